@@ -1,0 +1,190 @@
+"""What all data have in common: batches whose order is a function of (seed, epoch), and the loaders around them."""
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+Batch = dict[str, Tensor]
+
+
+class BatchDataset(Protocol):
+    """A data set that is read a whole batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
+        """The samples at (epoch, indices): {"x": float (B, C, *S) in [-1, 1], "label": int64 (B,) if there are any}.
+
+        The epoch is there for augmentation, which must be a function of (seed, epoch, index).
+        """
+        ...
+
+
+class InMemory(Dataset):
+    """Samples held in memory, uint8 in [0, 255] or float in [-1, 1].
+
+    Args:
+        x: (N, C, *S).
+        label: (N,) int64, or None.
+        flip: mirror each image left to right with probability one half, anew in each epoch.
+        seed: of the flips.
+    """
+
+    def __init__(self, x: Tensor, label: Tensor | None = None, flip: bool = False, seed: int = 0):
+        self.x, self.label, self.flip, self.seed = x, label, flip, seed
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
+        epoch, indices = where
+        x = to_unit_range(self.x[indices])
+        if self.flip:
+            x = flip_some(x, epoch, indices, len(self), self.seed)
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[indices]}
+
+
+def to_unit_range(x: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1]; floats pass."""
+    return x.float().mul_(2 / 255).sub_(1) if x.dtype == torch.uint8 else x
+
+
+def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tensor:
+    """Mirror the images whose coin, drawn for each of the n samples from (seed, epoch), falls so."""
+    coins = torch.rand(n, generator=generator(seed, "flip", epoch))[indices] < 0.5
+    return torch.where(coins.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+class EpochBatches(Sampler[tuple[int, Tensor]]):
+    """The batches of an epoch, as (epoch, indices): this process's share of each global batch.
+
+    Shuffled, the order is a function of (seed, epoch) and incomplete batches are left out; otherwise samples come in
+    order and the last batch may be smaller. `start` batches are skipped in the first epoch walked, which is how a
+    resumed run goes on in mid-epoch.
+
+    Args:
+        n: samples in the data set.
+        batch_size: size of a global batch, over all processes.
+        shuffle: whether to shuffle.
+        seed: of the order.
+        rank, world_size: this process and how many there are; it takes every world_size-th sample.
+        epoch, start: where to begin.
+    """
+
+    def __init__(
+        self,
+        n: int,
+        batch_size: int,
+        shuffle: bool,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        epoch: int = 0,
+        start: int = 0,
+    ):
+        self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
+        self.rank, self.world_size = rank, world_size
+        self.first_epoch, self.start = epoch, start
+        self.epoch = epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Called by Lightning before each epoch."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return self.n // self.batch_size if self.shuffle else -(-self.n // self.batch_size)
+
+    def __iter__(self) -> Iterator[tuple[int, Tensor]]:
+        epoch = self.epoch
+        order = torch.arange(self.n)
+        if self.shuffle:
+            order = torch.randperm(self.n, generator=generator(self.seed, "order", epoch))
+        start = self.start if epoch == self.first_epoch else 0
+        for batch in range(start, len(self)):
+            indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
+            yield epoch, indices[self.rank :: self.world_size]
+
+
+class DataModule(pl.LightningDataModule):
+    """Base of all data. A new one sets `train_set`, `val_set` and `source` in `setup`.
+
+    Attributes:
+        channels, size: shape of a sample, (C, *S).
+        num_classes: number of labels; 0 where there are none.
+        source: where the data came from, a line for the summary; set in `setup`.
+        warning: what the user must know of the data, or None; set in `setup`.
+
+    Args:
+        channels, size, num_classes: as above.
+        batch_size: size of a global batch, shared out among the processes.
+        num_workers: processes that load batches; 0 loads them in the training process, best for data in memory.
+        seed: of order, split and augmentation.
+    """
+
+    train_set: BatchDataset
+    val_set: BatchDataset
+    source: str = ""
+    warning: str | None = None
+
+    def __init__(
+        self,
+        channels: int,
+        size: Sequence[int],
+        num_classes: int = 0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
+        self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(C, *S) of one sample."""
+        return (self.channels, *self.size)
+
+    def to_units(self, x: Tensor) -> Tensor:
+        """From the [-1, 1] of the model to the data's own units: images to [0, 1], signals as they are."""
+        return x if len(self.size) == 1 else ((x + 1) / 2).clamp(0, 1)
+
+    def train_dataloader(self) -> DataLoader:
+        n = len(self.train_set)
+        if n < self.batch_size:
+            raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
+        epoch, start = self._position()
+        return self._loader(self.train_set, shuffle=True, epoch=epoch, start=start)
+
+    def val_dataloader(self) -> DataLoader:
+        return self._loader(self.val_set, shuffle=False)
+
+    def _position(self) -> tuple[int, int]:
+        """The (epoch, batch) at which training begins: (0, 0), or where a resumed run stopped."""
+        if self.trainer is None:
+            return 0, 0
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        batches = self.trainer.fit_loop.epoch_loop.batch_progress
+        return (epoch + 1, 0) if batches.is_last_batch else (epoch, batches.current.ready)
+
+    def _loader(self, data: BatchDataset, shuffle: bool, epoch: int = 0, start: int = 0) -> DataLoader:
+        rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
+        if self.batch_size % world_size:
+            raise UserError(
+                f"data.batch_size={self.batch_size} cannot be shared out evenly among {world_size} processes"
+            )
+        batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, rank, world_size, epoch, start)
+        return DataLoader(
+            data,
+            batch_size=None,
+            sampler=batches,
+            num_workers=self.num_workers,
+            persistent_workers=self.num_workers > 0,
+            pin_memory=torch.cuda.is_available(),
+        )

@@ -1,0 +1,69 @@
+"""A plain network of dense layers, for signals, points and small images."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.nets.layers import Conditioning, zero_init
+
+
+class MLP(nn.Module):
+    """Residual dense layers on the flattened input; the embedding is added in each.
+
+    Shapes: x (B, channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for none;
+    result (B, out_channels or channels, *size).
+
+    Args:
+        channels: channels of the data.
+        size: spatial size, of any number of axes.
+        width: width of the hidden layers.
+        depth: number of residual layers.
+        dropout: dropout in each of them.
+        num_classes: labels to condition on; 0 for none.
+        out_channels: channels of the result, `channels` by default.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: Sequence[int],
+        width: int = 512,
+        depth: int = 4,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        out_channels: int | None = None,
+    ):
+        super().__init__()
+        self.num_classes = num_classes
+        self.out_shape = (out_channels or channels, *size)
+        self.conditioning = Conditioning(width, num_classes)
+        self.stem = nn.Linear(channels * prod(size), width)
+        self.layers = nn.ModuleList(
+            nn.ModuleDict(
+                {
+                    "norm": nn.LayerNorm(width),
+                    "embedding": nn.Linear(width, width),
+                    "in": nn.Linear(width, width),
+                    "out": nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero_init(nn.Linear(width, width))),
+                }
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.head = zero_init(nn.Linear(width, prod(self.out_shape)))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels *size"],
+        c_noise: Float[Tensor, " batch"],
+        cond: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch out_channels *size"]:
+        embedding = F.silu(self.conditioning(c_noise, cond))
+        h = self.stem(x.flatten(1))
+        for layer in self.layers:
+            h = h + layer["out"](layer["in"](layer["norm"](h)) + layer["embedding"](embedding))
+        return self.head(F.silu(self.norm(h))).view(-1, *self.out_shape)

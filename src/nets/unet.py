@@ -1,0 +1,161 @@
+"""The U-Net of diffusion models, for signals and images."""
+
+from collections.abc import Sequence
+from math import gcd
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.nets.layers import CONV, Attention, Conditioning, Patches, zero_init
+
+
+class ResBlock(nn.Module):
+    """Two normalised convolutions around a skip connection; the embedding scales and shifts the second norm.
+
+    Shapes: x (B, C_in, *S), embedding (B, D); result (B, C_out, *S).
+
+    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, section 3 (adaptive group normalisation).
+    """
+
+    def __init__(self, dims: int, c_in: int, c_out: int, embedding: int, groups: int, dropout: float):
+        super().__init__()
+        conv = CONV[dims]
+        self.norm_1 = nn.GroupNorm(gcd(groups, c_in), c_in)
+        self.conv_1 = conv(c_in, c_out, 3, padding=1)
+        self.modulation = zero_init(nn.Linear(embedding, 2 * c_out))
+        self.norm_2 = nn.GroupNorm(gcd(groups, c_out), c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = zero_init(conv(c_out, c_out, 3, padding=1))
+        self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.modulation(embedding).unflatten(1, (2, -1) + (1,) * (x.ndim - 2)).unbind(1)
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+
+
+class Level(nn.Module):
+    """One residual block, with attention after it where asked."""
+
+    def __init__(self, block: ResBlock, attention: Attention | None):
+        super().__init__()
+        self.block = block
+        self.attention = attention if attention is not None else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        return self.attention(self.block(x, embedding))
+
+
+class UNet(nn.Module):
+    """Residual U-Net with skip connections, attention where asked, and patches folded into channels on request.
+
+    Shapes: x (B, channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for none;
+    result (B, out_channels or channels, *size).
+
+    Args:
+        channels: channels of the data.
+        size: spatial size, (L,) or (H, W).
+        width: channels of the first level; level i has `width * mults[i]`.
+        mults: one factor a level; the size is halved between levels.
+        blocks: residual blocks a level (one more on the way up).
+        attention: levels (0 is the first) with self-attention after each block.
+        middle_attention: self-attention between the two middle blocks.
+        patch: side of the patches folded into channels before the first level.
+        heads: attention heads.
+        groups: groups of each group normalisation.
+        dropout: dropout in the residual blocks.
+        num_classes: labels to condition on; 0 for none.
+        out_channels: channels of the result, `channels` by default.
+
+    Raises:
+        ValueError: where `size` cannot be divided by the patch and halved as often as the levels ask.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal, Nichol 2021, arXiv:2105.05233.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: Sequence[int],
+        width: int = 64,
+        mults: Sequence[int] = (1, 2),
+        blocks: int = 1,
+        attention: Sequence[int] = (),
+        middle_attention: bool = True,
+        patch: int = 1,
+        heads: int = 4,
+        groups: int = 8,
+        dropout: float = 0.0,
+        num_classes: int = 0,
+        out_channels: int | None = None,
+    ):
+        super().__init__()
+        check_size(size, patch, len(mults))
+        self.num_classes = num_classes
+        dims, depth, embedding = len(size), len(mults), 4 * width
+        conv = CONV[dims]
+
+        def level(c_in: int, c_out: int, attend: bool) -> Level:
+            block = ResBlock(dims, c_in, c_out, embedding, groups, dropout)
+            return Level(block, Attention(c_out, heads, gcd(groups, c_out)) if attend else None)
+
+        widths = [width * m for m in mults]
+        self.patches = Patches(patch)
+        self.conditioning = Conditioning(embedding, num_classes)
+        self.stem = conv(channels * patch**dims, width, 3, padding=1)
+
+        skips, c = [width], width
+        self.down = nn.ModuleList()
+        for i, w in enumerate(widths):
+            for _ in range(blocks):
+                self.down.append(level(c, w, i in attention))
+                skips.append(c := w)
+            if i < depth - 1:
+                self.down.append(conv(c, c, 3, stride=2, padding=1))
+                skips.append(c)
+
+        self.middle = nn.ModuleList([level(c, c, middle_attention), level(c, c, False)])
+
+        self.up = nn.ModuleList()
+        for i, w in reversed(list(enumerate(widths))):
+            for _ in range(blocks + 1):
+                self.up.append(level(c + skips.pop(), w, i in attention))
+                c = w
+            if i > 0:
+                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), conv(c, c, 3, padding=1)))
+
+        self.norm = nn.GroupNorm(gcd(groups, c), c)
+        self.head = zero_init(conv(c, (out_channels or channels) * patch**dims, 3, padding=1))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch channels *size"],
+        c_noise: Float[Tensor, " batch"],
+        cond: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch out_channels *size"]:
+        embedding = F.silu(self.conditioning(c_noise, cond))
+        x = self.stem(self.patches.fold(x))
+        skips = [x]
+        for layer in self.down:
+            x = layer(x, embedding) if isinstance(layer, Level) else layer(x)
+            skips.append(x)
+        for layer in self.middle:
+            x = layer(x, embedding)
+        for layer in self.up:
+            x = layer(torch.cat([x, skips.pop()], 1), embedding) if isinstance(layer, Level) else layer(x)
+        return self.patches.unfold(self.head(F.silu(self.norm(x))))
+
+
+def check_size(size: Sequence[int], patch: int, depth: int) -> None:
+    """Refuse a size that cannot be folded into patches and halved between `depth` levels."""
+    factor = patch * 2 ** (depth - 1)
+    if any(s % factor for s in size):
+        fitting = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
+        raise ValueError(
+            f"a U-Net with patch={patch} and {depth} levels halves the size {depth - 1} times, so each side must "
+            f"be a multiple of {factor}; data.size is {list(size)}. Use fewer net.mults, another net.patch, or "
+            f"a size such as {fitting}"
+        )
