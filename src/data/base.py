@@ -14,6 +14,14 @@ from src.utils.seeding import generator
 Batch = dict[str, Tensor]
 
 
+class Indexed(Protocol):
+    """What gives the samples (B, C, *S) at indices (B,): a tensor, or files that are decoded when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
 class BatchDataset(Protocol):
     """A data set that is read a whole batch at a time."""
 
@@ -28,16 +36,16 @@ class BatchDataset(Protocol):
 
 
 class InMemory(Dataset):
-    """Samples held in memory, uint8 in [0, 255] or float in [-1, 1].
+    """Samples indexed by batches, uint8 in [0, 255] or float in [-1, 1].
 
     Args:
-        x: (N, C, *S).
+        x: (N, C, *S), in memory or decoded on demand.
         label: (N,) int64, or None.
         flip: mirror each image left to right with probability one half, anew in each epoch.
         seed: of the flips.
     """
 
-    def __init__(self, x: Tensor, label: Tensor | None = None, flip: bool = False, seed: int = 0):
+    def __init__(self, x: Indexed, label: Tensor | None = None, flip: bool = False, seed: int = 0):
         self.x, self.label, self.flip, self.seed = x, label, flip, seed
 
     def __len__(self) -> int:
@@ -60,6 +68,32 @@ def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tens
     """Mirror the images whose coin, drawn for each of the n samples from (seed, epoch), falls so."""
     coins = torch.rand(n, generator=generator(seed, "flip", epoch))[indices] < 0.5
     return torch.where(coins.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+def split(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (n - val_size,) of the training samples and (val_size,) of the rest, the end of a shuffle by `seed`."""
+    order = torch.randperm(n, generator=generator(seed, "split"))
+    return order[: n - val_size], order[n - val_size :]
+
+
+def val_size(n: int, val_share: float) -> int:
+    """The samples of n that `val_share` stands for: at least 1, and at most all but 1."""
+    if not 0 < val_share < 1:
+        raise UserError(f"data.val_share={val_share} is no share for validation; use one between 0 and 1, such as 0.1")
+    if n < 2:
+        raise UserError(f"{n} sample(s) cannot be split for training and validation; give at least 2")
+    return min(max(1, round(val_share * n)), n - 1)
+
+
+def labels_if_asked(label: Tensor, num_classes: int) -> Tensor | None:
+    """The labels (N,) as int64, or None where num_classes is 0; any other number than theirs is refused."""
+    found = int(label.max()) + 1
+    if num_classes not in (0, found):
+        raise UserError(
+            f"data.num_classes={num_classes}, but the labels are 0 to {found - 1}; "
+            f"set data.num_classes={found}, or 0 to ignore the labels"
+        )
+    return label.long() if num_classes else None
 
 
 class EpochBatches(Sampler[tuple[int, Tensor]]):
@@ -113,13 +147,13 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
 
 
 class DataModule(pl.LightningDataModule):
-    """Base of all data. A new one sets `train_set`, `val_set` and `source` in `setup`.
+    """Base of all data. A new one sets `train_set`, `val_set` and `source` in `load`.
 
     Attributes:
         channels, size: shape of a sample, (C, *S).
         num_classes: number of labels; 0 where there are none.
-        source: where the data came from, a line for the summary; set in `setup`.
-        warning: what the user must know of the data, or None; set in `setup`.
+        source: where the data came from, a line for the summary; set in `load`.
+        warning: what the user must know of the data, or None; set in `load`.
 
     Args:
         channels, size, num_classes: as above.
@@ -146,10 +180,29 @@ class DataModule(pl.LightningDataModule):
         self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
+    def load(self) -> None:
+        """Set `train_set`, `val_set`, `source` and `warning`, in every process and without downloading."""
+        raise NotImplementedError
+
+    def setup(self, stage: str | None = None) -> None:
+        """Load, once: Lightning calls this before each of fit, validate and test."""
+        if "train_set" not in vars(self):
+            self.load()
+
+    @property
+    def test_set(self) -> BatchDataset:
+        """What a finished model is evaluated on: the validation samples, where there are no others."""
+        return self.val_set
+
     @property
     def shape(self) -> tuple[int, ...]:
         """(C, *S) of one sample."""
         return (self.channels, *self.size)
+
+    @property
+    def train_batches(self) -> int:
+        """Global batches in an epoch."""
+        return len(self.train_set) // self.batch_size
 
     def to_units(self, x: Tensor) -> Tensor:
         """From the [-1, 1] of the model to the data's own units: images to [0, 1], signals as they are."""
@@ -169,7 +222,7 @@ class DataModule(pl.LightningDataModule):
         """The (epoch, batch) at which training begins: (0, 0), or where a resumed run stopped."""
         if self.trainer is None:
             return 0, 0
-        epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        epoch = self.trainer.current_epoch
         batches = self.trainer.fit_loop.epoch_loop.batch_progress
         return (epoch + 1, 0) if batches.is_last_batch else (epoch, batches.current.ready)
 

@@ -36,7 +36,8 @@ class ClassifierFree:
             if cond is None or self.scale == 1:
                 return denoise(x_t, t, cond)
             both = torch.cat([cond, torch.full_like(cond, -1)])
-            with_label, without = denoise(torch.cat([x_t, x_t]), t, both).chunk(2)
+            times = torch.cat([t, t]) if t.ndim else t
+            with_label, without = denoise(torch.cat([x_t, x_t]), times, both).chunk(2)
             return torch.lerp(without, with_label, self.scale)
 
         return guided

@@ -30,7 +30,7 @@ class Parameterization(ABC):
     def scalings(self, t: Time, alpha: Time, sigma: Time) -> Scalings:
         """The coefficients at times t, whose signal and noise are alpha and sigma."""
 
-    def check(self, schedule: Schedule) -> None:
+    def check(self, schedule: Schedule) -> None:  # noqa: B027 - most have nothing to refuse
         """Refuse a schedule with which this parameterization is singular, with the reason and a way out."""
 
 

@@ -73,7 +73,7 @@ class Table(Schedule):
     def __init__(self, betas: Float[Tensor, " steps"]):
         super().__init__()
         betas = torch.as_tensor(betas, dtype=torch.float64)
-        outside = ((betas <= 0) | (betas >= 1)).nonzero()
+        outside = (~((betas > 0) & (betas < 1))).nonzero()
         if len(outside):
             k = int(outside[0])
             raise ValueError(f"each beta lies between 0 and 1, but beta_{k + 1} = {betas[k]:.4g}")
@@ -105,6 +105,7 @@ def linear(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) ->
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4.
     """
+    check_steps(steps)
     betas = torch.linspace(beta_min, beta_max, steps, dtype=torch.float64) * (1000 / steps)
     if betas.max() >= 1:
         raise ValueError(
@@ -122,9 +123,16 @@ def cosine(steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) ->
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 17.
     """
+    check_steps(steps)
     nodes = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
     f = torch.cos((nodes + offset) / (1 + offset) * torch.pi / 2) ** 2
     return Table((1 - f[1:] / f[:-1]).clamp(max=beta_max))
+
+
+def check_steps(steps: int) -> None:
+    """Refuse a table without entries."""
+    if steps < 1:
+        raise ValueError(f"schedule.steps is at least 1, not {steps}")
 
 
 def match(value: Tensor, x: Tensor) -> Tensor:

@@ -29,6 +29,8 @@ class SinusoidalEmbedding(nn.Module):
     Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020, arXiv:2006.11239, appendix B.
     """
 
+    frequencies: Tensor
+
     def __init__(self, dim: int, max_period: float = 10_000.0):
         super().__init__()
         if dim % 2:
@@ -39,7 +41,7 @@ class SinusoidalEmbedding(nn.Module):
     def forward(self, c: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
         # Angles reach 1000 rad, beyond what bf16 resolves, so they are taken in float32 whatever autocast says.
         angles = c.float()[:, None] * self.frequencies.float()
-        return torch.cat([angles.cos(), angles.sin()], dim=1)
+        return torch.cat([angles.cos(), angles.sin()], dim=1).to(self.frequencies.dtype)
 
 
 class Conditioning(nn.Module):

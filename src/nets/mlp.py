@@ -3,12 +3,25 @@
 from collections.abc import Sequence
 from math import prod
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.layers import Conditioning, zero_init
+
+
+class Dense(nn.Module):
+    """A residual pair of dense layers, with the embedding added between them. Shapes: (B, D) and (B, D) to (B, D)."""
+
+    def __init__(self, width: int, dropout: float):
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.linear = nn.Linear(width, width)
+        self.embedding = nn.Linear(width, width)
+        self.out = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero_init(nn.Linear(width, width)))
+
+    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+        return h + self.out(self.linear(self.norm(h)) + self.embedding(embedding))
 
 
 class MLP(nn.Module):
@@ -42,17 +55,7 @@ class MLP(nn.Module):
         self.out_shape = (out_channels or channels, *size)
         self.conditioning = Conditioning(width, num_classes)
         self.stem = nn.Linear(channels * prod(size), width)
-        self.layers = nn.ModuleList(
-            nn.ModuleDict(
-                {
-                    "norm": nn.LayerNorm(width),
-                    "embedding": nn.Linear(width, width),
-                    "in": nn.Linear(width, width),
-                    "out": nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero_init(nn.Linear(width, width))),
-                }
-            )
-            for _ in range(depth)
-        )
+        self.layers = nn.ModuleList(Dense(width, dropout) for _ in range(depth))
         self.norm = nn.LayerNorm(width)
         self.head = zero_init(nn.Linear(width, prod(self.out_shape)))
 
@@ -65,5 +68,5 @@ class MLP(nn.Module):
         embedding = F.silu(self.conditioning(c_noise, cond))
         h = self.stem(x.flatten(1))
         for layer in self.layers:
-            h = h + layer["out"](layer["in"](layer["norm"](h)) + layer["embedding"](embedding))
+            h = layer(h, embedding)
         return self.head(F.silu(self.norm(h))).view(-1, *self.out_shape)

@@ -1,7 +1,9 @@
 """The one loop that all samplers share, and where their randomness comes from."""
 
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from typing import NamedTuple
 
 import torch
@@ -67,15 +69,14 @@ class Sampler(ABC):
 
         grid = self.grid(start)
         yield State(grid[0], x_t, None)
-        for t, s in zip(grid[:-1], grid[1:], strict=True):
+        for t, s in pairwise(grid):
             x_t = self.step(clipped, x_t, t, s, noise)
             yield State(s, x_t, last)
 
     def sample(self, denoise: Denoise, noise: Noise, like: Tensor) -> Tensor:
         """Draw samples shaped as `like`, from pure noise."""
-        for state in self.trajectory(denoise, self.prior(noise, like), noise):
-            pass
-        return state.x_t
+        (end,) = deque(self.trajectory(denoise, self.prior(noise, like), noise), maxlen=1)
+        return end.x_t
 
     def prior(self, noise: Noise, like: Tensor) -> Tensor:
         r"""Pure noise :math:`\sigma_1 z`, shaped as `like`."""
@@ -95,6 +96,10 @@ class SeededNoise:
         self.generators = [generator("sample", seed, device=device) for seed in seeds]
 
     def __call__(self, x: Tensor) -> Tensor:
+        if len(x) != len(self.generators):
+            raise ValueError(
+                f"{len(self.generators)} seeds cannot give noise for a batch of {len(x)}; one seed a sample"
+            )
         return torch.stack(
             [torch.randn(x.shape[1:], generator=g, device=x.device, dtype=x.dtype) for g in self.generators]
         )

@@ -1,0 +1,71 @@
+"""When to write checkpoints."""
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import Checkpoint
+
+
+class Checkpoints(Checkpoint):
+    """Keeps `last.ckpt`, and as `best.ckpt` the one with the lowest validation loss.
+
+    The last one is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
+    it is stopped. Two of Lightning's ModelCheckpoints would come close, but write a checkpoint that falls on a
+    validation before it, and a run resumed from there never validates at that step.
+
+    Args:
+        dirpath: where to write.
+        monitor: the metric whose lowest value is best.
+        every_n_steps: optimizer steps between two writes.
+    """
+
+    def __init__(self, dirpath: str, monitor: str = "val/loss_ema", every_n_steps: int = 500):
+        self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
+        self.best: float | None = None
+        self.best_step = 0
+        self.saved_step = -1
+
+    @property
+    def last_path(self) -> Path:
+        return self.dirpath / "last.ckpt"
+
+    @property
+    def best_path(self) -> Path:
+        return self.dirpath / "best.ckpt"
+
+    def save_last(self, trainer: pl.Trainer) -> None:
+        """Write the state as it is."""
+        trainer.save_checkpoint(self.last_path)
+        self.saved_step = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        due = trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.saved_step
+        assert trainer.fit_loop._data_fetcher is not None
+        if due and not loop._should_accumulate() and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+            self.save_last(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        value = float(trainer.callback_metrics[self.monitor])
+        is_best = self.best is None or value < self.best
+        if is_best:
+            self.best, self.best_step = value, trainer.global_step
+        self.save_last(trainer)
+        if is_best and trainer.is_global_zero:
+            partial = self.dirpath / ".best.ckpt.partial"
+            shutil.copyfile(self.last_path, partial)
+            partial.replace(self.best_path)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if trainer.global_step != self.saved_step:
+            self.save_last(trainer)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best, "best_step": self.best_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best, self.best_step = state_dict["best"], state_dict["best_step"]

@@ -1,0 +1,128 @@
+"""What a run looks like while it trains."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from PIL import Image
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from src.data.base import DataModule
+from src.diffusion.guidance import Denoise
+from src.module import DiffusionModule
+from src.samplers.base import Sampler
+from src.tasks.generate import generate
+from src.utils.seeding import generator
+
+
+class Pictures(pl.Callback):
+    """Sample grids of raw and averaged weights from the same noise, denoised data, the schedule and the loss curves.
+
+    All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard.
+
+    Args:
+        run: the run folder.
+        sampler: made of (schedule).
+        guidance: wraps the denoiser when sampling.
+        n: samples in a grid.
+        every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
+        levels: times at which data are noised and denoised.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        sampler: Callable[..., Sampler],
+        guidance: Callable[[Denoise], Denoise] | None = None,
+        n: int = 64,
+        every_n_steps: int = 1000,
+        levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0),
+    ):
+        self.run = Path(run)
+        self.make_sampler, self.guidance = sampler, guidance
+        self.n, self.every_n_steps, self.levels = n, every_n_steps, levels
+        self.drawn_step = 0
+        self.first = True
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn_step": self.drawn_step}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn_step = state_dict["drawn_step"]
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        x_0 = data.val_set[0, torch.arange(min(8, len(data.val_set)))]["x"].to(pl_module.device)
+        if self.first:
+            self.first = False
+            self.draw_schedule(trainer, pl_module, x_0)
+        self.draw_curves(trainer)
+        ends = trainer.should_stop or step == pl_module.planned_steps()
+        if not ends and step - self.drawn_step < self.every_n_steps:
+            return
+        self.drawn_step = step
+        with trainer.precision_plugin.forward_context():
+            self.draw_samples(trainer, pl_module, data)
+            self.draw_denoising(trainer, pl_module, data, x_0)
+
+    def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
+        from src.plots.pictures import sample_grid
+
+        n = self.n if len(data.size) == 2 else min(self.n, 16)
+        label, columns = None, None
+        if module.conditional:
+            columns = min(data.num_classes, 10)
+            n = columns * max(1, n // columns)
+            label = torch.arange(n) % columns
+        for name, model in module.models.items():
+            sampler = self.make_sampler(schedule=model.schedule)
+            x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
+            self.show(trainer, sample_grid(data.to_units(x), columns), f"samples/{name}", f"step_{{step:06d}}_{name}")
+
+    def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
+        from src.plots.pictures import denoising_strip
+
+        noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
+        schedule = module.ema.model.schedule
+        times = torch.tensor(self.levels, dtype=torch.float64)
+        noisy = [schedule.add_noise(x_0, t, noise) for t in times]
+        with torch.no_grad():
+            denoised = [module.ema.model(x_t, t).x_0 for x_t, t in zip(noisy, times, strict=True)]
+        strip = denoising_strip(
+            data.to_units(x_0),
+            [data.to_units(x) for x in noisy],
+            [data.to_units(x) for x in denoised],
+            [f"t = {t:g}" for t in self.levels],
+        )
+        self.show(trainer, strip, "denoised", "step_{step:06d}_denoised")
+
+    def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, x_0: torch.Tensor) -> None:
+        from src.plots.schedule import schedule_picture
+
+        noise = torch.randn(x_0[:1].shape, generator=generator("schedule")).to(x_0)
+        self.show(trainer, schedule_picture(module.denoiser.schedule, x_0[:1], noise), "schedule", "../schedule")
+
+    def draw_curves(self, trainer: pl.Trainer) -> None:
+        from src.plots.curves import loss_curves
+
+        for logger in trainer.loggers:
+            logger.save()
+        metrics = self.run / "metrics.csv"
+        if metrics.exists():
+            self.show(trainer, loss_curves(metrics), "loss_curves", "../loss_curves")
+
+    def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
+        """Save a picture in the run folder, and hand it to TensorBoard."""
+        path = self.run / "samples" / (name.format(step=trainer.global_step) + ".png")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        picture.save(path)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                logger.experiment.add_image(tag, np.asarray(picture), trainer.global_step, dataformats="HWC")

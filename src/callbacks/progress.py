@@ -1,0 +1,95 @@
+"""What a user sees while a run trains."""
+
+import sys
+import time
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.callbacks import ProgressBar
+from tqdm import tqdm
+
+from src.module import DiffusionModule
+
+
+class Progress(ProgressBar):
+    """One bar over the whole run, with loss, speed and time left; also logs the speed as `train/samples_per_second`.
+
+    Args:
+        unit: what a sample is called.
+    """
+
+    def __init__(self, unit: str = "samples"):
+        super().__init__()
+        self.unit = unit
+        self.shown = True
+        self.bar: tqdm | None = None
+        self.samples, self.since, self.rate = 0, 0.0, 0.0
+        self.total_samples, self.total_seconds = 0, 0.0
+
+    def enable(self) -> None:
+        self.shown = True
+
+    def disable(self) -> None:
+        self.shown = False
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        total = pl_module.planned_steps()
+        terminal = sys.stderr.isatty()
+        self.bar = tqdm(
+            total=total if total > 0 else None,
+            initial=trainer.global_step,
+            unit="step",
+            desc="training",
+            dynamic_ncols=True,
+            disable=not (self.shown and trainer.is_global_zero),
+            mininterval=0.3 if terminal else 20,
+            smoothing=0.05,
+            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+        )
+        self.restart_clock()
+
+    def restart_clock(self) -> None:
+        """Leave out what was not training."""
+        self.samples, self.since = 0, time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert isinstance(pl_module, DiffusionModule) and self.bar is not None
+        self.samples += len(batch["x"]) * trainer.world_size
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            return
+        if pl_module.is_logging_step(trainer.global_step):
+            seconds = time.perf_counter() - self.since
+            self.rate = self.samples / seconds
+            self.total_samples += self.samples
+            self.total_seconds += seconds
+            pl_module.write({"train/samples_per_second": self.rate})
+            self.restart_clock()
+        now = self.bar.n + 1
+        if now - self.bar.last_print_n >= self.bar.miniters and not self.bar.disable:
+            rate = self.rate or self.samples / (time.perf_counter() - self.since)
+            self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} {self.unit}/s", refresh=False)
+        self.bar.update(1)
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.set_description("validating")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.set_description("training")
+            self.restart_clock()
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.bar is not None:
+            self.bar.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self.on_train_end(trainer, pl_module)
+
+    @property
+    def mean_rate(self) -> float:
+        """Samples a second over the run, validation and pictures left out."""
+        return self.total_samples / self.total_seconds if self.total_seconds else self.rate

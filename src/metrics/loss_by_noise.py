@@ -1,0 +1,46 @@
+"""The loss as a whole and by noise level."""
+
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class LossByNoise(Metric):
+    """Mean of the losses given to it, over all and in bins of the log-SNR.
+
+    Args:
+        edges: rising log-SNR values between the bins; the outermost bins are open.
+
+    `compute` gives {"loss": mean, "log_snr/-6..-4": mean, ...}, without the empty bins, over all processes.
+    """
+
+    full_state_update = False
+    sums: Tensor
+    counts: Tensor
+
+    def __init__(self, edges: tuple[float, ...] = (-8, -6, -4, -2, 0, 2, 4, 6, 8)):
+        super().__init__()
+        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64), persistent=False)
+        borders = ["-inf", *(f"{e:g}" for e in edges), "inf"]
+        # A leading letter keeps TensorBoard, which sorts its cards by name, in the order of the noise.
+        self.names = [f"{chr(97 + i)}_{a}..{b}" for i, (a, b) in enumerate(pairwise(borders))]
+        zeros = torch.zeros(len(edges) + 1)
+        # Persistent: a resumed run goes on with the sums of its unfinished interval.
+        self.add_state("sums", zeros.clone(), dist_reduce_fx="sum", persistent=True)
+        self.add_state("counts", zeros.clone(), dist_reduce_fx="sum", persistent=True)
+
+    def update(self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"]) -> None:
+        """Take in the losses of samples whose log-SNR, on the CPU, is given."""
+        bins = torch.bucketize(log_snr, self.edges.cpu()).to(losses.device, non_blocking=True)
+        self.sums.index_add_(0, bins, losses.detach().to(self.sums.dtype))
+        self.counts.index_add_(0, bins, torch.ones_like(losses, dtype=self.counts.dtype))
+
+    def compute(self) -> dict[str, float]:
+        """The means, as numbers."""
+        sums, counts = self.sums.tolist(), self.counts.tolist()
+        means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
+        bins = zip(self.names, sums, counts, strict=True)
+        return means | {f"log_snr/{name}": total / count for name, total, count in bins if count}

@@ -1,0 +1,203 @@
+"""The LightningModule: wires the parts together, and makes every draw a function of (seed, batch)."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.ema import EMA
+from src.diffusion.losses import Loss
+from src.diffusion.times import Stratified, TimeSampler
+from src.metrics.loss_by_noise import LossByNoise
+from src.utils.errors import UserError
+from src.utils.seeding import derive_seed, generator
+
+
+class DiffusionModule(pl.LightningModule):
+    """Trains a denoiser.
+
+    Args:
+        denoiser: network, schedule and parameterization.
+        loss: unreduced loss of (denoiser, x_0, t, noise, cond).
+        times: which times to train on.
+        optimizer: makes the optimizer of the parameters given to it.
+        lr_schedule: makes the learning-rate schedule of (optimizer, total steps).
+        ema: makes the average of the model given to it.
+        conditional: whether the network is given the labels.
+        label_dropout: share of the samples whose label is withheld, for classifier-free guidance.
+        seed: of all draws.
+    """
+
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        loss: Loss,
+        times: TimeSampler,
+        optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
+        lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
+        ema: Callable[[nn.Module], EMA],
+        conditional: bool = False,
+        label_dropout: float = 0.0,
+        seed: int = 0,
+    ):
+        super().__init__()
+        self.denoiser = denoiser
+        self.ema = ema(denoiser)
+        self.loss, self.times = loss, times
+        self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
+        self.conditional, self.label_dropout, self.seed = conditional, label_dropout, seed
+        self.train_meter = LossByNoise()
+        self.val_meters = nn.ModuleDict({"raw": LossByNoise(), "ema": LossByNoise()})
+        self.last_batch: dict[str, Tensor] = {}
+
+    @property
+    def models(self) -> dict[str, Denoiser]:
+        """The denoiser with its raw weights, and with their average."""
+        return {"raw": self.denoiser, "ema": self.ema.model}
+
+    # ---- one batch ----
+
+    def draw(self, x_0: Tensor, times: TimeSampler, *keys: int | str) -> tuple[Tensor, Tensor, torch.Generator]:
+        """The times, the noise and a generator for more, all functions of the keys.
+
+        They are drawn for the global batch, of which this process takes its samples, so that the number of processes
+        does not change them.
+        """
+        rank, world_size = self.global_rank, self.trainer.world_size
+        n = len(x_0) * world_size
+        t = times(n, generator(*keys, "t"))[rank::world_size]
+        on_device = generator(*keys, "noise", device=x_0.device)
+        noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
+        return t, noise[rank::world_size], generator(*keys, "label")
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        x_0, label = batch["x"], batch.get("label") if self.conditional else None
+        # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
+        count = self.trainer.fit_loop.epoch_loop.total_batch_idx
+        torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
+        t, noise, more = self.draw(x_0, self.times, self.seed, "train", count)
+        if label is not None and self.label_dropout:
+            rank, world_size = self.global_rank, self.trainer.world_size
+            coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
+            label = torch.where((coins < self.label_dropout).to(label.device), -1, label)
+        losses = self.loss(self.denoiser, x_0, t, noise, label)
+        self.train_meter.update(losses, self.denoiser.schedule.log_snr(t))
+        self.last_batch = {"t": t, "losses": losses.detach()}
+        return losses.mean()
+
+    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+        x_0, label = batch["x"], batch.get("label") if self.conditional else None
+        # Fixed noise and fixed, evenly spread times: the curve moves only when the model does.
+        t, noise, _ = self.draw(x_0, Stratified(), "validation", batch_idx)
+        log_snr = self.denoiser.schedule.log_snr(t)
+        for name, model in self.models.items():
+            was_training = model.training
+            losses = self.loss(model.eval(), x_0, t, noise, label)
+            model.train(was_training)
+            self.val_meters[name].update(losses, log_snr)
+
+    def on_validation_epoch_end(self) -> None:
+        for name, meter in self.val_meters.items():
+            means = meter.compute()
+            meter.reset()
+            # Through Lightning, for the callbacks that watch it; the loggers get it below, at the right step.
+            self.log(f"val/loss_{name}", means["loss"], logger=False, sync_dist=False)
+            self.write({f"val_{name}/{key}": v for key, v in means.items() if key != "loss"})
+            self.write({f"val/loss_{name}": means["loss"]})
+
+    # ---- one optimizer step ----
+
+    def planned_steps(self) -> int:
+        """Optimizer steps of the whole run, or -1 where only time ends it.
+
+        Lightning's own estimate would start the loaders before a checkpoint has said where in the data to begin.
+        """
+        trainer = self.trainer
+        steps = [trainer.max_steps] if trainer.max_steps > 0 else []
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            data = trainer.datamodule  # type: ignore[attr-defined]
+            limit = trainer.limit_train_batches
+            batches = min(data.train_batches, limit) if isinstance(limit, int) else int(data.train_batches * limit)
+            steps.append(trainer.max_epochs * -(-batches // trainer.accumulate_grad_batches))
+        return min(steps, default=-1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self.denoiser.parameters())
+        schedule = self.make_lr_schedule(optimizer, self.planned_steps())
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: torch.optim.Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Clip by the norm, measuring it on the way; refuse to step on what is not finite."""
+        parameters = [p for p in self.denoiser.parameters() if p.grad is not None]
+        norm = get_total_norm([p.grad for p in parameters])
+        if gradient_clip_val:
+            clip_grads_with_norm_(parameters, gradient_clip_val, norm)
+        self.last_batch["grad_norm"] = norm
+        # Reading a value from an accelerator stalls it, so there the check waits for the next logged step.
+        if self.device.type == "cpu" or self.is_logging_step(self.global_step + 1):
+            self.check_finite()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.ema.update(self.denoiser, self.global_step)
+        if self.is_logging_step(self.global_step):
+            self.log_training()
+        # The last step is always validated, whatever the interval.
+        if self.global_step == self.planned_steps():
+            self.trainer.should_stop = True
+
+    def is_logging_step(self, step: int) -> bool:
+        return step % self.trainer.log_every_n_steps == 0
+
+    def check_finite(self) -> None:
+        """Stop, before the weights are touched or written, where the loss or its gradient is not finite."""
+        losses, norm, t = (self.last_batch[key] for key in ("losses", "grad_norm", "t"))
+        if norm.isfinite() and losses.isfinite().all():
+            return
+        bad = t[~losses.isfinite().cpu()]
+        lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        where = f"t = {', '.join(f'{v:.4g}' for v in bad[:5])}" if len(bad) else "t: all losses finite"
+        raise UserError(
+            f"the loss is not finite at step {self.global_step + 1}: learning rate {lr:.3g}, gradient norm "
+            f"{norm.item():.3g}, {where}. The last good checkpoint is kept; try a lower optimizer.lr, "
+            "trainer.gradient_clip_val=1 or trainer.precision=32"
+        )
+
+    # ---- what is written ----
+
+    def log_training(self) -> None:
+        """Write the means since the last time."""
+        means = self.train_meter.compute()
+        self.train_meter.reset()
+        loss = means.pop("loss")
+        by_noise = {f"train/{key}": value for key, value in means.items()}
+        lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
+        self.write({"train/loss": loss, "train/lr": lr, "train/grad_norm": self.last_batch["grad_norm"].item()})
+        self.write(by_noise)
+
+    def write(self, values: dict[str, float]) -> None:
+        """Hand values to the loggers, at the number of optimizer steps made."""
+        if not self.trainer.sanity_checking:
+            for logger in self.trainer.loggers:
+                logger.log_metrics({**values, "epoch": self.current_epoch}, step=self.global_step)
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if self.last_batch:
+            self.check_finite()
+        # The unfinished interval of every process belongs in the one checkpoint.
+        if self.trainer.world_size > 1:
+            with self.train_meter.sync_context():
+                checkpoint["state_dict"].update(self.train_meter.state_dict(prefix="train_meter."))
+
+    def on_train_start(self) -> None:
+        if self.global_rank > 0:
+            self.train_meter.reset()

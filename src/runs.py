@@ -1,0 +1,134 @@
+"""Run folders: where they are, what is in them, and how a model is rebuilt from one."""
+
+import json
+import os
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.utils.errors import UserError
+
+CONFIG, RECORD = "config.yaml", "run.json"
+
+
+class Run:
+    """A run folder.
+
+    config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @classmethod
+    def find(cls, name: str, outputs: str = "outputs") -> "Run":
+        """The run in the folder `name`; `latest` is the newest one.
+
+        Raises:
+            UserError: where there is no such folder, or it is not one of a run.
+        """
+        path = Path(outputs) / "latest" if name == "latest" else Path(name)
+        if not path.is_dir():
+            there = sorted(Path(outputs).glob(f"*/**/{CONFIG}"), key=lambda p: p.stat().st_mtime)
+            hint = f"the newest is {there[-1].parent}" if there else "train one with python -m src.train"
+            raise UserError(f"there is no run folder {path}; {hint}")
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path} is not a run folder: it holds no {CONFIG}")
+        return cls(path.resolve() if name == "latest" else path)
+
+    def config(self) -> DictConfig:
+        """The resolved config that the run was started with."""
+        cfg = OmegaConf.load(self.path / CONFIG)
+        assert isinstance(cfg, DictConfig)
+        return cfg
+
+    def checkpoint(self, which: str) -> Path:
+        """The path of `last` or `best`.
+
+        Raises:
+            UserError: where the run has written none yet.
+        """
+        path = self.checkpoints / f"{which}.ckpt"
+        if not path.is_file():
+            there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
+            hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
+            raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
+        return path
+
+    def start(self, cfg: dict[str, Any]) -> None:
+        """Make the folder, write the config, and point outputs/latest here."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        (self.path / CONFIG).write_text(yaml.safe_dump(cfg, sort_keys=False))
+        point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to run.json."""
+        path = self.path / RECORD
+        known = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(known | facts, indent=2, default=str) + "\n")
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Make a relative symbolic link, replacing an older one in one move; where links are not allowed, do without."""
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        partial.symlink_to(os.path.relpath(target.absolute(), link.absolute().parent), target_is_directory=True)
+        partial.replace(link)
+    except OSError:
+        partial.unlink(missing_ok=True)
+
+
+def run_folder(resume: str | None, parent: str) -> str:
+    """The folder of the run to resume, or a new one under `parent` named after the time.
+
+    Registered with Hydra as the resolver `run_folder`.
+    """
+    if resume:
+        return str(Run.find(resume).path)
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    folder, count = Path(parent) / name, 1
+    while folder.exists():
+        count += 1
+        folder = Path(parent) / f"{name}_{count}"
+    return str(folder)
+
+
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
+    """The denoiser that a config describes: network, schedule and parameterization."""
+    from src.diffusion.denoiser import Denoiser
+
+    return Denoiser(instantiate(cfg["net"]), instantiate(cfg["schedule"]), instantiate(cfg["parameterization"]))
+
+
+def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
+    """Load a state dict, and refuse one of another architecture in one line."""
+    expected = model.state_dict()
+    missing = [k for k in expected if k not in weights]
+    foreign = [k for k in weights if k not in expected]
+    shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
+    if missing or foreign or shapes:
+        key = (shapes or missing or foreign)[0]
+        found = f"has shape {tuple(weights[key].shape)}" if key in weights else "is missing"
+        wanted = f"shape {tuple(expected[key].shape)} is wanted" if key in expected else "is not wanted"
+        raise UserError(
+            f"{source} is of another architecture ({len(shapes)} shapes differ, {len(missing)} tensors are missing, "
+            f"{len(foreign)} are not known; for example {key} {found} there, but {wanted}). "
+            "Use the net and data settings that it was trained with"
+        )
+    model.load_state_dict(weights)
+
+
+def submodule(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The part of a state dict under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}

@@ -1,0 +1,18 @@
+"""Draw samples from a run: python -m src.sample run=latest n=64"""
+
+from omegaconf import DictConfig
+
+from src.utils.cli import run_command
+
+
+def sample(cfg: DictConfig) -> None:
+    """Rebuild the model from the run folder, draw, and write samples.npz and grid.png."""
+    from src.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
+
+    sampling = Sampling.prepare(cfg)
+    samples = sampling.draw()
+    sampling.write(samples)
+
+
+if __name__ == "__main__":
+    run_command(sample, "sample")

@@ -1,0 +1,92 @@
+"""Draw samples from a trained denoiser."""
+
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.guidance import Denoise, NoGuidance
+from src.samplers.base import Sampler, SeededNoise
+
+
+class Samples(NamedTuple):
+    """What was drawn.
+
+    x: (N, C, *S), in the [-1, 1] of the model, on the CPU.
+    nfe: evaluations of the network for each sample.
+    seconds: time it took.
+    trajectory: (steps + 1, k, C, *S), the first k samples on their way, where asked for; else None.
+    """
+
+    x: Tensor
+    nfe: float
+    seconds: float
+    trajectory: Tensor | None = None
+
+
+class CountedDenoiser:
+    """The x_0-prediction of a denoiser, counting how many rows the network evaluated."""
+
+    def __init__(self, denoiser: Denoiser):
+        self.denoiser = denoiser
+        self.rows = 0
+
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+        self.rows += len(x_t)
+        return self.denoiser(x_t, t, cond).x_0
+
+
+@torch.no_grad()
+def generate(
+    denoiser: Denoiser,
+    sampler: Sampler,
+    n: int,
+    shape: tuple[int, ...],
+    seed: int = 0,
+    label: Tensor | None = None,
+    guidance: Callable[[Denoise], Denoise] | None = None,
+    batch_size: int = 256,
+    keep: int = 0,
+    on_step: Callable[[int], None] | None = None,
+) -> Samples:
+    """Draw n samples; sample i is a function of (seed, i), whatever n and the batch size.
+
+    Args:
+        denoiser: predicts the data; used as it is, on its own device, in evaluation mode.
+        sampler: walks from noise to data.
+        n: how many.
+        shape: (C, *S) of one sample.
+        seed: of the noise.
+        label: (n,) int64, -1 for none; None for an unconditional network.
+        guidance: wraps the denoiser.
+        batch_size: samples drawn at a time.
+        keep: of how many samples to keep the trajectory, at most one batch.
+        on_step: called with the number of samples that took a step, for progress bars.
+    """
+    device = next(denoiser.parameters()).device
+    was_training = denoiser.training
+    denoiser.eval()
+    counted = CountedDenoiser(denoiser)
+    guided = (guidance or NoGuidance())(counted)
+    began = time.perf_counter()
+    batches: list[Tensor] = []
+    path: list[Tensor] = []
+    for first in range(0, n, batch_size):
+        rows = range(first, min(first + batch_size, n))
+        cond = None if label is None else label[rows.start : rows.stop].to(device)
+        noise = SeededNoise([f"{seed}/{i}" for i in rows], device)
+        x = torch.empty(len(rows), *shape, device=device)
+        for state in sampler.trajectory(partial(guided, cond=cond), sampler.prior(noise, x), noise):
+            x = state.x_t
+            if first == 0 and keep:
+                path.append(x[:keep].cpu())
+            if on_step is not None and state.x_0 is not None:
+                on_step(len(rows))
+        batches.append(x.cpu())
+    denoiser.train(was_training)
+    seconds = time.perf_counter() - began
+    return Samples(torch.cat(batches), counted.rows / n, seconds, torch.stack(path) if path else None)

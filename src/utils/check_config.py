@@ -1,0 +1,109 @@
+"""Check a whole config against the code that it names, before any work starts."""
+
+import inspect
+import typing
+from collections.abc import Iterator
+from difflib import get_close_matches
+from typing import Any
+
+from beartype import BeartypeConf
+from beartype.door import is_bearable
+from beartype.roar import BeartypeException
+from hydra.utils import get_object
+
+from src.utils.errors import UserError
+
+# An int is accepted where a float is expected.
+CONF = BeartypeConf(is_pep484_tower=True)
+
+
+def check_config(cfg: dict[str, Any]) -> None:
+    """Refuse a config in which a `_target_` cannot be imported, or an argument is unknown, missing or of a wrong type.
+
+    Args:
+        cfg: the resolved config, as plain containers.
+
+    Raises:
+        UserError: naming the YAML path, and the nearest valid name.
+    """
+    for path, node in targets(cfg):
+        check_node(path, node)
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, with its path."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{path}[{i}]")
+
+
+def check_node(path: str, node: dict[str, Any]) -> None:
+    """Check one node against the signature of its target."""
+    name = node["_target_"]
+    try:
+        target = get_object(name)
+    except Exception as error:
+        reason = error.__cause__ or error
+        raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
+    parameters = signature(target)
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    hints = type_hints(target)
+    for key, value in node.items():
+        if key.startswith("_"):
+            continue
+        if key not in parameters:
+            if open_ended:
+                continue
+            near = get_close_matches(key, parameters, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(parameters)}"
+            raise UserError(f"{path}.{key}: {name} has no such argument. {hint}")
+        if key in hints and not fits(value, hints[key]):
+            raise UserError(f"{path}.{key}: {value!r} is not {readable(hints[key])}")
+    missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
+    if missing and not node.get("_partial_"):
+        raise UserError(f"{path}: {name} also needs {', '.join(missing)}")
+
+
+def signature(target: Any) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # built-in callables have none
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def type_hints(target: Any) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(inspect.unwrap(function))
+    except (NameError, TypeError, AttributeError):
+        return {}
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a value of the config can be what the annotation says; objects still to be made always can."""
+    if isinstance(value, dict) and "_target_" in value:
+        return True
+    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
+        return True
+    try:
+        return any(
+            is_bearable(v, hint, conf=CONF) for v in ((value, tuple(value)) if isinstance(value, list) else (value,))
+        )
+    except BeartypeException:  # an annotation that beartype cannot read
+        return True
+
+
+def readable(hint: Any) -> str:
+    """An annotation as a user would say it."""
+    if isinstance(hint, type):
+        return f"of type {hint.__name__}"
+    return (
+        "one of " + ", ".join(map(repr, typing.get_args(hint)))
+        if typing.get_origin(hint) is typing.Literal
+        else ("of type " + str(hint).replace("typing.", "").replace("collections.abc.", ""))
+    )

@@ -1,0 +1,63 @@
+"""Checkpoints that are written whole or not at all, and that load without running code."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from src.utils.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes beside the old file and then takes its place, so that a kill or a full disk leaves the old one.
+
+    Lightning's own writer goes through the system's temporary folder, whose move across file systems is not atomic.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(f".{path.name}.partial")
+        try:
+            with partial.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(path)
+        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive writer
+            partial.unlink(missing_ok=True)
+            kept = f"the previous {path} is kept" if path.exists() else "there is no earlier one"
+            raise UserError(
+                f"the checkpoint of step {checkpoint.get('global_step')} could not be written to {path.parent} "
+                f"({reason(error)}); {kept}. Free some space and resume the run"
+            ) from error
+
+    def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
+        return load_checkpoint(Path(path))
+
+
+def reason(error: BaseException) -> str:
+    """The system's own words where there are any."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return str(error).splitlines()[0]
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a checkpoint onto the CPU: plain containers and tensors only, so that nobody's code runs.
+
+    Raises:
+        UserError: where there is no such file, or it is truncated or no checkpoint.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}")
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        size = path.stat().st_size
+        raise UserError(
+            f"{path} ({size:,} bytes) cannot be read: it is truncated or not a checkpoint of this project. "
+            "Use the other one of best.ckpt and last.ckpt"
+        ) from error

@@ -1,0 +1,55 @@
+"""Where messages go: the terminal as they are, the run's log with their times."""
+
+import logging
+import sys
+import warnings
+from pathlib import Path
+
+log = logging.getLogger("diffusion-lab")
+
+# True of how this project works, and nothing that its user could mend.
+HARMLESS = (
+    "does not have many workers",
+    "your dataloader is not resumable",
+    "training batches .* is smaller than the logging interval",
+    "Checkpoint directory .* exists and is not empty",
+    "No device id is provided",
+    "isinstance.treespec, LeafSpec",
+    "no `training_step` logger",
+    "Starting from v1.9.0, `tensorboardX` has been removed",
+    "was not set up with",
+    "You called `self.log",
+    "Experiment logs directory",
+    "found submodules? in eval mode",
+    "Found .* module\\(s\\) in eval mode",
+    "using `self.log",
+    "barrier\\(\\): using the device under current context",
+)
+
+
+def start_logging(file: Path | None) -> None:
+    """Send messages to the terminal, and to `file` where one is given."""
+    root = logging.getLogger()
+    for handler in list(root.handlers):
+        root.removeHandler(handler)
+    terminal = logging.StreamHandler(sys.stdout)
+    terminal.setFormatter(logging.Formatter("%(message)s"))
+    root.addHandler(terminal)
+    if file is not None:
+        to_file = logging.FileHandler(file)
+        to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+        root.addHandler(to_file)
+    root.setLevel(logging.WARNING)
+    log.setLevel(logging.INFO)
+    for noisy in ("pytorch_lightning", "lightning_fabric", "lightning.pytorch"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+        logging.getLogger(noisy).handlers.clear()
+        logging.getLogger(noisy).propagate = True
+    for text in HARMLESS:
+        warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+
+
+def table(rows: list[tuple[str, str]]) -> str:
+    """Rows of a name and a text, aligned."""
+    width = max(len(name) for name, _ in rows)
+    return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)

@@ -1,0 +1,23 @@
+"""What the machine does well."""
+
+import torch
+
+
+def precision_for(accelerator: str) -> str:
+    """The fastest precision that trains as well as float32: bf16 autocast where the hardware multiplies in bf16.
+
+    Without such units a CPU converts back and forth, and is slower than in float32.
+    """
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+    if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
+        return "32-true"
+    return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
+
+
+def cpu_multiplies_bf16() -> bool:
+    """Whether the CPU has bf16 units (AVX512-BF16 or AMX)."""
+    try:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    except AttributeError:  # private names, which another version of torch may lack
+        return False

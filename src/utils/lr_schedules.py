@@ -1,0 +1,59 @@
+"""Learning-rate schedules, as factors on the optimizer's rate."""
+
+from math import cos, pi
+
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from src.utils.errors import UserError
+
+
+def constant(optimizer: Optimizer, total_steps: int, warmup: int = 0) -> LambdaLR:
+    """The optimizer's rate throughout, after a linear warm-up over `warmup` steps."""
+    return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
+
+
+def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
+    r"""Linear warm-up over `warmup` steps, then half a cosine down to the share `final` of the rate at the last step.
+
+    Source: Loshchilov, Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
+    """
+    need_length("cosine", total_steps)
+    warmup = min(warmup, total_steps // 2)
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
+        return final + (1 - final) * (1 + cos(pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def one_cycle(
+    optimizer: Optimizer, total_steps: int, rise: float = 0.3, start: float = 0.04, final: float = 4e-6
+) -> LambdaLR:
+    r"""Half a cosine up from the share `start` of the rate over the share `rise` of all steps, and another down.
+
+    Source: Smith, Topin 2018, arXiv:1708.07120, with the cosines and the shares of torch's OneCycleLR. Written as a
+    factor so that a resumed run can be made longer.
+    """
+    need_length("one_cycle", total_steps)
+    peak = max(1.0, rise * total_steps - 1)
+
+    def factor(step: int) -> float:
+        if step < peak:
+            return start + (1 - start) * (1 - cos(pi * step / peak)) / 2
+        done = min(1.0, (step - peak) / max(1.0, total_steps - 1 - peak))
+        return final + (1 - final) * (1 + cos(pi * done)) / 2
+
+    return LambdaLR(optimizer, factor)
+
+
+def need_length(name: str, total_steps: int) -> None:
+    """Refuse a run without a planned length."""
+    if total_steps < 1:
+        raise UserError(
+            f"lr_schedule={name} needs to know how long the run is: set trainer.max_steps or trainer.max_epochs, "
+            "or use lr_schedule=constant"
+        )

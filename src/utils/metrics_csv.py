@@ -1,0 +1,94 @@
+"""metrics.csv: every logged value of a run, one row a step, readable while it grows and after a kill."""
+
+import csv
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from pytorch_lightning.loggers import Logger
+from pytorch_lightning.utilities import rank_zero_only
+
+Row = dict[str, float]
+
+
+class MetricsCSV(Logger):
+    """Appends to `<folder>/metrics.csv`; a new column rewrites the file, which happens a few times a run.
+
+    Lightning's CSVLogger deletes the file of a run that is resumed; this one continues it.
+
+    Args:
+        folder: where the file goes.
+    """
+
+    def __init__(self, folder: str):
+        super().__init__()
+        self.path = Path(folder) / "metrics.csv"
+        self.row: Row = {}
+        self.columns: list[str] = []
+
+    @property
+    def name(self) -> str:
+        return "metrics"
+
+    @property
+    def version(self) -> str:
+        return ""
+
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Kept by the run folder's config.yaml."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Row, step: int | None = None) -> None:
+        """Add values to the row of a step; the row is written when the next one begins."""
+        if self.row and self.row["step"] != step:
+            self.save()
+        self.row |= {"step": step or 0, **metrics}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the row at hand."""
+        if not self.row:
+            return
+        if not self.columns and self.path.exists():
+            with self.path.open(newline="") as file:
+                self.columns = next(csv.reader(file), [])
+        new = [key for key in self.row if key not in self.columns]
+        if new:
+            rows = read_metrics(self.path) if self.path.exists() else []
+            self.columns += new
+            write_metrics(self.path, rows, self.columns)
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.row)
+        self.row = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        self.save()
+
+    @rank_zero_only
+    def rewind(self, step: int) -> None:
+        """Forget what was written after `step`, to which a resumed run goes back."""
+        if self.path.exists():
+            rows = read_metrics(self.path)
+            self.columns = list(dict.fromkeys(key for row in rows for key in row))
+            write_metrics(self.path, [row for row in rows if row["step"] <= step], self.columns)
+
+
+def read_metrics(path: Path) -> list[Row]:
+    """The rows of a metrics.csv, without their empty cells; a last line cut off by a kill is left out."""
+    with path.open(newline="") as file:
+        rows = list(csv.reader(file))
+    columns = rows[0] if rows else []
+    whole = [row for row in rows[1:] if len(row) == len(columns)]
+    parsed = [{key: float(v) for key, v in zip(columns, row, strict=True) if v} for row in whole]
+    return [{k: int(v) if k in ("step", "epoch") else v for k, v in row.items()} for row in parsed]
+
+
+def write_metrics(path: Path, rows: list[Row], columns: list[str]) -> None:
+    """Replace a metrics.csv in one move."""
+    partial = path.with_suffix(".partial")
+    with partial.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    partial.replace(path)
