@@ -1,7 +1,7 @@
 """The LightningModule: wires the parts together, and makes every draw a function of (seed, batch)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytorch_lightning as pl
 import torch
@@ -32,6 +32,9 @@ class DiffusionModule(pl.LightningModule):
         seed: of all draws.
     """
 
+    train_meter: LossByNoise
+    trainer: Any
+
     def __init__(
         self,
         denoiser: Denoiser,
@@ -57,7 +60,7 @@ class DiffusionModule(pl.LightningModule):
     @property
     def models(self) -> dict[str, Denoiser]:
         """The denoiser with its raw weights, and with their average."""
-        return {"raw": self.denoiser, "ema": self.ema.model}
+        return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
 
     # ---- one batch ----
 
@@ -86,7 +89,7 @@ class DiffusionModule(pl.LightningModule):
             label = torch.where((coins < self.label_dropout).to(label.device), -1, label)
         losses = self.loss(self.denoiser, x_0, t, noise, label)
         self.train_meter.update(losses, self.denoiser.schedule.log_snr(t))
-        self.last_batch = {"t": t, "losses": losses.detach()}
+        self.last_batch |= {"t": t, "losses": losses.detach()}
         return losses.mean()
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -101,7 +104,7 @@ class DiffusionModule(pl.LightningModule):
             self.val_meters[name].update(losses, log_snr)
 
     def on_validation_epoch_end(self) -> None:
-        for name, meter in self.val_meters.items():
+        for name, meter in cast(dict[str, LossByNoise], self.val_meters).items():
             means = meter.compute()
             meter.reset()
             # Through Lightning, for the callbacks that watch it; the loggers get it below, at the right step.
@@ -138,7 +141,7 @@ class DiffusionModule(pl.LightningModule):
     ) -> None:
         """Clip by the norm, measuring it on the way; refuse to step on what is not finite."""
         parameters = [p for p in self.denoiser.parameters() if p.grad is not None]
-        norm = get_total_norm([p.grad for p in parameters])
+        norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val:
             clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         self.last_batch["grad_norm"] = norm
@@ -148,11 +151,12 @@ class DiffusionModule(pl.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        self.ema.update(self.denoiser, self.global_step)
-        if self.is_logging_step(self.global_step):
-            self.log_training()
+        step = self.global_step + 1  # Lightning counts this step only when the hook has returned
+        self.ema.update(self.denoiser, step)
+        if self.is_logging_step(step):
+            self.log_training(step)
         # The last step is always validated, whatever the interval.
-        if self.global_step == self.planned_steps():
+        if step == self.planned_steps():
             self.trainer.should_stop = True
 
     def is_logging_step(self, step: int) -> bool:
@@ -174,30 +178,30 @@ class DiffusionModule(pl.LightningModule):
 
     # ---- what is written ----
 
-    def log_training(self) -> None:
+    def log_training(self, step: int) -> None:
         """Write the means since the last time."""
         means = self.train_meter.compute()
         self.train_meter.reset()
         loss = means.pop("loss")
         by_noise = {f"train/{key}": value for key, value in means.items()}
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        self.write({"train/loss": loss, "train/lr": lr, "train/grad_norm": self.last_batch["grad_norm"].item()})
-        self.write(by_noise)
+        grad_norm = self.last_batch["grad_norm"].item()
+        self.write({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **by_noise}, step)
 
-    def write(self, values: dict[str, float]) -> None:
+    def write(self, values: dict[str, float], step: int | None = None) -> None:
         """Hand values to the loggers, at the number of optimizer steps made."""
-        if not self.trainer.sanity_checking:
-            for logger in self.trainer.loggers:
-                logger.log_metrics({**values, "epoch": self.current_epoch}, step=self.global_step)
+        for logger in self.trainer.loggers:
+            logger.log_metrics({**values, "epoch": self.current_epoch}, step=self.global_step if step is None else step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self.last_batch:
+        if "grad_norm" in self.last_batch:
             self.check_finite()
         # The unfinished interval of every process belongs in the one checkpoint.
-        if self.trainer.world_size > 1:
-            with self.train_meter.sync_context():
-                checkpoint["state_dict"].update(self.train_meter.state_dict(prefix="train_meter."))
+        states = self.all_gather(self.train_meter.sums_and_counts)
+        checkpoint["train_meter"] = states.view(self.trainer.world_size, 2, -1).cpu()
 
-    def on_train_start(self) -> None:
-        if self.global_rank > 0:
-            self.train_meter.reset()
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        states = checkpoint["train_meter"]
+        if len(states) != self.trainer.world_size:  # resumed on another number of processes
+            states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
+        self.train_meter.sums_and_counts = states[self.global_rank]

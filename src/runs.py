@@ -45,10 +45,9 @@ class Run:
         return cls(path.resolve() if name == "latest" else path)
 
     def config(self) -> DictConfig:
-        """The resolved config that the run was started with."""
-        cfg = OmegaConf.load(self.path / CONFIG)
-        assert isinstance(cfg, DictConfig)
-        return cfg
+        """The resolved config that the run was started with; its paths follow the folder when it is moved."""
+        cfg = yaml.safe_load((self.path / CONFIG).read_text())
+        return OmegaConf.create(moved(cfg, cfg["paths"]["run"], str(self.path.absolute())))
 
     def checkpoint(self, which: str) -> Path:
         """The path of `last` or `best`.
@@ -63,10 +62,16 @@ class Run:
             raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
         return path
 
-    def start(self, cfg: dict[str, Any]) -> None:
-        """Make the folder, write the config, and point outputs/latest here."""
+    def overrides(self) -> list[str]:
+        """The command line that the run was started with, as Hydra's overrides."""
+        path = self.path / RECORD
+        return json.loads(path.read_text()).get("overrides", []) if path.exists() else []
+
+    def start(self, cfg: dict[str, Any], overrides: list[str]) -> None:
+        """Make the folder, write the config and the command line, and point outputs/latest here."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         (self.path / CONFIG).write_text(yaml.safe_dump(cfg, sort_keys=False))
+        self.record(overrides=[o for o in overrides if not o.startswith("init_from=")])
         point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def record(self, **facts: Any) -> None:
@@ -74,6 +79,17 @@ class Run:
         path = self.path / RECORD
         known = json.loads(path.read_text()) if path.exists() else {}
         path.write_text(json.dumps(known | facts, indent=2, default=str) + "\n")
+
+
+def moved(node: Any, old: str, new: str) -> Any:
+    """Plain containers in which every path below `old` lies below `new`."""
+    if isinstance(node, dict):
+        return {key: moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [moved(value, old, new) for value in node]
+    if isinstance(node, str) and (node == old or node.startswith(old + "/")):
+        return new + node[len(old) :]
+    return node
 
 
 def point_to(link: Path, target: Path) -> None:
@@ -102,6 +118,18 @@ def run_folder(resume: str | None, parent: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+
+
+def words_of_resumed_run(words: list[str]) -> list[str]:
+    """Put the words that a run was started with before those that resume it.
+
+    Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
+    """
+    resume = next((word.removeprefix("resume=") for word in words if word.startswith("resume=")), "null")
+    if resume in ("null", ""):
+        return words
+    saved = Run.find(resume).overrides()
+    return words if words[: len(saved)] == saved else [*saved, *words]
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:

@@ -85,10 +85,11 @@ class Sampling:
         cfg = self.cfg
         out = Path(cfg.out) if cfg.out else self.run.path / "samples" / f"{cfg.ckpt}_{cfg.n}_seed_{cfg.seed}"
         out.mkdir(parents=True, exist_ok=True)
-        arrays = {"x": self.to_units(samples.x).numpy().astype(np.float32)}
+        arrays: dict[str, Any] = {"x": self.to_units(samples.x).numpy().astype(np.float32)}
+        arrays |= {"nfe": samples.nfe, "seconds": samples.seconds}
         if self.label is not None:
             arrays["label"] = self.label.numpy()
-        np.savez(out / "samples.npz", **arrays, nfe=samples.nfe, seconds=samples.seconds)
+        np.savez(out / "samples.npz", **arrays)
         shown = self.to_units(samples.x[:100])
         sample_grid(shown if shown.ndim == 4 else shown[:16]).save(out / "grid.png")
         if samples.trajectory is not None:

@@ -21,6 +21,6 @@ def train(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    import src.runs  # noqa: F401 - registers the resolver that names run folders
+    from src.runs import words_of_resumed_run
 
-    run_command(train, "train")
+    run_command(train, "train", words_of_resumed_run)

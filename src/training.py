@@ -28,6 +28,7 @@ from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
 from src.utils.metrics_csv import MetricsCSV
+from src.utils.seeding import derive_seed
 
 
 class Training:
@@ -39,6 +40,8 @@ class Training:
         data, module, trainer: what they say.
         resume: the checkpoint to go on from, or None.
     """
+
+    trainer: Any
 
     def __init__(
         self,
@@ -64,29 +67,31 @@ class Training:
         one_job_per_relaunch(hydra_cfg)
         overrides = list(hydra_cfg.overrides.task)
         run = Run(hydra_cfg.runtime.output_dir)
-        resume = Run.find(cfg.resume).checkpoint("last") if cfg.resume else None
+        resume = run.checkpoint("last") if cfg.resume else None
         if resume is not None:
+            overrides = overrides[len(run.overrides()) :]
             cfg = resumed_config(run.config(), cfg, overrides)
         settle_length(cfg, overrides)
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
         plain = to_plain(cfg)
         check_config(plain)
-        start_logging(run.path / "train.log" if rank_zero_only.rank == 0 else None)
+        start_logging(run.path / "train.log" if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
+        torch.manual_seed(derive_seed(cfg.seed, "initial weights"))
         module: DiffusionModule = instantiate(cfg.module)(denoiser=build_denoiser(cfg))
         source = resume or initial_checkpoint(cfg)
         if source is not None:
             state = load_checkpoint(source)["state_dict"]
             load_weights(module.denoiser, submodule(state, "denoiser."), source)
             load_weights(module.ema.model, submodule(state, "ema.model."), source)
-        if rank_zero_only.rank == 0:
+        if is_main_process():
             data.prepare_data()
             data.setup("fit")
             if resume is None:
-                run.start(plain)
-        trainer = build_trainer(cfg)
+                run.start(plain, overrides)
+        trainer = build_trainer(cfg, load_checkpoint(resume)["global_step"] if resume else 0)
         return cls(plain, run, data, module, trainer, resume)
 
     @rank_zero_only
@@ -143,11 +148,6 @@ class Training:
 
     def fit(self) -> None:
         """Train; go on from the checkpoint where there is one."""
-        if self.resume is not None:
-            step = load_checkpoint(self.resume)["global_step"]
-            for logger in self.trainer.loggers:
-                if isinstance(logger, MetricsCSV):
-                    logger.rewind(step)
         self.began = time.perf_counter()
         with torch.random.fork_rng():
             self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
@@ -241,10 +241,20 @@ def initial_checkpoint(cfg: DictConfig) -> Path | None:
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
 
 
-def build_trainer(cfg: DictConfig) -> pl.Trainer:
-    """The trainer with its callbacks, loggers and our way of writing checkpoints."""
+def build_trainer(cfg: DictConfig, step: int) -> pl.Trainer:
+    """The trainer with its callbacks, loggers and our way of writing checkpoints.
+
+    Args:
+        cfg: the config.
+        step: where the run goes on; what was logged after it, up to a kill, is forgotten.
+    """
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
+    for logger in loggers if step else []:
+        if isinstance(logger, MetricsCSV):
+            logger.rewind(step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger._kwargs["purge_step"] = step + 1
     sharded = "FSDP" in str(cfg.trainer.strategy) or "fsdp" in str(cfg.trainer.strategy)
     plugins = None if sharded else [AtomicCheckpointIO()]
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins)
@@ -270,6 +280,11 @@ def display(path: Path) -> Path:
         return path.absolute().relative_to(Path.cwd())
     except ValueError:
         return path
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes; known from the launcher's variables before there is a trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def git_commit() -> str | None:

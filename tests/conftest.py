@@ -66,10 +66,13 @@ class Gaussian:
     def __init__(self, shape: tuple[int, ...]):
         index = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
         self.mean = 0.5 * torch.sin(index + 0.5)
-        self.std = 0.4 + 0.3 * torch.cos(index)
+        self.std = 0.7 + 0.2 * torch.cos(index)
 
     def denoiser(self, schedule: schedules.Schedule):
-        r"""The best possible one, :math:`E[x_0 | x_t] = \mu + \alpha s_0^2 (x_t - \alpha\mu) / (\alpha^2 s_0^2 + \sigma^2)`."""
+        r"""The best possible one.
+
+        .. math:: E[x_0 | x_t] = \mu + \frac{\alpha s_0^2}{\alpha^2 s_0^2 + \sigma^2} (x_t - \alpha \mu)
+        """
 
         def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
             alpha, sigma = (v if v.ndim == 0 else v.view(-1, *[1] * self.mean.ndim) for v in schedule.alpha_sigma(t))

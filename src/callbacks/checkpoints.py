@@ -25,7 +25,7 @@ class Checkpoints(Checkpoint):
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
         self.best: float | None = None
         self.best_step = 0
-        self.saved_step = -1
+        self.saved_step = 0
 
     @property
     def last_path(self) -> Path:
@@ -36,15 +36,19 @@ class Checkpoints(Checkpoint):
         return self.dirpath / "best.ckpt"
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Write the state as it is."""
-        trainer.save_checkpoint(self.last_path)
+        """Write the state as it is, and first what was logged up to it."""
+        for logger in trainer.loggers:
+            logger.save()
         self.saved_step = trainer.global_step
+        trainer.save_checkpoint(self.last_path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
-        due = trainer.global_step % self.every_n_steps == 0 and trainer.global_step != self.saved_step
+        if loop._should_accumulate():
+            return  # the gradients accumulated so far would be lost
+        due = trainer.global_step - self.saved_step >= self.every_n_steps
         assert trainer.fit_loop._data_fetcher is not None
-        if due and not loop._should_accumulate() and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        if due and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -54,6 +58,10 @@ class Checkpoints(Checkpoint):
         is_best = self.best is None or value < self.best
         if is_best:
             self.best, self.best_step = value, trainer.global_step
+        if trainer.fit_loop.epoch_loop._should_accumulate():
+            if is_best:
+                trainer.save_checkpoint(self.best_path)
+            return
         self.save_last(trainer)
         if is_best and trainer.is_global_zero:
             partial = self.dirpath / ".best.ckpt.partial"
@@ -65,7 +73,8 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step}
+        return {"best": self.best, "best_step": self.best_step, "saved_step": self.saved_step}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
+        self.saved_step = state_dict["saved_step"]

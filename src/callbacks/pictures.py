@@ -39,7 +39,7 @@ class Pictures(pl.Callback):
         guidance: Callable[[Denoise], Denoise] | None = None,
         n: int = 64,
         every_n_steps: int = 1000,
-        levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 1.0),
+        levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
     ):
         self.run = Path(run)
         self.make_sampler, self.guidance = sampler, guidance
@@ -90,11 +90,11 @@ class Pictures(pl.Callback):
         from src.plots.pictures import denoising_strip
 
         noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
-        schedule = module.ema.model.schedule
+        model = module.models["ema"]
         times = torch.tensor(self.levels, dtype=torch.float64)
-        noisy = [schedule.add_noise(x_0, t, noise) for t in times]
+        noisy = [model.schedule.add_noise(x_0, t, noise) for t in times]
         with torch.no_grad():
-            denoised = [module.ema.model(x_t, t).x_0 for x_t, t in zip(noisy, times, strict=True)]
+            denoised = [model(x_t, t).x_0 for x_t, t in zip(noisy, times, strict=True)]
         strip = denoising_strip(
             data.to_units(x_0),
             [data.to_units(x) for x in noisy],

@@ -40,12 +40,12 @@ class Progress(ProgressBar):
             total=total if total > 0 else None,
             initial=trainer.global_step,
             unit="step",
-            desc="training",
+            desc="training ",
             dynamic_ncols=True,
             disable=not (self.shown and trainer.is_global_zero),
             mininterval=0.3 if terminal else 20,
             smoothing=0.05,
-            bar_format="{desc}: {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
+            bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
         self.restart_clock()
 
@@ -67,19 +67,20 @@ class Progress(ProgressBar):
             self.total_seconds += seconds
             pl_module.write({"train/samples_per_second": self.rate})
             self.restart_clock()
-        now = self.bar.n + 1
-        if now - self.bar.last_print_n >= self.bar.miniters and not self.bar.disable:
+        if self.bar.disable:
+            return
+        if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
             rate = self.rate or self.samples / (time.perf_counter() - self.since)
             self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update(1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description("validating")
+            self.bar.set_description_str("validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description("training")
+            self.bar.set_description_str("training ")
             self.restart_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

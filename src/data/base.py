@@ -1,7 +1,7 @@
 """What all data have in common: batches whose order is a function of (seed, epoch), and the loaders around them."""
 
 from collections.abc import Iterator, Sequence
-from typing import Protocol
+from typing import Protocol, cast
 
 import pytorch_lightning as pl
 import torch
@@ -15,7 +15,7 @@ Batch = dict[str, Tensor]
 
 
 class Indexed(Protocol):
-    """What gives the samples (B, C, *S) at indices (B,): a tensor, or files that are decoded when they are asked for."""
+    """What gives the samples (B, C, *S) at indices (B,): a tensor, or files decoded when they are asked for."""
 
     def __len__(self) -> int: ...
 
@@ -70,13 +70,13 @@ def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tens
     return torch.where(coins.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
-def split(n: int, val_size: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (n - val_size,) of the training samples and (val_size,) of the rest, the end of a shuffle by `seed`."""
+def split(n: int, n_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (n - n_val,) of the training samples and (n_val,) of the rest, the end of a shuffle by `seed`."""
     order = torch.randperm(n, generator=generator(seed, "split"))
-    return order[: n - val_size], order[n - val_size :]
+    return order[: n - n_val], order[n - n_val :]
 
 
-def val_size(n: int, val_share: float) -> int:
+def val_count(n: int, val_share: float) -> int:
     """The samples of n that `val_share` stands for: at least 1, and at most all but 1."""
     if not 0 < val_share < 1:
         raise UserError(f"data.val_share={val_share} is no share for validation; use one between 0 and 1, such as 0.1")
@@ -184,9 +184,14 @@ class DataModule(pl.LightningDataModule):
         """Set `train_set`, `val_set`, `source` and `warning`, in every process and without downloading."""
         raise NotImplementedError
 
+    @property
+    def loaded(self) -> bool:
+        """Whether `load` is done."""
+        return "train_set" in vars(self)
+
     def setup(self, stage: str | None = None) -> None:
         """Load, once: Lightning calls this before each of fit, validate and test."""
-        if "train_set" not in vars(self):
+        if not self.loaded:
             self.load()
 
     @property
@@ -234,7 +239,7 @@ class DataModule(pl.LightningDataModule):
             )
         batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, rank, world_size, epoch, start)
         return DataLoader(
-            data,
+            cast(Dataset, data),
             batch_size=None,
             sampler=batches,
             num_workers=self.num_workers,

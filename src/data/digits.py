@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from src.data.base import DataModule, InMemory, labels_if_asked, split, val_size
+from src.data.base import DataModule, InMemory, labels_if_asked, split, val_count
 from src.utils.errors import UserError
 
 
@@ -37,7 +37,7 @@ class Digits(DataModule):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if self.shape != (1, 8, 8):
             raise UserError(
-                f"These digits are of 1 channel and 8×8 pixels; set data.channels=1 data.size=[8,8], "
+                "These digits are of 1 channel and 8x8 pixels; set data.channels=1 data.size=[8,8], "
                 f"not {channels} and {list(size)}"
             )
         self.val_share = val_share
@@ -48,6 +48,6 @@ class Digits(DataModule):
         digits = load_digits()
         x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
         label = labels_if_asked(torch.from_numpy(digits.target), self.num_classes)
-        train, val = split(len(x), val_size(len(x), self.val_share), seed=0)
+        train, val = split(len(x), val_count(len(x), self.val_share), seed=0)
         self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
-        self.source = f"{len(train):,} train / {len(val):,} validation digits of 8×8, from scikit-learn"
+        self.source = f"{len(train):,} train / {len(val):,} validation digits of 8x8, from scikit-learn"

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from hashlib import sha256
 from http.client import HTTPException
 from pathlib import Path
-from urllib.error import HTTPError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
@@ -113,7 +113,7 @@ def download(
                 if checksum and sha256(content).hexdigest() != checksum:
                     raise ValueError("wrong checksum")
             except (OSError, HTTPException, EOFError, zlib.error, ValueError) as error:
-                problems[mirror] = str(getattr(error, "reason", None) or error or type(error).__name__)
+                problems[mirror] = str(error.reason if type(error) is URLError else error) or type(error).__name__
                 if isinstance(error, HTTPError) and 400 <= error.code < 500:
                     mirrors.remove(mirror)
             else:

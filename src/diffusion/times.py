@@ -23,6 +23,8 @@ class Uniform(TimeSampler):
     """
 
     def __init__(self, t_min: float = 1e-5):
+        if not 0 < t_min < 1:
+            raise ValueError(f"times.t_min lies between 0 and 1, not {t_min}")
         self.t_min = t_min
 
     def __call__(self, n, generator):

@@ -18,6 +18,7 @@ class LossByNoise(Metric):
     """
 
     full_state_update = False
+    edges: Tensor
     sums: Tensor
     counts: Tensor
 
@@ -28,9 +29,17 @@ class LossByNoise(Metric):
         # A leading letter keeps TensorBoard, which sorts its cards by name, in the order of the noise.
         self.names = [f"{chr(97 + i)}_{a}..{b}" for i, (a, b) in enumerate(pairwise(borders))]
         zeros = torch.zeros(len(edges) + 1)
-        # Persistent: a resumed run goes on with the sums of its unfinished interval.
-        self.add_state("sums", zeros.clone(), dist_reduce_fx="sum", persistent=True)
-        self.add_state("counts", zeros.clone(), dist_reduce_fx="sum", persistent=True)
+        self.add_state("sums", zeros.clone(), dist_reduce_fx="sum")
+        self.add_state("counts", zeros.clone(), dist_reduce_fx="sum")
+
+    @property
+    def sums_and_counts(self) -> Float[Tensor, "2 bins"]:
+        """The state of this process, with which a resumed run goes on."""
+        return torch.stack([self.sums, self.counts])
+
+    @sums_and_counts.setter
+    def sums_and_counts(self, value: Float[Tensor, "2 bins"]) -> None:
+        self.sums, self.counts = value.to(self.sums).unbind()
 
     def update(self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"]) -> None:
         """Take in the losses of samples whose log-SNR, on the CPU, is given."""

@@ -6,7 +6,14 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
+ALL_BACKENDS = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 CONV = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
@@ -124,5 +131,8 @@ class Attention(nn.Module):
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
         q, k, v = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
+        # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
+        backends = [SDPBackend.MATH] if x.device.type == "cpu" else ALL_BACKENDS
+        with sdpa_kernel(backends):
+            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, *size)

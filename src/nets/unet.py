@@ -151,6 +151,8 @@ class UNet(nn.Module):
 
 def check_size(size: Sequence[int], patch: int, depth: int) -> None:
     """Refuse a size that cannot be folded into patches and halved between `depth` levels."""
+    if len(size) not in CONV:
+        raise ValueError(f"a U-Net takes one or two spatial axes, but data.size is {list(size)}; use net=mlp")
     factor = patch * 2 ** (depth - 1)
     if any(s % factor for s in size):
         fitting = "x".join(str(max(1, round(s / factor)) * factor) for s in size)

@@ -36,6 +36,8 @@ class Sampler(ABC):
     def __init__(self, schedule: Schedule, steps: int = 50, clip: float | None = None):
         if steps < 1:
             raise ValueError(f"sampler.steps is at least 1, not {steps}")
+        if clip is not None and clip <= 0:
+            raise ValueError(f"sampler.clip is above 0, or null for none, not {clip}")
         self.schedule = schedule
         self.steps = steps
         self.clip = clip

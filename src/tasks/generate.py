@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Callable
-from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -80,7 +79,7 @@ def generate(
         cond = None if label is None else label[rows.start : rows.stop].to(device)
         noise = SeededNoise([f"{seed}/{i}" for i in rows], device)
         x = torch.empty(len(rows), *shape, device=device)
-        for state in sampler.trajectory(partial(guided, cond=cond), sampler.prior(noise, x), noise):
+        for state in sampler.trajectory(lambda x_t, t, cond=cond: guided(x_t, t, cond), sampler.prior(noise, x), noise):
             x = state.x_t
             if first == 0 and keep:
                 path.append(x[:keep].cpu())

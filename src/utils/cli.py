@@ -20,11 +20,20 @@ from src.utils.errors import UserError
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
-def run_command(task: Callable[[DictConfig], Any], config_name: str) -> None:
-    """Run `task` with the config that Hydra composes from `conf/<config_name>.yaml` and the command line."""
+def run_command(
+    task: Callable[[DictConfig], Any], config_name: str, complete: Callable[[list[str]], list[str]] = list
+) -> None:
+    """Run `task` with the config that Hydra composes from `conf/<config_name>.yaml` and the command line.
+
+    Args:
+        task: takes the composed config.
+        config_name: the file in conf/, without its ending.
+        complete: makes the words that Hydra sees of those on the command line.
+    """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with one_line_errors(config_name):
+        sys.argv[1:] = complete(sys.argv[1:])
         # Twice, since Hydra prints the job's command line before it passes on an error of the job.
         start(one_line_errors(config_name)(task))()
 
@@ -110,8 +119,8 @@ def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
     """The dotted names of all nodes of a config."""
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
         for key in node:
-            yield f"{prefix}{key}"
-            yield from flat_keys(node._get_node(key), f"{prefix}{key}.")
+            yield prefix + str(key)
+            yield from flat_keys(node._get_node(key), f"{prefix}{key!s}.")
 
 
 def to_plain(cfg: DictConfig | ListConfig) -> Any:

@@ -12,7 +12,7 @@ Row = dict[str, float]
 
 
 class MetricsCSV(Logger):
-    """Appends to `<folder>/metrics.csv`; a new column rewrites the file, which happens a few times a run.
+    """Writes `<folder>/metrics.csv`; a new column rewrites the file, which happens a few times a run.
 
     Lightning's CSVLogger deletes the file of a run that is resumed; this one continues it.
 
@@ -23,8 +23,9 @@ class MetricsCSV(Logger):
     def __init__(self, folder: str):
         super().__init__()
         self.path = Path(folder) / "metrics.csv"
-        self.row: Row = {}
         self.columns: list[str] = []
+        self.row: Row = {}
+        self.row_begins: int | None = None  # where in the file, once it has been written
 
     @property
     def name(self) -> str:
@@ -39,27 +40,30 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
-        """Add values to the row of a step; the row is written when the next one begins."""
+        """Add values to the row of a step; it is written when the next one begins, or by `save`."""
         if self.row and self.row["step"] != step:
             self.save()
+            self.row, self.row_begins = {}, None
         self.row |= {"step": step or 0, **metrics}
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row at hand."""
+        """Write the row at hand, in the place of what it was when it was written before."""
         if not self.row:
             return
+        if self.row_begins is not None:
+            with self.path.open("r+") as file:
+                file.truncate(self.row_begins)
         if not self.columns and self.path.exists():
             with self.path.open(newline="") as file:
                 self.columns = next(csv.reader(file), [])
         new = [key for key in self.row if key not in self.columns]
         if new:
-            rows = read_metrics(self.path) if self.path.exists() else []
             self.columns += new
-            write_metrics(self.path, rows, self.columns)
+            write_metrics(self.path, read_metrics(self.path) if self.path.exists() else [], self.columns)
+        self.row_begins = self.path.stat().st_size
         with self.path.open("a", newline="") as file:
             csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.row)
-        self.row = {}
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

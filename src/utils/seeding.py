@@ -7,8 +7,7 @@ import torch
 
 def derive_seed(*keys: int | str) -> int:
     """Mix any keys into one seed in [0, 2^63): equal keys give equal seeds, other keys unrelated ones."""
-    text = "/".join(map(str, keys))
-    return int.from_bytes(blake2b(text.encode(), digest_size=8).digest(), "big") >> 1
+    return int.from_bytes(blake2b(repr(keys).encode(), digest_size=8).digest(), "big") >> 1
 
 
 def generator(*keys: int | str, device: torch.device | str = "cpu") -> torch.Generator:

@@ -14,23 +14,23 @@ def model():
 
 
 def walk(m, n):
-    """Set the weights to something new n times, as an optimizer would; return the history of the first weight."""
-    history = [m[0].weight.detach().clone()]
+    """Set the weights to something new n times, as an optimizer would; yield the step and the first weight."""
     g = torch.Generator().manual_seed(1)
     for step in range(1, n + 1):
         with torch.no_grad():
             for p in m.parameters():
                 p.copy_(torch.randn(p.shape, generator=g, dtype=p.dtype))
-        history.append(m[0].weight.detach().clone())
-        yield step, history
+        yield step, m[0].weight.detach().clone()
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
 def test_closed_form(decay):
     m = model()
     ema = EMA(m, decay, warmup=False)
-    for step, history in walk(m, 12):
+    history = [m[0].weight.detach().clone()]
+    for step, weights in walk(m, 12):
         ema.update(m, step)
+        history.append(weights)
     expected = decay**12 * history[0] + sum((1 - decay) * decay ** (12 - i) * history[i] for i in range(1, 13))
     assert_close(ema.model[0].weight, expected, rtol=0, atol=1e-12, check_stride=False)
 
@@ -39,8 +39,10 @@ def test_warm_up():
     """d_n = min(d, (1 + n) / (10 + n)), so that the first weights are soon forgotten."""
     m = model()
     ema = EMA(m, 0.4)
-    for step, history in walk(m, 12):
+    history = [m[0].weight.detach().clone()]
+    for step, weights in walk(m, 12):
         ema.update(m, step)
+        history.append(weights)
     decays = [2 / 11, 3 / 12, 4 / 13, 5 / 14] + [0.4] * 8
     assert [ema.decay_at(n) for n in range(1, 13)] == pytest.approx(decays, abs=1e-15)
     expected = history[0]
@@ -54,8 +56,10 @@ def test_start(warmup):
     """The copy follows the weights exactly until then, and counts the warm-up from there."""
     m = model()
     ema = EMA(m, 0.9, start=3, warmup=warmup)
-    for step, history in walk(m, 5):
+    history = [m[0].weight.detach().clone()]
+    for step, weights in walk(m, 5):
         ema.update(m, step)
+        history.append(weights)
         if step <= 3:
             assert torch.equal(ema.model[0].weight, history[-1])
     expected = history[3]

@@ -113,7 +113,9 @@ def test_zero_for_a_perfect_prediction(loss, weighting, vp, randn):
         def forward(self, x, c_noise, cond):
             return eps
 
-    assert_close(loss(weighting)(Denoiser(Oracle(), vp, Epsilon()), x_0, T, eps), torch.zeros(4).double(), atol=1e-9, rtol=0)
+    assert_close(
+        loss(weighting)(Denoiser(Oracle(), vp, Epsilon()), x_0, T, eps), torch.zeros(4).double(), atol=1e-9, rtol=0
+    )
 
 
 @pytest.mark.parametrize("loss", [MSE, L1, Huber])

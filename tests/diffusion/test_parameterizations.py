@@ -80,7 +80,7 @@ def test_low_precision_output_is_combined_in_the_precision_of_x(randn):
 
 @pytest.mark.parametrize("name", ["trigonometric", "flow"])
 def test_noise_cannot_be_predicted_where_there_is_no_signal(name, make_schedule):
-    with pytest.raises(ValueError, match="divides by alpha.*use parameterization=v or x0"):
+    with pytest.raises(ValueError, match=r"divides by alpha.*use parameterization=v or x0"):
         Denoiser(nn.Identity(), make_schedule(name), Epsilon())
 
 

@@ -89,7 +89,9 @@ class TestTables:
 
 def test_falls_strictly(schedule):
     """Also between the nodes of a table, and close to both ends."""
-    t = torch.cat([torch.logspace(-8, -3, 500, dtype=torch.float64), torch.linspace(1e-3, 1, 7919, dtype=torch.float64)])
+    t = torch.cat(
+        [torch.logspace(-8, -3, 500, dtype=torch.float64), torch.linspace(1e-3, 1, 7919, dtype=torch.float64)]
+    )
     t = t.unique()
     assert (schedule.log_snr(t).diff() < 0).all()
 

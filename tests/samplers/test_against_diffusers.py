@@ -16,6 +16,10 @@ NAMES = {"linear": "linear", "cosine": "squaredcos_cap_v2"}
 CLIP = [None, 0.8]
 
 
+def time(k):
+    return torch.tensor(k / 1000, dtype=torch.float64)
+
+
 def denoise(x_t, t):
     """Any prediction of the data; it exceeds the bound of the clipped runs."""
     return 1.1 * torch.tanh(0.8 * x_t + t - 0.3)
@@ -44,7 +48,7 @@ def scheduler_of(kind, name, clip, **options):
 
 def predicted_noise(scheduler, x_t, timestep):
     alpha_bar = scheduler.alphas_cumprod[timestep]
-    x_0 = denoise(x_t, torch.as_tensor((timestep + 1) / 1000))
+    x_0 = denoise(x_t, time(timestep + 1))
     return (x_t - alpha_bar.sqrt() * x_0) / (1 - alpha_bar).sqrt()
 
 
@@ -92,7 +96,7 @@ class TestDDPM:
     @pytest.mark.parametrize("k", [1, 2, 500, 999, 1000])
     def test_single_step(self, k, name, clip, make_schedule, randn):
         scheduler, sampler = self.theirs(name, clip, 1000), DDPM(make_schedule(name), 1000)
-        x_t, t, s = randn(2, 3, 4), torch.tensor(k / 1000).double(), torch.tensor((k - 1) / 1000).double()
+        x_t, t, s = randn(2, 3, 4), time(k), time(k - 1)
         theirs = scheduler.step(
             predicted_noise(scheduler, x_t, k - 1), k - 1, x_t, generator=torch.Generator().manual_seed(k)
         ).prev_sample
@@ -120,7 +124,10 @@ class TestDDIM:
         theirs = walk(self.theirs(name, clip, steps), x_1, seed=steps, **options)
         assert_close(ours(DDIM(make_schedule(name), steps, eta, clip), x_1, seed=steps), theirs, rtol=0, atol=1e-9)
 
-    def test_all_steps(self, eta, name, clip, make_schedule, randn):
-        x_1 = randn(2, 3, 4)
-        theirs = walk(self.theirs(name, clip, 1000), x_1, seed=0, eta=eta, use_clipped_model_output=True)
-        assert_close(ours(DDIM(make_schedule(name), 1000, eta, clip), x_1, seed=0), theirs, rtol=0, atol=1e-9)
+
+@pytest.mark.parametrize(("name", "eta"), [("linear", 0.0), ("cosine", 1.0)])
+def test_ddim_over_all_steps(name, eta, make_schedule, randn):
+    x_1, scheduler = randn(2, 3, 4), scheduler_of(DDIMScheduler, name, None, set_alpha_to_one=True)
+    scheduler.set_timesteps(1000)
+    theirs = walk(scheduler, x_1, seed=0, eta=eta)
+    assert_close(ours(DDIM(make_schedule(name), 1000, eta), x_1, seed=0), theirs, rtol=0, atol=1e-9)

@@ -1,0 +1,42 @@
+# Everything runs from .venv, which is made on first use and again when the list of dependencies changes.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+.PHONY: help train test test-all lint bench clean
+
+help:            ## show this list
+	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
+
+train: .venv/run ## set up and train; make train ARGS="experiment=mnist_ddpm trainer.max_steps=100"
+	@$(BIN)/python -m src.train experiment=mnist_ddpm $(ARGS)
+
+test: .venv/test ## set up and run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-all: .venv/test ## the slow tests too
+	@$(BIN)/python -m pytest -m '' $(ARGS)
+
+lint: .venv/test ## format, lint and check types
+	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
+
+bench: .venv/run ## how much the training loop costs beside the bare network
+	@$(BIN)/python -m tests.bench_overhead $(ARGS)
+
+clean:           ## remove the environment and caches, never outputs/
+	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info build
+
+.venv/bin/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "error: Python 3.11 or newer is needed; name one with make PYTHON=python3.12" >&2; exit 1; }
+	$(PYTHON) -m venv .venv
+
+# Stamps: files that say which dependencies .venv holds.
+.venv/run: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt .
+	@touch $@
+
+.venv/test: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt '.[test]'
+	@touch .venv/run $@

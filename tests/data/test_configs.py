@@ -1,0 +1,23 @@
+"""The YAML files of the data: each spells out every setting of its class, and makes one."""
+
+import inspect
+from pathlib import Path
+
+import pytest
+from hydra.utils import get_class, instantiate
+from omegaconf import OmegaConf
+
+from src.data.base import DataModule
+
+CONFIGS = sorted((Path(__file__).parents[2] / "conf/data").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_config(path):
+    config = OmegaConf.create({"data": OmegaConf.load(path), "seed": 3, "paths": {"data": "/nowhere"}})
+    settings = inspect.signature(get_class(config.data._target_)).parameters
+    assert set(config.data) - {"_target_"} == set(settings)
+    assert all(setting.annotation is not inspect.Parameter.empty for setting in settings.values())
+    data = instantiate(config.data)
+    assert isinstance(data, DataModule) and data.seed == 3
+    assert data.shape == (config.data.channels, *config.data.size) and data.num_classes == config.data.num_classes

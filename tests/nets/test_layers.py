@@ -1,0 +1,135 @@
+import math
+
+import pytest
+import torch
+from diffusers.models.embeddings import get_timestep_embedding
+from torch.testing import assert_close
+
+from src.nets.layers import Attention, Conditioning, Patches, SinusoidalEmbedding, zero_init
+
+
+@pytest.mark.parametrize("dim", [2, 16, 64])
+@pytest.mark.parametrize("max_period", [10_000, 100.0])
+def test_embedding_equals_diffusers(dim, max_period):
+    c = torch.tensor([0, 1e-2, 0.5, 1, 17, 123.4, 999, 1000])
+    theirs = get_timestep_embedding(c, dim, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=max_period)
+    assert_close(SinusoidalEmbedding(dim, max_period)(c), theirs, rtol=0, atol=1e-4)
+
+
+def test_embedding_equals_its_formula():
+    c = torch.tensor([0.3, 7.0, 900.0])
+    by_hand = [
+        [math.cos(x * 1e4 ** (-i / 4)) for i in range(4)] + [math.sin(x * 1e4 ** (-i / 4)) for i in range(4)] for x in c
+    ]
+    assert_close(SinusoidalEmbedding(8)(c), torch.tensor(by_hand), rtol=0, atol=1e-4)
+
+
+def test_embedding_is_taken_in_single_precision():
+    """bf16 could not even tell 999 from 1000."""
+    c, embedding = torch.tensor([999.0, 1000.0]), SinusoidalEmbedding(64)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_close(embedding(c), embedding(c.double()), rtol=0, atol=0)
+
+
+def test_embedding_refuses_odd_widths():
+    with pytest.raises(ValueError, match="even, not 7"):
+        SinusoidalEmbedding(7)
+
+
+class TestConditioning:
+    c_noise = torch.tensor([1.0, 500.0, 1000.0])
+
+    def test_without_a_label_is_minus_one(self):
+        conditioning = Conditioning(8, num_classes=3)
+        assert torch.equal(conditioning(self.c_noise), conditioning(self.c_noise, torch.full((3,), -1)))
+
+    def test_label_adds_its_row(self):
+        conditioning = Conditioning(8, num_classes=3)
+        difference = conditioning(self.c_noise, torch.tensor([0, 2, 1])) - conditioning.noise(self.c_noise)
+        assert_close(difference, conditioning.label.weight[[1, 3, 2]], rtol=0, atol=1e-6)
+
+    def test_unconditional_refuses_labels(self):
+        with pytest.raises(ValueError, match=r"net\.num_classes=0"):
+            Conditioning(8)(self.c_noise, torch.tensor([0, 1, 2]))
+
+    @pytest.mark.parametrize("label", [3, -2])
+    def test_refuses_labels_out_of_range(self, label):
+        with pytest.raises(IndexError):
+            Conditioning(8, num_classes=3)(self.c_noise, torch.full((3,), label))
+
+
+@pytest.mark.parametrize("size", [1, 2, 4])
+@pytest.mark.parametrize("data", [(1, 8), (3, 16), (1, 8, 8), (3, 4, 12), (2, 16, 8)])
+class TestPatches:
+    def test_unfold_inverts_fold(self, size, data):
+        x = torch.arange(2 * math.prod(data)).float().view(2, *data)
+        patches = Patches(size)
+        assert torch.equal(patches.unfold(patches.fold(x)), x)
+
+    def test_fold_gathers_neighbours(self, size, data):
+        """Channel c p^d + offset at a position holds channel c at p times the position, plus the offset."""
+        channels, *sides = data
+        x = torch.arange(2 * math.prod(data)).float().view(2, *data)
+        folded = Patches(size).fold(x)
+        assert folded.shape == (2, channels * size ** len(sides), *(s // size for s in sides))
+        for c in range(channels):
+            if len(sides) == 1:
+                for i in range(size):
+                    assert torch.equal(folded[:, c * size + i], x[:, c, i::size])
+            else:
+                for i in range(size):
+                    for j in range(size):
+                        assert torch.equal(folded[:, (c * size + i) * size + j], x[:, c, i::size, j::size])
+
+
+def naive_attention(layer, x):
+    """Softmax over all positions, one sample, head and query at a time."""
+    result = torch.zeros_like(x.flatten(2))
+    tokens = layer.norm(x).flatten(2).transpose(1, 2)
+    width = x.shape[1] // layer.heads
+    for b, sample in enumerate(tokens):
+        q, k, v = (sample @ layer.qkv.weight.T + layer.qkv.bias).chunk(3, dim=1)
+        for h in range(layer.heads):
+            at = slice(h * width, (h + 1) * width)
+            for i in range(len(sample)):
+                scores = torch.exp(k[:, at] @ q[i, at] / math.sqrt(width))
+                result[b, at, i] = (scores / scores.sum()) @ v[:, at]
+    mixed = layer.out.weight @ result + layer.out.bias[:, None]
+    return x + mixed.view_as(x)
+
+
+@pytest.mark.parametrize("heads", [1, 2, 4])
+@pytest.mark.parametrize("size", [(6,), (3, 3), (2, 4), (1,)])
+class TestAttention:
+    def layer(self, heads):
+        torch.manual_seed(0)
+        layer = Attention(8, heads, groups=2).double()
+        torch.nn.init.normal_(layer.out.weight)
+        torch.nn.init.normal_(layer.out.bias)
+        return layer
+
+    @torch.no_grad()
+    def test_equals_a_naive_one(self, heads, size, randn):
+        layer, x = self.layer(heads), randn(2, 8, *size)
+        assert_close(layer(x), naive_attention(layer, x), rtol=0, atol=1e-10)
+
+    @torch.no_grad()
+    def test_does_not_know_positions(self, heads, size, randn):
+        layer, x = self.layer(heads), randn(2, 8, *size)
+        order = torch.randperm(math.prod(size), generator=torch.Generator().manual_seed(0))
+        shuffled = layer(x.flatten(2)[..., order].view_as(x))
+        assert_close(shuffled, layer(x).flatten(2)[..., order].view_as(x), rtol=0, atol=1e-10)
+
+    def test_starts_as_the_identity(self, heads, size, randn):
+        x = randn(2, 8, *size).float()
+        assert torch.equal(Attention(8, heads, groups=2)(x), x)
+
+
+def test_attention_refuses_heads_that_do_not_divide():
+    with pytest.raises(ValueError, match=r"10 channels cannot be split into net.heads=4"):
+        Attention(10, 4, groups=2)
+
+
+def test_zero_init():
+    layer = zero_init(torch.nn.Conv1d(3, 4, 3))
+    assert not any(p.any() for p in layer.parameters())
