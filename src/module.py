@@ -64,14 +64,13 @@ class DiffusionModule(pl.LightningModule):
 
     # ---- one batch ----
 
-    def draw(self, x_0: Tensor, times: TimeSampler, *keys: int | str) -> tuple[Tensor, Tensor, torch.Generator]:
+    def draw(self, x_0: Tensor, n: int, times: TimeSampler, *keys: int | str) -> tuple[Tensor, Tensor, torch.Generator]:
         """The times, the noise and a generator for more, all functions of the keys.
 
-        They are drawn for the global batch, of which this process takes its samples, so that the number of processes
-        does not change them.
+        They are drawn for the global batch of n samples, of which this process takes its own, so that the number of
+        processes does not change them.
         """
         rank, world_size = self.global_rank, self.trainer.world_size
-        n = len(x_0) * world_size
         t = times(n, generator(*keys, "t"))[rank::world_size]
         on_device = generator(*keys, "noise", device=x_0.device)
         noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
@@ -82,7 +81,7 @@ class DiffusionModule(pl.LightningModule):
         # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
         count = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
-        t, noise, more = self.draw(x_0, self.times, self.seed, "train", count)
+        t, noise, more = self.draw(x_0, len(x_0) * self.trainer.world_size, self.times, self.seed, "train", count)
         if label is not None and self.label_dropout:
             rank, world_size = self.global_rank, self.trainer.world_size
             coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
@@ -95,13 +94,14 @@ class DiffusionModule(pl.LightningModule):
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x_0, label = batch["x"], batch.get("label") if self.conditional else None
         # Fixed noise and fixed, evenly spread times: the curve moves only when the model does.
-        t, noise, _ = self.draw(x_0, Stratified(), "validation", batch_idx)
+        n = self.trainer.datamodule.val_batch_size(batch_idx)
+        t, noise, _ = self.draw(x_0, n, Stratified(), "validation", batch_idx)
         log_snr = self.denoiser.schedule.log_snr(t)
         for name, model in self.models.items():
             was_training = model.training
             losses = self.loss(model.eval(), x_0, t, noise, label)
             model.train(was_training)
-            self.val_meters[name].update(losses, log_snr)
+            cast(LossByNoise, self.val_meters[name]).update(losses, log_snr)
 
     def on_validation_epoch_end(self) -> None:
         for name, meter in cast(dict[str, LossByNoise], self.val_meters).items():
@@ -115,18 +115,8 @@ class DiffusionModule(pl.LightningModule):
     # ---- one optimizer step ----
 
     def planned_steps(self) -> int:
-        """Optimizer steps of the whole run, or -1 where only time ends it.
-
-        Lightning's own estimate would start the loaders before a checkpoint has said where in the data to begin.
-        """
-        trainer = self.trainer
-        steps = [trainer.max_steps] if trainer.max_steps > 0 else []
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            data = trainer.datamodule  # type: ignore[attr-defined]
-            limit = trainer.limit_train_batches
-            batches = min(data.train_batches, limit) if isinstance(limit, int) else int(data.train_batches * limit)
-            steps.append(trainer.max_epochs * -(-batches // trainer.accumulate_grad_batches))
-        return min(steps, default=-1)
+        """Optimizer steps of the whole run, or -1 where only time ends it."""
+        return planned_steps(self.trainer, self.trainer.datamodule.train_batches)
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.denoiser.parameters())
@@ -197,7 +187,7 @@ class DiffusionModule(pl.LightningModule):
         if "grad_norm" in self.last_batch:
             self.check_finite()
         # The unfinished interval of every process belongs in the one checkpoint.
-        states = self.all_gather(self.train_meter.sums_and_counts)
+        states = cast(Tensor, self.all_gather(self.train_meter.sums_and_counts))
         checkpoint["train_meter"] = states.view(self.trainer.world_size, 2, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -205,3 +195,16 @@ class DiffusionModule(pl.LightningModule):
         if len(states) != self.trainer.world_size:  # resumed on another number of processes
             states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
         self.train_meter.sums_and_counts = states[self.global_rank]
+
+
+def planned_steps(trainer: Any, batches: int) -> int:
+    """Optimizer steps of a whole run with this many batches an epoch, or -1 where only time ends it.
+
+    Lightning's own estimate would start the loaders before a checkpoint has said where in the data to begin.
+    """
+    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        limit = trainer.limit_train_batches
+        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
+        steps.append(trainer.max_epochs * -(-batches // trainer.accumulate_grad_batches))
+    return min(steps, default=-1)

@@ -3,6 +3,7 @@
 import json
 import os
 from datetime import datetime
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, blame
 
 CONFIG, RECORD = "config.yaml", "run.json"
 
@@ -23,6 +24,11 @@ class Run:
 
     def __init__(self, path: str | Path):
         self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / CONFIG).is_file()
 
     @property
     def checkpoints(self) -> Path:
@@ -107,8 +113,17 @@ def run_folder(resume: str | None, parent: str) -> str:
 
     Registered with Hydra as the resolver `run_folder`.
     """
-    if resume:
-        return str(Run.find(resume).path)
+    return str(Run.find(resume).path) if resume else new_folder(parent)
+
+
+@cache
+def sweep_folder(parent: str) -> str:
+    """The folder of this process's sweep; the same for all of its jobs. Registered as the resolver `sweep_folder`."""
+    return new_folder(parent)
+
+
+def new_folder(parent: str) -> str:
+    """A folder under `parent` that is not there yet, named after the time."""
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     folder, count = Path(parent) / name, 1
     while folder.exists():
@@ -118,6 +133,7 @@ def run_folder(resume: str | None, parent: str) -> str:
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
 
 
 def words_of_resumed_run(words: list[str]) -> list[str]:
@@ -136,7 +152,9 @@ def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
     """The denoiser that a config describes: network, schedule and parameterization."""
     from src.diffusion.denoiser import Denoiser
 
-    return Denoiser(instantiate(cfg["net"]), instantiate(cfg["schedule"]), instantiate(cfg["parameterization"]))
+    net, schedule, parameterization = (instantiate(cfg[part]) for part in ("net", "schedule", "parameterization"))
+    with blame("parameterization"):
+        return Denoiser(net, schedule, parameterization)
 
 
 def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
-from tqdm import tqdm
+from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.diffusion.denoiser import Denoiser
 from src.plots.pictures import image_grid, sample_grid
@@ -16,8 +15,8 @@ from src.tasks.generate import Samples, generate
 from src.utils.check_config import check_config
 from src.utils.checkpoint_io import load_checkpoint
 from src.utils.cli import to_plain
-from src.utils.console import log, start_logging, table
-from src.utils.errors import UserError
+from src.utils.console import log, progress_bar, start_logging, table
+from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
 
 
@@ -47,10 +46,14 @@ class Sampling:
             raise UserError("run=RUN is needed: a run folder, or run=latest")
         if cfg.n < 1 or cfg.batch_size < 1:
             raise UserError(f"n and batch_size are at least 1, not {cfg.n} and {cfg.batch_size}")
+        for key, choices in {"weights": ("ema", "raw"), "precision": ("auto", "32", "bf16")}.items():
+            if str(cfg[key]) not in choices:
+                raise UserError(f"{key}={cfg[key]} is none of {', '.join(choices)}")
         run = Run.find(cfg.run, cfg.paths.outputs)
         trained = run.config()
-        if cfg.guidance is None:
-            cfg.guidance = trained.guidance
+        if "guidance" not in cfg:
+            with open_dict(cfg):
+                cfg.guidance = trained.guidance
         check_config(to_plain(cfg))
         label = labels(cfg.label, cfg.n, trained.net.num_classes)
         path = run.checkpoint(cfg.ckpt)
@@ -63,9 +66,10 @@ class Sampling:
     def draw(self) -> Samples:
         """Sample, with a progress bar."""
         cfg, device = self.cfg, next(self.denoiser.parameters()).device
-        sampler = instantiate(cfg.sampler, schedule=self.denoiser.schedule)
+        with blame("sampler"):
+            sampler = instantiate(cfg.sampler)(schedule=self.denoiser.schedule)
         precision = precision_for(device.type) if cfg.precision == "auto" else str(cfg.precision)
-        bar = tqdm(total=cfg.n * sampler.steps, unit="step", desc="sampling", leave=False, delay=2, unit_scale=True)
+        bar = progress_bar(cfg.n * sampler.steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         with bar, torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             return generate(
                 self.denoiser,

@@ -4,6 +4,7 @@ import platform
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,13 +20,13 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.progress import Progress
 from src.data.base import DataModule
-from src.module import DiffusionModule
+from src.module import DiffusionModule, planned_steps
 from src.runs import Run, build_denoiser, load_weights, submodule
 from src.utils.check_config import check_config
 from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from src.utils.cli import flat_keys, to_plain
 from src.utils.console import log, start_logging, table
-from src.utils.errors import UserError
+from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
@@ -63,35 +64,46 @@ class Training:
         Raises:
             UserError: for every mistake that can be seen before the training starts.
         """
-        hydra_cfg = HydraConfig.get()
-        one_job_per_relaunch(hydra_cfg)
-        overrides = list(hydra_cfg.overrides.task)
-        run = Run(hydra_cfg.runtime.output_dir)
-        resume = run.checkpoint("last") if cfg.resume else None
-        if resume is not None:
-            overrides = overrides[len(run.overrides()) :]
-            cfg = resumed_config(run.config(), cfg, overrides)
-        settle_length(cfg, overrides)
-        if cfg.trainer.precision == "auto":
-            cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+        run = Run(HydraConfig.get().runtime.output_dir)
+        try:
+            return cls._prepare(cfg, run)
+        except BaseException:
+            with suppress(OSError):
+                run.path.rmdir()  # Hydra made it; it goes if nothing is in it
+            raise
+
+    @classmethod
+    def _prepare(cls, cfg: DictConfig, run: Run) -> "Training":
+        cfg, overrides = complete_config(cfg, run)
         plain = to_plain(cfg)
         check_config(plain)
+        resume = run.checkpoint("last") if cfg.resume else None
         start_logging(run.path / "train.log" if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
         torch.manual_seed(derive_seed(cfg.seed, "initial weights"))
-        module: DiffusionModule = instantiate(cfg.module)(denoiser=build_denoiser(cfg))
+        denoiser = build_denoiser(cfg)
+        with blame("module"):
+            module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
+        with blame("sampler"):  # made anew for each grid, the first of which is minutes away
+            instantiate(cfg.sampler)(schedule=denoiser.schedule)
         source = resume or initial_checkpoint(cfg)
         if source is not None:
             state = load_checkpoint(source)["state_dict"]
             load_weights(module.denoiser, submodule(state, "denoiser."), source)
             load_weights(module.ema.model, submodule(state, "ema.model."), source)
+        trainer = build_trainer(cfg)
+        data.check_batch_size(trainer.world_size)
         if is_main_process():
             data.prepare_data()
             data.setup("fit")
+            data.check_batch_size(trainer.world_size)
+            spare = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
+            instantiate(cfg.lr_schedule)(spare, planned_steps(trainer, data.train_batches))
             if resume is None:
                 run.start(plain, overrides)
-        trainer = build_trainer(cfg, load_checkpoint(resume)["global_step"] if resume else 0)
+            else:
+                rewind_loggers(trainer, load_checkpoint(resume)["global_step"])
         return cls(plain, run, data, module, trainer, resume)
 
     @rank_zero_only
@@ -149,8 +161,7 @@ class Training:
     def fit(self) -> None:
         """Train; go on from the checkpoint where there is one."""
         self.began = time.perf_counter()
-        with torch.random.fork_rng():
-            self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+        self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
 
     # ---- after ----
 
@@ -208,6 +219,26 @@ class Training:
             logger.finalize("success")
 
 
+def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
+    """The config with all that is left to us filled in, and the overrides that are this command line's own.
+
+    Raises:
+        UserError: where the run folder is already another run's.
+    """
+    hydra_cfg = HydraConfig.get()
+    one_job_per_relaunch(hydra_cfg)
+    overrides = list(hydra_cfg.overrides.task)
+    if cfg.resume:
+        overrides = overrides[len(run.overrides()) :]
+        cfg = resumed_config(run.config(), cfg, overrides)
+    elif run.exists and is_main_process():
+        raise UserError(f"{run.path} already holds a run; go on with it by resume={run.path}, or name another folder")
+    settle_length(cfg, overrides)
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+    return cfg, overrides
+
+
 def one_job_per_relaunch(hydra_cfg: Any) -> None:
     """In a sweep, let processes that Lightning starts by repeating the command line run this one job, not the sweep."""
     if hydra_cfg.mode == RunMode.MULTIRUN:
@@ -241,23 +272,22 @@ def initial_checkpoint(cfg: DictConfig) -> Path | None:
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
 
 
-def build_trainer(cfg: DictConfig, step: int) -> pl.Trainer:
-    """The trainer with its callbacks, loggers and our way of writing checkpoints.
-
-    Args:
-        cfg: the config.
-        step: where the run goes on; what was logged after it, up to a kill, is forgotten.
-    """
+def build_trainer(cfg: DictConfig) -> Any:
+    """The trainer with its callbacks, loggers and our way of writing checkpoints."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
-    for logger in loggers if step else []:
+    sharded = "FSDP" in str(cfg.trainer.strategy) or "fsdp" in str(cfg.trainer.strategy)
+    plugins = None if sharded else [AtomicCheckpointIO()]
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins)
+
+
+def rewind_loggers(trainer: Any, step: int) -> None:
+    """Forget what was logged after the checkpoint that a run goes on from, up to the kill."""
+    for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV):
             logger.rewind(step)
         elif isinstance(logger, TensorBoardLogger):
             logger._kwargs["purge_step"] = step + 1
-    sharded = "FSDP" in str(cfg.trainer.strategy) or "fsdp" in str(cfg.trainer.strategy)
-    plugins = None if sharded else [AtomicCheckpointIO()]
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins)
 
 
 def describe(node: dict[str, Any]) -> str:

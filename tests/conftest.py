@@ -1,10 +1,13 @@
 """What all tests share: one thread, shapes checked at run time, and models whose truth is known in closed form."""
 
 import math
+import struct
 
 import jaxtyping
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 torch.set_num_threads(1)
@@ -98,3 +101,26 @@ def randn():
     """`randn(*shape)`: float64 normal numbers, each call other ones, each test the same."""
     g = torch.Generator().manual_seed(0)
     return lambda *shape: torch.randn(*shape, generator=g, dtype=torch.float64)
+
+
+@pytest.fixture(scope="session")
+def tiny_mnist(tmp_path_factory):
+    """A folder with the four IDX files of a data set like MNIST, but with 96 + 32 random images."""
+    folder, random = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
+    for part, n in (("train", 96), ("t10k", 32)):
+        images, labels = random.integers(0, 256, (n, 28, 28), np.uint8), random.integers(0, 10, n).astype(np.uint8)
+        header = struct.pack(">4I", 2051, n, 28, 28)
+        (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
+        (folder / f"{part}-labels-idx1-ubyte").write_bytes(struct.pack(">2I", 2049, n) + labels.tobytes())
+    return folder
+
+
+@pytest.fixture(scope="session")
+def tiny_images(tmp_path_factory):
+    """A folder of 40 small images in two class folders."""
+    folder, random = tmp_path_factory.mktemp("images"), np.random.default_rng(0)
+    for i in range(40):
+        path = folder / ("cat", "dog")[i % 2] / f"{i}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(random.integers(0, 256, (40, 48, 3), np.uint8)).save(path)
+    return folder

@@ -9,6 +9,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from src.module import DiffusionModule
+from src.utils.console import progress_bar
 
 
 class Progress(ProgressBar):
@@ -35,15 +36,11 @@ class Progress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         total = pl_module.planned_steps()
-        terminal = sys.stderr.isatty()
-        self.bar = tqdm(
-            total=total if total > 0 else None,
+        self.bar = progress_bar(
+            total if total > 0 else None,
+            "training  ",
             initial=trainer.global_step,
-            unit="step",
-            desc="training ",
-            dynamic_ncols=True,
             disable=not (self.shown and trainer.is_global_zero),
-            mininterval=0.3 if terminal else 20,
             smoothing=0.05,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
@@ -76,11 +73,11 @@ class Progress(ProgressBar):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description_str("validating")
+            self.bar.set_description_str("validating", refresh=sys.stderr.isatty())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.bar is not None:
-            self.bar.set_description_str("training ")
+            self.bar.set_description_str("training  ", refresh=False)
             self.restart_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

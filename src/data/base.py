@@ -209,14 +209,31 @@ class DataModule(pl.LightningDataModule):
         """Global batches in an epoch."""
         return len(self.train_set) // self.batch_size
 
+    def val_batch_size(self, batch: int) -> int:
+        """Size of a global batch of the validation data, of which the last may be smaller."""
+        return min(self.batch_size, len(self.val_set) - batch * self.batch_size)
+
+    def check_batch_size(self, world_size: int) -> None:
+        """Refuse a batch size that the data, where they are loaded, or the processes cannot fill.
+
+        Raises:
+            UserError: naming a size that fits.
+        """
+        if self.batch_size < 1 or self.batch_size % world_size:
+            fitting = max(1, round(self.batch_size / world_size)) * world_size
+            raise UserError(
+                f"data.batch_size={self.batch_size}, the global batch, cannot be shared out evenly among {world_size} "
+                f"processes; use {fitting}"
+            )
+        if self.loaded and len(self.train_set) < self.batch_size:
+            n = len(self.train_set)
+            raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
+
     def to_units(self, x: Tensor) -> Tensor:
         """From the [-1, 1] of the model to the data's own units: images to [0, 1], signals as they are."""
         return x if len(self.size) == 1 else ((x + 1) / 2).clamp(0, 1)
 
     def train_dataloader(self) -> DataLoader:
-        n = len(self.train_set)
-        if n < self.batch_size:
-            raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
         epoch, start = self._position()
         return self._loader(self.train_set, shuffle=True, epoch=epoch, start=start)
 
@@ -233,10 +250,7 @@ class DataModule(pl.LightningDataModule):
 
     def _loader(self, data: BatchDataset, shuffle: bool, epoch: int = 0, start: int = 0) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
-        if self.batch_size % world_size:
-            raise UserError(
-                f"data.batch_size={self.batch_size} cannot be shared out evenly among {world_size} processes"
-            )
+        self.check_batch_size(world_size)
         batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, rank, world_size, epoch, start)
         return DataLoader(
             cast(Dataset, data),

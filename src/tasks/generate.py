@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -39,6 +40,10 @@ class CountedDenoiser:
         return self.denoiser(x_t, t, cond).x_0
 
 
+def call_with_label(denoise: Denoise, cond: Tensor | None, x_t: Tensor, t: Tensor) -> Tensor:
+    return denoise(x_t, t, cond)
+
+
 @torch.no_grad()
 def generate(
     denoiser: Denoiser,
@@ -65,7 +70,14 @@ def generate(
         batch_size: samples drawn at a time.
         keep: of how many samples to keep the trajectory, at most one batch.
         on_step: called with the number of samples that took a step, for progress bars.
+
+    Raises:
+        ValueError: where n or the batch size is less than 1, or there are not as many labels as samples.
     """
+    if n < 1 or batch_size < 1:
+        raise ValueError(f"n and batch_size are at least 1, not {n} and {batch_size}")
+    if label is not None and len(label) != n:
+        raise ValueError(f"{len(label)} labels for {n} samples; one a sample is needed")
     device = next(denoiser.parameters()).device
     was_training = denoiser.training
     denoiser.eval()
@@ -79,7 +91,8 @@ def generate(
         cond = None if label is None else label[rows.start : rows.stop].to(device)
         noise = SeededNoise([f"{seed}/{i}" for i in rows], device)
         x = torch.empty(len(rows), *shape, device=device)
-        for state in sampler.trajectory(lambda x_t, t, cond=cond: guided(x_t, t, cond), sampler.prior(noise, x), noise):
+        denoise = partial(call_with_label, guided, cond)
+        for state in sampler.trajectory(denoise, sampler.prior(noise, x), noise):
             x = state.x_t
             if first == 0 and keep:
                 path.append(x[:keep].cpu())

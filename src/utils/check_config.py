@@ -1,8 +1,10 @@
 """Check a whole config against the code that it names, before any work starts."""
 
 import inspect
+import logging
 import typing
 from collections.abc import Iterator
+from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
@@ -46,9 +48,10 @@ def check_node(path: str, node: dict[str, Any]) -> None:
     """Check one node against the signature of its target."""
     name = node["_target_"]
     try:
-        target = get_object(name)
+        with silenced("hydra.utils"):  # which also logs what it raises
+            target = get_object(name)
     except Exception as error:
-        reason = error.__cause__ or error
+        reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
     parameters = signature(target)
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
@@ -67,6 +70,17 @@ def check_node(path: str, node: dict[str, Any]) -> None:
     missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path}: {name} also needs {', '.join(missing)}")
+
+
+@contextmanager
+def silenced(logger: str) -> Iterator[None]:
+    """Without the messages of a logger."""
+    log = logging.getLogger(logger)
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
 
 
 def signature(target: Any) -> dict[str, inspect.Parameter]:

@@ -1,6 +1,7 @@
 """Checkpoints that are written whole or not at all, and that load without running code."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,16 +19,17 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         partial = path.with_name(f".{path.name}.partial")
         try:
+            path.parent.mkdir(parents=True, exist_ok=True)
             with partial.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
             partial.replace(path)
         except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive writer
-            partial.unlink(missing_ok=True)
+            with suppress(OSError):
+                partial.unlink(missing_ok=True)
             kept = f"the previous {path} is kept" if path.exists() else "there is no earlier one"
             raise UserError(
                 f"the checkpoint of step {checkpoint.get('global_step')} could not be written to {path.parent} "

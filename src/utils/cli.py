@@ -11,7 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException, InstantiationException
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -33,9 +33,21 @@ def run_command(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with one_line_errors(config_name):
-        sys.argv[1:] = complete(sys.argv[1:])
+        sys.argv[1:] = complete(flags_first(sys.argv[1:]))
         # Twice, since Hydra prints the job's command line before it passes on an error of the job.
         start(one_line_errors(config_name)(task))()
+
+
+def flags_first(words: list[str]) -> list[str]:
+    """Let -m stand anywhere: Hydra refuses the words that follow it when others came before.
+
+    Raises:
+        UserError: for a value without a name, on which Hydra stumbles.
+    """
+    for word in words:
+        if word.startswith("="):
+            raise UserError(f"{word}: the name before the = is missing")
+    return sorted(words, key=lambda word: word not in ("-m", "--multirun"))
 
 
 @contextmanager
@@ -66,40 +78,66 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         where = re.search(r"full_key: (\S+)", str(error))
-        if isinstance(cause, UserError | ValueError | ImportError):
-            return f"{where.group(1)}: {cause}" if where else str(cause)
+        if isinstance(cause, UserError | ValueError | ImportError) or refused_by_lightning(cause):
+            hint = " Use trainer=cpu, or trainer=auto" if where and where.group(1) == "trainer" else ""
+            return f"{where.group(1)}: {cause}{hint}" if where else str(cause)
         return None
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, config_name)
-    if type(error).__name__ == "MisconfigurationException":
+    if refused_by_lightning(error):
         return f"the trainer refuses this configuration: {error}"
     return None
 
 
+def refused_by_lightning(error: BaseException | None) -> bool:
+    """Known by its name, so that --help need not import Lightning."""
+    return type(error).__name__ == "MisconfigurationException"
+
+
 def explain_composition(error: BaseException, config_name: str) -> str:
-    """What is wrong with an override, and the nearest valid name."""
+    """What is wrong with a word of the command line, and the nearest valid name."""
     text = str(error)
-    option = re.search(r"Could not find '([^']+)/([^'/]+)'", text)
-    if option:
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read: write NAME=VALUE without spaces around =, and put a value with spaces, "
+            "commas, brackets, quotes or = into two pairs of quotes, as in 'name=\"a, b\"'"
+        )
+    if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'\n", text):
+        name, values = several.groups()
+        return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
+    if option := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
         group, name = option.groups()
         choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
         return f"{group}={name}: there is no such choice.{nearest(name, choices)} Choices: {', '.join(choices)}"
-    key = re.search(r"Could not override '([^']+)'", text) or re.search(r"full_key: (\S+)", text)
-    group_key = re.search(r"Could not override '([^']+)'\.\s*No match in the defaults list", text)
-    if group_key or key:
-        name = (group_key or key).group(1)  # type: ignore[union-attr]
-        groups = [p.name for p in CONF.iterdir() if p.is_dir()]
-        return f"{name}: there is no such option.{nearest(name, [*config_keys(config_name), *groups])}"
+    if present := (
+        re.search(r"Multiple values for (\S+)\.", text) or re.search(r"An item is already at '([^']+)'", text)
+    ):
+        return f"+{present.group(1)}: it is there already; write {present.group(1)}= without the +"
+    if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        return f"{key.group(1)}: there is no such option.{nearest_key(key.group(1), config_name)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
     return text
+
+
+def nearest_key(name: str, config_name: str) -> str:
+    """A suggestion among the options and groups, or what there is beside the one that was meant."""
+    keys = [*config_keys(config_name), *(p.name for p in CONF.iterdir() if p.is_dir())]
+    parent, _, leaf = name.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent]
+    beside = [k for k in beside if k[0] != "_"]
+    if beside:
+        near = get_close_matches(leaf, beside, n=1)
+        return f" Did you mean {parent}.{near[0]}?" if near else f" {parent} has: {', '.join(beside)}"
+    return nearest(name, keys)
 
 
 def nearest(name: str, choices: list[str]) -> str:
     """A suggestion, or nothing."""
-    found = get_close_matches(name, choices, n=1, cutoff=0.5)
-    if not found:  # a right leaf under a wrong parent, such as max_steps for trainer.max_steps
-        found = [c for c in choices if c.split(".")[-1] == name.split(".")[-1]]
+    leaf = name.split(".")[-1]  # right, perhaps, under a wrong parent or none, such as max_steps for trainer.max_steps
+    found = [c for c in choices if c.split(".")[-1] == leaf] or get_close_matches(name, choices, n=1, cutoff=0.5)
     return f" Did you mean {' or '.join(found[:3])}?" if found else ""
 
 

@@ -4,6 +4,9 @@ import logging
 import sys
 import warnings
 from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
 
 log = logging.getLogger("diffusion-lab")
 
@@ -36,7 +39,7 @@ def start_logging(file: Path | None) -> None:
     terminal.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(terminal)
     if file is not None:
-        to_file = logging.FileHandler(file)
+        to_file = logging.FileHandler(file, delay=True)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(to_file)
     root.setLevel(logging.WARNING)
@@ -47,6 +50,14 @@ def start_logging(file: Path | None) -> None:
         logging.getLogger(noisy).propagate = True
     for text in HARMLESS:
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+
+
+def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
+    """A bar that a terminal sees moving, and a log file hears of now and then."""
+    interval = 0.3 if sys.stderr.isatty() else 20
+    return tqdm(
+        total=total, desc=description, dynamic_ncols=True, mininterval=interval, maxinterval=interval, **options
+    )
 
 
 def table(rows: list[tuple[str, str]]) -> str:

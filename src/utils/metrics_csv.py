@@ -81,7 +81,7 @@ class MetricsCSV(Logger):
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.csv, without their empty cells; a last line cut off by a kill is left out."""
     with path.open(newline="") as file:
-        rows = list(csv.reader(file))
+        rows = list(csv.reader(line for line in file if line.endswith("\n")))
     columns = rows[0] if rows else []
     whole = [row for row in rows[1:] if len(row) == len(columns)]
     parsed = [{key: float(v) for key, v in zip(columns, row, strict=True) if v} for row in whole]

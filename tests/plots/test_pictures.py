@@ -1,0 +1,214 @@
+"""Pictures show what they are given: sizes and pixels."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from src.plots.curves import loss_curves
+from src.plots.pictures import denoising_strip, image_grid, sample_grid, signal_grid, to_pixels
+from src.plots.schedule import schedule_picture
+from src.utils.metrics_csv import write_metrics
+
+COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "grey": (160, 174, 192)}
+
+
+def array(picture) -> np.ndarray:
+    assert picture.mode == "RGB"
+    return np.asarray(picture)
+
+
+def share(picture, color: str) -> float:
+    """Share of the pixels that have just this color."""
+    return (array(picture) == COLORS[color]).all(-1).mean()
+
+
+# ---- images ----
+
+
+def test_pixels_are_rounded_and_clamped():
+    x = torch.tensor([0.0, 0.5, 1.0, -3.0, 7.0, 0.2501]).view(1, 1, 2, 3)
+    assert to_pixels(x)[0, ..., 0].tolist() == [[0, 128, 255], [0, 255, 64]]
+
+
+def test_grey_becomes_rgb_and_colors_stay():
+    grey = to_pixels(torch.rand(2, 1, 3, 4))
+    assert grey.shape == (2, 3, 4, 3) and (grey == grey[..., :1]).all()
+    color = to_pixels(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1))
+    assert color.tolist() == [[[[255, 0, 128]]]]
+    assert to_pixels(torch.full((1, 1, 1, 1), 0.5, dtype=torch.bfloat16)).dtype == np.uint8
+
+
+def test_every_pixel_of_a_grid():
+    """Three images of 1×2 in two columns, with a border of 1."""
+    x = torch.tensor([[[[0, 51]]], [[[102, 153]]], [[[204, 255]]]]) / 255
+    g = 96  # the background
+    expected = [
+        [g, g, g, g, g, g, g],
+        [g, 0, 51, g, 102, 153, g],
+        [g, g, g, g, g, g, g],
+        [g, 204, 255, g, g, g, g],
+        [g, g, g, g, g, g, g],
+    ]
+    pixels = array(image_grid(x, columns=2, gap=1, least=0))
+    assert pixels[..., 0].tolist() == expected
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_grids_are_enlarged_by_whole_factors():
+    x = torch.rand(3, 3, 5, 4)
+    small = array(image_grid(x, columns=2, gap=1, least=0))
+    large = array(image_grid(x, columns=2, gap=1, least=45))  # 11 wide: four times comes closest
+    assert small.shape == (13, 11, 3)
+    assert (large == small.repeat(4, 0).repeat(4, 1)).all()
+
+
+@pytest.mark.parametrize(
+    ("n", "columns", "shape"), [(1, None, (1, 1)), (5, None, (2, 3)), (9, None, (3, 3)), (5, 5, (1, 5)), (5, 2, (3, 2))]
+)
+def test_the_grid_is_about_square_unless_told(n, columns, shape):
+    picture = image_grid(torch.zeros(n, 1, 6, 4), columns, gap=2, least=0)
+    assert picture.size == (shape[1] * 6 + 2, shape[0] * 8 + 2)
+
+
+def test_images_are_not_swapped():
+    x = torch.arange(6).view(6, 1, 1, 1).expand(6, 1, 2, 3) / 10
+    pixels = array(image_grid(x, columns=3, gap=0, least=0))[..., 0]
+    assert pixels[::2, ::3].tolist() == [[0, 26, 51], [76, 102, 128]]
+
+
+# ---- signals ----
+
+
+def test_signals_are_drawn_to_scale():
+    """A step from -1 to 1 is a line that runs left below and right above."""
+    x = torch.cat([-torch.ones(50), torch.ones(50)]).view(1, 1, 100)
+    blue = array(signal_grid(x)).astype(int)
+    marks = np.argwhere((blue[..., 2] > 150) & (blue[..., 0] < 80))  # matplotlib's first color
+    height, width = blue.shape[:2]
+    left, right = marks[marks[:, 1] < 0.4 * width, 0], marks[marks[:, 1] > 0.7 * width, 0]
+    assert len(left) and len(right)
+    assert left.min() > 0.5 * height > right.max()
+
+
+@pytest.mark.parametrize(("n", "columns", "shape"), [(1, None, (1, 1)), (3, None, (2, 2)), (4, 4, (1, 4))])
+def test_sizes_of_signal_grids(n, columns, shape):
+    picture = signal_grid(torch.randn(n, 2, 30), columns)
+    assert picture.size == (round(190 * shape[1]), round(130 * shape[0]))
+
+
+def test_no_axes_are_drawn_where_there_is_no_signal():
+    picture = array(signal_grid(torch.randn(3, 1, 30)))
+    last = picture[picture.shape[0] // 2 + 20 :, picture.shape[1] // 2 + 30 :]
+    assert (last == 255).all()
+
+
+def test_samples_are_drawn_as_what_they_are():
+    images, signals = torch.rand(4, 1, 5, 5), torch.randn(4, 1, 20)
+    assert (array(sample_grid(images)) == array(image_grid(images))).all()
+    assert (array(sample_grid(signals, 2)) == array(signal_grid(signals, 2))).all()
+
+
+# ---- denoising ----
+
+
+@pytest.mark.parametrize("n", [1, 6])
+def test_a_strip_of_signals(n):
+    x_0 = torch.sin(torch.linspace(0, 6, 40)).expand(n, 1, 40)
+    parts = (x_0, [x_0 + 0.5, x_0 + 1], [x_0 - 0.5, x_0 - 1], ["t = 0.2", "t = 0.9"])
+    picture = denoising_strip(*parts)
+    assert picture.size == (520, 160 * min(n, 4))
+    assert all(share(picture, color) > 1e-4 for color in COLORS)
+    assert (array(denoising_strip(*parts)) == array(picture)).all()
+
+
+def test_a_strip_of_images_shows_each_row():
+    def plain(value, n=3):
+        return torch.full((n, 1, 8, 8), value)
+
+    picture = denoising_strip(plain(0.1), [plain(0.3), plain(0.5)], [plain(0.7), plain(0.9)], ["a", "b"])
+    shown = array(picture)[..., 0]
+    middles = [np.argwhere(shown == value)[:, 0].mean() for value in (26, 76, 178, 128, 230)]
+    assert middles == sorted(middles) and np.diff(middles) == pytest.approx(picture.height / 5, abs=2)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (8, 16), (12, 4)])
+def test_strips_of_images_that_are_not_square(size):
+    x = torch.rand(2, 3, *size)
+    picture = denoising_strip(x, [x], [x], ["t = 0.5"])
+    assert picture.width == 310 and picture.height == int(240 * size[0] / size[1])
+
+
+# ---- curves and schedules ----
+
+
+def rows(*series: tuple[str, list[float]]) -> list[dict[str, float]]:
+    return [{"step": 10 * i, **{key: values[i] for key, values in series}} for i in range(len(series[0][1]))]
+
+
+def draw_curves(tmp_path, data):
+    path = tmp_path / "metrics.csv"
+    write_metrics(path, data, list(dict.fromkeys(["step", *(k for row in data for k in row)])))
+    return loss_curves(path)
+
+
+def test_curves_that_are_there_are_drawn(tmp_path):
+    train = ("train/loss", [3.0, 2.0, 1.0])
+    raw, ema = ("val/loss_raw", [3.0, 2.5, 2.0]), ("val/loss_ema", [2.0, 1.5, 1.2])
+    picture = draw_curves(tmp_path, rows(train, raw, ema))
+    assert picture.size == (900, 500)
+    assert all(share(picture, color) > 1e-4 for color in COLORS)
+    picture = draw_curves(tmp_path, rows(train, ema))
+    assert share(picture, "orange") == 0 and share(picture, "blue") > 1e-4
+    picture = draw_curves(tmp_path, rows(("other", [1.0, 2.0])))
+    assert not any(share(picture, color) for color in COLORS)
+
+
+@pytest.mark.parametrize("values", [[1.0], [0.0, 1.0], [-1.0, -2.0], [float("nan"), 1.0], [float("nan")]])
+def test_curves_of_odd_values(tmp_path, values):
+    assert draw_curves(tmp_path, rows(("train/loss", values))).size == (900, 500)
+
+
+def test_curves_of_an_empty_file(tmp_path):
+    assert draw_curves(tmp_path, []).size == (900, 500)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8)])
+def test_schedule_picture(schedule, shape):
+    x_0 = torch.linspace(-1, 1, 20).expand(1, 1, 20).repeat(1, shape[1], 1) if len(shape) == 3 else torch.zeros(shape)
+    noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    picture = schedule_picture(schedule, x_0, noise)
+    assert picture.size == (1000, 520)
+    assert share(picture, "blue") > 1e-3 and share(picture, "orange") > 1e-3
+    other = schedule_picture(schedule, x_0, -noise)
+    assert (array(other) != array(picture)).any()
+    if len(shape) == 4:  # signals bring an axis along, whose width moves everything
+        assert (array(other)[:300] == array(picture)[:300]).all()
+
+
+def test_pictures_do_without_pyplot():
+    """Its figures would live on in global state, and without a screen some of its backends fail."""
+    code = """
+import sys, torch
+from src.plots.pictures import denoising_strip, signal_grid
+from src.plots.schedule import schedule_picture
+from src.diffusion.schedules import cosine
+signal_grid(torch.randn(2, 1, 9))
+x = torch.rand(1, 1, 4, 4)
+denoising_strip(x, [x], [x], ["t"])
+schedule_picture(cosine(), x, x)
+assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])
+    assert done.returncode == 0, done.stderr
+
+
+def test_curves_leave_no_figure_with_pyplot(tmp_path):
+    """Lightning imports torchmetrics, and that pyplot; the curves must not use it."""
+    from matplotlib import pyplot
+
+    draw_curves(tmp_path, rows(("train/loss", [1.0, 2.0])))
+    assert pyplot.get_fignums() == []

@@ -1,0 +1,424 @@
+"""The LightningModule in real runs of a tiny model: what it draws, steps, logs and keeps."""
+
+import math
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.pictures import Pictures
+from src.data.base import DataModule, InMemory
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.ema import EMA
+from src.diffusion.losses import MSE
+from src.diffusion.parameterizations import Velocity
+from src.diffusion.schedules import cosine
+from src.diffusion.times import Uniform
+from src.diffusion.weightings import velocity
+from src.module import DiffusionModule
+from src.nets.mlp import MLP
+from src.samplers.ancestral import DDIM
+from src.utils.checkpoint_io import AtomicCheckpointIO
+from src.utils.errors import UserError
+from src.utils.lr_schedules import constant, cosine as cosine_lr
+from src.utils.metrics_csv import MetricsCSV, read_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+SHAPE, CLASSES = (1, 6), 4
+
+
+class Memory(DataModule):
+    """Labelled noise, in memory."""
+
+    def __init__(self, n: int = 40, n_val: int = 10, batch_size: int = 8, seed: int = 0):
+        super().__init__(SHAPE[0], SHAPE[1:], CLASSES, batch_size, seed=seed)
+        self.n, self.n_val = n, n_val
+
+    def load(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        x, label = torch.rand(self.n + self.n_val, *SHAPE, generator=g) * 2 - 1, torch.arange(self.n + self.n_val) % 4
+        self.train_set = InMemory(x[: self.n], label[: self.n])
+        self.val_set = InMemory(x[self.n :], label[self.n :])
+
+
+class Watch(pl.Callback):
+    """Notes what happens: the weights after every step, the norm of the gradient, and the last batch."""
+
+    def __init__(self):
+        self.weights, self.batches, self.norms, self.validations = [], [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        grads = [p.grad.clone() for p in pl_module.denoiser.parameters()]
+        copies = [nn.Parameter(torch.zeros_like(g)) for g in grads]
+        for copy, grad in zip(copies, grads, strict=True):
+            copy.grad = grad
+        self.norms.append(nn.utils.clip_grad_norm_(copies, 1e9).item())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append({k: v.clone() for k, v in pl_module.last_batch.items()})
+        if len(self.weights) < trainer.global_step:
+            self.weights.append([p.detach().clone() for p in pl_module.denoiser.parameters()])
+
+    def on_validation_end(self, trainer, pl_module):
+        self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
+
+
+def make_module(seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, **ema):
+    torch.manual_seed(1)
+    net = MLP(*SHAPE[:1], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    return DiffusionModule(
+        Denoiser(net, cosine(), Velocity()),
+        MSE(velocity),
+        Uniform(),
+        lambda parameters: torch.optim.Adam(parameters, lr=lr),
+        schedule,
+        lambda model: EMA(model, **ema),
+        conditional,
+        label_dropout,
+        seed,
+    )
+
+
+def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
+    """A run; returns (module, trainer, what was watched)."""
+    module, data, watch = module or make_module(), data or Memory(), Watch()
+    settings = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1} | settings
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=[MetricsCSV(str(tmp_path))], callbacks=[*callbacks, watch],
+        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0, check_val_every_n_epoch=None,
+        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        use_distributed_sampler=False, enable_progress_bar=False, enable_model_summary=False, **settings,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer, watch
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.denoiser.parameters()])
+
+
+# ---- draws ----
+
+
+def test_draws_depend_on_seed_and_batch_alone(tmp_path):
+    def times(seed=0, **arguments):
+        module = make_module(seed, dropout=0.3)
+        torch.manual_seed(len(arguments))
+        return torch.stack([b["t"] for b in fit(tmp_path, module, **arguments)[2].batches])
+
+    first = times()
+    assert first.shape == (6, 8)
+    assert torch.equal(times(val_check_interval=2), first)
+    assert torch.equal(times(data=Memory(seed=5)), first), "the order of the data is another matter"
+    assert torch.equal(times(accumulate_grad_batches=2, max_steps=3), first)
+    assert (times(seed=1) - first).abs().max() > 0.1
+    assert len(set(first.flatten().tolist())) == first.numel(), "no batch repeats another, nor do epochs"
+
+
+def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
+    """The parts are wired as they should be: x_t, target and weight written out by hand."""
+    captured = {}
+
+    class Capture(pl.Callback):
+        def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+            captured["x"] = batch["x"]
+            captured["net"] = {k: v.clone() for k, v in pl_module.denoiser.net.state_dict().items()}
+
+    module, _, watch = fit(tmp_path, callbacks=[Capture()], max_steps=1)
+    x, t = captured["x"], watch.batches[0]["t"]
+    module.denoiser.net.load_state_dict(captured["net"])
+    _, noise, _ = module.draw(x, len(x), module.times, 0, "train", 0)
+    alpha, sigma = (v.float().view(-1, 1, 1) for v in module.denoiser.schedule.alpha_sigma(t))
+    c_noise = module.denoiser.parameterization.scalings(t, *module.denoiser.schedule.alpha_sigma(t))[3].float()
+    output = module.denoiser.net(alpha * x + sigma * noise, c_noise)
+    expected = (output - (alpha * noise - sigma * x)).square().flatten(1).mean(1)
+    torch.testing.assert_close(watch.batches[0]["losses"], expected.detach(), atol=1e-5, rtol=1e-4)
+
+
+def test_runs_repeat_bit_for_bit_and_seeds_differ(tmp_path):
+    a, b, c = (
+        weights(fit(tmp_path, make_module(seed, True, 0.3, dropout=0.3))[0]) for seed in (0, 0, 1)
+    )  # fmt: skip
+    assert torch.equal(a, b) and not torch.equal(a, c)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_labels_are_dropped_at_the_stated_share(tmp_path, share):
+    module = make_module(conditional=True, label_dropout=share)
+    seen = []
+    module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[2]))
+    fit(tmp_path, module, Memory(n=400, batch_size=200), max_steps=20, limit_val_batches=0)
+    dropped = (torch.stack(seen) == -1).double()
+    n = dropped.numel()
+    assert n == 4000
+    assert dropped.mean().item() == pytest.approx(share, abs=5 * math.sqrt(share * (1 - share) / n) + 1e-9)
+    kept = torch.stack(seen)[dropped == 0]
+    assert not len(kept) or kept.unique().tolist() == [0, 1, 2, 3]
+    if share == 0.3:  # neither the same places in each batch nor the same number
+        assert dropped.mean(0).std() > 0.05 and dropped.sum(1).std() > 1
+
+
+def test_labels_are_dropped_in_training_only_and_withheld_from_an_unconditional_net(tmp_path):
+    for conditional in (True, False):
+        module = make_module(conditional=conditional, label_dropout=1.0)
+        seen = []
+        for model in module.models.values():
+            model.net.register_forward_pre_hook(
+                lambda net, inputs, seen=seen, module=module: seen.append((module.trainer.validating, inputs[2]))
+            )
+        module.validation_seen = seen
+        fit(tmp_path, module, max_steps=2, val_check_interval=1)
+        labels = [label for _, label in seen]
+        if conditional:
+            assert any((label == -1).all() for label in labels) and any((label >= 0).all() for label in labels)
+        else:
+            assert all(label is None for label in labels)
+
+
+# ---- validation ----
+
+
+def test_validation_repeats_exactly(tmp_path):
+    """The same weights have the same loss, whenever and however often it is taken."""
+    module, _, watch = fit(tmp_path, make_module(lr=0.0), val_check_interval=2)
+    losses = [tuple(metrics.values()) for _, metrics in watch.validations]
+    assert [step for step, _ in watch.validations] == [2, 4, 6]
+    assert losses[0] == losses[1] == losses[2] and losses[0][0] > 0
+    other = make_module(seed=7, lr=0.0)
+    _, _, watch = fit(tmp_path, other, data=Memory(seed=3), val_check_interval=3)
+    assert tuple(watch.validations[0][1].values()) == losses[0], "nor does it depend on the seed of the run"
+
+
+def test_validation_is_the_mean_over_all_samples(tmp_path):
+    """The last batch holds 2 samples of 10, which must count no more than others."""
+    module, _, watch = fit(tmp_path, val_check_interval=6)
+    module.denoiser.eval()
+    losses = []
+    for i, x in enumerate(module.trainer.datamodule.val_set.x.split(8)):
+        from src.diffusion.times import Stratified
+
+        t, noise, _ = module.draw(x, len(x), Stratified(), "validation", i)
+        losses.append(module.loss(module.denoiser, x, t, noise).detach())
+    assert [len(part) for part in losses] == [8, 2]
+    assert watch.validations[-1][1]["val/loss_raw"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+def test_validation_and_pictures_do_not_change_the_training(tmp_path):
+    def run(**settings):
+        return fit(tmp_path, make_module(conditional=True, label_dropout=0.2, dropout=0.3), **settings)
+
+    plain, _, _ = run(limit_val_batches=0)
+    validated, _, watch = run(val_check_interval=1)
+    pictures = Pictures(str(tmp_path), lambda schedule: DDIM(schedule, 2, eta=1.0), n=4, every_n_steps=1)
+    drawn, _, _ = run(val_check_interval=2, callbacks=[pictures])
+    assert len(watch.validations) == 6 and len(list((tmp_path / "samples").glob("*.png"))) == 9
+    assert torch.equal(weights(plain), weights(validated)) and torch.equal(weights(plain), weights(drawn))
+    for a, b in zip(plain.ema.parameters(), drawn.ema.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_dropout_is_off_in_validation_and_on_again_in_training(tmp_path):
+    modes = []
+    module = make_module(dropout=0.5)
+    module.denoiser.net.register_forward_pre_hook(lambda net, _: modes.append(net.training))
+    fit(tmp_path, module, max_steps=2, val_check_interval=1)
+    assert modes == [True, False, False, True, False, False]
+
+
+# ---- the average ----
+
+
+@pytest.mark.parametrize(("decay", "start", "warmup"), [(0.9, 0, False), (0.9, 2, False), (0.5, 0, True)])
+def test_the_average_in_the_checkpoint_is_that_of_the_weights_after_each_step(tmp_path, decay, start, warmup):
+    module = make_module(decay=decay, start=start, warmup=warmup)
+    average = [p.detach().clone().double() for p in module.denoiser.parameters()]
+    _, trainer, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))], accumulate_grad_batches=2)
+    assert len(watch.weights) == 6
+    for step, now in enumerate(watch.weights, 1):
+        n = step - start
+        d = 0.0 if n <= 0 else min(decay, (1 + n) / (10 + n)) if warmup else decay
+        average = [d * a + (1 - d) * w.double() for a, w in zip(average, now, strict=True)]
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    names = [name for name, _ in module.denoiser.named_parameters()]
+    for name, a, w in zip(names, average, watch.weights[-1], strict=True):
+        torch.testing.assert_close(state[f"ema.model.{name}"].double(), a, atol=1e-6, rtol=1e-5)
+        assert torch.equal(state[f"denoiser.{name}"], w)
+    assert any((a - w).abs().max() > 1e-3 for a, w in zip(average, watch.weights[-1], strict=True))
+
+
+# ---- steps ----
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"max_steps": 7},
+        {"max_steps": -1, "max_epochs": 2},
+        {"max_steps": -1, "max_epochs": 3, "accumulate_grad_batches": 2},
+        {"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 4},
+        {"max_steps": -1, "max_epochs": 2, "accumulate_grad_batches": 8},
+        {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 3},
+        {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 30},
+        {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 0.5},
+        {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 0.99},
+        {"max_steps": -1, "max_epochs": 2, "limit_train_batches": 0.7, "accumulate_grad_batches": 2},
+        {"max_steps": 4, "max_epochs": 2},
+        {"max_steps": 40, "max_epochs": 2},
+        {"max_steps": 5, "accumulate_grad_batches": 3},
+        {"max_steps": -1, "max_epochs": 4, "overfit_batches": 1},
+        {"max_steps": -1, "max_epochs": 2, "overfit_batches": 0.5},
+    ],
+    ids=lambda settings: " ".join(f"{k}={v}" for k, v in settings.items()),
+)
+def test_planned_steps_are_made(tmp_path, settings):
+    """Five batches an epoch."""
+    planned = []
+
+    class Ask(pl.Callback):
+        def on_train_start(self, trainer, pl_module):
+            planned.append(pl_module.planned_steps())
+
+    module, trainer, watch = fit(tmp_path, callbacks=[Ask()], **settings)
+    assert planned == [trainer.global_step]
+    assert watch.validations and watch.validations[-1][0] == trainer.global_step, "the last step is validated"
+
+
+def test_a_run_without_an_end(tmp_path):
+    module = make_module()
+    _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+    assert module.planned_steps() == -1 and trainer.global_step > 5
+    with pytest.raises(UserError, match="needs to know how long"):
+        fit(tmp_path, make_module(schedule=cosine_lr), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+
+
+def test_the_rate_follows_its_schedule_by_optimizer_steps(tmp_path):
+    module = make_module(schedule=lambda optimizer, total: cosine_lr(optimizer, total, warmup=2))
+    fit(tmp_path, module, max_steps=6, accumulate_grad_batches=2)
+    factors = [0.5, 1.0, *((1 + math.cos(math.pi * k / 4)) / 2 for k in range(4))]
+    rates = [row["train/lr"] for row in read_metrics(tmp_path / "metrics.csv") if "train/lr" in row]
+    assert rates == pytest.approx([1e-2 * f for f in factors])
+
+
+@pytest.mark.parametrize("clip", [None, 1e-3, 1e3])
+def test_the_norm_before_clipping_is_logged_and_the_gradient_clipped(tmp_path, clip):
+    norms = []
+
+    class Norm(pl.Callback):
+        """The norm that the optimizer sees."""
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad for p in pl_module.denoiser.parameters() if p.grad is not None]
+            if grads:
+                norms.append(torch.cat([g.flatten() for g in grads]).norm().item())
+
+    _, _, watch = fit(tmp_path, callbacks=[Norm()], gradient_clip_val=clip, max_steps=5)
+    logged = [r["train/grad_norm"] for r in read_metrics(tmp_path / "metrics.csv") if "train/grad_norm" in r]
+    assert logged == pytest.approx(watch.norms, rel=1e-5) and len(logged) == 5
+    if clip == 1e-3:
+        assert norms == pytest.approx([clip] * len(norms), rel=1e-3)
+    else:
+        assert norms == pytest.approx(watch.norms[: len(norms)], rel=1e-4)
+
+
+def test_the_norm_is_that_of_the_accumulated_gradient(tmp_path):
+    _, _, watch = fit(tmp_path, accumulate_grad_batches=3, max_steps=3, gradient_clip_val=1.0)
+    logged = [r["train/grad_norm"] for r in read_metrics(tmp_path / "metrics.csv") if "train/grad_norm" in r]
+    assert logged == pytest.approx(watch.norms, rel=1e-5) and len(logged) == 3
+
+
+# ---- what is logged ----
+
+
+def test_the_training_loss_is_the_mean_since_the_last_row(tmp_path):
+    _, _, watch = fit(tmp_path, max_steps=6, log_every_n_steps=3)
+    rows = [r for r in read_metrics(tmp_path / "metrics.csv") if "train/loss" in r]
+    means = [torch.stack([b["losses"] for b in watch.batches[i : i + 3]]).mean().item() for i in (0, 3)]
+    assert [r["step"] for r in rows] == [3, 6]
+    assert [r["train/loss"] for r in rows] == pytest.approx(means, rel=1e-5)
+    for row in rows:
+        by_noise = [v for k, v in row.items() if k.startswith("train/log_snr/")]
+        assert len(by_noise) >= 4 and min(by_noise) <= row["train/loss"] <= max(by_noise)
+
+
+def test_validation_is_logged_at_its_step(tmp_path):
+    _, _, watch = fit(tmp_path, max_steps=6, val_check_interval=2)
+    rows = [r for r in read_metrics(tmp_path / "metrics.csv") if "val/loss_ema" in r]
+    assert [(r["step"], r["val/loss_raw"], r["val/loss_ema"]) for r in rows] == [
+        (step, pytest.approx(m["val/loss_raw"]), pytest.approx(m["val/loss_ema"])) for step, m in watch.validations
+    ]
+    assert any(k.startswith("val_ema/log_snr/") for k in rows[0])
+    assert len({r["step"] for r in read_metrics(tmp_path / "metrics.csv")}) == 6
+
+
+# ---- what goes wrong ----
+
+
+class PoisonAt(pl.Callback):
+    """Sets a weight to NaN before the step that follows `step`."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_train_batch_start(self, trainer, pl_module, *_):
+        if trainer.global_step == self.step:
+            with torch.no_grad():
+                next(pl_module.denoiser.parameters()).fill_(float("nan"))
+
+
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path):
+    callbacks = [Checkpoints(str(tmp_path / "c"), every_n_steps=1), PoisonAt(4)]
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, make_module(lr=0.0125), callbacks=callbacks, gradient_clip_val=1.0)
+    message = str(caught.value)
+    assert message.startswith("the loss is not finite at step 5: learning rate 0.0125, gradient norm nan, t = 0.")
+    assert "\n" not in message and "optimizer.lr" in message
+    checkpoint = torch.load(tmp_path / "c/last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 4
+    assert all(v.isfinite().all() for v in checkpoint["state_dict"].values())
+
+
+def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
+    class Break(pl.Callback):
+        def on_after_backward(self, trainer, pl_module):
+            if trainer.global_step == 2:
+                next(pl_module.denoiser.parameters()).grad.fill_(float("inf"))
+
+    module = make_module()
+    with pytest.raises(UserError, match="not finite at step 3: .*gradient norm inf, t: all losses finite"):
+        fit(tmp_path, module, callbacks=[Break()])
+    assert weights(module).isfinite().all()
+
+
+# ---- checkpoints ----
+
+
+def test_a_resumed_run_ends_on_the_same_bits(tmp_path):
+    """In the process; tests/commands/test_resume.py does it by killing real ones."""
+
+    def run(folder, steps, ckpt_path=None):
+        module = make_module(conditional=True, label_dropout=0.3, dropout=0.3)
+        settings = {"max_steps": steps, "log_every_n_steps": 4, "ckpt_path": ckpt_path}
+        return fit(folder, module, callbacks=[Checkpoints(str(folder), every_n_steps=1)], **settings)
+
+    run(tmp_path / "whole", 11)
+    run(tmp_path / "parts", 6)
+    run(tmp_path / "parts", 11, tmp_path / "parts/last.ckpt")
+    a, b = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "parts"))
+    assert a["global_step"] == b["global_step"] == 11 and a["epoch"] == b["epoch"] == 2
+    for key, value in a["state_dict"].items():
+        assert torch.equal(value, b["state_dict"][key]), key
+    assert torch.equal(a["train_meter"], b["train_meter"])
+    rows = [read_metrics(tmp_path / name / "metrics.csv")[-1]["step"] for name in ("whole", "parts")]
+    assert rows == [11, 11]
+
+
+def test_the_meter_of_two_processes_is_added_up_for_one():
+    module = make_module()
+    module._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0})()
+    states = torch.arange(40.0).view(2, 2, 10)
+    module.on_load_checkpoint({"train_meter": states})
+    assert torch.equal(module.train_meter.sums_and_counts, states.sum(0))

@@ -1,0 +1,281 @@
+"""A run folder is found, moved, resumed and rebuilt from."""
+
+import json
+import os
+import re
+from datetime import datetime
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from omegaconf import OmegaConf
+
+from src import runs
+from src.diffusion import schedules
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.parameterizations import Data
+from src.diffusion.schedules import Schedule
+from src.runs import Run, build_denoiser, load_weights, moved, point_to, run_folder, submodule, words_of_resumed_run
+from src.utils.errors import UserError
+
+
+def message_of(call) -> str:
+    with pytest.raises(UserError) as caught:
+        call()
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.fixture
+def outputs(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return Path("outputs")
+
+
+def start(path: Path, overrides=(), **cfg) -> Run:
+    run = Run(path)
+    run.start({"name": "x", "paths": {"outputs": "outputs", "run": str(path)}, **cfg}, list(overrides))
+    return run
+
+
+# ---- finding ----
+
+
+def test_a_run_is_found_by_its_folder(outputs):
+    start(outputs / "train/x/1")
+    assert Run.find("outputs/train/x/1").path == Path("outputs/train/x/1")
+    assert Run.find(str(outputs.absolute() / "train/x/1")).config().name == "x"
+
+
+def test_latest_is_the_newest(outputs):
+    for i in (1, 2, 3):
+        start(outputs / f"train/x/{i}")
+    assert Run.find("latest").path == (outputs / "train/x/3").absolute()
+    assert Run.find("latest", str(outputs)).path == (outputs / "train/x/3").absolute()
+    start(outputs / "train/y/1")
+    assert Run.find("latest").path == (outputs / "train/y/1").absolute()
+
+
+def test_what_is_not_there(outputs):
+    assert message_of(lambda: Run.find("nowhere")).startswith("there is no run folder nowhere; train one with ")
+    assert message_of(lambda: Run.find("latest")).startswith("there is no run folder outputs/latest; train one with ")
+    start(outputs / "train/x/1")
+    start(outputs / "train/x/2")
+    os.utime(outputs / "train/x/2/config.yaml", (0, 0))
+    assert message_of(lambda: Run.find("nowhere")).endswith("; the newest is outputs/train/x/1")
+
+
+def test_what_is_no_run(outputs):
+    outputs.mkdir()
+    assert message_of(lambda: Run.find("outputs")) == "outputs is not a run folder: it holds no config.yaml"
+    (outputs / "file").touch()
+    assert "no run folder" in message_of(lambda: Run.find("outputs/file"))
+
+
+def test_checkpoints(outputs):
+    run = start(outputs / "x")
+    message = message_of(lambda: run.checkpoint("best"))
+    assert message == "outputs/x holds no checkpoint best.ckpt; it was stopped before the first one was written"
+    (run.checkpoints / "last.ckpt").touch()
+    assert run.checkpoint("last") == Path("outputs/x/checkpoints/last.ckpt")
+    assert message_of(lambda: run.checkpoint("best")).endswith("; it has last")
+
+
+# ---- what a run holds ----
+
+
+def test_the_config_survives_exactly(outputs):
+    cfg = {"seed": 3, "lr": 1e-3, "size": [8, 8], "none": None, "on": True, "text": "no", "eps": 1.0e-8, "date": "1e3"}
+    run = start(outputs / "x", **cfg)
+    assert OmegaConf.to_container(run.config()) == {
+        "name": "x",
+        "paths": {"outputs": "outputs", "run": str(run.path.absolute())},
+        **cfg,
+    }
+
+
+def test_paths_follow_a_folder_that_is_moved(outputs, tmp_path):
+    run = start(
+        outputs / "x", callbacks={"checkpoints": {"dirpath": "outputs/x/checkpoints"}}, data={"root": "outputs"}
+    )
+    new = tmp_path / "elsewhere"
+    run.path.rename(new)
+    cfg = Run(new).config()
+    assert cfg.paths.run == str(new)
+    assert cfg.callbacks.checkpoints.dirpath == f"{new}/checkpoints"
+    assert cfg.data.root == cfg.paths.outputs == "outputs"
+
+
+def test_moved_changes_whole_names_only():
+    node = {"a": "/r/1", "b": ["/r/1/x", "/r/12", "/r", "see /r/1/x"], "c": {"d": 3, "e": None}, "/r/1": True}
+    expected = {"a": "/n", "b": ["/n/x", "/r/12", "/r", "see /r/1/x"], "c": {"d": 3, "e": None}, "/r/1": True}
+    assert moved(node, "/r/1", "/n") == expected
+
+
+def test_records_are_added_to(outputs):
+    run = start(outputs / "x", ["seed=1"])
+    run.record(a=1, path=Path("p"))
+    run.record(a=2, b=[1])
+    assert json.loads((run.path / "run.json").read_text()) == {"overrides": ["seed=1"], "a": 2, "path": "p", "b": [1]}
+
+
+def test_the_words_are_remembered(outputs):
+    run = start(outputs / "x", ["experiment=y", "init_from=latest", "seed=2"])
+    assert run.overrides() == ["experiment=y", "seed=2"]
+    assert Run(outputs / "nowhere").overrides() == []
+
+
+# ---- names ----
+
+
+def test_folders_never_collide(tmp_path, monkeypatch):
+    class Clock:
+        @staticmethod
+        def now():
+            return datetime(2026, 1, 2, 3, 4, 5)
+
+    monkeypatch.setattr(runs, "datetime", Clock)
+    names = []
+    for _ in range(4):
+        folder = Path(run_folder(None, str(tmp_path / "x")))
+        folder.mkdir(parents=True)
+        names.append(folder.name)
+    assert names == ["2026-01-02_03-04-05", *(f"2026-01-02_03-04-05_{i}" for i in (2, 3, 4))]
+    assert all(re.fullmatch(r"[\w-]+", name) for name in names)
+
+
+def test_a_resumed_run_keeps_its_folder(outputs):
+    start(outputs / "train/x/1")
+    assert run_folder("outputs/train/x/1", "elsewhere") == "outputs/train/x/1"
+    assert run_folder("latest", "elsewhere") == str((outputs / "train/x/1").absolute())
+    assert "nowhere" in message_of(lambda: run_folder("nowhere", "elsewhere"))
+
+
+def test_the_words_of_a_resumed_run_come_first(outputs):
+    start(outputs / "x", ["experiment=y", "net=mlp"])
+    words = ["resume=outputs/x", "trainer.max_steps=9"]
+    completed = words_of_resumed_run(words)
+    assert completed == ["experiment=y", "net=mlp", *words]
+    assert words_of_resumed_run(completed) == completed, "a relaunched process repeats the completed words"
+    assert words_of_resumed_run(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
+    for others in ([], ["seed=1"], ["resume=null"], ["resume="]):
+        assert words_of_resumed_run(others) == others
+    assert "nowhere" in message_of(lambda: words_of_resumed_run(["resume=nowhere"]))
+
+
+# ---- the link ----
+
+
+def test_the_link_is_relative_and_survives_a_move(tmp_path):
+    target = tmp_path / "outputs/train/x/1"
+    target.mkdir(parents=True)
+    link = tmp_path / "outputs/latest"
+    point_to(link, target)
+    assert os.readlink(link) == "train/x/1"
+    (tmp_path / "outputs").rename(tmp_path / "moved")
+    assert (tmp_path / "moved/latest").resolve() == (tmp_path / "moved/train/x/1").resolve()
+
+
+def test_the_link_is_replaced_in_one_move(tmp_path, monkeypatch):
+    """There is no moment at which `latest` points nowhere."""
+    a, b = tmp_path / "a", tmp_path / "b"
+    a.mkdir()
+    b.mkdir()
+    link = tmp_path / "latest"
+    point_to(link, a)
+    seen = []
+    for name in ("symlink_to", "replace", "unlink"):
+
+        def watched(self, *args, original=getattr(Path, name), **kwargs):
+            result = original(self, *args, **kwargs)
+            seen.append(os.readlink(link))
+            return result
+
+        monkeypatch.setattr(Path, name, watched)
+    point_to(link, b)
+    assert set(seen) == {"a", "b"} and seen == sorted(seen)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "latest"]
+
+
+def test_without_links_there_is_none(tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise OSError("links are not allowed here")
+
+    monkeypatch.setattr(Path, "symlink_to", refuse)
+    point_to(tmp_path / "latest", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_named_latest_is_left_alone(tmp_path):
+    (tmp_path / "latest/precious").mkdir(parents=True)
+    point_to(tmp_path / "latest", tmp_path)
+    assert (tmp_path / "latest/precious").is_dir() and len(list(tmp_path.iterdir())) == 1
+
+
+# ---- rebuilding ----
+
+CFG = {
+    "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "width": 8, "depth": 1},
+    "schedule": {"_target_": "src.diffusion.schedules.linear"},
+    "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+}
+
+
+def test_a_denoiser_is_rebuilt():
+    denoiser = build_denoiser(CFG)
+    assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, Data)
+    assert denoiser.schedule.steps == 1000
+    again = build_denoiser(OmegaConf.create(yaml.safe_load(yaml.safe_dump(CFG))))
+    load_weights(again, denoiser.state_dict(), Path("x.ckpt"))
+    x, t = torch.randn(2, 1, 4), torch.tensor(0.3, dtype=torch.float64)
+    assert torch.equal(again(x, t).x_0, denoiser(x, t).x_0)
+
+
+class Flow(Schedule):
+    """Ends without any signal, where the noise cannot be predicted from."""
+
+    def alpha_sigma(self, t):
+        return 1 - t, t.clone()
+
+
+def test_parts_that_do_not_fit_are_named(monkeypatch):
+    monkeypatch.setattr(schedules, "flow_of_a_test", Flow, raising=False)
+    cfg = CFG | {
+        "schedule": {"_target_": "src.diffusion.schedules.flow_of_a_test"},
+        "parameterization": {"_target_": "src.diffusion.parameterizations.Epsilon"},
+    }
+    assert message_of(lambda: build_denoiser(cfg)).startswith("parameterization: ")
+
+
+def changed(weights: dict, **changes) -> dict:
+    return {k: v for k, v in {**weights, **changes}.items() if v is not None}
+
+
+def test_weights_of_another_architecture_are_refused():
+    denoiser = build_denoiser(CFG)
+    weights = denoiser.state_dict()
+    before = {k: v.clone() for k, v in weights.items()}
+    key = "net.stem.weight"
+    source = Path("run/last.ckpt")
+
+    def refusal(**changes) -> str:
+        return message_of(lambda: load_weights(denoiser, changed(weights, **changes), source))
+
+    message = refusal(**{key: torch.zeros(3, 4)})
+    assert message.startswith(
+        "run/last.ckpt is of another architecture (1 shapes differ, 0 tensors are missing, 0 are "
+    )
+    assert f"for example {key} has shape (3, 4) there, but shape (8, 4) is wanted" in message
+    message = refusal(**{key: None})
+    assert "(0 shapes differ, 1 tensors are missing" in message
+    assert f"{key} is missing there, but shape (8, 4) is wanted" in message
+    message = refusal(foreign=torch.zeros(2))
+    assert "1 are not known; for example foreign has shape (2,) there, but is not wanted" in message
+    assert all(torch.equal(v, before[k]) for k, v in denoiser.state_dict().items()), "nothing was loaded"
+
+
+def test_submodule():
+    state = {"denoiser.net.a": 1, "denoiser.b": 2, "ema.model.net.a": 3, "denoisers.c": 4}
+    assert submodule(state, "denoiser.") == {"net.a": 1, "b": 2}
+    assert submodule(state, "ema.model.") == {"net.a": 3}
