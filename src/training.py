@@ -10,6 +10,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from hydra.utils import instantiate
@@ -24,7 +25,7 @@ from src.module import DiffusionModule, planned_steps
 from src.runs import Run, build_denoiser, load_weights, submodule
 from src.utils.check_config import check_config
 from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from src.utils.cli import flat_keys, to_plain
+from src.utils.cli import CONF, flat_keys, to_plain
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
@@ -228,6 +229,7 @@ def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     hydra_cfg = HydraConfig.get()
     one_job_per_relaunch(hydra_cfg)
     overrides = list(hydra_cfg.overrides.task)
+    drop_foreign_keys(cfg, overrides)
     if cfg.resume:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
@@ -256,6 +258,22 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
             with open_dict(saved):
                 OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
     return saved
+
+
+def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
+    """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
+
+    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net.
+    """
+    named = {o.lstrip("+~").split("=")[0]: o.split("=")[-1] for o in overrides}
+    chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
+    alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
+    for group in chosen:
+        own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}
+        for key in [k for k in cfg[group] or {} if k not in own]:
+            if not any(name.startswith(f"{group}.{key}") for name in named):
+                with open_dict(cfg):
+                    del cfg[group][key]
 
 
 def settle_length(cfg: DictConfig, overrides: list[str]) -> None:

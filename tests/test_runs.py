@@ -172,7 +172,7 @@ def test_the_link_is_relative_and_survives_a_move(tmp_path):
     target.mkdir(parents=True)
     link = tmp_path / "outputs/latest"
     point_to(link, target)
-    assert os.readlink(link) == "train/x/1"
+    assert link.readlink() == Path("train/x/1")
     (tmp_path / "outputs").rename(tmp_path / "moved")
     assert (tmp_path / "moved/latest").resolve() == (tmp_path / "moved/train/x/1").resolve()
 
@@ -185,14 +185,17 @@ def test_the_link_is_replaced_in_one_move(tmp_path, monkeypatch):
     link = tmp_path / "latest"
     point_to(link, a)
     seen = []
-    for name in ("symlink_to", "replace", "unlink"):
 
-        def watched(self, *args, original=getattr(Path, name), **kwargs):
+    def watched(original):
+        def call(self, *args, **kwargs):
             result = original(self, *args, **kwargs)
-            seen.append(os.readlink(link))
+            seen.append(str(link.readlink()))
             return result
 
-        monkeypatch.setattr(Path, name, watched)
+        return call
+
+    for name in ("symlink_to", "replace", "unlink"):
+        monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
     point_to(link, b)
     assert set(seen) == {"a", "b"} and seen == sorted(seen)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "latest"]

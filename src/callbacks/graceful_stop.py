@@ -53,7 +53,11 @@ class GracefulStop(pl.Callback):
             exit_code=128 + (self.received or signal.SIGTERM),
         )
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+    def restore(self, *_: Any) -> None:
+        """Give the signals back to whom they belonged before Lightning does the same."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
+
+    on_train_end = restore  # type: ignore[assignment]
+    on_exception = restore  # type: ignore[assignment]

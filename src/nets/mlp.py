@@ -33,8 +33,8 @@ class MLP(nn.Module):
     Args:
         channels: channels of the data.
         size: spatial size, of any number of axes.
-        width: width of the hidden layers.
-        depth: number of residual layers.
+        hidden: width of the layers.
+        layers: number of residual pairs of layers.
         dropout: dropout in each of them.
         num_classes: labels to condition on; 0 for none.
         out_channels: channels of the result, `channels` by default.
@@ -44,8 +44,8 @@ class MLP(nn.Module):
         self,
         channels: int,
         size: Sequence[int],
-        width: int = 512,
-        depth: int = 4,
+        hidden: int = 512,
+        layers: int = 4,
         dropout: float = 0.0,
         num_classes: int = 0,
         out_channels: int | None = None,
@@ -53,11 +53,11 @@ class MLP(nn.Module):
         super().__init__()
         self.num_classes = num_classes
         self.out_shape = (out_channels or channels, *size)
-        self.conditioning = Conditioning(width, num_classes)
-        self.stem = nn.Linear(channels * prod(size), width)
-        self.layers = nn.ModuleList(Dense(width, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
-        self.head = zero_init(nn.Linear(width, prod(self.out_shape)))
+        self.conditioning = Conditioning(hidden, num_classes)
+        self.stem = nn.Linear(channels * prod(size), hidden)
+        self.layers = nn.ModuleList(Dense(hidden, dropout) for _ in range(layers))
+        self.norm = nn.LayerNorm(hidden)
+        self.head = zero_init(nn.Linear(hidden, prod(self.out_shape)))
 
     def forward(
         self,

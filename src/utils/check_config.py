@@ -2,6 +2,7 @@
 
 import inspect
 import logging
+import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -116,8 +117,20 @@ def readable(hint: Any) -> str:
     """An annotation as a user would say it."""
     if isinstance(hint, type):
         return f"of type {hint.__name__}"
-    return (
-        "one of " + ", ".join(map(repr, typing.get_args(hint)))
-        if typing.get_origin(hint) is typing.Literal
-        else ("of type " + str(hint).replace("typing.", "").replace("collections.abc.", ""))
-    )
+    values = literals(hint)
+    if values:
+        return f"one of {', '.join(map(repr, values))}"
+    return "of type " + str(hint).replace("typing.", "").replace("collections.abc.", "")
+
+
+def literals(hint: Any) -> list[Any]:
+    """The values that an annotation of literals, or of them and None, allows; nothing for any other."""
+    if hint is type(None):
+        return [None]
+    arguments = typing.get_args(hint)
+    if typing.get_origin(hint) is typing.Literal:
+        return list(arguments)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        parts = [literals(part) for part in arguments]
+        return [value for part in parts for value in part] if all(parts) else []
+    return []

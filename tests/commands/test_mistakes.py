@@ -127,8 +127,15 @@ def test_another_experiment_cannot_be_resumed_into_a_run(command, run):
 
 
 def test_a_loss_that_is_not_finite(command, tmp_path):
-    words = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "callbacks.checkpoints.every_n_steps=2",
-             "+callbacks.fault._target_=tests.faults.PoisonAt", "+callbacks.fault.step=5", f"hydra.run.dir={tmp_path}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "trainer=cpu",
+        "net.width=8",
+        "callbacks.checkpoints.every_n_steps=2",
+        "+callbacks.fault._target_=tests.faults.PoisonAt",
+        "+callbacks.fault.step=5",
+        f"hydra.run.dir={tmp_path}",
+    ]
     outcome = command("train", *words)
     assert_one_line(outcome, "not finite at step 6", "learning rate", "gradient norm nan", "t = ")
     state = torch.load(tmp_path / "checkpoints/last.ckpt", weights_only=True)

@@ -11,11 +11,22 @@ from src.utils.metrics_csv import read_metrics
 
 # Seven batches an epoch; dropout, label dropout, flips and accumulation all draw random numbers.
 SETTINGS = [
-    "experiment=digits_ddpm", "data.batch_size=200", "net.width=8", "net.dropout=0.2", "net.num_classes=10",
-    "module.conditional=true", "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=17",
-    "trainer.val_check_interval=5", "trainer.log_every_n_steps=2", "callbacks.pictures.n=10",
-    "callbacks.pictures.every_n_steps=5", "sampler.steps=2", "logger=csv",
-]  # fmt: skip
+    "experiment=digits_ddpm",
+    "data.batch_size=200",
+    "net.width=8",
+    "net.dropout=0.2",
+    "net.num_classes=10",
+    "module.conditional=true",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+    "trainer.max_steps=17",
+    "trainer.val_check_interval=5",
+    "trainer.log_every_n_steps=2",
+    "callbacks.pictures.n=10",
+    "callbacks.pictures.every_n_steps=5",
+    "sampler.steps=2",
+    "logger=csv",
+]
 
 
 def train(*words: str) -> subprocess.CompletedProcess[str]:
@@ -24,9 +35,10 @@ def train(*words: str) -> subprocess.CompletedProcess[str]:
 
 def kill_at(step: int, validating: bool = False) -> list[str]:
     return [
-        "+callbacks.fault._target_=tests.faults.SignalAt", f"+callbacks.fault.step={step}",
+        "+callbacks.fault._target_=tests.faults.SignalAt",
+        f"+callbacks.fault.step={step}",
         f"+callbacks.fault.validating={validating}",
-    ]  # fmt: skip
+    ]
 
 
 def assert_same(a, b, where: str = "") -> None:

@@ -15,8 +15,16 @@ LABELLED = ["net.num_classes=10", "module.conditional=true", "guidance=cfg"]
 def outputs(tmp_path_factory) -> Path:
     """A folder of outputs with one small conditional run of digits."""
     folder = tmp_path_factory.mktemp("outputs")
-    words = ["experiment=digits_ddpm", *LABELLED, "trainer=cpu", "net.width=8", "trainer.max_steps=30",
-             "callbacks.pictures.n=10", "sampler.steps=2", f"paths.outputs={folder}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        *LABELLED,
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.max_steps=30",
+        "callbacks.pictures.n=10",
+        "sampler.steps=2",
+        f"paths.outputs={folder}",
+    ]
     done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return folder

@@ -43,9 +43,16 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
     """A small but whole run of the command, and what it printed."""
     outputs = tmp_path_factory.mktemp("outputs")
     words = [
-        "experiment=digits_ddpm", f"paths.outputs={outputs}", "trainer=cpu", "net.width=8", "trainer.max_steps=40",
-        "trainer.val_check_interval=20", "callbacks.pictures.every_n_steps=20", "callbacks.pictures.n=4", "sampler.steps=3",
-    ]  # fmt: skip
+        "experiment=digits_ddpm",
+        f"paths.outputs={outputs}",
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.max_steps=40",
+        "trainer.val_check_interval=20",
+        "callbacks.pictures.every_n_steps=20",
+        "callbacks.pictures.n=4",
+        "sampler.steps=3",
+    ]
     done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return (outputs / "latest").resolve(), done.stdout
@@ -57,10 +64,18 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert run.parent.parent.name == "train"
     names = {str(p.relative_to(run)) for p in run.rglob("*")}
     assert {
-        "config.yaml", "run.json", "train.log", "metrics.csv", "loss_curves.png", "schedule.png",
-        "checkpoints/last.ckpt", "checkpoints/best.ckpt", "samples/step_000040_ema.png", "samples/step_000040_raw.png",
+        "config.yaml",
+        "run.json",
+        "train.log",
+        "metrics.csv",
+        "loss_curves.png",
+        "schedule.png",
+        "checkpoints/last.ckpt",
+        "checkpoints/best.ckpt",
+        "samples/step_000040_ema.png",
+        "samples/step_000040_raw.png",
         "samples/step_000040_denoised.png",
-    } <= names  # fmt: skip
+    } <= names
     assert not [n for n in names if "=" in n]
     config = yaml.safe_load((run / "config.yaml").read_text())
     assert "${" not in (run / "config.yaml").read_text()
@@ -86,8 +101,13 @@ def test_tensorboard_shows_what_is_promised(finished):
     events = EventAccumulator(str(run), size_guidance={"images": 0, "scalars": 0}).Reload()
     scalars = set(events.Tags()["scalars"])
     assert {
-        "train/loss", "train/lr", "train/grad_norm", "train/samples_per_second", "val/loss_raw", "val/loss_ema"
-    } <= scalars  # fmt: skip
+        "train/loss",
+        "train/lr",
+        "train/grad_norm",
+        "train/samples_per_second",
+        "val/loss_raw",
+        "val/loss_ema",
+    } <= scalars
     assert any(s.startswith("train/log_snr/") for s in scalars)
     assert any(s.startswith("val_ema/log_snr/") for s in scalars)
     assert {"samples/raw", "samples/ema", "denoised", "schedule", "loss_curves"} <= set(events.Tags()["images"])
@@ -123,33 +143,66 @@ def test_a_new_run_can_begin_with_the_weights_of_another(command, tiny, finished
 
 
 def test_epochs_on_the_command_line_replace_the_steps_of_the_experiment(command, tmp_path):
-    words = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_epochs=2", "data.batch_size=500",
-             "callbacks.pictures.n=1", "sampler.steps=1", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.max_epochs=2",
+        "data.batch_size=500",
+        "callbacks.pictures.n=1",
+        "sampler.steps=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     done = command("train", *words)
     assert done.code == 0, done.error
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2 * (1438 // 500)
 
 
 def test_max_time_ends_a_run_with_a_checkpoint(command, tmp_path):
-    words = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_time=00:00:00:02",
-             "callbacks.pictures.n=1", "sampler.steps=1", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.max_time=00:00:00:02",
+        "callbacks.pictures.n=1",
+        "sampler.steps=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     done = command("train", *words)
     assert done.code == 0, done.error
     assert 0 < torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] < 3000
 
 
 def test_early_stopping_on_request(command, tmp_path):
-    words = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "callbacks=early_stopping", "optimizer.lr=0",
-             "callbacks.early_stopping.patience=1", "trainer.val_check_interval=2", "callbacks.pictures.n=1",
-             "sampler.steps=1", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "trainer=cpu",
+        "net.width=8",
+        "callbacks=early_stopping",
+        "optimizer.lr=0",
+        "callbacks.early_stopping.patience=1",
+        "trainer.val_check_interval=2",
+        "callbacks.pictures.n=1",
+        "sampler.steps=1",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     done = command("train", *words)
     assert done.code == 0, done.error
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
 def test_overfitting_one_batch_learns_it(command, tmp_path):
-    words = ["experiment=digits_ddpm", "debug=overfit", "trainer=cpu", "net.width=16", "data.batch_size=8",
-             "callbacks.pictures.n=1", "sampler.steps=1", "trainer.max_steps=200", f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "debug=overfit",
+        "trainer=cpu",
+        "net.width=16",
+        "data.batch_size=8",
+        "callbacks.pictures.n=1",
+        "sampler.steps=1",
+        "trainer.max_steps=200",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     done = command("train", *words)
     assert done.code == 0, done.error
     losses = [r["train/loss"] for r in read_metrics(tmp_path / "run/metrics.csv") if "train/loss" in r]
@@ -158,8 +211,14 @@ def test_overfitting_one_batch_learns_it(command, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_saves_and_says_how_to_resume(tmp_path, number, code):
-    words = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.log_every_n_steps=1", "trainer.max_steps=100000",
-             f"hydra.run.dir={tmp_path / 'run'}"]  # fmt: skip
+    words = [
+        "experiment=digits_ddpm",
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.log_every_n_steps=1",
+        "trainer.max_steps=100000",
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "src.train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
@@ -177,8 +236,15 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, number, code):
 
 
 def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
-    words = ["-m", "experiment=digits_ddpm", "schedule=linear,cosine", "trainer=cpu", "debug=two_steps", "net.width=8",
-             f"paths.outputs={tmp_path}"]  # fmt: skip
+    words = [
+        "-m",
+        "experiment=digits_ddpm",
+        "schedule=linear,cosine",
+        "trainer=cpu",
+        "debug=two_steps",
+        "net.width=8",
+        f"paths.outputs={tmp_path}",
+    ]
     done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     jobs = sorted(p.parent for p in tmp_path.glob("sweeps/digits_ddpm/*/*/config.yaml"))

@@ -44,10 +44,10 @@ def test_approaches_the_ideal_loss(part, weighting, gaussian):
         return x_0, Stratified()(n, g), torch.randn(n, *shape, generator=g)
 
     torch.manual_seed(0)
-    denoiser = Denoiser(MLP(1, (4,), width=64, depth=2), schedule, part())
+    denoiser = Denoiser(MLP(1, (4,), hidden=64, layers=2), schedule, part())
     ema = EMA(denoiser, 0.98)
     optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
-    for step in range(1, 351):
+    for step in range(1, 701):
         optimizer.zero_grad()
         loss(denoiser, *batch(256, "train", step)).mean().backward()
         optimizer.step()

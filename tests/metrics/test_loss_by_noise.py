@@ -1,5 +1,7 @@
 """Means over all and by noise level, against numpy."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
@@ -13,7 +15,7 @@ EDGES = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
 def expected_means(losses: np.ndarray, log_snr: np.ndarray) -> dict[str, float]:
     borders = [-np.inf, *EDGES, np.inf]
     means = {"loss": losses.mean()}
-    for i, (low, high) in enumerate(zip(borders[:-1], borders[1:], strict=True)):
+    for i, (low, high) in enumerate(pairwise(borders)):
         inside = (log_snr > low) & (log_snr <= high)
         name = f"log_snr/{'abcdefghij'[i]}_{low:g}..{high:g}"
         if inside.any():
@@ -44,7 +46,7 @@ def test_every_bin_is_named():
     means = meter.compute()
     assert means.pop("loss") == 4.5
     assert list(means) == sorted(means), "TensorBoard sorts by name"
-    assert list(means)[0] == "log_snr/a_-inf..-8" and list(means)[-1] == "log_snr/j_8..inf"
+    assert next(iter(means)) == "log_snr/a_-inf..-8" and list(means)[-1] == "log_snr/j_8..inf"
     assert list(means.values()) == list(range(10))
 
 

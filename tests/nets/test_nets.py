@@ -29,7 +29,7 @@ NETS = {
     "unet attention": unet(attention=(0, 1), blocks=2),
     "unet bare": unet(mults=(1,), middle_attention=False),
     "unet deep": unet(mults=(1, 2, 2), attention=(2,)),
-    "mlp": lambda channels, size, **more: MLP(channels, size, width=16, depth=2, **more),
+    "mlp": lambda channels, size, **more: MLP(channels, size, hidden=16, layers=2, **more),
 }
 
 
@@ -126,7 +126,7 @@ def test_samples_do_not_mix(make, data, randn):
 @torch.no_grad()
 def test_dropout_acts_in_training_only(data, randn):
     x, c_noise = inputs(*data, randn)
-    for net in UNet(*data, **SMALL, dropout=0.5), MLP(*data, width=16, dropout=0.5):
+    for net in UNet(*data, **SMALL, dropout=0.5), MLP(*data, hidden=16, dropout=0.5):
         stirred(net).eval()
         assert torch.equal(net(x.float(), c_noise), net(x.float(), c_noise))
         net.train()
@@ -169,8 +169,8 @@ def test_copies_and_state_dicts(make, data, randn):
 
 @torch.no_grad()
 def test_mlp_takes_any_number_of_axes(randn):
-    net = stirred(MLP(2, (2, 3, 4), width=8, depth=1)).double()
-    flat = stirred(MLP(1, (48,), width=8, depth=1)).double()
+    net = stirred(MLP(2, (2, 3, 4), hidden=8, layers=1)).double()
+    flat = stirred(MLP(1, (48,), hidden=8, layers=1)).double()
     flat.load_state_dict(net.state_dict())
     x, c_noise = randn(3, 2, 2, 3, 4), torch.tensor([1.0, 2.0, 3.0])
     assert_close(net(x, c_noise).flatten(), flat(x.view(3, 1, 48), c_noise).flatten())

@@ -19,6 +19,7 @@ class Part:
         pair: Sequence[float] = (1.0, 2.0),
         mode: Literal["fast", "slow"] = "fast",
         bound: float | None = None,
+        speed: Literal[1, 2] | Literal["max"] | None = None,
         on: bool = True,
         inner: "Part | None" = None,
     ):
@@ -33,7 +34,7 @@ def without_hints(a, b=1):
     pass
 
 
-def with_unknown_hint(a: "NoSuchType"):  # noqa: F821 - that it cannot be read is the point
+def with_unknown_hint(a: "NoSuchType"):
     pass
 
 
@@ -95,6 +96,7 @@ def test_fitting_values_pass(arguments):
         ({"width": 3, "size": ["a", "b"]}, "net.size: ['a', 'b'] is not of type tuple[int, ...]"),
         ({"width": 3, "pair": 2.0}, "net.pair: 2.0 is not of type Sequence[float]"),
         ({"width": 3, "mode": "fats"}, "net.mode: 'fats' is not one of 'fast', 'slow'"),
+        ({"width": 3, "speed": 3}, "net.speed: 3 is not one of 1, 2, 'max', None"),
         ({"width": 3, "bound": "none"}, "net.bound: 'none' is not of type float | None"),
     ],
 )
@@ -110,7 +112,7 @@ def test_an_unknown_argument_is_refused_with_the_nearest_name():
 def test_where_no_name_is_near_all_are_listed():
     message = message_of({"net": node(width=3, zzzzzz=1)})
     assert message.startswith("net.zzzzzz: ")
-    assert message.endswith("It takes: width, rate, name, size, pair, mode, bound, on, inner")
+    assert message.endswith("It takes: width, rate, name, size, pair, mode, bound, speed, on, inner")
 
 
 def test_missing_arguments_are_named_together():

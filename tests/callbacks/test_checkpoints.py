@@ -1,0 +1,126 @@
+"""Checkpoints are written when they should be, and hold what they should."""
+
+import pytest
+import torch
+
+from src.callbacks.checkpoints import Checkpoints
+from src.utils.metrics_csv import read_metrics
+from tests.tiny import fit, make_module
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+class Noted(Checkpoints):
+    """Notes when `last.ckpt` is written."""
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.writes = []
+
+    def save_last(self, trainer):
+        super().save_last(trainer)
+        assert load(self.last_path)["global_step"] == trainer.global_step
+        self.writes.append(trainer.global_step)
+
+
+def load(path):
+    return torch.load(path, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("every", "settings", "expected"),
+    [
+        (100, {}, [6]),  # at the end, after the one validation
+        (1, {}, [1, 2, 3, 4, 5, 6]),
+        (2, {}, [2, 4, 6]),
+        (4, {}, [4, 6]),
+        (100, {"val_check_interval": 2}, [2, 4, 6]),
+        (2, {"val_check_interval": 3}, [2, 3, 5, 6]),  # counted from the last one written
+        (100, {"limit_val_batches": 0}, [6]),
+        (2, {"accumulate_grad_batches": 2, "max_steps": 4}, [2, 4]),
+        (100, {"max_steps": -1, "max_epochs": 2}, [10]),
+    ],
+)
+def test_when_they_are_written(tmp_path, every, settings, expected):
+    checkpoints = Noted(str(tmp_path / "c"), every_n_steps=every)
+    fit(tmp_path, callbacks=[checkpoints], **settings)
+    assert checkpoints.writes == expected
+    assert {p.name for p in (tmp_path / "c").iterdir()} <= {"last.ckpt", "best.ckpt"}
+
+
+def test_what_was_logged_is_written_first(tmp_path):
+    """A run that is killed after a checkpoint has every row up to it."""
+
+    class Check(Checkpoints):
+        def save_last(self, trainer):
+            super().save_last(trainer)
+            assert read_metrics(tmp_path / "metrics.csv")[-1]["step"] == trainer.global_step
+
+    fit(tmp_path, callbacks=[Check(str(tmp_path), every_n_steps=1)], val_check_interval=4)
+
+
+def test_the_best_is_the_lowest_validation_loss(tmp_path):
+    """The rate is far too high after a while, so that the best is neither the first nor the last."""
+
+    def schedule(optimizer, total):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 60 else 300.0)
+
+    module = make_module(lr=1e-2, schedule=schedule, decay=0.0)
+    checkpoints = Checkpoints(str(tmp_path / "c"))
+    _, _, watch = fit(tmp_path, module, callbacks=[checkpoints], max_steps=70, val_check_interval=10)
+    losses = {step: metrics["val/loss_ema"] for step, metrics in watch.validations}
+    lowest = min(losses, key=losses.get)
+    assert list(losses) == [10, 20, 30, 40, 50, 60, 70] and lowest not in (10, 70)
+    best, last = load(tmp_path / "c/best.ckpt"), load(tmp_path / "c/last.ckpt")
+    assert (best["global_step"], last["global_step"]) == (lowest, 70)
+    assert checkpoints.best == pytest.approx(losses[lowest]) and checkpoints.best_step == lowest
+    names = [name for name, _ in module.denoiser.named_parameters()]
+    for name, expected in zip(names, watch.weights[lowest - 1], strict=True):
+        assert torch.equal(best["state_dict"][f"denoiser.{name}"], expected)
+    assert any(not torch.equal(best["state_dict"][k], last["state_dict"][k]) for k in best["state_dict"])
+
+
+def test_another_monitor(tmp_path):
+    checkpoints = Checkpoints(str(tmp_path / "c"), monitor="val/loss_raw")
+    _, _, watch = fit(tmp_path, callbacks=[checkpoints], val_check_interval=2)
+    assert checkpoints.best == pytest.approx(min(metrics["val/loss_raw"] for _, metrics in watch.validations))
+
+
+def test_the_best_is_remembered_over_a_resumed_run(tmp_path):
+    first = Checkpoints(str(tmp_path / "c"))
+    fit(tmp_path, make_module(), callbacks=[first], val_check_interval=3)
+    before = load(tmp_path / "c/best.ckpt")
+    again = Checkpoints(str(tmp_path / "c"))
+    worse = make_module(lr=0.0)
+
+    def spoil(optimizer, total):
+        return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e4)
+
+    worse.make_lr_schedule = spoil
+    fit(
+        tmp_path, worse, callbacks=[again], val_check_interval=3, max_steps=9,
+        ckpt_path=tmp_path / "c/last.ckpt",
+    )  # fmt: skip
+    assert load(tmp_path / "c/last.ckpt")["global_step"] == 9
+    assert (again.best, again.best_step) == (first.best, first.best_step)
+    after = load(tmp_path / "c/best.ckpt")
+    assert after["global_step"] == before["global_step"] == first.best_step
+
+
+def test_a_validation_in_mid_accumulation_keeps_the_best(tmp_path):
+    """Nothing is written that would lose the gradients collected so far, except the best."""
+    checkpoints = Noted(str(tmp_path / "c"))
+    settings = {"val_check_interval": 3, "accumulate_grad_batches": 2, "max_steps": 5}
+    # Nothing is learnt, so the first validation stays the best; it comes one batch after the first step.
+    _, _, watch = fit(tmp_path, make_module(lr=0.0), callbacks=[checkpoints], **settings)
+    assert [step for step, _ in watch.validations] == [1, 3, 5]
+    assert checkpoints.writes == [5]
+    assert load(tmp_path / "c/best.ckpt")["global_step"] == 1
+
+
+def test_its_state_survives():
+    checkpoints = Checkpoints("x")
+    checkpoints.best, checkpoints.best_step, checkpoints.saved_step = 0.5, 3, 7
+    again = Checkpoints("x")
+    again.load_state_dict(checkpoints.state_dict())
+    assert again.state_dict() == checkpoints.state_dict() == {"best": 0.5, "best_step": 3, "saved_step": 7}

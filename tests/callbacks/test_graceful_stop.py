@@ -1,0 +1,93 @@
+"""A signal ends a run after the step at hand, without losing it."""
+
+import signal
+
+import pytest
+import pytorch_lightning as pl
+import torch
+
+from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.graceful_stop import GracefulStop
+from src.utils.errors import UserError
+from tests.tiny import fit
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def handlers():
+    """What a failing test may leave behind must not reach the others."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+class SignalIn(pl.Callback):
+    """Raises a real signal in a hook, at a step."""
+
+    def __init__(self, number: int, step: int, hook: str):
+        self.number, self.step = number, step
+        setattr(self, hook, self.send)
+
+    def send(self, trainer, *_):
+        if trainer.global_step == self.step and self.number:
+            number, self.number = self.number, 0
+            signal.raise_signal(number)
+
+
+def stopped(tmp_path, number, step, hook="on_train_batch_start", **settings):
+    callbacks = [GracefulStop("the/run"), SignalIn(number, step, hook), Checkpoints(str(tmp_path / "c"))]
+    with pytest.raises(UserError) as caught:
+        fit(tmp_path, callbacks=callbacks, **settings)
+    return caught.value, torch.load(tmp_path / "c/last.ckpt", weights_only=True)["global_step"]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_after_backward"])
+def test_the_step_at_hand_is_finished_and_saved(tmp_path, number, code, hook):
+    handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
+    error, step = stopped(tmp_path, number, 3, hook)
+    assert error.exit_code == code
+    assert step == 4
+    assert str(error) == (
+        f"stopped by {signal.Signals(number).name} at step 4, which is saved. "
+        "Resume with: python -m src.train resume=the/run"
+    )
+    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers, "all as it was"
+
+
+def test_gradients_at_hand_are_not_lost(tmp_path):
+    """In the midst of accumulation it waits for the optimizer step."""
+    error, step = stopped(tmp_path, signal.SIGTERM, 1, accumulate_grad_batches=2, max_steps=5)
+    assert step == 2 and "at step 2" in str(error)
+
+
+def test_a_signal_while_validating(tmp_path):
+    """The validation is finished, and the run stops no more than one step later."""
+    error, step = stopped(tmp_path, signal.SIGINT, 2, "on_validation_batch_start", val_check_interval=2)
+    assert error.exit_code == 130
+    assert step in (2, 3) and f"at step {step}," in str(error)
+
+
+def test_the_second_signal_ends_at_once():
+    stop = GracefulStop("x")
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        stop.receive(signal.SIGTERM, None)
+        assert stop.received == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_handlers_are_put_back_after_an_undisturbed_run(tmp_path):
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    before = signal.getsignal(signal.SIGTERM)
+    stop = GracefulStop("x")
+    fit(tmp_path, callbacks=[stop, Look()], max_steps=2)
+    assert signal.getsignal(signal.SIGTERM) == before and seen == [stop.receive, stop.receive]

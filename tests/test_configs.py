@@ -1,0 +1,230 @@
+"""Every YAML file in conf/ composes, passes the check, and makes what it describes."""
+
+import inspect
+from functools import partial
+from pathlib import Path
+
+import pytest
+import pytorch_lightning as pl
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.singleton import Singleton
+from hydra.utils import get_object, instantiate
+from omegaconf import OmegaConf
+
+import src.runs  # noqa: F401 - registers the resolver that conf/train.yaml uses
+from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.graceful_stop import GracefulStop
+from src.callbacks.pictures import Pictures
+from src.callbacks.progress import Progress
+from src.data.base import DataModule
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.losses import Loss
+from src.diffusion.parameterizations import Parameterization
+from src.diffusion.schedules import Schedule
+from src.diffusion.times import TimeSampler
+from src.module import DiffusionModule
+from src.samplers.base import Sampler
+from src.training import drop_foreign_keys
+from src.utils.check_config import check_config
+from src.utils.cli import to_plain
+
+CONF = Path(__file__).resolve().parents[1] / "conf"
+GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
+# What a choice makes no sense without.
+NEEDS = {
+    ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
+    ("data", "digits"): ["experiment=digits_ddpm"],
+    ("data", "mnist"): ["experiment=mnist_ddpm"],
+    ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
+    ("guidance", "cfg"): ["experiment=mnist_conditional"],
+}
+
+
+@pytest.fixture(autouse=True)
+def hydra(tmp_path):
+    before = Singleton.get_state()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield
+    Singleton.set_state(before)
+
+
+def compose_config(tmp_path, *words: str, name: str = "train"):
+    """As Hydra does it for a command, but for the folder, which it makes only then."""
+    cfg = compose(name, [*words, f"hydra.run.dir={tmp_path}"], return_hydra_config=True)
+    cfg.hydra.runtime.output_dir = str(tmp_path)
+    HydraConfig.instance().set_config(cfg)
+    if name == "train":
+        drop_foreign_keys(cfg, list(words))
+    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    assert not OmegaConf.missing_keys(own)
+    plain = OmegaConf.create(to_plain(own))
+    if name == "train" and plain.trainer.precision == "auto":
+        plain.trainer.precision = "32-true"  # the command knows what the machine does well
+    return plain
+
+
+def words_for(group: str, name: str) -> list[str]:
+    needs = NEEDS.get((group, name), [])
+    if group in ("experiment", "debug"):
+        return [f"{group}={name}", *needs, *(["data.root=nowhere"] if "folder" in name else [])]
+    return [
+        *([] if any("experiment=" in word for word in needs) else ["experiment=sine_ddpm"]),
+        f"{group}={name}",
+        *needs,
+    ]
+
+
+def check_net(cfg):
+    shape = (cfg.data.channels, *cfg.data.size)
+    cond = torch.zeros(2, dtype=torch.int64) if cfg.net.num_classes else None
+    net = instantiate(cfg.net)
+    assert net(torch.zeros(2, *shape), torch.zeros(2), cond).shape == (2, *shape)
+
+
+def parameters():
+    return [torch.nn.Parameter(torch.zeros(2))]
+
+
+def check_optimizer(cfg):
+    optimizer = instantiate(cfg.optimizer)(parameters())
+    assert isinstance(optimizer, torch.optim.Optimizer) and optimizer.param_groups[0]["lr"] == cfg.optimizer.lr
+
+
+def check_lr_schedule(cfg):
+    schedule = instantiate(cfg.lr_schedule)(torch.optim.SGD(parameters(), lr=1.0), 10)
+    assert 0 < schedule.get_last_lr()[0] <= 1
+
+
+def check_weighting(cfg):
+    half = torch.tensor([0.5], dtype=torch.float64)
+    assert instantiate(cfg.weighting)(half.sqrt(), half.sqrt()).shape == (1,)
+
+
+def check_guidance(cfg):
+    def denoise(x_t, t, cond=None):
+        return x_t
+
+    x = torch.ones(2, 1, 3)
+    assert torch.equal(instantiate(cfg.guidance)(denoise)(x, torch.tensor(0.5), torch.zeros(2, dtype=torch.int64)), x)
+
+
+def check_trainer(cfg):
+    if cfg.trainer.accelerator in ("cpu", "auto") and not OmegaConf.is_config(cfg.trainer.strategy):
+        assert instantiate(cfg.trainer, precision="32-true").max_steps == cfg.trainer.max_steps
+
+
+def check_callbacks(cfg):
+    made = [instantiate(callback) for callback in cfg.callbacks.values()]
+    for kind in (GracefulStop, Progress, Pictures, Checkpoints):
+        assert sum(isinstance(callback, kind) for callback in made) == 1
+
+
+def check_logger(cfg):
+    for logger in cfg.logger.values():
+        assert isinstance(instantiate(logger), pl.loggers.Logger)
+
+
+def check_whole(cfg):
+    denoiser = Denoiser(*(instantiate(cfg[part]) for part in ("net", "schedule", "parameterization")))
+    assert isinstance(instantiate(cfg.module)(denoiser=denoiser), DiffusionModule)
+    for check in (check_net, check_optimizer, check_lr_schedule, check_callbacks):
+        check(cfg)
+
+
+def check_is(group, kind, cfg, **arguments):
+    made = instantiate(cfg[group], **arguments)
+    assert isinstance(made, kind)
+
+
+def check_sampler(cfg):
+    sampler = instantiate(cfg.sampler)(schedule=instantiate(cfg.schedule))
+    assert isinstance(sampler, Sampler) and sampler.steps == cfg.sampler.steps
+
+
+CHECKS = {
+    "callbacks": check_callbacks,
+    "data": partial(check_is, "data", DataModule),
+    "debug": check_whole,
+    "experiment": check_whole,
+    "guidance": check_guidance,
+    "logger": check_logger,
+    "loss": partial(check_is, "loss", Loss),
+    "lr_schedule": check_lr_schedule,
+    "net": check_net,
+    "optimizer": check_optimizer,
+    "parameterization": partial(check_is, "parameterization", Parameterization),
+    "sampler": check_sampler,
+    "schedule": partial(check_is, "schedule", Schedule),
+    "times": partial(check_is, "times", TimeSampler),
+    "trainer": check_trainer,
+    "weighting": check_weighting,
+}
+
+
+def choice(group: str, name: str):
+    return pytest.param(group, name, id=f"{group}={name}")
+
+
+@pytest.mark.parametrize(("group", "name"), [choice(*file) for file in FILES])
+def test_every_file(tmp_path, group, name):
+    """On top of an experiment that it fits; what needs a GPU is composed and checked only."""
+    cfg = compose_config(tmp_path, *words_for(group, name))
+    check_config(to_plain(cfg))
+    if group in CHECKS:
+        CHECKS[group](cfg)
+    else:
+        pytest.fail(f"conf/{group} is new: say above what its files make")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"), [choice(*f) for f in FILES if f[0] in ("net", "loss", "lr_schedule", "optimizer")]
+)
+def test_parts_are_exchangeable(tmp_path, group, name):
+    """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""
+    check_config(to_plain(compose_config(tmp_path, "experiment=mnist_ddpm", f"{group}={name}")))
+
+
+@pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
+def test_every_command(tmp_path, path):
+    check_config(to_plain(compose_config(tmp_path, name=path.stem)))
+
+
+@pytest.mark.parametrize("group", ["sampler", "guidance"])
+@pytest.mark.parametrize("command", ["sample"])
+def test_every_choice_of_sampling(tmp_path, command, group):
+    for name in GROUPS[group]:
+        check_config(to_plain(compose_config(tmp_path, f"{group}={name}", name=command)))
+
+
+def test_one_fact_is_stated_once(tmp_path):
+    """Nets take shape and labels from the data; the length of a run and the seed reach all that need them."""
+    cfg = compose_config(tmp_path, "experiment=mnist_conditional", "data.size=[16,24]", "data.channels=2", "seed=7")
+    assert (cfg.net.channels, list(cfg.net.size), cfg.net.num_classes) == (2, [16, 24], 10)
+    assert cfg.data.seed == cfg.module.seed == 7
+    assert cfg.module.loss == cfg.loss and cfg.callbacks.pictures.sampler == cfg.sampler
+    assert cfg.callbacks.checkpoints.dirpath == f"{tmp_path}/checkpoints"
+
+
+@pytest.mark.parametrize("experiment", GROUPS["experiment"])
+def test_experiments_say_what_they_are(experiment):
+    text = (CONF / "experiment" / f"{experiment}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# "), "the second line says what it is"
+
+
+NOT_ALL_FOR_USERS = ("experiment", "debug", "callbacks", "logger", "trainer", "optimizer", "data")  # data: tests/data
+PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USERS]
+
+
+@pytest.mark.parametrize(("group", "name"), PARTS, ids=[f"{group}={name}" for group, name in PARTS])
+def test_keys_that_people_override_are_spelled_out(group, name):
+    """No `+` is needed: every argument of a part stands in its file."""
+    cfg = OmegaConf.load(CONF / group / f"{name}.yaml")
+    parameters = inspect.signature(get_object(cfg._target_)).parameters.items()
+    arguments = {n for n, p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    left = arguments - set(cfg) - {"schedule", "optimizer", "total_steps", "alpha", "sigma", "out_channels"}
+    assert not left, f"{left} cannot be set without +"

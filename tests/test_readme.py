@@ -1,0 +1,81 @@
+"""The README's commands run, and its example works."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+README = Path("README.md").read_text()
+LINES = [
+    line.split("   #")[0].strip() for b in re.findall(r"```bash\n(.*?)```", README, re.S) for line in b.splitlines()
+]
+COMMANDS = [line for line in LINES if line.startswith("python -m")]
+
+
+def test_every_line_is_known_to_these_tests():
+    known = ("make train", "make test", "make lint", "make test-all", "make bench", "tensorboard --logdir outputs")
+    assert set(LINES) == {*COMMANDS, *known}
+    makefile = Path("Makefile").read_text()
+    assert all(re.search(rf"^{line.split()[1]}:", makefile, re.M) for line in known if line.startswith("make"))
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory, tiny_images):
+    """A folder with the project in it, the README's own example beside it, and a run to sample from."""
+    folder = tmp_path_factory.mktemp("workplace")
+    for name in ("src", "pyproject.toml"):
+        (folder / name).symlink_to(Path(name).absolute())
+    for path in Path("conf").rglob("*.yaml"):
+        copy = folder / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_text(path.read_text())
+    (folder / "my_parts.py").write_text(re.search(r"```python\n(.*?)```", README, re.S).group(1))
+    (folder / "conf/schedule/power.yaml").write_text(re.search(r"```yaml\n(.*?)```", README, re.S).group(1))
+    (folder / "FOLDER").symlink_to(tiny_images)
+    return folder
+
+
+def run(workplace: Path, command: str, *more: str) -> subprocess.CompletedProcess[str]:
+    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, ''); import runpy; "
+             f"import src.utils.cli as c, pathlib; c.CONF = pathlib.Path('conf').absolute(); "
+             f"sys.argv[0] = 'x'; runpy.run_module({shlex.split(command)[2]!r}, run_name='__main__')"]  # fmt: skip
+    return subprocess.run(
+        [*words, *shlex.split(command)[3:], *more], capture_output=True, text=True, cwd=workplace, timeout=300
+    )
+
+
+def test_its_commands(workplace, tiny_mnist):
+    """In their order, since some sample from the run before; each made small by a few words more."""
+    small = ["trainer=cpu", "debug=two_steps", "net.width=8", "data.batch_size=16"]
+    mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
+    first = "python -m src.train experiment=mnist_ddpm"  # what `make train` runs
+    for command in (first, *COMMANDS):
+        more = (
+            [*small, *(mnist if "mnist" in command else [])] if "src.train" in command else ["n=4", "sampler.steps=2"]
+        )
+        done = run(workplace, command, *more)
+        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+
+
+def test_the_example_takes_fifteen_lines(workplace):
+    lines = (workplace / "my_parts.py").read_text().strip().splitlines()
+    assert len(lines) <= 15
+    configs = sorted(workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")) or pytest.skip("needs the commands")
+    targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
+    assert targets == {"my_parts.Power", "src.diffusion.schedules.cosine"}
+
+
+def test_its_tables_list_what_is_there():
+    for group in (p for p in Path("conf").iterdir() if p.is_dir()):
+        names = {p.stem for p in group.glob("*.yaml")}
+        if group.name == "experiment":
+            listed = set(re.findall(r"^\| `(\w+)`", README.split("## The experiments")[1].split("##")[0], re.M))
+        else:
+            row = re.search(rf"^\| `{group.name}` \|([^|]*)\|", README, re.M)
+            assert row, f"the README's table has no row for {group.name}"
+            listed = set(re.findall(r"`(\w+)`", row.group(1)))
+        assert listed == names, group.name

@@ -1,0 +1,95 @@
+"""Real runs of a model so small that a test can afford dozens."""
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from src.callbacks.checkpoints import Checkpoints
+from src.data.base import DataModule, InMemory
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.ema import EMA
+from src.diffusion.losses import MSE
+from src.diffusion.parameterizations import Velocity
+from src.diffusion.schedules import cosine
+from src.diffusion.times import Uniform
+from src.diffusion.weightings import velocity
+from src.module import DiffusionModule
+from src.nets.mlp import MLP
+from src.utils.checkpoint_io import AtomicCheckpointIO
+from src.utils.lr_schedules import constant
+from src.utils.metrics_csv import MetricsCSV
+
+SHAPE, CLASSES = (1, 6), 4
+
+
+class Memory(DataModule):
+    """Labelled noise, in memory."""
+
+    def __init__(self, n: int = 40, n_val: int = 10, batch_size: int = 8, seed: int = 0):
+        super().__init__(SHAPE[0], SHAPE[1:], CLASSES, batch_size, seed=seed)
+        self.n, self.n_val = n, n_val
+
+    def load(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        x, label = torch.rand(self.n + self.n_val, *SHAPE, generator=g) * 2 - 1, torch.arange(self.n + self.n_val) % 4
+        self.train_set = InMemory(x[: self.n], label[: self.n])
+        self.val_set = InMemory(x[self.n :], label[self.n :])
+
+
+class Watch(pl.Callback):
+    """Notes what happens: the weights after every step, the norm of the gradient, and the last batch."""
+
+    def __init__(self):
+        self.weights, self.batches, self.norms, self.validations = [], [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        grads = [p.grad.clone() for p in pl_module.denoiser.parameters()]
+        copies = [nn.Parameter(torch.zeros_like(g)) for g in grads]
+        for copy, grad in zip(copies, grads, strict=True):
+            copy.grad = grad
+        self.norms.append(nn.utils.clip_grad_norm_(copies, 1e9).item())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append({k: v.clone() for k, v in pl_module.last_batch.items()})
+        if len(self.weights) < trainer.global_step:
+            self.weights.append([p.detach().clone() for p in pl_module.denoiser.parameters()])
+
+    def on_validation_end(self, trainer, pl_module):
+        self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
+
+
+def make_module(seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, **ema):
+    torch.manual_seed(1)
+    net = MLP(*SHAPE[:1], SHAPE[1:], hidden=8, layers=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    return DiffusionModule(
+        Denoiser(net, cosine(), Velocity()),
+        MSE(velocity),
+        Uniform(),
+        lambda parameters: torch.optim.Adam(parameters, lr=lr),
+        schedule,
+        lambda model: EMA(model, **ema),
+        conditional,
+        label_dropout,
+        seed,
+    )
+
+
+def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
+    """A run; returns (module, trainer, what was watched)."""
+    module, data, watch = module or make_module(), data or Memory(), Watch()
+    settings = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1} | settings
+    trainer = pl.Trainer(
+        accelerator="cpu", logger=[MetricsCSV(str(tmp_path))], callbacks=[*callbacks, watch],
+        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0, check_val_every_n_epoch=None,
+        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        use_distributed_sampler=False, enable_model_summary=False,
+        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks), **settings,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer, watch
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.denoiser.parameters()])
