@@ -13,10 +13,10 @@ train: .venv/run ## set up and train; make train ARGS="experiment=mnist_ddpm tra
 	@$(BIN)/python -m src.train experiment=mnist_ddpm $(ARGS)
 
 test: .venv/test ## set up and run the tests
-	@$(BIN)/python -m pytest $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
 
 test-all: .venv/test ## the slow tests too
-	@$(BIN)/python -m pytest -m '' $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "" $(ARGS)
 
 lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -27,7 +27,7 @@ from src.diffusion.schedules import Schedule
 from src.diffusion.times import TimeSampler
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
-from src.training import drop_foreign_keys
+from src.settings import drop_foreign_keys
 from src.utils.check_config import check_config
 from src.utils.cli import to_plain
 

@@ -1,6 +1,7 @@
-"""What the machine does well."""
+"""What the machine does well, and which process this is."""
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 
 
 def precision_for(accelerator: str) -> str:
@@ -21,3 +22,8 @@ def cpu_multiplies_bf16() -> bool:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:  # private names, which another version of torch may lack
         return False
+
+
+def is_main_process() -> bool:
+    """Whether this process is the one that writes; known from the launcher's variables before there is a trainer."""
+    return getattr(rank_zero_only, "rank", 0) == 0

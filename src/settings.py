@@ -1,0 +1,79 @@
+"""The settings of a run: what Hydra composed, with all that is left to us filled in."""
+
+import sys
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.runs import Run
+from src.utils.cli import CONF
+from src.utils.errors import UserError
+from src.utils.hardware import is_main_process, precision_for
+
+
+def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
+    """The config with all that is left to us filled in, and the overrides that are this command line's own.
+
+    Raises:
+        UserError: where the run folder is already another run's.
+    """
+    hydra_cfg = HydraConfig.get()
+    one_job_per_relaunch(hydra_cfg)
+    overrides = list(hydra_cfg.overrides.task)
+    drop_foreign_keys(cfg, overrides)
+    if cfg.resume:
+        overrides = overrides[len(run.overrides()) :]
+        cfg = resumed_config(run.config(), cfg, overrides)
+    elif run.exists and is_main_process():
+        raise UserError(f"{run.path} already holds a run; go on with it by resume={run.path}, or name another folder")
+    settle_length(cfg, overrides)
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+    return cfg, overrides
+
+
+def one_job_per_relaunch(hydra_cfg: Any) -> None:
+    """In a sweep, let processes that Lightning starts by repeating the command line run this one job, not the sweep."""
+    if hydra_cfg.mode == RunMode.MULTIRUN:
+        sys.argv = [sys.argv[0], *hydra_cfg.overrides.task]
+
+
+def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config that a run was started with, with what this command line changes."""
+    saved.resume = cfg.resume
+    for override in overrides:
+        key = override.lstrip("+~").split("=")[0].split("@")[0]
+        if key in ("experiment", "debug"):
+            raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
+        if key != "resume":
+            with open_dict(saved):
+                OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
+    return saved
+
+
+def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
+    """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
+
+    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net.
+    """
+    named = {o.lstrip("+~").split("=")[0]: o.split("=")[-1] for o in overrides}
+    chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
+    alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
+    for group in chosen:
+        own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}
+        for key in [k for k in cfg[group] or {} if k not in own]:
+            if not any(name.startswith(f"{group}.{key}") for name in named):
+                with open_dict(cfg):
+                    del cfg[group][key]
+
+
+def settle_length(cfg: DictConfig, overrides: list[str]) -> None:
+    """Let the length given on the command line, in epochs or in steps, replace the one of the experiment."""
+    given = {o.split("=")[0].lstrip("+") for o in overrides}
+    if "trainer.max_epochs" in given and "trainer.max_steps" not in given:
+        cfg.trainer.max_steps = -1
+    if "trainer.max_steps" in given and "trainer.max_epochs" not in given:
+        cfg.trainer.max_epochs = -1

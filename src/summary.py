@@ -1,0 +1,94 @@
+"""What a run says of itself, before and after."""
+
+import subprocess
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+if TYPE_CHECKING:
+    from src.training import Training
+
+Rows = list[tuple[str, str]]
+
+
+def before_training(training: "Training", parameters: int) -> Rows:
+    """The data, the model, how long and on what it trains, and where to watch it."""
+    cfg, data, trainer = training.cfg, training.data, training.trainer
+    x = data.train_set[0, torch.arange(1)]["x"]
+    classes = f", {data.num_classes} classes" if data.num_classes else ""
+    length = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
+    if trainer.max_steps <= 0 and trainer.max_epochs < 0:
+        length = f"until {cfg['trainer']['max_time'] or 'it is stopped'}"
+    threads = f", {torch.get_num_threads()} threads" if trainer.strategy.root_device.type == "cpu" else ""
+    devices = f"{trainer.num_devices * trainer.num_nodes} x {device_name(trainer)}{threads}"
+    folder = display(training.run.path)
+    rows = [
+        ("data", data.source),
+        ("sample", f"{' x '.join(map(str, x.shape[1:]))} in [{x.min():.2f}, {x.max():.2f}]{classes}"),
+        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters"),
+        ("schedule", describe(cfg["schedule"])),
+        ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
+        ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
+        ("length", f"{length}; {data.train_batches:,} batches of {data.batch_size} an epoch"),
+        ("device", f"{devices}, precision {trainer.precision}"),
+        ("run folder", str(folder)),
+        ("watch", f"tensorboard --logdir {folder}"),
+    ]
+    return [*rows, ("resumes", str(display(training.resume)))] if training.resume else rows
+
+
+def after_training(training: "Training", results: dict[str, Any]) -> Rows:
+    """What came out, and the commands that one might type next."""
+    trainer, folder, unit = training.trainer, display(training.run.path), training.cfg["callbacks"]["progress"]["unit"]
+    rows = [
+        ("trained", f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} min"),
+        ("speed", f"{results['samples_per_second']:.0f} {unit}/s"),
+    ]
+    if "val/loss_ema" in results:
+        best = f"best {results['best_val_loss']:.5f} at step {results['best_step']:,}"
+        last = f"last {results['val/loss_ema']:.5f} with averaged weights, {results['val/loss_raw']:.5f} with raw"
+        rows.append(("validation", f"{best}; {last}"))
+    more = f"trainer.max_steps={2 * results['steps']}"
+    if trainer.max_steps <= 0 and trainer.max_epochs > 0:
+        more = f"trainer.max_epochs={2 * trainer.max_epochs}"
+    return [
+        *rows,
+        ("run folder", str(folder)),
+        ("sample", f"python -m src.sample run={folder}"),
+        ("watch", f"tensorboard --logdir {folder}"),
+        ("go on", f"python -m src.train resume={folder} {more}"),
+    ]
+
+
+def describe(node: dict[str, Any]) -> str:
+    """`Name(argument=value, ...)` of a node of the config, without what the code adds."""
+    arguments = ", ".join(
+        f"{k}={describe(v) if isinstance(v, dict) and '_target_' in v else v}" for k, v in node.items() if k[0] != "_"
+    )
+    name = node["_target_"].split(".")[-1]
+    return f"{name}({arguments})" if arguments else name
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def display(path: Path) -> Path:
+    """A path as one would type it from here."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path
+
+
+def git_commit() -> str | None:
+    """The commit of the working tree, or None."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
