@@ -85,7 +85,7 @@ class DiffusionModule(pl.LightningModule):
         if label is not None and self.label_dropout:
             rank, world_size = self.global_rank, self.trainer.world_size
             coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
-            label = torch.where((coins < self.label_dropout).to(label.device), -1, label)
+            label = torch.where((coins < self.label_dropout).to(label.device, non_blocking=True), -1, label)
         losses = self.loss(self.denoiser, x_0, t, noise, label)
         self.train_meter.update(losses, self.denoiser.schedule.log_snr(t))
         self.last_batch |= {"t": t, "losses": losses.detach()}

@@ -1,5 +1,6 @@
 """One training run, from its config to its report."""
 
+import os
 import platform
 import sys
 import time
@@ -10,6 +11,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -136,7 +138,10 @@ class Training:
     def fit(self) -> None:
         """Train; go on from the checkpoint where there is one."""
         self.began = time.perf_counter()
-        self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+        try:
+            self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+        finally:
+            leave_process_group()
 
     # ---- after ----
 
@@ -175,6 +180,15 @@ class Training:
 def initial_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint whose weights a new run begins with."""
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
+
+
+def leave_process_group() -> None:
+    """End what Lightning started for several processes, so that the next job of a sweep can start its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+            os.environ.pop(name, None)
 
 
 def load_into(module: DiffusionModule, source: Path) -> int:

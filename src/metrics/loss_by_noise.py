@@ -18,13 +18,12 @@ class LossByNoise(Metric):
     """
 
     full_state_update = False
-    edges: Tensor
     sums: Tensor
     counts: Tensor
 
     def __init__(self, edges: tuple[float, ...] = (-8, -6, -4, -2, 0, 2, 4, 6, 8)):
         super().__init__()
-        self.register_buffer("edges", torch.tensor(edges, dtype=torch.float64), persistent=False)
+        self.edges = torch.tensor(edges, dtype=torch.float64)  # no buffer: it stays on the CPU, where the log-SNR is
         borders = ["-inf", *(f"{e:g}" for e in edges), "inf"]
         # A leading letter keeps TensorBoard, which sorts its cards by name, in the order of the noise.
         self.names = [f"{chr(97 + i)}_{a}..{b}" for i, (a, b) in enumerate(pairwise(borders))]
@@ -43,7 +42,7 @@ class LossByNoise(Metric):
 
     def update(self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"]) -> None:
         """Take in the losses of samples whose log-SNR, on the CPU, is given."""
-        bins = torch.bucketize(log_snr, self.edges.cpu()).to(losses.device, non_blocking=True)
+        bins = torch.bucketize(log_snr, self.edges).to(losses.device, non_blocking=True)
         self.sums.index_add_(0, bins, losses.detach().to(self.sums.dtype))
         self.counts.index_add_(0, bins, torch.ones_like(losses, dtype=self.counts.dtype))
 

@@ -67,7 +67,8 @@ def one_line_errors(config_name: str) -> Iterator[None]:
 def fail(message: str, exit_code: int) -> None:
     """Say what is wrong in one line, and leave."""
     sys.stdout.flush()
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    if exit_code < 128 or os.environ.get("LOCAL_RANK", "0") == "0":  # a signal reaches every process of a run
+        print("error: " + " ".join(message.split()), file=sys.stderr)
     sys.exit(exit_code)
 
 

@@ -26,6 +26,8 @@ HARMLESS = (
     "found submodules? in eval mode",
     "Found .* module\\(s\\) in eval mode",
     "using `self.log",
+    "all_gather is deprecated",
+    "on epoch level in distributed setting",
     "barrier\\(\\): using the device under current context",
 )
 

@@ -235,12 +235,13 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, number, code):
     assert f"at step {step}" in error
 
 
-def test_a_sweep_makes_a_folder_for_each_job(tmp_path):
+@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
+def test_a_sweep_makes_a_folder_for_each_job(tmp_path, trainer):
     words = [
         "-m",
         "experiment=digits_ddpm",
         "schedule=linear,cosine",
-        "trainer=cpu",
+        f"trainer={trainer}",
         "debug=two_steps",
         "net.width=8",
         f"paths.outputs={tmp_path}",
