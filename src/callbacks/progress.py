@@ -44,11 +44,16 @@ class Progress(ProgressBar):
             smoothing=0.05,
             bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} [{elapsed}<{remaining}{postfix}]",
         )
-        self.restart_clock()
+        self.since = time.perf_counter()
 
-    def restart_clock(self) -> None:
-        """Leave out what was not training."""
-        self.samples, self.since = 0, time.perf_counter()
+    def end_interval(self) -> None:
+        """Take in the speed since the last time."""
+        now = time.perf_counter()
+        if self.samples:
+            self.rate = self.samples / (now - self.since)
+            self.total_samples += self.samples
+            self.total_seconds += now - self.since
+        self.samples, self.since = 0, now
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -58,12 +63,8 @@ class Progress(ProgressBar):
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
         if pl_module.is_logging_step(trainer.global_step):
-            seconds = time.perf_counter() - self.since
-            self.rate = self.samples / seconds
-            self.total_samples += self.samples
-            self.total_seconds += seconds
+            self.end_interval()
             pl_module.write({"train/samples_per_second": self.rate})
-            self.restart_clock()
         if self.bar.disable:
             return
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
@@ -72,13 +73,14 @@ class Progress(ProgressBar):
         self.bar.update(1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.end_interval()
         if self.bar is not None:
             self.bar.set_description_str("validating", refresh=sys.stderr.isatty())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.since = time.perf_counter()  # validation and pictures are not training
         if self.bar is not None:
             self.bar.set_description_str("training  ", refresh=False)
-            self.restart_clock()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if self.bar is not None:
@@ -90,4 +92,4 @@ class Progress(ProgressBar):
     @property
     def mean_rate(self) -> float:
         """Samples a second over the run, validation and pictures left out."""
-        return self.total_samples / self.total_seconds if self.total_seconds else self.rate
+        return self.total_samples / max(self.total_seconds, 1e-9)

@@ -96,6 +96,13 @@ def test_by_default_it_writes_into_the_run_folder(command, outputs):
     assert len(list((outputs / "latest").resolve().glob("samples/*/samples.npz"))) == 1
 
 
+def test_help_lists_the_choices():
+    done = subprocess.run([sys.executable, "-m", "src.sample", "--help"], capture_output=True, text=True)
+    assert done.returncode == 0
+    for group in ("sampler", "guidance"):
+        assert f"{group}: {', '.join(sorted(p.stem for p in Path('conf', group).glob('*.yaml')))}\n" in done.stdout
+
+
 def test_signals(command, tmp_path):
     run = tmp_path / "run"
     words = ["experiment=sine_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", f"hydra.run.dir={run}"]
