@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -51,9 +52,7 @@ class Sampling:
                 raise UserError(f"{key}={cfg[key]} is none of {', '.join(choices)}")
         run = Run.find(cfg.run, cfg.paths.outputs)
         trained = run.config()
-        if "guidance" not in cfg:
-            with open_dict(cfg):
-                cfg.guidance = trained.guidance
+        take_from_run(cfg, trained, {word.split("=")[0] for word in HydraConfig.get().overrides.task})
         check_config(to_plain(cfg))
         label = labels(cfg.label, cfg.n, trained.net.num_classes)
         path = run.checkpoint(cfg.ckpt)
@@ -122,6 +121,21 @@ class Sampling:
     def to_units(self, x: torch.Tensor) -> torch.Tensor:
         """Images to [0, 1]; signals as they are."""
         return x if len(self.shape) == 2 else ((x + 1) / 2).clamp(0, 1)
+
+
+def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
+    """Sample as the run itself does, where the command line names no other sampler or guidance.
+
+    Single settings of the sampler, such as sampler.steps, then change the run's own.
+    """
+    with open_dict(cfg):
+        if "guidance" not in named:
+            cfg.guidance = trained.guidance
+        if "sampler" not in named:
+            changes = {key: OmegaConf.select(cfg, key) for key in named if key.startswith("sampler.")}
+            cfg.sampler = trained.sampler
+            for key, value in changes.items():
+                OmegaConf.update(cfg, key, value)
 
 
 def labels(label: Any, n: int, num_classes: int) -> torch.Tensor | None:

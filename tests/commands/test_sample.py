@@ -62,6 +62,13 @@ def test_guidance_costs_twice_and_is_the_runs_own_by_default(draw):
     np.testing.assert_allclose(plain, draw("n=2", "guidance=cfg", "guidance.scale=1")["x"], atol=1e-6)
 
 
+def test_the_runs_own_sampler_is_the_default(draw, outputs):
+    assert draw("n=2", "guidance=none", "sampler.eta=0.5")["nfe"] == 4
+    assert draw("n=2", "guidance=none", "sampler=ddpm", "sampler.steps=7")["nfe"] == 7
+    config = (outputs / "latest/config.yaml").read_text()
+    assert "steps: 2" in config, "what the run itself uses; the words above change it"
+
+
 def test_a_fixed_seed_gives_the_same_samples(draw):
     np.testing.assert_array_equal(draw("n=4")["x"], draw("n=4")["x"])
     assert not np.allclose(draw("n=4")["x"], draw("n=4", "seed=1")["x"])
