@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.utils.errors import UserError, blame
 
 CONFIG, RECORD = "config.yaml", "run.json"
+OUTPUTS = os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
 
 
 class Run:
@@ -35,7 +36,7 @@ class Run:
         return self.path / "checkpoints"
 
     @classmethod
-    def find(cls, name: str, outputs: str = "outputs") -> "Run":
+    def find(cls, name: str, outputs: str = OUTPUTS) -> "Run":
         """The run in the folder `name`; `latest` is the newest one.
 
         Raises:

@@ -1,7 +1,9 @@
 """What all tests share: one thread, shapes checked at run time, and models whose truth is known in closed form."""
 
 import math
+import os
 import struct
+import tempfile
 
 import jaxtyping
 import numpy as np
@@ -11,6 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 torch.set_num_threads(1)
+# What the tests run must not move a user's outputs/latest.
+os.environ["DIFFUSION_LAB_OUTPUTS"] = tempfile.mkdtemp()
 # An int passes where a float is asked for, as it does in Python and in YAML.
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYPECHECKER)

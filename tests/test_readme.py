@@ -1,5 +1,6 @@
 """The README's commands run, and its example works."""
 
+import os
 import re
 import shlex
 import subprocess
@@ -44,7 +45,12 @@ def run(workplace: Path, command: str, *more: str) -> subprocess.CompletedProces
              f"import src.utils.cli as c, pathlib; c.CONF = pathlib.Path('conf').absolute(); "
              f"sys.argv[0] = 'x'; runpy.run_module({shlex.split(command)[2]!r}, run_name='__main__')"]  # fmt: skip
     return subprocess.run(
-        [*words, *shlex.split(command)[3:], *more], capture_output=True, text=True, cwd=workplace, timeout=300
+        [*words, *shlex.split(command)[3:], *more],
+        capture_output=True,
+        text=True,
+        cwd=workplace,
+        timeout=300,
+        env={k: v for k, v in os.environ.items() if k != "DIFFUSION_LAB_OUTPUTS"},
     )
 
 
