@@ -14,7 +14,6 @@ from omegaconf import DictConfig, OmegaConf
 from src.utils.errors import UserError, blame
 
 CONFIG, RECORD = "config.yaml", "run.json"
-OUTPUTS = os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
 
 
 class Run:
@@ -36,12 +35,13 @@ class Run:
         return self.path / "checkpoints"
 
     @classmethod
-    def find(cls, name: str, outputs: str = OUTPUTS) -> "Run":
+    def find(cls, name: str, outputs: str | None = None) -> "Run":
         """The run in the folder `name`; `latest` is the newest one.
 
         Raises:
             UserError: where there is no such folder, or it is not one of a run.
         """
+        outputs = outputs or os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
         path = Path(outputs) / "latest" if name == "latest" else Path(name)
         if not path.is_dir():
             there = sorted(Path(outputs).glob(f"*/**/{CONFIG}"), key=lambda p: p.stat().st_mtime)

@@ -30,6 +30,7 @@ def message_of(call) -> str:
 @pytest.fixture
 def outputs(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("DIFFUSION_LAB_OUTPUTS")
     return Path("outputs")
 
 
@@ -219,7 +220,7 @@ def test_a_folder_named_latest_is_left_alone(tmp_path):
 # ---- rebuilding ----
 
 CFG = {
-    "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "width": 8, "depth": 1},
+    "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "hidden": 8, "layers": 1},
     "schedule": {"_target_": "src.diffusion.schedules.linear"},
     "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
 }
