@@ -26,7 +26,7 @@ class Recorder(MLP):
 
 def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0) -> Denoiser:
     torch.manual_seed(0)
-    net = Recorder(channels, size, width=8, depth=1, dropout=dropout, num_classes=num_classes)
+    net = Recorder(channels, size, hidden=8, layers=1, dropout=dropout, num_classes=num_classes)
     for p in net.parameters():  # a fresh network says 0 whatever it is asked
         torch.nn.init.normal_(p, std=0.3)
     return Denoiser(net, cosine(), Velocity())
