@@ -2,9 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
+RUN ?= latest
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-all lint bench clean
+.PHONY: help train test test-all lint bench bench-samplers clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -23,6 +24,9 @@ lint: .venv/test ## format, lint and check types
 
 bench: .venv/run ## how much the training loop costs beside the bare network
 	@$(BIN)/python -m tests.bench_overhead $(ARGS)
+
+bench-samplers: .venv/run ## how good and how costly every sampler is on a trained MNIST run, RUN=FOLDER
+	@$(BIN)/python -m tests.bench_samplers $(RUN) $(ARGS)
 
 clean:           ## remove the environment and caches, never outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info build

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.ema import EMA
+from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
 from src.diffusion.times import Stratified, TimeSampler
 from src.metrics.loss_by_noise import LossByNoise
@@ -23,7 +23,7 @@ class DiffusionModule(pl.LightningModule):
     Args:
         denoiser: network, schedule and parameterization.
         loss: unreduced loss of (denoiser, x_0, t, noise, cond).
-        times: which times to train on.
+        times: which times to train on; may learn from the losses.
         optimizer: makes the optimizer of the parameters given to it.
         lr_schedule: makes the learning-rate schedule of (optimizer, total steps).
         ema: makes the average of the model given to it.
@@ -42,12 +42,13 @@ class DiffusionModule(pl.LightningModule):
         times: TimeSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
-        ema: Callable[[nn.Module], EMA],
+        ema: Callable[[nn.Module], Average],
         conditional: bool = False,
         label_dropout: float = 0.0,
         seed: int = 0,
     ):
         super().__init__()
+        loss.check(denoiser)
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.times = loss, times
@@ -71,7 +72,7 @@ class DiffusionModule(pl.LightningModule):
         processes does not change them.
         """
         rank, world_size = self.global_rank, self.trainer.world_size
-        t = times(n, generator(*keys, "t"))[rank::world_size]
+        t = times(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
         on_device = generator(*keys, "noise", device=x_0.device)
         noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
         return t, noise[rank::world_size], generator(*keys, "label")
@@ -87,16 +88,27 @@ class DiffusionModule(pl.LightningModule):
             coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
             label = torch.where((coins < self.label_dropout).to(label.device, non_blocking=True), -1, label)
         losses = self.loss(self.denoiser, x_0, t, noise, label)
-        self.train_meter.update(losses, self.denoiser.schedule.log_snr(t))
+        importance = self.times.importance(t).to(losses.device, losses.dtype, non_blocking=True)
+        self.train_meter.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
         self.last_batch |= {"t": t, "losses": losses.detach()}
-        return losses.mean()
+        self.tell_times(t, losses.detach())
+        return (importance * losses).mean()
+
+    def tell_times(self, t: Tensor, losses: Tensor) -> None:
+        """Let the times learn from the losses of the global batch, the same on every process."""
+        if type(self.times).observe is TimeSampler.observe:
+            return
+        if self.trainer.world_size > 1:
+            everywhere = cast(Tensor, self.all_gather(torch.stack([t.to(losses.device), losses.to(t.dtype)])))
+            t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order that they were drawn
+        self.times.observe(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x_0, label = batch["x"], batch.get("label") if self.conditional else None
         # Fixed noise and fixed, evenly spread times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
         t, noise, _ = self.draw(x_0, n, Stratified(), "validation", batch_idx)
-        log_snr = self.denoiser.schedule.log_snr(t)
+        log_snr = self.denoiser.schedule.log_snr(t).detach()
         for name, model in self.models.items():
             was_training = model.training
             losses = self.loss(model.eval(), x_0, t, noise, label)

@@ -1,5 +1,6 @@
 """Run folders: where they are, what is in them, and how a model is rebuilt from one."""
 
+import inspect
 import json
 import os
 from datetime import datetime
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.utils.errors import UserError, blame
@@ -19,7 +20,8 @@ CONFIG, RECORD = "config.yaml", "run.json"
 class Run:
     """A run folder.
 
-    config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt.
+    config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt, and
+    snapshots/ the averages along a run with ema=power.
     """
 
     def __init__(self, path: str | Path):
@@ -57,17 +59,28 @@ class Run:
         return OmegaConf.create(moved(cfg, cfg["paths"]["run"], str(self.path.absolute())))
 
     def checkpoint(self, which: str) -> Path:
-        """The path of `last` or `best`.
+        """The path of `last`, `best` or one that was kept, such as `step_1000`.
 
         Raises:
-            UserError: where the run has written none yet.
+            UserError: where the run holds none of that name.
         """
         path = self.checkpoints / f"{which}.ckpt"
         if not path.is_file():
-            there = sorted(p.stem for p in self.checkpoints.glob("*.ckpt"))
+            there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
             hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
             raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
         return path
+
+    def snapshots(self) -> list[Path]:
+        """The paths of all snapshots of the averages.
+
+        Raises:
+            UserError: where there are none.
+        """
+        there = sorted((self.path / "snapshots").glob("step_*.pt"))
+        if not there:
+            raise UserError(f"{self.path} holds no snapshots of its averages; train with ema=power for other widths")
+        return there
 
     def overrides(self) -> list[str]:
         """The command line that the run was started with, as Hydra's overrides."""
@@ -150,12 +163,64 @@ def words_of_resumed_run(words: list[str]) -> list[str]:
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
-    """The denoiser that a config describes: network, schedule and parameterization."""
+    """The denoiser that a config describes: network, schedule, parameterization and variance."""
     from src.diffusion.denoiser import Denoiser
 
-    net, schedule, parameterization = (instantiate(cfg[part]) for part in ("net", "schedule", "parameterization"))
-    with blame("parameterization"):
-        return Denoiser(net, schedule, parameterization)
+    parts = {}
+    for part in ("schedule", "parameterization", "variance"):
+        with blame(part):
+            parts[part] = instantiate(cfg[part])
+    # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
+    sizes = {"inputs": 2 if cfg["self_conditioning"] else 1, "outputs": parts["variance"].outputs}
+    wanted = {key: n for key, n in sizes.items() if n > 1}
+    takes = inspect.signature(get_object(cfg["net"]["_target_"])).parameters
+    for key in wanted:
+        if key not in takes:
+            why = "self_conditioning" if key == "inputs" else "this variance"
+            raise UserError(f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why} needs; use net=unet")
+    net = instantiate(cfg["net"], **wanted)
+    with blame("denoiser"):
+        return Denoiser(net, **parts, self_conditioning=cfg["self_conditioning"])
+
+
+def load_denoiser(run: str | None, ckpt: str = "best", weights: str | float = "ema") -> Any:
+    """The denoiser of a run with the weights of one of its checkpoints; a part of other configs.
+
+    Raises:
+        UserError: where there is no such run or checkpoint.
+    """
+    if not run:
+        raise UserError("guidance.guide.run=RUN is needed: the run whose weaker checkpoint guides")
+    found = Run.find(run)
+    denoiser = build_denoiser(found.config())
+    load_weights(denoiser, *read_weights(found, ckpt, weights))
+    return denoiser.eval()
+
+
+def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, Any], Path]:
+    """The state dict of a denoiser that `weights=` names, and the file or folder that it is from.
+
+    Args:
+        run: the run.
+        ckpt: the name of a checkpoint; without meaning for a width.
+        weights: `ema` or `raw`, or the relative width of an average to rebuild from the run's snapshots.
+
+    Raises:
+        UserError: where the run does not hold them.
+    """
+    from src.diffusion.ema import rebuild
+    from src.utils.checkpoint_io import load_checkpoint
+
+    prefixes = {"ema": "ema.model.", "raw": "denoiser."}
+    if weights in prefixes:
+        path = run.checkpoint(ckpt)
+        return submodule(load_checkpoint(path)["state_dict"], prefixes[weights]), path
+    if isinstance(weights, bool | str):
+        raise UserError(f"weights={weights} is none of ema, raw, or a relative width such as 0.07")
+    instead = "Delete it; the others may do"
+    snapshots = [load_checkpoint(path, instead, mmap=True) for path in run.snapshots()]
+    with blame(f"weights={weights}"):
+        return rebuild(snapshots, weights), run.path / "snapshots"
 
 
 def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:

@@ -6,19 +6,22 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
+from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
+from PIL import Image
 
 from src.diffusion.denoiser import Denoiser
-from src.plots.pictures import image_grid, sample_grid
-from src.runs import Run, build_denoiser, load_weights, submodule
+from src.plots.pictures import READABLE, sample_grid, trajectory_frames
+from src.runs import Run, build_denoiser, load_weights, read_weights
 from src.tasks.generate import Samples, generate
-from src.utils.check_config import check_config
-from src.utils.checkpoint_io import load_checkpoint
+from src.utils.check_config import check_config, targets
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
+
+# The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
+IN_GRID = {1: None, 2: 16, 3: 100}
 
 
 class Sampling:
@@ -47,18 +50,21 @@ class Sampling:
             raise UserError("run=RUN is needed: a run folder, or run=latest")
         if cfg.n < 1 or cfg.batch_size < 1:
             raise UserError(f"n and batch_size are at least 1, not {cfg.n} and {cfg.batch_size}")
-        for key, choices in {"weights": ("ema", "raw"), "precision": ("auto", "32", "bf16")}.items():
-            if str(cfg[key]) not in choices:
-                raise UserError(f"{key}={cfg[key]} is none of {', '.join(choices)}")
+        if str(cfg.precision) not in ("auto", "32", "bf16"):
+            raise UserError(f"precision={cfg.precision} is none of auto, 32, bf16")
+        named = {word.split("=")[0] for word in HydraConfig.get().overrides.task}
+        if not isinstance(cfg.weights, str) and "ckpt" in named:
+            raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
         run = Run.find(cfg.run, cfg.paths.outputs)
+        cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
         trained = run.config()
-        take_from_run(cfg, trained, {word.split("=")[0] for word in HydraConfig.get().overrides.task})
+        take_from_run(cfg, trained, named)
         check_config(to_plain(cfg))
-        label = labels(cfg.label, cfg.n, trained.net.num_classes)
-        path = run.checkpoint(cfg.ckpt)
+        known = trained.data.num_classes if takes_label(to_plain(cfg.guidance)) else trained.net.num_classes
+        label = labels(cfg.label, cfg.n, known)
+        weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
-        prefix = "ema.model." if cfg.weights == "ema" else "denoiser."
-        load_weights(denoiser, submodule(load_checkpoint(path)["state_dict"], prefix), path)
+        load_weights(denoiser, weights, source)
         shape = (trained.data.channels, *trained.data.size)
         return cls(cfg, run, denoiser.to(pick_device(cfg.device)).eval(), shape, label)
 
@@ -68,7 +74,9 @@ class Sampling:
         with blame("sampler"):
             sampler = instantiate(cfg.sampler)(schedule=self.denoiser.schedule)
         precision = precision_for(device.type) if cfg.precision == "auto" else str(cfg.precision)
-        bar = progress_bar(cfg.n * sampler.steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
+        bar = progress_bar(
+            cfg.n * (len(sampler.times()) - 1), "sampling", unit="step", leave=False, delay=2, unit_scale=True
+        )
         with bar, torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             return generate(
                 self.denoiser,
@@ -79,34 +87,31 @@ class Sampling:
                 self.label,
                 instantiate(cfg.guidance),
                 cfg.batch_size,
-                keep=min(cfg.n, 64) if cfg.gif else 0,
+                keep=min(cfg.n, READABLE[1 + len(self.shape)]) if cfg.gif else 0,
                 on_step=bar.update,
             )
 
     def write(self, samples: Samples) -> None:
         """Write samples.npz, grid.png and on request trajectory.gif, and say so."""
         cfg = self.cfg
-        out = Path(cfg.out) if cfg.out else self.run.path / "samples" / f"{cfg.ckpt}_{cfg.n}_seed_{cfg.seed}"
+        out = Path(cfg.out) if cfg.out else self.run.path / "samples" / f"{self.source}_{cfg.n}_seed_{cfg.seed}"
         out.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"x": self.to_units(samples.x).numpy().astype(np.float32)}
         arrays |= {"nfe": samples.nfe, "seconds": samples.seconds}
         if self.label is not None:
             arrays["label"] = self.label.numpy()
         np.savez(out / "samples.npz", **arrays)
-        shown = self.to_units(samples.x[:100])
-        sample_grid(shown if shown.ndim == 4 else shown[:16]).save(out / "grid.png")
+        shown = self.to_units(samples.x[: IN_GRID[len(self.shape)]])
+        sample_grid(shown, label=self.label).save(out / "grid.png")
         if samples.trajectory is not None:
-            write_gif(
-                self.to_units(samples.trajectory.flatten(0, 1)).unflatten(0, samples.trajectory.shape[:2]),
-                out / "trajectory.gif",
-            )
+            write_gif(trajectory_frames(self.to_units(samples.trajectory), self.label), out / "trajectory.gif")
         files = "samples.npz, grid.png" + (", trajectory.gif" if cfg.gif else "")
         log.info(
             table(
                 [
                     (
                         "samples",
-                        f"{cfg.n} of {' x '.join(map(str, self.shape))} from {self.run.path} ({cfg.ckpt}.ckpt)",
+                        f"{cfg.n} of shape {' x '.join(map(str, self.shape))} from {self.run.path} ({self.source})",
                     ),
                     (
                         "cost",
@@ -118,28 +123,42 @@ class Sampling:
             )
         )
 
+    @property
+    def source(self) -> str:
+        """What the weights are from: a checkpoint, or the width of a rebuilt average."""
+        return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
+
     def to_units(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to [0, 1]; signals as they are."""
-        return x if len(self.shape) == 2 else ((x + 1) / 2).clamp(0, 1)
+        """Images to [0, 1]; signals and points as they are."""
+        return ((x + 1) / 2).clamp(0, 1) if len(self.shape) == 3 else x
 
 
 def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
-    """Sample as the run itself does, where the command line names no other sampler or guidance.
+    """Sample as the run itself does, where the command line names no other sampler, grid, clip or guidance.
 
     Single settings of the sampler, such as sampler.steps, then change the run's own.
     """
     with open_dict(cfg):
-        if "guidance" not in named:
-            cfg.guidance = trained.guidance
+        for part in ("guidance", "variance", "grid", "clip"):
+            if part not in named:
+                cfg[part] = trained[part]
         if "sampler" not in named:
             changes = {key: OmegaConf.select(cfg, key) for key in named if key.startswith("sampler.")}
             cfg.sampler = trained.sampler
+            for part in ("variance", "grid", "clip"):  # written out in the run's config
+                if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
+                    cfg.sampler[part] = cfg[part]
             for key, value in changes.items():
                 OmegaConf.update(cfg, key, value)
 
 
+def takes_label(guidance: Any) -> bool:
+    """Whether a guidance, or one inside it, wants a label even where the net takes none."""
+    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in targets(guidance))
+
+
 def labels(label: Any, n: int, num_classes: int) -> torch.Tensor | None:
-    """The label of each sample: the given one or ones, all classes in turn by default; None for a net without.
+    """The label of each sample: the given one or ones, all classes in turn by default; None where there are none.
 
     Raises:
         UserError: for a label that the run does not have.
@@ -175,10 +194,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device={name} cannot be used here; try device=cpu") from error
 
 
-def write_gif(path: torch.Tensor, file: Path, frames: int = 40) -> None:
-    """An animation of a trajectory (T, k, C, *S) in the data's own units, resting on its last frame."""
-    chosen = torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()
-    draw = image_grid if path.ndim == 5 else lambda x, **_: sample_grid(x[:16])
-    pictures = [draw(path[i], least=420) for i in chosen]
+def write_gif(pictures: list[Image.Image], file: Path) -> None:
+    """An animation that rests on its last picture."""
     durations = [60] * (len(pictures) - 1) + [1500]
     pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

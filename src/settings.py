@@ -46,7 +46,7 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
     saved.resume = cfg.resume
     for override in overrides:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
-        if key in ("experiment", "debug"):
+        if key in ("experiment", "debug", "ema", "ema.sigma_rel"):
             raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
         if key != "resume":
             with open_dict(saved):

@@ -19,42 +19,44 @@ os.environ["DIFFUSION_LAB_OUTPUTS"] = tempfile.mkdtemp()
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYPECHECKER)
 
-from src.diffusion import schedules  # noqa: E402 - the hook comes first
+from src.diffusion import schedules, tables  # noqa: E402 - the hook comes first
 
 
 class Trigonometric(schedules.Schedule):
-    """A smooth variance-preserving process that ends without any signal."""
+    """A smooth variance-preserving process that ends without any signal; not one of the project's."""
 
     def alpha_sigma(self, t):
         return torch.where(t < 1, torch.cos(math.pi / 2 * t), 0.0), torch.sin(math.pi / 2 * t)
 
 
-class Flow(schedules.Schedule):
-    """The straight paths of flow matching: neither variance-preserving nor with any signal at the end."""
-
-    def alpha_sigma(self, t):
-        return 1 - t, t.clone()
-
-
-class Exploding(schedules.Schedule):
-    """All of the signal stays, and the noise grows to a standard deviation of 80."""
-
-    def alpha_sigma(self, t):
-        return torch.ones_like(t), 80 * t
-
-
+# Every process of the project, by its name in conf/schedule, and one of a user.
 SCHEDULES = {
-    "linear": schedules.linear,
-    "cosine": schedules.cosine,
+    "linear": tables.linear,
+    "scaled_linear": lambda: tables.quadratic(beta_min=0.00085, beta_max=0.012),
+    "quadratic": tables.quadratic,
+    "constant": tables.constant,
+    "exponential": tables.exponential,
+    "tanh": tables.tanh,
+    "cosine": tables.cosine,
+    "sigmoid": tables.sigmoid,
+    "laplace": schedules.Laplace,
+    "vp_sde": schedules.VPSDE,
+    "sub_vp_sde": schedules.SubVPSDE,
+    "ve_sde": tables.ve_sde,
+    "edm": tables.edm,
+    "flow": schedules.Flow,
+    "additive": tables.additive,
+    "zero_snr": lambda: tables.linear(zero_terminal_snr=True),
+    "shifted": lambda: tables.cosine(shift=2.0),
     "trigonometric": Trigonometric,
-    "flow": Flow,
-    "exploding": Exploding,
 }
+VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")
+ENDS_IN_NOISE = ("laplace", "flow", "zero_snr", "trigonometric")
 
 
 @pytest.fixture
 def make_schedule():
-    """The schedule of a name: linear and cosine are the project's, the others show that nothing depends on them."""
+    """The schedule of a name."""
     return lambda name: SCHEDULES[name]()
 
 
@@ -80,24 +82,119 @@ class Gaussian:
 
         .. math:: E[x_0 | x_t] = \mu + \frac{\alpha s_0^2}{\alpha^2 s_0^2 + \sigma^2} (x_t - \alpha \mu)
         """
+        level = levels_of(schedule, self.mean.ndim)
 
         def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-            alpha, sigma = (v if v.ndim == 0 else v.view(-1, *[1] * self.mean.ndim) for v in schedule.alpha_sigma(t))
+            alpha, sigma = level(t)
             gain = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2)
             return self.mean + gain * (x_t - alpha * self.mean)
 
         return denoise
 
-    def ode_solution(self, schedule: schedules.Schedule, x_1: Tensor) -> Tensor:
-        """Where the probability-flow ODE takes x_1: the affine map between the two Gaussians."""
-        alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
-        return self.mean + (x_1 - alpha * self.mean) * self.std / (alpha**2 * self.std**2 + sigma**2).sqrt()
+    def moments(self, schedule: schedules.Schedule, t: float) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of x_t."""
+        alpha, sigma = schedule.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+        return alpha * self.mean, (alpha**2 * self.std**2 + sigma**2).sqrt()
+
+    def ode_solution(self, schedule: schedules.Schedule, x_t: Tensor, t: float = 1.0, s: float = 0.0) -> Tensor:
+        """Where the probability-flow ODE takes x_t: the affine map between the two Gaussians."""
+        (mean_t, std_t), (mean_s, std_s) = self.moments(schedule, t), self.moments(schedule, s)
+        return mean_s + (x_t - mean_t) * std_s / std_t
+
+
+class Mixture:
+    r"""Data from three Gaussians in a row, :math:`\sum_k w_k N(c_k u, s_0^2 I)`, float64.
+
+    u is a unit vector that touches every element. Along it x_t is a mixture in one dimension, across it a Gaussian, so
+    that the best denoiser, the law of every x_t and the solution of the probability-flow ODE are all known.
+    """
+
+    def __init__(self, shape: tuple[int, ...]):
+        index = torch.arange(math.prod(shape), dtype=torch.float64).view(shape)
+        u = 1 + 0.5 * torch.sin(2 * index)
+        self.direction = u / u.norm()
+        self.weights = torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64)
+        self.places = torch.tensor([-1.6, 0.3, 1.7], dtype=torch.float64)
+        self.std = 0.3
+
+    def along(self, x: Tensor) -> Tensor:
+        """The component along u, (B,)."""
+        return (x * self.direction).flatten(1).sum(1)
+
+    def outer(self, y: Tensor) -> Tensor:
+        """y u, shaped as the data."""
+        return y.view(-1, *[1] * self.direction.ndim) * self.direction
+
+    def denoiser(self, schedule: schedules.Schedule):
+        r"""The best possible one.
+
+        .. math:: E[x_0 | x_t] = \sum_k r_k \left(c_k u + \frac{\alpha s_0^2}{\alpha^2 s_0^2 + \sigma^2}
+                  (x_t - \alpha c_k u)\right), \quad r_k \propto w_k N(x_t; \alpha c_k u, \alpha^2 s_0^2 + \sigma^2)
+        """
+        level = levels_of(schedule, 1)
+
+        def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+            alpha, sigma = level(t)
+            v = alpha**2 * self.std**2 + sigma**2
+            distance = self.along(x_t)[:, None] - alpha * self.places
+            place = (self.weights.log() - distance**2 / (2 * v)).softmax(1) @ self.places
+            gain = alpha * self.std**2 / v
+            shrink = gain if gain.ndim == 0 else gain.view(-1, *[1] * self.direction.ndim)
+            return self.outer(place * (1 - gain * alpha).flatten()) + shrink * x_t
+
+        return denoise
+
+    def cdf(self, schedule: schedules.Schedule, y: Tensor, t: float) -> Tensor:
+        """The probability that x_t lies below y along u."""
+        alpha, sigma = schedule.alpha_sigma(torch.tensor(t, dtype=torch.float64))
+        z = (y[:, None] - alpha * self.places) / (alpha**2 * self.std**2 + sigma**2).sqrt()
+        return torch.special.ndtr(z) @ self.weights
+
+    def ode_solution(self, schedule: schedules.Schedule, x_t: Tensor, t: float = 1.0, s: float = 0.0) -> Tensor:
+        """Where the probability-flow ODE takes x_t: in one dimension it keeps every quantile; by bisection."""
+        y, rank = self.along(x_t), self.cdf(schedule, self.along(x_t), t)
+        low, high = torch.full_like(y, -500), torch.full_like(y, 500)
+        for _ in range(100):
+            middle = (low + high) / 2
+            below = self.cdf(schedule, middle, s) < rank
+            low, high = torch.where(below, middle, low), torch.where(below, high, middle)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (
+            schedule.alpha_sigma(torch.tensor(v, dtype=torch.float64)) for v in (t, s)
+        )
+        scale = ((alpha_s**2 * self.std**2 + sigma_s**2) / (alpha_t**2 * self.std**2 + sigma_t**2)).sqrt()
+        return self.outer((low + high) / 2) + scale * (x_t - self.outer(y))
+
+    def draw(self, n: int, randn) -> Tensor:
+        """n samples, with exactly `weights` of them from each mode."""
+        place = self.places.repeat_interleave((n * self.weights).round().long())
+        return self.outer(place) + self.std * randn(n, *self.direction.shape)
+
+
+def levels_of(schedule: schedules.Schedule, ndim: int):
+    """alpha and sigma as a function of t, to multiply data of ndim dimensions; scalar times are computed once."""
+    known: dict[float, tuple[Tensor, Tensor]] = {}
+
+    def level(t: Tensor) -> tuple[Tensor, Tensor]:
+        if t.ndim:
+            alpha, sigma = (v.view(-1, *[1] * ndim) for v in schedule.alpha_sigma(t))
+            return alpha, sigma
+        if float(t) not in known:
+            known[float(t)] = schedule.alpha_sigma(t)
+        return known[float(t)]
+
+    return level
 
 
 @pytest.fixture
 def gaussian():
     """`gaussian(shape)`: Gaussian data with a closed-form denoiser."""
     return Gaussian
+
+
+@pytest.fixture
+def mixture():
+    """`mixture(shape)`: data from three Gaussians with a closed-form denoiser."""
+    return Mixture
 
 
 @pytest.fixture

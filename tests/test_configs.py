@@ -19,12 +19,15 @@ from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.pictures import Pictures
 from src.callbacks.progress import Progress
+from src.callbacks.snapshots import Snapshots
 from src.data.base import DataModule
-from src.diffusion.denoiser import Denoiser
+from src.diffusion.denoiser import Prediction
+from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
 from src.diffusion.times import TimeSampler
+from src.diffusion.variances import Variance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.settings import drop_foreign_keys
@@ -37,10 +40,14 @@ FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
 # What a choice makes no sense without.
 NEEDS = {
     ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
+    ("data", "mixture"): ["experiment=sine_ddpm", "net=mlp"],
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
     ("guidance", "cfg"): ["experiment=mnist_conditional"],
+    ("guidance", "autoguidance"): ["guidance.guide.run=nowhere", "guidance.guide.ckpt=step_1"],
+    ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
+    ("schedule", "learned"): ["loss=vlb", "loss.steps=null"],
 }
 
 
@@ -100,17 +107,44 @@ def check_lr_schedule(cfg):
     assert 0 < schedule.get_last_lr()[0] <= 1
 
 
+HALF = torch.tensor([0.5], dtype=torch.float64)
+
+
 def check_weighting(cfg):
-    half = torch.tensor([0.5], dtype=torch.float64)
-    assert instantiate(cfg.weighting)(half.sqrt(), half.sqrt()).shape == (1,)
+    weight = instantiate(cfg.weighting)(instantiate(cfg.schedule), HALF)
+    assert weight.shape == (1,) and weight > 0
 
 
 def check_guidance(cfg):
-    def denoise(x_t, t, cond=None):
-        return x_t
+    """Any guidance of a denoiser that says the same whatever the label."""
+    if "log_prob" in cfg.guidance:
+        cfg.guidance.log_prob = {"_target_": "tests.test_configs.says_nothing", "_partial_": True}
+    more = {}
+    if "guide" in cfg.guidance:
+        del cfg.guidance.guide
+        more = {"guide": src.runs.build_denoiser(cfg), "scale": 1.0}
+    guidance, schedule = instantiate(cfg.guidance, **more), instantiate(cfg.schedule)
 
-    x = torch.ones(2, 1, 3)
-    assert torch.equal(instantiate(cfg.guidance)(denoise)(x, torch.tensor(0.5), torch.zeros(2, dtype=torch.int64)), x)
+    def denoise(x_t, t, cond=None):
+        return Prediction(x_t)
+
+    x = torch.arange(6.0).view(2, 1, 3)
+    said = guidance(denoise, schedule)(x, HALF[0], torch.zeros(2, dtype=torch.int64))
+    torch.testing.assert_close(said.x_0, x)
+
+
+def says_nothing(x_t, t, label):
+    return x_t.flatten(1).sum(1) * 0
+
+
+def check_grid(cfg):
+    times = instantiate(cfg.grid)(instantiate(cfg.schedule), 7, 1.0)
+    assert len(times) == 8 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
+
+
+def check_clip(cfg):
+    x = torch.linspace(-0.5, 0.5, 6).view(2, 3)
+    assert torch.equal(instantiate(cfg.clip)(x), x)
 
 
 def check_trainer(cfg):
@@ -120,7 +154,7 @@ def check_trainer(cfg):
 
 def check_callbacks(cfg):
     made = [instantiate(callback) for callback in cfg.callbacks.values()]
-    for kind in (GracefulStop, Progress, Pictures, Checkpoints):
+    for kind in (GracefulStop, Progress, Pictures, Checkpoints, Snapshots):
         assert sum(isinstance(callback, kind) for callback in made) == 1
 
 
@@ -130,7 +164,7 @@ def check_logger(cfg):
 
 
 def check_whole(cfg):
-    denoiser = Denoiser(*(instantiate(cfg[part]) for part in ("net", "schedule", "parameterization")))
+    denoiser = src.runs.build_denoiser(cfg)
     assert isinstance(instantiate(cfg.module)(denoiser=denoiser), DiffusionModule)
     for check in (check_net, check_optimizer, check_lr_schedule, check_callbacks):
         check(cfg)
@@ -146,11 +180,20 @@ def check_sampler(cfg):
     assert isinstance(sampler, Sampler) and sampler.steps == cfg.sampler.steps
 
 
+def check_ema(cfg):
+    ema, net = instantiate(cfg.ema), torch.nn.Linear(2, 2)
+    assert isinstance(ema(net), Average)
+    assert all(0 <= ema(net).decay_at(step) < 1 for step in (1, 2, 1000))
+
+
 CHECKS = {
     "callbacks": check_callbacks,
+    "clip": check_clip,
     "data": partial(check_is, "data", DataModule),
     "debug": check_whole,
+    "ema": check_ema,
     "experiment": check_whole,
+    "grid": check_grid,
     "guidance": check_guidance,
     "logger": check_logger,
     "loss": partial(check_is, "loss", Loss),
@@ -162,6 +205,7 @@ CHECKS = {
     "schedule": partial(check_is, "schedule", Schedule),
     "times": partial(check_is, "times", TimeSampler),
     "trainer": check_trainer,
+    "variance": partial(check_is, "variance", Variance),
     "weighting": check_weighting,
 }
 
@@ -182,7 +226,7 @@ def test_every_file(tmp_path, group, name):
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [choice(*f) for f in FILES if f[0] in ("net", "loss", "lr_schedule", "optimizer")]
+    ("group", "name"), [choice(*f) for f in FILES if f[0] in ("net", "loss", "sampler", "grid", "clip", "ema", "lr_schedule", "optimizer")]
 )
 def test_parts_are_exchangeable(tmp_path, group, name):
     """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""
@@ -194,11 +238,12 @@ def test_every_command(tmp_path, path):
     check_config(to_plain(compose_config(tmp_path, name=path.stem)))
 
 
-@pytest.mark.parametrize("group", ["sampler", "guidance"])
+@pytest.mark.parametrize("group", ["sampler", "guidance", "grid", "clip"])
 @pytest.mark.parametrize("command", ["sample"])
 def test_every_choice_of_sampling(tmp_path, command, group):
     for name in GROUPS[group]:
-        check_config(to_plain(compose_config(tmp_path, f"{group}={name}", name=command)))
+        needs = [word for word in NEEDS.get((group, name), []) if "guidance." in word]
+        check_config(to_plain(compose_config(tmp_path, f"{group}={name}", *needs, name=command)))
 
 
 def test_one_fact_is_stated_once(tmp_path):
@@ -216,6 +261,8 @@ def test_experiments_say_what_they_are(experiment):
     assert text.startswith("# @package _global_\n# "), "the second line says what it is"
 
 
+# What other parts, not users, decide.
+FROM_CODE = {"model", "schedule", "t", "steps", "start", "optimizer", "total_steps", "inputs", "outputs"}
 NOT_ALL_FOR_USERS = ("experiment", "debug", "callbacks", "logger", "trainer", "optimizer", "data")  # data: tests/data
 PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USERS]
 
@@ -226,5 +273,5 @@ def test_keys_that_people_override_are_spelled_out(group, name):
     cfg = OmegaConf.load(CONF / group / f"{name}.yaml")
     parameters = inspect.signature(get_object(cfg._target_)).parameters.items()
     arguments = {n for n, p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
-    left = arguments - set(cfg) - {"schedule", "optimizer", "total_steps", "alpha", "sigma", "out_channels"}
+    left = arguments - set(cfg) - FROM_CODE
     assert not left, f"{left} cannot be set without +"

@@ -8,15 +8,51 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.pictures import Pictures
-from src.diffusion.times import Stratified
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.ema import EMA
+from src.diffusion.learned import Learned as LearnedSchedule
+from src.diffusion.losses import MSE, VLB, Hybrid
+from src.diffusion.parameterizations import Velocity
+from src.diffusion.tables import cosine
+from src.diffusion.times import LossAware, Stratified, Uniform
+from src.diffusion.variances import LearnedRange
+from src.diffusion.weightings import velocity
+from src.module import DiffusionModule
+from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
-from src.utils.lr_schedules import cosine
+from src.utils.lr_schedules import constant
+from src.utils.lr_schedules import cosine as cosine_rate
 from src.utils.metrics_csv import read_metrics
+from src.utils.seeding import generator
 from tests.faults import PoisonAt
-from tests.tiny import Memory, fit, make_module, weights
+from tests.tiny import CLASSES, SHAPE, Memory, fit, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule"]
+
+
+def make_kind(kind, lr=1e-2):
+    """A module with dropout, dropped labels, and a part that a plain one does not have."""
+    torch.manual_seed(1)
+    variance = LearnedRange() if kind == "learned_variance" else None
+    share = 0.5 if kind == "self_conditioning" else 0.0
+    net = MLP(
+        SHAPE[0], SHAPE[1:], hidden=8, layers=1, dropout=0.3, num_classes=CLASSES,
+        inputs=2 if share else 1, outputs=2 if variance else 1,
+    )  # fmt: skip
+    for p in net.parameters():
+        torch.nn.init.normal_(p, std=0.3)
+    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
+    loss = {"learned_variance": Hybrid(velocity), "learned_schedule": VLB(None)}.get(kind, MSE(velocity))
+    times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
+
+    def adam(parameters):
+        return torch.optim.Adam(parameters, lr=lr)
+
+    denoiser = Denoiser(net, schedule, Velocity(), variance, share)
+    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=True, label_dropout=0.3)
 
 
 # ---- draws ----
@@ -51,7 +87,7 @@ def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
     module.denoiser.net.load_state_dict(captured["net"])
     _, noise, _ = module.draw(x, len(x), module.times, 0, "train", 0)
     alpha, sigma = (v.float().view(-1, 1, 1) for v in module.denoiser.schedule.alpha_sigma(t))
-    c_noise = module.denoiser.parameterization.scalings(t, *module.denoiser.schedule.alpha_sigma(t))[3].float()
+    c_noise = module.denoiser.parameterization.scalings(module.denoiser.schedule, t).c_noise.float()
     output = module.denoiser.net(alpha * x + sigma * noise, c_noise)
     expected = (output - (alpha * noise - sigma * x)).square().flatten(1).mean(1)
     torch.testing.assert_close(watch.batches[0]["losses"], expected.detach(), atol=1e-5, rtol=1e-4)
@@ -91,6 +127,116 @@ def test_labels_are_dropped_in_training_only_and_withheld_from_an_unconditional_
         training, validation = ([-1], [0, 1, 2, 3]) if conditional else (None, None)
         assert kinds[0] == kinds[5] == training and len(kinds) == 10
         assert kinds[1] == kinds[2] == kinds[6] == kinds[7] == validation
+
+
+# ---- times ----
+
+
+class Tilted(Uniform):
+    """Times that ask for weights."""
+
+    def importance(self, t):
+        return 0.5 + t
+
+
+def test_importance_multiplies_the_loss(tmp_path):
+    """In what is minimised and in its mean over steps, not in the losses that are told of."""
+    totals = []
+
+    class Totals(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            totals.append(outputs["loss"].item())
+
+    module = make_kind("plain")
+    module.times = Tilted()
+    told = []
+    module.times.observe = lambda t, losses: told.append((t, losses))
+    _, _, watch = fit(tmp_path, module, callbacks=[Totals()], max_steps=4, log_every_n_steps=4)
+    t, losses = (torch.stack([b[key] for b in watch.batches]) for key in ("t", "losses"))
+    importance = (0.5 + t).float()
+    assert totals == pytest.approx((importance * losses).mean(1).tolist(), rel=1e-5)
+    (row,) = (r for r in read_metrics(tmp_path / "metrics.csv") if "train/loss" in r)
+    assert row["train/loss"] == pytest.approx(((importance * losses).sum() / importance.sum()).item(), rel=1e-5)
+    grown = make_kind("plain")
+    grown.times = Uniform()
+    assert (weights(fit(tmp_path, grown, max_steps=4)[0]) - weights(module)).abs().max() > 1e-4
+
+
+def test_times_learn_from_the_losses_of_each_step(tmp_path):
+    """All that was drawn is remembered, and what comes after is drawn accordingly."""
+    module, _, watch = fit(tmp_path, make_kind("loss_aware"), max_steps=12)
+    replayed = LossAware(bins=4, history=3)
+    for batch in watch.batches:
+        replayed.observe(batch["t"], batch["losses"])
+    assert torch.equal(module.times.losses, replayed.losses) and torch.equal(module.times.seen, replayed.seen)
+    assert module.times.seen.sum() == 12 * 8
+    root = module.times.losses.double().square().mean(1).sqrt()
+    torch.testing.assert_close(module.times.probabilities(), 0.999 * root / root.sum() + 0.001 / 4)
+    assert module.times.probabilities().std() > 0.02
+    assert {"times.losses", "times.seen"} <= set(module.state_dict())
+    evenly = LossAware(bins=4, history=3)
+    keys = (0, "train", 11, "t")
+    from_memory, from_none = (s(8, generator(*keys), module.denoiser.schedule) for s in (replayed, evenly))
+    assert not torch.equal(from_memory, from_none)
+
+
+def test_two_processes_tell_the_times_as_one_does():
+    """In the order of the draws, whatever process they went to, to the last bit."""
+
+    class Sent(Exception):
+        """What a process sends to all others."""
+
+    def send(part):
+        raise Sent(part)
+
+    g = torch.Generator().manual_seed(0)
+    whole, *ranks = (make_kind("loss_aware") for _ in range(3))
+    whole._trainer = type("Trainer", (), {"world_size": 1})()
+    for _ in range(5):
+        t, losses = torch.rand(6, generator=g, dtype=torch.float64), torch.rand(6, generator=g)
+        t[2] = 0.25 - 1e-12  # which single precision would put into the next bin
+        whole.tell_times(t, losses)
+        parts = []
+        for rank, module in enumerate(ranks):
+            module._trainer = type("Trainer", (), {"world_size": 2})()
+            module.all_gather = send
+            with pytest.raises(Sent) as sent:
+                module.tell_times(t[rank::2], losses[rank::2])
+            parts.append(sent.value.args[0])
+        everywhere = torch.stack(parts)
+        for rank, module in enumerate(ranks):
+            module.all_gather = lambda part, everywhere=everywhere: everywhere
+            module.tell_times(t[rank::2], losses[rank::2])
+    for module in ranks:
+        assert torch.equal(module.times.losses, whole.times.losses)
+        assert torch.equal(module.times.seen, whole.times.seen)
+
+
+def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
+    """Its parameters are the optimizer's, the average's and the checkpoint's as the network's are."""
+    module, before = make_kind("learned_schedule"), make_kind("learned_schedule")
+    names = [n for n, _ in module.denoiser.named_parameters() if n.startswith("schedule.")]
+    average = {n: p.detach().clone().double() for n, p in before.denoiser.named_parameters()}
+    _, _, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))])
+    everything = [n for n, _ in module.denoiser.named_parameters()]
+    for step, now in enumerate(watch.weights, 1):
+        d = min(0.999, (1 + step) / (10 + step))
+        average = {n: d * average[n] + (1 - d) * w.double() for n, w in zip(everything, now, strict=True)}
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert len(names) == 4
+    for name in names:
+        start = dict(before.denoiser.named_parameters())[name]
+        assert (state[f"denoiser.{name}"] - start).abs().max() > 1e-3, name
+        torch.testing.assert_close(state[f"ema.model.{name}"].double(), average[name], atol=1e-6, rtol=1e-5)
+    t = torch.tensor([0.3, 0.6], dtype=torch.float64)
+    assert not torch.equal(module.ema.model.schedule.log_snr(t), module.denoiser.schedule.log_snr(t))
+    assert not module.ema.model.schedule.log_snr(t).requires_grad
+
+
+def test_a_loss_that_leaves_a_part_untrained_is_refused():
+    denoiser = make_kind("learned_variance").denoiser
+    with pytest.raises(ValueError, match="use loss=hybrid"):
+        DiffusionModule(denoiser, MSE(velocity), Uniform(), torch.optim.Adam, constant, EMA)
 
 
 # ---- validation ----
@@ -202,11 +348,11 @@ def test_a_run_without_an_end(tmp_path):
     _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
     assert module.planned_steps() == -1 and trainer.global_step > 5
     with pytest.raises(UserError, match="needs to know how long"):
-        fit(tmp_path, make_module(schedule=cosine), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+        fit(tmp_path, make_module(schedule=cosine_rate), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
 
 
 def test_the_rate_follows_its_schedule_by_optimizer_steps(tmp_path):
-    module = make_module(schedule=lambda optimizer, total: cosine(optimizer, total, warmup=2))
+    module = make_module(schedule=lambda optimizer, total: cosine_rate(optimizer, total, warmup=2))
     fit(tmp_path, module, max_steps=6, accumulate_grad_batches=2)
     factors = [0.5, 1.0, *((1 + math.cos(math.pi * k / 4)) / 2 for k in range(4))]
     rates = [row["train/lr"] for row in read_metrics(tmp_path / "metrics.csv") if "train/lr" in row]
@@ -294,11 +440,12 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
 # ---- checkpoints ----
 
 
-def test_a_resumed_run_ends_on_the_same_bits(tmp_path):
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_resumed_run_ends_on_the_same_bits(tmp_path, kind):
     """In the process; tests/commands/test_resume.py does it by killing real ones."""
 
     def run(folder, steps, ckpt_path=None):
-        module = make_module(conditional=True, label_dropout=0.3, dropout=0.3)
+        module = make_kind(kind)
         settings = {"max_steps": steps, "log_every_n_steps": 4, "ckpt_path": ckpt_path}
         return fit(folder, module, callbacks=[Checkpoints(str(folder), every_n_steps=1)], **settings)
 
@@ -309,6 +456,7 @@ def test_a_resumed_run_ends_on_the_same_bits(tmp_path):
     assert a["global_step"] == b["global_step"] == 11 and a["epoch"] == b["epoch"] == 2
     for key, value in a["state_dict"].items():
         assert torch.equal(value, b["state_dict"][key]), key
+    assert ("times.losses" in a["state_dict"]) == (kind == "loss_aware")
     assert torch.equal(a["train_meter"], b["train_meter"])
     rows = [read_metrics(tmp_path / name / "metrics.csv")[-1]["step"] for name in ("whole", "parts")]
     assert rows == [11, 11]

@@ -18,7 +18,15 @@ COMMANDS = [line for line in LINES if line.startswith("python -m")]
 
 
 def test_every_line_is_known_to_these_tests():
-    known = ("make train", "make test", "make lint", "make test-all", "make bench", "tensorboard --logdir outputs")
+    known = (
+        "make train",
+        "make test",
+        "make lint",
+        "make test-all",
+        "make bench",
+        "make bench-samplers RUN=latest",
+        "tensorboard --logdir outputs",
+    )
     assert set(LINES) == {*COMMANDS, *known}
     makefile = Path("Makefile").read_text()
     assert all(re.search(rf"^{line.split()[1]}:", makefile, re.M) for line in known if line.startswith("make"))
@@ -72,7 +80,7 @@ def test_the_example_takes_fifteen_lines(workplace):
     assert len(lines) <= 15
     configs = sorted(workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")) or pytest.skip("needs the commands")
     targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
-    assert targets == {"my_parts.Power", "src.diffusion.schedules.cosine"}
+    assert targets == {"my_parts.Power", "src.diffusion.tables.cosine"}
 
 
 def test_its_tables_list_what_is_there():

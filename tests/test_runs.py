@@ -16,7 +16,18 @@ from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import Data
 from src.diffusion.schedules import Schedule
-from src.runs import Run, build_denoiser, load_weights, moved, point_to, run_folder, submodule, words_of_resumed_run
+from src.diffusion.variances import FixedSmall, Learned, LearnedRange
+from src.runs import (
+    Run,
+    build_denoiser,
+    load_weights,
+    moved,
+    point_to,
+    read_weights,
+    run_folder,
+    submodule,
+    words_of_resumed_run,
+)
 from src.utils.errors import UserError
 
 
@@ -81,6 +92,23 @@ def test_checkpoints(outputs):
     (run.checkpoints / "last.ckpt").touch()
     assert run.checkpoint("last") == Path("outputs/x/checkpoints/last.ckpt")
     assert message_of(lambda: run.checkpoint("best")).endswith("; it has last")
+    for name in ("step_500", "step_1000"):
+        (run.checkpoints / f"{name}.ckpt").touch()
+    assert run.checkpoint("step_500") == Path("outputs/x/checkpoints/step_500.ckpt")
+    assert message_of(lambda: run.checkpoint("best")).endswith("; it has last, step_500, step_1000")
+
+
+def test_snapshots(outputs):
+    run = start(outputs / "x")
+    assert "outputs/x holds no snapshots" in message_of(run.snapshots) and "ema=power" in message_of(run.snapshots)
+    (run.path / "snapshots").mkdir()
+    (run.path / "snapshots/.step_000009.pt.partial").touch()
+    assert "no snapshots" in message_of(run.snapshots)
+    path = run.path / "snapshots/step_000005.pt"
+    path.write_bytes(b"half")
+    assert run.snapshots() == [path]
+    message = message_of(lambda: read_weights(run, "best", 0.07))
+    assert str(path) in message and "Delete it" in message
 
 
 # ---- what a run holds ----
@@ -221,14 +249,18 @@ def test_a_folder_named_latest_is_left_alone(tmp_path):
 
 CFG = {
     "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "hidden": 8, "layers": 1},
-    "schedule": {"_target_": "src.diffusion.schedules.linear"},
+    "schedule": {"_target_": "src.diffusion.tables.linear"},
     "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+    "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
+    "self_conditioning": 0,
 }
+UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch": 2}
 
 
 def test_a_denoiser_is_rebuilt():
     denoiser = build_denoiser(CFG)
     assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, Data)
+    assert isinstance(denoiser.variance, FixedSmall) and denoiser.self_conditioning == 0
     assert denoiser.schedule.steps == 1000
     again = build_denoiser(OmegaConf.create(yaml.safe_load(yaml.safe_dump(CFG))))
     load_weights(again, denoiser.state_dict(), Path("x.ckpt"))
@@ -236,20 +268,74 @@ def test_a_denoiser_is_rebuilt():
     assert torch.equal(again(x, t).x_0, denoiser(x, t).x_0)
 
 
-class Flow(Schedule):
+class StraightPaths(Schedule):
     """Ends without any signal, where the noise cannot be predicted from."""
 
     def alpha_sigma(self, t):
         return 1 - t, t.clone()
 
 
-def test_parts_that_do_not_fit_are_named(monkeypatch):
-    monkeypatch.setattr(schedules, "flow_of_a_test", Flow, raising=False)
+def test_parts_that_do_not_fit(monkeypatch):
+    monkeypatch.setattr(schedules, "flow_of_a_test", StraightPaths, raising=False)
     cfg = CFG | {
         "schedule": {"_target_": "src.diffusion.schedules.flow_of_a_test"},
         "parameterization": {"_target_": "src.diffusion.parameterizations.Epsilon"},
     }
-    assert message_of(lambda: build_denoiser(cfg)).startswith("parameterization: ")
+    message = message_of(lambda: build_denoiser(cfg))
+    assert message.startswith("denoiser: parameterization=eps divides by alpha") and "use parameterization=v" in message
+
+
+@pytest.mark.parametrize("net", [CFG["net"], {**CFG["net"], "channels": 2, "size": []}, UNET])
+@pytest.mark.parametrize(("kind", "outputs"), [("FixedLarge", 1), ("LearnedRange", 2), ("Learned", 2)])
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_inputs_and_outputs_of_the_net_follow_from_the_other_parts(net, kind, outputs, share):
+    """Nobody says them twice: they are not in the config, and the tensors have the sizes that the denoiser wants."""
+    cfg = CFG | {
+        "net": net, "variance": {"_target_": f"src.diffusion.variances.{kind}"}, "self_conditioning": share,
+    }  # fmt: skip
+    for config in (cfg, OmegaConf.create(cfg)):
+        denoiser = build_denoiser(config)
+        given = []
+        denoiser.net.register_forward_pre_hook(lambda net, args, given=given: given.append(args[0]))
+        x_t = torch.randn(3, net["channels"], *net["size"])
+        said = denoiser.eval()(x_t, torch.tensor(0.3, dtype=torch.float64))
+        assert said.x_0.shape == x_t.shape and denoiser.variance.outputs == outputs
+        assert (said.variance is None) if outputs == 1 else said.variance.shape == x_t.shape
+        assert len(given) == (2 if share else 1) and given[0].shape[1] == (2 if share else 1) * x_t.shape[1]
+        assert not {"inputs", "outputs"} & set(config["net"])
+
+
+class Bare(torch.nn.Module):
+    """A net of a user that knows neither of self-conditioning nor of a second output."""
+
+    def __init__(self, channels: int):
+        super().__init__()
+        self.gain = torch.nn.Parameter(torch.ones(channels, 1))
+
+    def forward(self, x, c_noise, cond=None):
+        return self.gain * x
+
+
+def test_a_net_without_the_arguments(monkeypatch):
+    """Is as good as any while they are not needed; then the message names net, argument and need."""
+    monkeypatch.setattr(schedules, "BareNet", Bare, raising=False)
+    cfg = CFG | {"net": {"_target_": "src.diffusion.schedules.BareNet", "channels": 1}}
+    assert isinstance(build_denoiser(cfg).net, Bare)
+    message = message_of(lambda: build_denoiser(cfg | {"self_conditioning": 0.5}))
+    assert message == (
+        "net: src.diffusion.schedules.BareNet has no argument `inputs`, which self_conditioning needs; use net=unet"
+    )
+    for kind in (Learned, LearnedRange):
+        variance = {"_target_": f"src.diffusion.variances.{kind.__name__}"}
+        message = message_of(lambda variance=variance: build_denoiser(cfg | {"variance": variance}))
+        assert message == (
+            "net: src.diffusion.schedules.BareNet has no argument `outputs`, which this variance needs; use net=unet"
+        )
+
+
+def test_an_impossible_share_of_self_conditioning():
+    message = message_of(lambda: build_denoiser(CFG | {"self_conditioning": 1.0}))
+    assert "self_conditioning is a share of the steps, in [0, 1), not 1.0" in message
 
 
 def changed(weights: dict, **changes) -> dict:

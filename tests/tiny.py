@@ -10,7 +10,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import EMA
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.schedules import cosine
+from src.diffusion.tables import cosine
 from src.diffusion.times import Uniform
 from src.diffusion.weightings import velocity
 from src.module import DiffusionModule
@@ -58,7 +58,9 @@ class Watch(pl.Callback):
         self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
 
 
-def make_module(seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, **ema):
+def make_module(
+    seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema
+):
     torch.manual_seed(1)
     net = MLP(*SHAPE[:1], SHAPE[1:], hidden=8, layers=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
     for p in net.parameters():
@@ -69,7 +71,7 @@ def make_module(seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e
         Uniform(),
         lambda parameters: torch.optim.Adam(parameters, lr=lr),
         schedule,
-        lambda model: EMA(model, **ema),
+        lambda model: average(model, **ema),
         conditional,
         label_dropout,
         seed,

@@ -19,10 +19,20 @@ class Checkpoints(Checkpoint):
         dirpath: where to write.
         monitor: the metric whose lowest value is best.
         every_n_steps: optimizer steps between two writes.
+        keep_every_n_steps: also keep a `step_<N>.ckpt` for each multiple N of this; None keeps none.
     """
 
-    def __init__(self, dirpath: str, monitor: str = "val/loss_ema", every_n_steps: int = 500):
+    def __init__(
+        self,
+        dirpath: str,
+        monitor: str = "val/loss_ema",
+        every_n_steps: int = 500,
+        keep_every_n_steps: int | None = None,
+    ):
+        if keep_every_n_steps is not None and keep_every_n_steps < 1:
+            raise ValueError(f"checkpoints.keep_every_n_steps is at least 1, or null, not {keep_every_n_steps}")
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
+        self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
         self.best_step = 0
         self.saved_step = 0
@@ -35,18 +45,25 @@ class Checkpoints(Checkpoint):
     def best_path(self) -> Path:
         return self.dirpath / "best.ckpt"
 
+    def is_kept(self, step: int) -> bool:
+        """Whether the state after this step is kept for good."""
+        return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
+
     def save_last(self, trainer: pl.Trainer) -> None:
         """Write the state as it is, and first what was logged up to it."""
         for logger in trainer.loggers:
             logger.save()
         self.saved_step = trainer.global_step
+        if self.is_kept(trainer.global_step):  # before the one to resume from, so that a kill in between loses neither
+            trainer.save_checkpoint(self.dirpath / f"step_{trainer.global_step}.ckpt")
         trainer.save_checkpoint(self.last_path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         loop = trainer.fit_loop.epoch_loop
         if loop._should_accumulate():
             return  # the gradients accumulated so far would be lost
-        due = trainer.global_step - self.saved_step >= self.every_n_steps
+        new = trainer.global_step - self.saved_step
+        due = new >= self.every_n_steps or (new > 0 and self.is_kept(trainer.global_step))
         assert trainer.fit_loop._data_fetcher is not None
         if due and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
             self.save_last(trainer)

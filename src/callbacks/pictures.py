@@ -11,11 +11,13 @@ from PIL import Image
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.data.base import DataModule
-from src.diffusion.guidance import Denoise
+from src.diffusion.guidance import Guidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.tasks.generate import generate
 from src.utils.seeding import generator
+
+POINTS, POINTS_IN_STRIP = 1000, 500  # of points, more would read well, but take time
 
 
 class Pictures(pl.Callback):
@@ -27,7 +29,7 @@ class Pictures(pl.Callback):
         run: the run folder.
         sampler: made of (schedule).
         guidance: wraps the denoiser when sampling.
-        n: samples in a grid.
+        n: samples in a grid; by default 64 images, 16 signals or 1000 points.
         every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
         levels: times at which data are noised and denoised.
     """
@@ -36,8 +38,8 @@ class Pictures(pl.Callback):
         self,
         run: str,
         sampler: Callable[..., Sampler],
-        guidance: Callable[[Denoise], Denoise] | None = None,
-        n: int = 64,
+        guidance: Guidance | None = None,
+        n: int | None = None,
         every_n_steps: int = 1000,
         levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
     ):
@@ -59,7 +61,8 @@ class Pictures(pl.Callback):
             return
         step = trainer.global_step
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        x_0 = data.val_set[0, torch.arange(min(8, len(data.val_set)))]["x"].to(pl_module.device)
+        n = min(8 if data.size else POINTS_IN_STRIP, len(data.val_set))
+        x_0 = data.val_set[0, torch.arange(n)]["x"].to(pl_module.device)
         if self.first:
             self.first = False
             self.draw_schedule(trainer, pl_module, x_0)
@@ -73,18 +76,19 @@ class Pictures(pl.Callback):
             self.draw_denoising(trainer, pl_module, data, x_0)
 
     def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
-        from src.plots.pictures import sample_grid
+        from src.plots.pictures import READABLE, sample_grid
 
-        n = self.n if len(data.size) == 2 else min(self.n, 16)
+        n = min(READABLE[1 + len(data.shape)], POINTS) if self.n is None else self.n
         label, columns = None, None
         if module.conditional:
-            columns = min(data.num_classes, 10)
+            columns = min(data.num_classes, 10) if data.size else data.num_classes
             n = columns * max(1, n // columns)
             label = torch.arange(n) % columns
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
             x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
-            self.show(trainer, sample_grid(data.to_units(x), columns), f"samples/{name}", f"step_{{step:06d}}_{name}")
+            picture = sample_grid(data.to_units(x), columns, label)
+            self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
         from src.plots.pictures import denoising_strip
@@ -106,8 +110,9 @@ class Pictures(pl.Callback):
     def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, x_0: torch.Tensor) -> None:
         from src.plots.schedule import schedule_picture
 
-        noise = torch.randn(x_0[:1].shape, generator=generator("schedule")).to(x_0)
-        self.show(trainer, schedule_picture(module.denoiser.schedule, x_0[:1], noise), "schedule", "../schedule")
+        shown = x_0[:1] if x_0.ndim > 2 else x_0  # a point alone says nothing
+        noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)
+        self.show(trainer, schedule_picture(module.denoiser.schedule, shown, noise), "schedule", "../schedule")
 
     def draw_curves(self, trainer: pl.Trainer) -> None:
         from src.plots.curves import loss_curves

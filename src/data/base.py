@@ -28,15 +28,16 @@ class BatchDataset(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
-        """The samples at (epoch, indices): {"x": float (B, C, *S) in [-1, 1], "label": int64 (B,) if there are any}.
+        """The samples at (epoch, indices): {"x": float (B, C, *S), "label": int64 (B,) if there are any}.
 
+        Images and signals lie in [-1, 1]; points (B, C) have about unit variance.
         The epoch is there for augmentation, which must be a function of (seed, epoch, index).
         """
         ...
 
 
 class InMemory(Dataset):
-    """Samples indexed by batches, uint8 in [0, 255] or float in [-1, 1].
+    """Samples indexed by batches, uint8 in [0, 255] or float as they are.
 
     Args:
         x: (N, C, *S), in memory or decoded on demand.
@@ -230,8 +231,8 @@ class DataModule(pl.LightningDataModule):
             raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
 
     def to_units(self, x: Tensor) -> Tensor:
-        """From the [-1, 1] of the model to the data's own units: images to [0, 1], signals as they are."""
-        return x if len(self.size) == 1 else ((x + 1) / 2).clamp(0, 1)
+        """From the units of the model to the data's own: images to [0, 1], signals and points as they are."""
+        return ((x + 1) / 2).clamp(0, 1) if len(self.size) == 2 else x
 
     def train_dataloader(self) -> DataLoader:
         epoch, start = self._position()

@@ -8,17 +8,18 @@ from torch import Tensor, nn
 
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule, Time, match
+from src.diffusion.variances import FixedSmall, Variance
 
 
 class Prediction(NamedTuple):
     """What a denoiser says of x_t.
 
     x_0: the expected data, shaped and typed as x_t.
-    output: F, what the network itself gave.
+    variance: the network's second output, shaped as x_t, which only a `Variance` can read; None where that is fixed.
     """
 
     x_0: Tensor
-    output: Tensor
+    variance: Tensor | None = None
 
 
 class Denoiser(nn.Module):
@@ -27,11 +28,16 @@ class Denoiser(nn.Module):
     .. math:: \hat x_0 = c_\text{skip}\, x_t + c_\text{out}\, F(c_\text{in}\, x_t,\ c_\text{noise})
 
     Args:
-        net: ``net(x, c_noise, cond)``, with the shape of x.
+        net: ``net(x, c_noise, cond)``, with the shape of x; with twice the channels where the variance is learned; and
+            given twice the channels with self-conditioning.
         schedule: the forward process; the denoiser owns it.
         parameterization: the four coefficients.
+        variance: of the steps back.
+        self_conditioning: share of the training steps in which the network is also shown its own first estimate of the
+            data, below x_t, rather than zeros; 0 leaves this out altogether. When sampling it is shown the estimate of
+            the step before. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where the share is 0.5.)
 
-    Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or labels (B,).
+    Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or labels (B,); estimate as x_t.
 
     Raises:
         ValueError: where the parameterization is singular on this schedule.
@@ -39,19 +45,50 @@ class Denoiser(nn.Module):
 
     schedule: Schedule
 
-    def __init__(self, net: nn.Module, schedule: Schedule, parameterization: Parameterization):
+    def __init__(
+        self,
+        net: nn.Module,
+        schedule: Schedule,
+        parameterization: Parameterization,
+        variance: Variance | None = None,
+        self_conditioning: float = 0.0,
+    ):
         super().__init__()
         parameterization.check(schedule)
+        if not 0 <= self_conditioning < 1:
+            raise ValueError(
+                f"self_conditioning is a share of the steps, in [0, 1), not {self_conditioning}: in the others the net "
+                "learns to make the first estimate"
+            )
         self.net = net
         self.schedule = schedule
         self.parameterization = parameterization
+        self.variance = variance or FixedSmall()
+        self.self_conditioning = self_conditioning
 
     def forward(
-        self, x_t: Float[Tensor, "batch *data"], t: Time, cond: Int[Tensor, " batch"] | None = None
+        self,
+        x_t: Float[Tensor, "batch *data"],
+        t: Time,
+        cond: Int[Tensor, " batch"] | None = None,
+        estimate: Float[Tensor, "batch *data"] | None = None,
     ) -> Prediction:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        c_in, c_skip, c_out, c_noise = self.parameterization.scalings(t, *self.schedule.alpha_sigma(t))
+        c_in, c_skip, c_out, c_noise = self.parameterization.scalings(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
+        x_in = match(c_in, x_t) * x_t
+        if self.self_conditioning:
+            if estimate is None:
+                estimate = self._first_estimate(x_t, t, cond)
+            x_in = torch.cat([x_in, estimate], 1)
         # Autocast may hand back bf16; x_0 is a difference of close numbers and is taken in the precision of x_t.
-        output = self.net(match(c_in, x_t) * x_t, c_noise, cond).to(x_t.dtype)
-        return Prediction(match(c_skip, x_t) * x_t + match(c_out, x_t) * output, output)
+        output, *more = self.net(x_in, c_noise, cond).to(x_t.dtype).chunk(self.variance.outputs, 1)
+        return Prediction(match(c_skip, x_t) * x_t + match(c_out, x_t) * output, *more)
+
+    def _first_estimate(self, x_t: Tensor, t: Time, cond: Tensor | None) -> Tensor:
+        """The network's own estimate, made from nothing; in training only in a share of the steps, zeros otherwise."""
+        nothing = torch.zeros_like(x_t)
+        if self.training and torch.rand(()) >= self.self_conditioning:
+            return nothing
+        with torch.no_grad():
+            return self(x_t, t, cond, nothing).x_0

@@ -1,15 +1,52 @@
-"""The exponential moving average of the weights, which samples better than the weights themselves."""
+"""Moving averages of the weights, which sample better than the weights themselves."""
 
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
+WIDEST = 12**-0.5  # the relative width of a plain mean over the whole run, where gamma = 0
+TOLERANCE = 0.05  # how far a rebuilt profile may be from the one asked for, relative to it
 
-class EMA(nn.Module):
+
+class Average(nn.Module, ABC):
     r"""Keeps :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` in `model`, a copy of the one it follows.
 
-    The decay depends on the step alone, so a resumed run continues exactly.
+    The decay depends on the step alone, so a resumed run continues exactly. A new one is one method, `decay_at`.
+
+    Args:
+        model: what to average; it is copied.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = deepcopy(model).requires_grad_(False).eval()
+
+    @abstractmethod
+    def decay_at(self, step: int) -> float:
+        """The share d in [0, 1) that is kept after optimizer step `step`, counted from 1."""
+
+    @torch.no_grad()
+    def update(self, model: nn.Module, step: int) -> None:
+        """Take in the weights of `model` after optimizer step `step`."""
+        averages: list[Tensor] = list(self.model.parameters())
+        weights = [p.detach() for p in model.parameters()]
+        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
+        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
+            average.copy_(value)
+
+    def train(self, mode: bool = True) -> "Average":
+        """Stay in evaluation mode: the average is never trained."""
+        return super().train(False)
+
+
+class EMA(Average):
+    r"""The exponential moving average of one decay.
 
     Args:
         model: what to average; it is copied.
@@ -22,28 +59,178 @@ class EMA(nn.Module):
     """
 
     def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0, warmup: bool = True):
-        super().__init__()
+        super().__init__(model)
         if not 0 <= decay < 1:
             raise ValueError(f"ema.decay lies in [0, 1), not {decay}")
-        self.model = deepcopy(model).requires_grad_(False).eval()
         self.decay, self.start, self.warmup = decay, start, warmup
 
-    def decay_at(self, step: int) -> float:
-        """The decay used after optimizer step `step`, counted from 1."""
+    def decay_at(self, step):
         n = step - self.start
         if n <= 0:
             return 0.0
         return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
 
-    @torch.no_grad()
-    def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights of `model` after optimizer step `step`."""
-        averages: list[Tensor] = list(self.model.parameters())
-        weights = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
-        for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
-            average.copy_(value)
 
-    def train(self, mode: bool = True) -> "EMA":
-        """Stay in evaluation mode: the average is never trained."""
-        return super().train(False)
+class HalfLife(Average):
+    r"""The exponential moving average that halves the weight of the past every h samples, whatever the batch size.
+
+    .. math:: d = 2^{-B / h}, \quad h = \min(\text{half\_life},\; \text{rampup\_ratio} \cdot \text{samples seen before})
+
+    Args:
+        model: what to average; it is copied.
+        half_life: in samples.
+        batch_size: samples in a batch, over all processes.
+        accumulate: batches in an optimizer step; B is the product of the two.
+        rampup_ratio: the half-life is at most this share of the run so far; None leaves it as it is from the start.
+
+    Source: Karras et al. 2022, arXiv:2206.00364; the ramp-up is that of `training_loop.py` in NVlabs/edm.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        half_life: float = 500_000,
+        batch_size: int = 1,
+        accumulate: int = 1,
+        rampup_ratio: float | None = 0.05,
+    ):
+        super().__init__(model)
+        if half_life <= 0:
+            raise ValueError(f"ema.half_life is a positive number of samples, not {half_life}")
+        if rampup_ratio is not None and rampup_ratio <= 0:
+            raise ValueError(f"ema.rampup_ratio is positive or null, not {rampup_ratio}")
+        self.half_life, self.rampup_ratio = half_life, rampup_ratio
+        self.samples_per_step = batch_size * accumulate
+
+    def decay_at(self, step):
+        half_life = self.half_life
+        if self.rampup_ratio is not None:
+            half_life = min(half_life, self.rampup_ratio * (step - 1) * self.samples_per_step)
+        return 2 ** (-self.samples_per_step / half_life) if half_life else 0.0
+
+
+class Power(Average):
+    r"""Averages whose memory grows with the run: the weights at time t count in proportion to a power of t.
+
+    .. math:: \hat\theta_\gamma(T) = \frac{\gamma + 1}{T^{\gamma + 1}} \int_0^T t^\gamma \theta(t)\, dt, \quad
+              d = (1 - 1/\text{step})^{\gamma + 1}
+
+    With weights that change at optimizer steps only, d makes this exact. `model` is the average of the first width,
+    `others` are those of the rest. From snapshots of two or more along the run, `rebuild` makes that of any width.
+
+    Args:
+        model: what to average; it is copied.
+        sigma_rel: widths, as standard deviations of the weighting over t relative to T; between 0 and 0.289.
+
+    Source: Karras et al. 2024, arXiv:2312.02696, section 3.1, eq. 127.
+    """
+
+    def __init__(self, model: nn.Module, sigma_rel: Sequence[float] = (0.05, 0.10)):
+        super().__init__(model)
+        if not sigma_rel or len(set(sigma_rel)) < len(sigma_rel):
+            raise ValueError(f"ema.sigma_rel names one or more widths, each once, not {list(sigma_rel)}")
+        self.sigma_rel, *more = sigma_rel
+        self.gamma = gamma_of(self.sigma_rel)
+        self.others = nn.ModuleList(Power(model, [width]) for width in more)
+
+    def decay_at(self, step):
+        return (1 - 1 / step) ** (self.gamma + 1)
+
+    def update(self, model, step):
+        super().update(model, step)
+        for other in self.others:
+            other.update(model, step)
+
+    def snapshot(self, step: int) -> dict[str, Any]:
+        """Plain containers with all averages as they are after optimizer step `step`, for `rebuild`."""
+        averages = {power.sigma_rel: power.model for power in (self, *self.others)}
+        weights = [
+            {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=False)}
+            for model in averages.values()
+        ]
+        buffers = {name: b.cpu() for name, b in self.model.state_dict().items() if name not in weights[0]}
+        return {"step": step, "sigma_rel": list(averages), "weights": weights, "buffers": buffers}
+
+
+def gamma_of(sigma_rel: float) -> float:
+    r"""The exponent of the power-function average of a relative width.
+
+    .. math:: \sigma_{rel}^2 = \frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}
+
+    With u = gamma + 2 this is the cubic u^3 + u^2 - r u + r = 0, where r = 1 / sigma_rel^2; its largest root, by
+    Viète's formula, is the one with gamma > 0.
+
+    Raises:
+        ValueError: for a width outside of (0, 0.289), which no gamma > 0 has.
+
+    Source: Karras et al. 2024, arXiv:2312.02696, eq. 123 and 126.
+    """
+    if not 0 < sigma_rel < WIDEST:
+        raise ValueError(f"a relative width lies between 0 and {WIDEST:.3f}, not {sigma_rel}")
+    r = sigma_rel**-2
+    p, q = r + 1 / 3, 2 / 27 + 4 * r / 3
+    return 2 * math.sqrt(p / 3) * math.cos(math.acos(-1.5 * q / p * math.sqrt(3 / p)) / 3) - 7 / 3
+
+
+def inner_product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+    r"""The integral over t of two weightings, each given as its final time T and its gamma, of shapes that broadcast.
+
+    .. math:: \langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)}{\gamma_a + \gamma_b + 1}
+              \frac{1}{T_{late}} \left( \frac{T_{early}}{T_{late}} \right)^{\gamma_{late}}
+
+    Source: Karras et al. 2024, arXiv:2312.02696, eq. 151.
+    """
+    (t_a, gamma_a), (t_b, gamma_b) = a, b
+    early, late = torch.minimum(t_a, t_b), torch.maximum(t_a, t_b)
+    gamma_late = torch.where(t_a < t_b, gamma_b, gamma_a)
+    return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (early / late) ** gamma_late / late
+
+
+def fit_profile(t: Float[Tensor, " n"], gamma: Float[Tensor, " n"], width: float) -> tuple[Float[Tensor, " n"], float]:
+    r"""The combination of stored weightings that is nearest to that of a relative width at the last of their times.
+
+    .. math:: x = A^{-1} b, \quad A_{ij} = \langle p_i, p_j \rangle, \quad b_i = \langle p_i, p \rangle
+
+    Returns x (n,), scaled to sum to 1, and its distance :math:`\|\sum_i x_i p_i - p\| / \|p\|`.
+
+    Source: Karras et al. 2024, arXiv:2312.02696, section 3.2 and algorithm 3.
+    """
+    stored, wanted = (t, gamma), (t.max(), torch.tensor(gamma_of(width), dtype=t.dtype))
+    products = inner_product((t[:, None], gamma[:, None]), stored)
+    b, norm = inner_product(stored, wanted), inner_product(wanted, wanted)
+    scale = products.diagonal().rsqrt()  # all profiles of one length, for the condition of the matrix
+    fit = torch.linalg.lstsq(scale[:, None] * products * scale, (scale * b)[:, None], driver="gelsd").solution[:, 0]
+    x = scale * fit / (scale @ fit)
+    return x, ((x @ products @ x - 2 * b @ x + norm) / norm).clamp(min=0).sqrt().item()
+
+
+def rebuild(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[str, Tensor]:
+    r"""The average of another width, at the step of the last snapshot: :math:`\sum_i x_i \hat\theta_i`.
+
+    Args:
+        snapshots: of one `Power`, along one run.
+        sigma_rel: the width.
+
+    Returns:
+        A state dict of the model that was averaged.
+
+    Raises:
+        ValueError: for a width that the snapshots do not represent to 5 %.
+    """
+    stored = [pair for s in snapshots for pair in zip(s["sigma_rel"], s["weights"], strict=True)]
+    t = torch.tensor([s["step"] for s in snapshots for _ in s["sigma_rel"]], dtype=torch.float64)
+    gamma = torch.tensor([gamma_of(width) for width, _ in stored], dtype=torch.float64)
+    x, distance = fit_profile(t, gamma, sigma_rel)
+    if distance > TOLERANCE:
+        grid = torch.arange(0.005, WIDEST, 0.005).tolist() + [width for width, _ in stored]
+        fitting = [width for width in grid if fit_profile(t, gamma, width)[1] <= TOLERANCE]
+        raise ValueError(
+            f"the {len(snapshots)} snapshots represent this relative width only to {distance:.0%}; "
+            f"use one from {min(fitting):.3f} to {max(fitting):.3f}, or more snapshots"
+        )
+    weights = {name: torch.zeros_like(w, dtype=torch.float64) for name, w in stored[0][1].items()}
+    for factor, (_, part) in zip(x.tolist(), stored, strict=True):
+        for name, total in weights.items():
+            total.add_(part[name], alpha=factor)
+    last = max(snapshots, key=lambda snapshot: snapshot["step"])
+    return {name: total.to(stored[0][1][name].dtype) for name, total in weights.items()} | last["buffers"]

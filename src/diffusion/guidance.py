@@ -1,17 +1,21 @@
-"""Guidance: wraps `denoise`, returns `denoise`."""
+"""Guidance: wraps `denoise`, returns `denoise`, for one schedule."""
 
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.schedules import Schedule, match
+
+Denoise = Callable[[Tensor, Tensor, Tensor | None], Prediction]
+Guidance = Callable[[Denoise, Schedule], Denoise]
 
 
 class NoGuidance:
     """Leaves the denoiser as it is."""
 
-    def __call__(self, denoise: Denoise) -> Denoise:
+    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
         return denoise
 
 
@@ -24,20 +28,143 @@ class ClassifierFree:
 
     Args:
         scale: w; 1 is plain conditional sampling, 0 unconditional.
+        rescale: share to which the result is scaled back to the standard deviation of :math:`\hat x_0(y)`, against the
+            harsh contrast of strong guidance.
 
-    Source: Ho, Salimans 2022, arXiv:2207.12598, eq. 6 (there with w - 1 for w).
+    Source: Ho, Salimans 2022, arXiv:2207.12598, eq. 6 (there with w - 1 for w); rescale: Lin et al. 2024,
+    arXiv:2305.08891, eq. 15 and 16.
     """
 
-    def __init__(self, scale: float = 2.0):
-        self.scale = scale
+    def __init__(self, scale: float = 2.0, rescale: float = 0.0):
+        if not 0 <= rescale <= 1:
+            raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
+        self.scale, self.rescale = scale, rescale
 
-    def __call__(self, denoise: Denoise) -> Denoise:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
+    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             if cond is None or self.scale == 1:
                 return denoise(x_t, t, cond)
             both = torch.cat([cond, torch.full_like(cond, -1)])
             times = torch.cat([t, t]) if t.ndim else t
-            with_label, without = denoise(torch.cat([x_t, x_t]), times, both).chunk(2)
-            return torch.lerp(without, with_label, self.scale)
+            x_0, variance = denoise(torch.cat([x_t, x_t]), times, both)
+            with_label, without = x_0.chunk(2)
+            guided_x_0 = torch.lerp(without, with_label, self.scale)
+            if self.rescale:
+                ratio = spread(with_label) / spread(guided_x_0)
+                guided_x_0 = guided_x_0 * (1 + self.rescale * (ratio - 1))
+            return Prediction(guided_x_0, None if variance is None else variance.chunk(2)[0])
 
         return guided
+
+
+class Interval:
+    r"""Guides only between two noise levels, :math:`\text{low} \le \sigma_t / \alpha_t \le \text{high}`.
+
+    Elsewhere it neither helps quality nor costs evaluations.
+
+    Args:
+        guidance: any other.
+        low, high: the two levels.
+
+    Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 4.
+    """
+
+    def __init__(self, guidance: Guidance, low: float = 0.2, high: float = 5.0):
+        if not 0 <= low < high:
+            raise ValueError(f"0 <= guidance.low < guidance.high is needed, not {low} and {high}")
+        self.guidance, self.low, self.high = guidance, low, high
+
+    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+        inside = self.guidance(denoise, schedule)
+        conditional = getattr(self.guidance, "conditional", True)  # whether the label is the denoiser's too
+
+        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+            ratio = torch.exp(-schedule.log_snr(t) / 2)
+            within = (self.low <= ratio) & (ratio <= self.high)
+            if within.any() != within.all():
+                raise ValueError("guidance in an interval wants one time for the whole batch")
+            return inside(x_t, t, cond) if within.all() else denoise(x_t, t, cond if conditional else None)
+
+        return guided
+
+
+class AutoGuidance:
+    r"""Pushes away from what a weaker model of the same kind says: an earlier checkpoint, a smaller net.
+
+    .. math:: \hat x_0 = \hat x_0^\text{weak} + w\, (\hat x_0 - \hat x_0^\text{weak})
+
+    It works without labels, and costs the evaluations of the weaker model, which may have a schedule of its own: it is
+    asked at the same ratio of signal and noise.
+
+    Args:
+        guide: the weaker model.
+        scale: w; 1 is none.
+
+    Source: Karras et al. 2024, arXiv:2406.02507, eq. 5.
+    """
+
+    def __init__(self, guide: Denoiser, scale: float = 2.0):
+        self.guide, self.scale = guide, scale
+
+    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+            strong = denoise(x_t, t, cond)
+            if self.scale == 1:
+                return strong
+            guide = self.guide.to(x_t.device).eval()
+            weak = guide(*translate(x_t, t, schedule, guide.schedule), cond).x_0
+            return strong._replace(x_0=torch.lerp(weak, strong.x_0, self.scale))
+
+        return guided
+
+
+def translate(x_t: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
+    """The same noisy data on another schedule: where its log-SNR is that of t, and scaled as it is there."""
+    alpha, sigma = schedule.alpha_sigma(t)
+    if all(map(torch.equal, (alpha, sigma), other.alpha_sigma(t))):
+        return x_t, t
+    there = other.inverse_log_snr(schedule.log_snr(t))
+    return match(other.alpha_sigma(there)[1] / sigma, x_t) * x_t, there
+
+
+class ClassifierGuidance:
+    r"""Pushes towards what a classifier takes for the label.
+
+    .. math:: \nabla \log p(x_t) \mathrel{+}= w\, \nabla \log p(y | x_t), \quad \text{that is} \quad
+              \hat x_0 \mathrel{+}= w\, \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t)
+
+    Where there is no signal, x_t says nothing of y, and nothing is added.
+
+    Args:
+        log_prob: any differentiable ``log_prob(x_t, t, y)`` of (B, C, *S), () and (B,), that gives (B,).
+        scale: w.
+        conditional: whether the denoiser is given the label too.
+
+    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, eq. 11 to 14.
+    """
+
+    takes_label = True  # whatever the denoiser takes
+
+    def __init__(self, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0,
+                 conditional: bool = False):  # fmt: skip
+        self.log_prob, self.scale, self.conditional = log_prob, scale, conditional
+
+    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+            prediction = denoise(x_t, t, cond if self.conditional else None)
+            alpha, sigma = schedule.alpha_sigma(t)
+            signal = alpha > 1e-8 * sigma
+            if cond is None or self.scale == 0 or not signal.any():
+                return prediction
+            with torch.inference_mode(False), torch.enable_grad():
+                x = x_t.detach().clone().requires_grad_()
+                (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), cond.clone()).sum(), x)
+            gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
+            return prediction._replace(x_0=prediction.x_0 + match(gain, x_t) * gradient)
+
+        return guided
+
+
+def spread(x: Tensor) -> Tensor:
+    """The standard deviation of each sample, (B, 1, ...)."""
+    return x.flatten(1).std(1).view(-1, *[1] * (x.ndim - 1))

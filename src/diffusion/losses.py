@@ -1,34 +1,34 @@
-r"""Losses: distances of the weighted residual :math:`r = \sqrt{w(t)}\, (\hat x_0 - x_0)`.
+r"""Losses: how far the predicted data is from the data, for every sample of a batch.
 
-With the weighting `simple` the residual is that of the noise, with `velocity` that of v, with `uniform` that of the
-data; see :mod:`src.diffusion.weightings`.
+Most compare :math:`\hat x_0` with x_0 under a weighting, which is stated in the space of the data; with `mse` and the
+weighting `simple` that is the squared error of the noise, with `velocity` that of v, with `uniform` that of the data;
+see :mod:`src.diffusion.weightings`. `vlb` and `hybrid` are the variational bound.
 """
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 
+import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.schedules import Time, match
+from src.diffusion import learned, weightings
+from src.diffusion.bound import prior_term, step_term
+from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.schedules import Schedule, Time, match
+
+Weighting = Callable[[Schedule, Time], Time]
 
 
 class Loss(ABC):
-    """A new one is one method, `distance`.
+    """A new one is one method, the call; one that compares x_0 is one method, `compare`, of a `Weighted`."""
 
-    Args:
-        weighting: maps (alpha, sigma) to w.
-    """
-
-    def __init__(self, weighting: Callable[[Time, Time], Time]):
-        self.weighting = weighting
+    trains_variance = False
+    trains_schedule = False
 
     @abstractmethod
-    def distance(self, residual: Tensor) -> Tensor:
-        """The distance of each element of the residual from zero, shaped as it."""
-
     def __call__(
         self,
         denoiser: Denoiser,
@@ -37,33 +37,212 @@ class Loss(ABC):
         noise: Float[Tensor, "batch *data"],
         cond: Tensor | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The loss of every sample, the mean over its elements."""
-        x_t = denoiser.schedule.add_noise(x_0, t, noise)
-        error = denoiser(x_t, t, cond).x_0 - x_0
-        weight = self.weighting(*denoiser.schedule.alpha_sigma(t))
-        return self.distance(match(weight.sqrt(), x_0) * error).flatten(1).mean(1)
+        """The loss of every sample."""
+
+    def check(self, denoiser: Denoiser) -> None:
+        """Refuse a denoiser of which this loss would leave a part untrained."""
+        if denoiser.variance.outputs > 1 and not self.trains_variance:
+            raise ValueError(
+                "this loss does not train the variance: use loss=hybrid, loss=vlb with loss.steps, or "
+                "variance=fixed_small"
+            )
+        if isinstance(denoiser.schedule, learned.Learned) and not self.trains_schedule:
+            raise ValueError("this loss does not train the schedule: use loss=vlb loss.steps=null, or schedule=cosine")
 
 
-class MSE(Loss):
-    """Squared residual."""
+class Weighted(Loss):
+    """The mean over a sample's elements of a weighted comparison.
 
-    def distance(self, residual):
-        return residual.square()
+    Args:
+        weighting: maps (schedule, t) to w.
+    """
+
+    def __init__(self, weighting: Weighting):
+        self.weighting = weighting
+
+    @abstractmethod
+    def compare(self, predicted: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
+        """The loss of each element of (B, C, *S); the weight, (B, 1, ...), multiplies a squared error."""
+
+    def __call__(self, denoiser, x_0, t, noise, cond=None):
+        predicted = denoiser(denoiser.schedule.add_noise(x_0, t, noise), t, cond).x_0
+        weight = match(self.weighting(denoiser.schedule, t), x_0)
+        return self.compare(predicted, x_0, weight).flatten(1).mean(1)
 
 
-class L1(Loss):
-    """Absolute residual."""
+class MSE(Weighted):
+    r"""Squared error, :math:`w\, (\hat x_0 - x_0)^2`."""
 
-    def distance(self, residual):
-        return residual.abs()
+    def compare(self, predicted, x_0, weight):
+        return (weight.sqrt() * (predicted - x_0)).square()
 
 
-class Huber(Loss):
-    """Squared below `delta`, linear above: half the square, continued by its tangent."""
+class L1(Weighted):
+    r"""Absolute error, :math:`\sqrt{w}\, |\hat x_0 - x_0|`."""
 
-    def __init__(self, weighting: Callable[[Time, Time], Time], delta: float = 1.0):
+    def compare(self, predicted, x_0, weight):
+        return weight.sqrt() * (predicted - x_0).abs()
+
+
+class Huber(Weighted):
+    r"""Of :math:`r = \sqrt{w} (\hat x_0 - x_0)`: half the square below `delta`, continued by its tangent."""
+
+    def __init__(self, weighting: Weighting, delta: float = 1.0):
         super().__init__(weighting)
-        self.delta = delta
+        self.delta = check_positive("delta", delta)
 
-    def distance(self, residual):
-        return F.huber_loss(residual, residual.new_zeros(()).expand_as(residual), reduction="none", delta=self.delta)
+    def compare(self, predicted, x_0, weight):
+        residual = weight.sqrt() * (predicted - x_0)
+        return F.huber_loss(residual, torch.zeros_like(residual), reduction="none", delta=self.delta)
+
+
+class PseudoHuber(Weighted):
+    r"""A smooth Huber loss, of the whole sample: :math:`(\sqrt{\lVert r \rVert^2 + D c^2} - \sqrt D c) / \sqrt D`.
+
+    Args:
+        weighting: maps (schedule, t) to w; :math:`r = \sqrt{w} (\hat x_0 - x_0)` with D elements.
+        c: where squared becomes absolute, in units of one element; the paper's constant for images is
+            :math:`0.00054 \sqrt D` for the whole sample.
+
+    Source: Song, Dhariwal 2024, arXiv:2310.14189, eq. 8; Lee et al. 2024, arXiv:2405.20320.
+    """
+
+    def __init__(self, weighting: Weighting, c: float = 0.03):
+        super().__init__(weighting)
+        self.c = check_positive("c", c)
+
+    def compare(self, predicted, x_0, weight):
+        power = (weight.sqrt() * (predicted - x_0)).square().flatten(1).mean(1)
+        return ((power + self.c**2).sqrt() - self.c)[:, None]
+
+
+class BCE(Weighted):
+    r"""Binary cross-entropy of the data taken to [0, 1], :math:`-p \log \hat p - (1 - p) \log(1 - \hat p)`.
+
+    Its least value is the entropy of p, above 0 where p is neither 0 nor 1. Nothing keeps a prediction within [0, 1],
+    where the logarithms end. So beyond [margin, 1 - margin], or p where that lies further out, a straight line takes
+    their place, as steep as they are there and at least of slope 1, which pulls back.
+    """
+
+    def __init__(self, weighting: Weighting, margin: float = 1e-3):
+        super().__init__(weighting)
+        if not 0 < margin < 0.5:
+            raise ValueError(f"loss.margin lies between 0 and 0.5, not {margin}")
+        self.margin = margin
+
+    def compare(self, predicted, x_0, weight):
+        p, q = ((x_0 + 1) / 2).clamp(0, 1), (predicted + 1) / 2
+        inside = q.clamp(p.clamp(max=self.margin), p.clamp(min=1 - self.margin))
+        slope = ((inside - p) / (inside * (1 - inside))).detach().abs().nan_to_num(0.0).clamp(min=1)
+        return weight * (F.binary_cross_entropy(inside, p, reduction="none") + slope * (q - inside).abs())
+
+
+class Perceptual(Weighted):
+    r"""Mean squared error in the features of a network, :math:`w \sum_l \overline{(\phi_l(\hat x_0) - \phi_l(x_0))^2}`.
+
+    Args:
+        weighting: maps (schedule, t) to w.
+        features: any network, from (B, C, *S) to a tensor or a list of tensors, each (B, ...); it is frozen.
+
+    Source: Johnson et al. 2016, arXiv:1603.08155, section 3.2.
+    """
+
+    def __init__(self, weighting: Weighting, features: nn.Module):
+        super().__init__(weighting)
+        self.features = features.eval().requires_grad_(False)
+
+    def compare(self, predicted, x_0, weight):
+        self.features.to(x_0.device)
+        pairs = zip(self._list(predicted), self._list(x_0), strict=True)
+        return sum(weight.flatten(1) * (a - b).square().flatten(1).mean(1, keepdim=True) for a, b in pairs)
+
+    def _list(self, x: Tensor) -> list[Tensor]:
+        features = self.features(x)
+        return [features] if isinstance(features, Tensor) else list(features)
+
+
+class VLB(Loss):
+    r"""The variational bound, in bits per dimension: the mean over uniform times estimates the whole.
+
+    Args:
+        steps: T; times are rounded up to k / T, and the term of one step counts T times. None for the limit of
+            infinitely many steps, :math:`-\tfrac12 \text{SNR}'(t) \lVert \hat x_0 - x_0 \rVert^2`, which leaves out
+            the decoder; a learned schedule needs it.
+        bins: levels of rounded data, 256 for images; None for the density of continuous data.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Kingma et al. 2021, arXiv:2107.00630, eq. 14 and 17.
+    """
+
+    trains_variance = True
+
+    def __init__(self, steps: int | None = 1000, bins: int | None = None):
+        self.steps, self.bins = check_steps(steps), bins
+        self.trains_variance, self.trains_schedule = steps is not None, steps is None
+
+    def __call__(self, denoiser, x_0, t, noise, cond=None):
+        if self.steps is None:
+            losses = MSE(weightings.likelihood)(denoiser, x_0, t, noise, cond)
+            if isinstance(denoiser.schedule, learned.Learned):
+                denoiser.schedule.lower_variance(losses)
+        else:
+            s, t = on_grid(t, self.steps)
+            x_t = denoiser.schedule.add_noise(x_0, t, noise)
+            losses = self.steps * step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), self.bins)
+        return (losses + prior_term(denoiser.schedule, x_0)) / math.log(2)
+
+
+class Hybrid(Weighted):
+    r"""The weighted squared error, which trains the mean, plus `scale` times the bound, which trains the variance.
+
+    Args:
+        weighting: of the squared error.
+        steps: T; times are rounded up to k / T.
+        scale: :math:`\lambda` of the paper.
+        bins: as in `VLB`.
+
+    Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 16.
+    """
+
+    trains_variance = True
+
+    def __init__(self, weighting: Weighting, steps: int = 1000, scale: float = 0.001, bins: int | None = None):
+        super().__init__(weighting)
+        self.steps, self.scale, self.bins = check_steps(steps), scale, bins
+
+    def compare(self, predicted, x_0, weight):
+        return (weight.sqrt() * (predicted - x_0)).square()
+
+    def __call__(self, denoiser, x_0, t, noise, cond=None):
+        s, t = on_grid(t, self.steps)
+        x_t = denoiser.schedule.add_noise(x_0, t, noise)
+        prediction = denoiser(x_t, t, cond)
+        weight = match(self.weighting(denoiser.schedule, t), x_0)
+        simple = self.compare(prediction.x_0, x_0, weight).flatten(1).mean(1)
+        still = Prediction(prediction.x_0.detach(), prediction.variance)
+        bound = self.steps * step_term(denoiser, x_0, x_t, s, t, still, self.bins)
+        return simple + self.scale * (bound + prior_term(denoiser.schedule, x_0)) / math.log(2)
+
+    def check(self, denoiser):
+        super().check(denoiser)
+        if denoiser.variance.outputs == 1:
+            raise ValueError("loss=hybrid trains a learned variance: use variance=learned_range, or loss=mse")
+
+
+def on_grid(t: Time, steps: int) -> tuple[Time, Time]:
+    """s and t of the step of k / T that holds t, of T = steps."""
+    k = torch.ceil(t * steps - 1e-9 * steps).clamp(1, steps)
+    return (k - 1) / steps, k / steps
+
+
+def check_steps(steps: int | None) -> int | None:
+    """Refuse a bound without terms."""
+    if steps is not None and steps < 1:
+        raise ValueError(f"loss.steps is at least 1, not {steps}")
+    return steps
+
+
+def check_positive(name: str, value: float) -> float:
+    """Refuse a scale that is none."""
+    if value <= 0:
+        raise ValueError(f"loss.{name} is above 0, not {value}")
+    return value

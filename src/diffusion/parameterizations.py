@@ -27,8 +27,8 @@ class Parameterization(ABC):
     """A new one is one method: four coefficients."""
 
     @abstractmethod
-    def scalings(self, t: Time, alpha: Time, sigma: Time) -> Scalings:
-        """The coefficients at times t, whose signal and noise are alpha and sigma."""
+    def scalings(self, schedule: Schedule, t: Time) -> Scalings:
+        """The coefficients at times t."""
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027 - most have nothing to refuse
         """Refuse a schedule with which this parameterization is singular, with the reason and a way out."""
@@ -40,11 +40,30 @@ class Epsilon(Parameterization):
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 11.
     """
 
-    def scalings(self, t, alpha, sigma):
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
         return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / alpha, -sigma / alpha, 1000 * t)
 
     def check(self, schedule):
         check_signal(schedule, "eps")
+
+
+class Score(Parameterization):
+    r"""The network predicts the score times the noise level, :math:`F = \sigma_t \nabla \log p(x_t)`.
+
+    .. math:: \hat x_0 = (x_t + \sigma_t F) / \alpha_t
+
+    Dividing the output by :math:`\sigma_t` is what keeps it of one size at all noise levels.
+
+    Source: Song, Ermon 2020, arXiv:2006.09011, section 3.2 (technique 3); Song et al. 2021, arXiv:2011.13456.
+    """
+
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
+        return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / alpha, sigma / alpha, 1000 * t)
+
+    def check(self, schedule):
+        check_signal(schedule, "score")
 
 
 class Data(Parameterization):
@@ -53,7 +72,8 @@ class Data(Parameterization):
     Source: Ho et al. 2020, arXiv:2006.11239, section 3.2; Ramesh et al. 2022, arXiv:2204.06125, section 2.2.
     """
 
-    def scalings(self, t, alpha, sigma):
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
         return Scalings((alpha**2 + sigma**2).rsqrt(), torch.zeros_like(alpha), torch.ones_like(alpha), 1000 * t)
 
 
@@ -67,9 +87,94 @@ class Velocity(Parameterization):
     Source: Salimans, Ho 2022, arXiv:2202.00512, appendix D.
     """
 
-    def scalings(self, t, alpha, sigma):
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
         power = alpha**2 + sigma**2
         return Scalings(power.rsqrt(), alpha / power, -sigma * power.rsqrt(), 1000 * t)
+
+
+class FlowVelocity(Parameterization):
+    r"""The network predicts the direction of the path, :math:`u = \epsilon - x_0`.
+
+    .. math:: \hat x_0 = (x_t - \sigma_t F) / (\alpha_t + \sigma_t)
+
+    On `schedule=flow` u is the velocity dx/dt; elsewhere it is as well defined.
+
+    Source: Liu et al. 2023, arXiv:2209.03003, eq. 1; Lipman et al. 2023, arXiv:2210.02747, eq. 23.
+    """
+
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
+        both = alpha + sigma
+        return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / both, -sigma / both, 1000 * t)
+
+
+class EDM(Parameterization):
+    r"""Preconditioning that gives the network inputs and targets of unit variance at every noise level.
+
+    .. math:: c_\text{in} = \frac{1}{\sqrt p}, \quad c_\text{skip} = \frac{\alpha_t \sigma_d^2}{p}, \quad
+              c_\text{out} = \frac{\sigma_t \sigma_d}{\sqrt p}, \quad p = \alpha_t^2 \sigma_d^2 + \sigma_t^2, \quad
+              c_\text{noise} = 1000 \cdot \tfrac14 \log(\sigma_t / \alpha_t)
+
+    The paper's, for :math:`x_t / \alpha_t = x_0 + (\sigma_t / \alpha_t) \epsilon`; c_noise is its value in the units of
+    embeddings made for 1000 steps.
+
+    Args:
+        sigma_data: :math:`\sigma_d`, the standard deviation of the data.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, table 1.
+    """
+
+    def __init__(self, sigma_data: float = 0.5):
+        if sigma_data <= 0:
+            raise ValueError(f"parameterization.sigma_data is above 0, not {sigma_data}")
+        self.sigma_data = sigma_data
+
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
+        power = (alpha * self.sigma_data) ** 2 + sigma**2
+        # Bounded where there is no noise, or nothing else, at a level that no training reaches.
+        c_noise = (-125 * schedule.log_snr(t)).clamp(-5000, 5000)
+        return Scalings(
+            power.rsqrt(), alpha * self.sigma_data**2 / power, sigma * self.sigma_data * power.rsqrt(), c_noise
+        )
+
+
+class Mean(Parameterization):
+    r"""The network predicts the mean of the step back, :math:`\tilde\mu(x_t, x_0)` with s = t - 1 / T.
+
+    .. math:: F = a\, x_t + b\, \hat x_0, \quad a = \alpha_{t|s} \sigma_s^2 / \sigma_t^2, \quad
+              b = \alpha_s \sigma_{t|s}^2 / \sigma_t^2, \quad \hat x_0 = (F - a\, x_t) / b
+
+    b is small wherever a step is, so that errors of the network weigh heavily in :math:`\hat x_0`: of the classical
+    parameterizations this is the hardest to train.
+
+    Args:
+        steps: T.
+
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2; Ho et al. 2020, arXiv:2006.11239, eq. 7 and 8.
+    """
+
+    def __init__(self, steps: int = 1000):
+        self.steps = steps
+
+    def scalings(self, schedule, t):
+        alpha, sigma = schedule.alpha_sigma(t)
+        # Times within the first step have its coefficients, so that those at t = 0 are finite.
+        later = t.clamp(min=1 / self.steps)
+        a, b = posterior(schedule, later - 1 / self.steps, later)
+        return Scalings((alpha**2 + sigma**2).rsqrt(), -a / b, 1 / b, 1000 * t)
+
+
+def posterior(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
+    r"""a and b of the mean :math:`a\, x_t + b\, x_0` of :math:`q(x_s | x_t, x_0)`; see :class:`Mean`.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
+    """
+    alpha_s, sigma_s = schedule.alpha_sigma(s)
+    _, sigma_t = schedule.alpha_sigma(t)
+    alpha_ts, sigma_ts = schedule.transition(s, t)
+    return alpha_ts * (sigma_s / sigma_t) ** 2, alpha_s * (sigma_ts / sigma_t) ** 2
 
 
 def check_signal(schedule: Schedule, name: str) -> None:
@@ -78,5 +183,5 @@ def check_signal(schedule: Schedule, name: str) -> None:
     if alpha < 1e-6 * sigma:
         raise ValueError(
             f"parameterization={name} divides by alpha, which is {alpha:.1e} at t = 1 on this schedule; "
-            "use parameterization=v or x0"
+            "use parameterization=v, velocity, edm or x0"
         )

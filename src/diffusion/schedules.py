@@ -3,9 +3,12 @@ r"""Schedules: how much of the data and how much noise a noisy sample holds at e
 Everything in this project is :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with t in [0, 1], 0 = data, 1 = noise.
 Times are float64 tensors on the CPU: exact at the nodes of a table, the same on every device, and free of
 synchronisation, since 0-dimensional ones multiply a tensor on any device as plain numbers.
+
+Continuous processes are here, discrete ones in :mod:`src.diffusion.tables`.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
@@ -27,7 +30,10 @@ class Schedule(nn.Module, ABC):
         return 2 * (alpha.log() - sigma.log())
 
     def inverse_log_snr(self, log_snr: Time) -> Time:
-        """The t in [0, 1] at which the log-SNR has this value, by bisection to float64 precision."""
+        """The t in [0, 1] at which the log-SNR has this value, by bisection to float64 precision.
+
+        A schedule that has a closed form for it may give it, for speed.
+        """
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
         for _ in range(64):
@@ -35,6 +41,23 @@ class Schedule(nn.Module, ABC):
             too_clean = self.log_snr(middle) > log_snr
             low, high = torch.where(too_clean, middle, low), torch.where(too_clean, high, middle)
         return (low + high) / 2
+
+    def log_snr_rate(self, t: Time) -> Time:
+        r""":math:`d\lambda / dt`, negative."""
+        return derivative(self.log_snr, t)
+
+    def drift_diffusion(self, t: Time) -> tuple[Time, Time]:
+        r"""f and g² of the SDE :math:`dx = f(t)\, x\, dt + g(t)\, dw` that has these marginals.
+
+        .. math:: f = \frac{d \log \alpha_t}{dt}, \quad
+                  g^2 = \frac{d\sigma_t^2}{dt} - 2 f \sigma_t^2 = -\sigma_t^2 \frac{d\lambda_t}{dt}
+
+        Not finite at t = 1 where no signal is left there.
+
+        Source: Kingma et al. 2021, arXiv:2107.00630, appendix I; Song et al. 2021, arXiv:2011.13456, eq. 5.
+        """
+        _, sigma = self.alpha_sigma(t)
+        return derivative(lambda u: self.alpha_sigma(u)[0].log(), t), -(sigma**2) * self.log_snr_rate(t)
 
     def transition(self, s: Time, t: Time) -> tuple[Time, Time]:
         r"""The law of :math:`x_t = \alpha_{t|s} x_s + \sigma_{t|s} z` for s < t.
@@ -56,83 +79,130 @@ class Schedule(nn.Module, ABC):
         return alpha * x_0 + sigma * noise
 
 
-class Table(Schedule):
-    r"""A discrete variance-preserving process: T variances :math:`\beta_k`, exact at the nodes t = k / T.
+class VPSDE(Schedule):
+    r"""The variance-preserving SDE: the limit of the linear table as its steps grow.
 
-    .. math:: \alpha_{k/T}^2 = \prod_{i \le k} (1 - \beta_i), \quad \sigma^2 = 1 - \alpha^2
+    .. math:: \alpha_t^2 = e^{-I_t}, \quad \sigma_t^2 = 1 - \alpha_t^2, \quad
+              I_t = \int_0^t \beta = \beta_\min t + \tfrac12 (\beta_\max - \beta_\min) t^2
 
-    Between the nodes the log-SNR is interpolated linearly; between t = 0, where it is infinite, and the first node
-    the variance is.
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 33 in appendix B and C.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        check_betas(beta_min, beta_max)
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def alpha_sigma(self, t):
+        decay = beta_integral(t, self.beta_min, self.beta_max)
+        return torch.exp(-decay / 2), (-torch.expm1(-decay)).sqrt()
+
+    def inverse_log_snr(self, log_snr):
+        decay = nn.functional.softplus(-torch.as_tensor(log_snr, dtype=torch.float64))
+        slope = self.beta_max - self.beta_min
+        t = 2 * decay / (self.beta_min + (self.beta_min**2 + 2 * slope * decay).sqrt())
+        return t.nan_to_num(1.0).clamp(0, 1)
+
+
+class SubVPSDE(Schedule):
+    r"""The sub-variance-preserving SDE: the signal of the VP-SDE with less noise.
+
+    .. math:: \alpha_t^2 = e^{-I_t}, \quad \sigma_t = 1 - \alpha_t^2
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 29 in appendix B.
+    """
+
+    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+        super().__init__()
+        check_betas(beta_min, beta_max)
+        self.beta_min, self.beta_max = beta_min, beta_max
+
+    def alpha_sigma(self, t):
+        decay = beta_integral(t, self.beta_min, self.beta_max)
+        return torch.exp(-decay / 2), -torch.expm1(-decay)
+
+
+class Flow(Schedule):
+    r"""The straight paths of rectified flow and flow matching.
+
+    .. math:: \alpha_t = 1 - t', \quad \sigma_t = t', \quad t' = \frac{s t}{1 + (s - 1) t}
 
     Args:
-        betas: (T,) variances in (0, 1); :math:`\beta_1` comes first.
+        shift: s, which multiplies :math:`\sigma / \alpha`; 1 for none, more for larger images (:math:`\sqrt{m / n}` of
+            their numbers of pixels).
 
-    Source: Ho et al. 2020, arXiv:2006.11239, eq. 2 and 4.
+    Source: Liu et al. 2023, arXiv:2209.03003; Lipman et al. 2023, arXiv:2210.02747; shift: Esser et al. 2024,
+    arXiv:2403.03206, eq. 23.
     """
 
-    def __init__(self, betas: Float[Tensor, " steps"]):
+    def __init__(self, shift: float = 1.0):
         super().__init__()
-        betas = torch.as_tensor(betas, dtype=torch.float64)
-        outside = (~((betas > 0) & (betas < 1))).nonzero()
-        if len(outside):
-            k = int(outside[0])
-            raise ValueError(f"each beta lies between 0 and 1, but beta_{k + 1} = {betas[k]:.4g}")
-        # Plain attributes, not buffers: moving the module to a device or to half precision must not touch them.
-        self.betas = betas
-        self.steps = len(betas)
-        log_alpha_2 = torch.log1p(-betas).cumsum(0)
-        self._log_snr = log_alpha_2 - torch.log(-torch.expm1(log_alpha_2))
+        self.shift = check_shift(shift)
 
-    def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
-        log_snr = self.log_snr(t)
-        return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
+    def alpha_sigma(self, t):
+        denominator = 1 + (self.shift - 1) * t
+        return (1 - t) / denominator, self.shift * t / denominator
 
-    def log_snr(self, t: Time) -> Time:
-        k = torch.as_tensor(t, dtype=torch.float64, device="cpu") * self.steps
-        # Times such as 0.29 * 1000 miss their node by a rounding error, which must not show as interpolation.
-        k = torch.where((k - k.round()).abs() < 1e-9 * self.steps, k.round(), k)
-        below = k.floor().clamp(1, max(self.steps - 1, 1)).long() - 1
-        above = (below + 1).clamp(max=self.steps - 1)
-        inside = torch.lerp(self._log_snr[below], self._log_snr[above], k - 1 - below)
-        variance = k * torch.sigmoid(-self._log_snr[0])
-        return torch.where(k < 1, torch.log1p(-variance) - variance.log(), inside)
+    def inverse_log_snr(self, log_snr):
+        # sigma / (sigma + alpha) undoes the paths, and dividing by the shift first undoes that.
+        half = torch.as_tensor(log_snr, dtype=torch.float64) / 2
+        return torch.sigmoid(-half - torch.tensor(self.shift, dtype=torch.float64).log())
 
 
-def linear(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02) -> Table:
-    r"""Variances that grow linearly from `beta_min` to `beta_max`.
+class Laplace(Schedule):
+    r"""A log-SNR that follows a Laplace distribution when t is uniform: most time is spent around its middle.
 
-    The two are stated for T = 1000 and scaled by 1000 / T otherwise, so that the amount of noise at the end stays.
+    .. math:: \lambda_t = \mu - b\, \operatorname{sgn}(\tfrac12 - t) \log(1 - 2 |t - \tfrac12|) - 2 \log s,
+              \quad \alpha_t^2 = \operatorname{sigmoid}(\lambda_t), \quad \sigma_t^2 = 1 - \alpha_t^2
 
-    Source: Ho et al. 2020, arXiv:2006.11239, section 4.
+    It ends without any signal.
+
+    Args:
+        mean: :math:`\mu`.
+        scale: b.
+        shift: s, which multiplies :math:`\sigma / \alpha`.
+
+    Source: Hang et al. 2024, arXiv:2407.03297, table 1.
     """
-    check_steps(steps)
-    betas = torch.linspace(beta_min, beta_max, steps, dtype=torch.float64) * (1000 / steps)
-    if betas.max() >= 1:
-        raise ValueError(
-            f"schedule.steps={steps} is too few for a linear schedule up to beta_max={beta_max}: the last beta would "
-            f"be {betas.max():.3g}. Use at least {int(1000 * beta_max) + 1} steps, or schedule=cosine"
-        )
-    return Table(betas)
+
+    def __init__(self, mean: float = 0.0, scale: float = 0.5, shift: float = 1.0):
+        super().__init__()
+        if scale <= 0:
+            raise ValueError(f"schedule.scale is above 0, not {scale}")
+        self.mean, self.scale, self.shift = mean, scale, check_shift(shift)
+
+    def alpha_sigma(self, t):
+        return variance_preserving(self.log_snr(t))
+
+    def log_snr(self, t):
+        t = torch.as_tensor(t, dtype=torch.float64)
+        tail = torch.where(t < 0.5, 2 * t, 2 - 2 * t).log()  # exact at both ends
+        middle = self.mean - 2 * torch.tensor(self.shift, dtype=torch.float64).log()
+        return middle - self.scale * torch.where(t < 0.5, tail, -tail)
+
+    def inverse_log_snr(self, log_snr):
+        middle = self.log_snr(torch.tensor(0.5, dtype=torch.float64))
+        z = (torch.as_tensor(log_snr, dtype=torch.float64) - middle) / self.scale
+        half = torch.exp(-z.abs()) / 2
+        return torch.where(z > 0, half, 1 - half)
 
 
-def cosine(steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999) -> Table:
-    r"""A squared cosine for :math:`\alpha^2`, which spends more time at middle noise.
-
-    .. math:: \alpha_t^2 = f(t) / f(0), \quad f(t) = \cos^2\left(\frac{t + s}{1 + s} \frac{\pi}{2}\right), \quad
-              \beta_k = \min(1 - \alpha_{k/T}^2 / \alpha_{(k-1)/T}^2,\ \beta_\max)
-
-    Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 17.
-    """
-    check_steps(steps)
-    nodes = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    f = torch.cos((nodes + offset) / (1 + offset) * torch.pi / 2) ** 2
-    return Table((1 - f[1:] / f[:-1]).clamp(max=beta_max))
+def variance_preserving(log_snr: Time) -> tuple[Time, Time]:
+    r""":math:`(\alpha, \sigma)` of a log-SNR where :math:`\alpha^2 + \sigma^2 = 1`."""
+    return torch.sigmoid(log_snr).sqrt(), torch.sigmoid(-log_snr).sqrt()
 
 
-def check_steps(steps: int) -> None:
-    """Refuse a table without entries."""
-    if steps < 1:
-        raise ValueError(f"schedule.steps is at least 1, not {steps}")
+def beta_integral(t: Time, beta_min: float, beta_max: float) -> Time:
+    """The integral of the linear beta(t) from 0 to t."""
+    return beta_min * t + (beta_max - beta_min) * t**2 / 2
+
+
+def derivative(f: Callable[[Time], Time], t: Time) -> Time:
+    """df/dt, element by element."""
+    with torch.inference_mode(False), torch.enable_grad():
+        t = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
+        # What does not depend on t, as the signal of a ladder, has the derivative 0.
+        return torch.autograd.grad((f(t) + 0 * t).sum(), t)[0]
 
 
 def match(value: Tensor, x: Tensor) -> Tensor:
@@ -140,3 +210,16 @@ def match(value: Tensor, x: Tensor) -> Tensor:
     if value.ndim == 0:
         return value
     return value.to(x.device, x.dtype, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
+
+
+def check_shift(shift: float) -> float:
+    """Refuse a shift that is no factor."""
+    if not 0 < shift < float("inf"):
+        raise ValueError(f"schedule.shift multiplies sigma / alpha and is above 0, not {shift}; 1 is none")
+    return shift
+
+
+def check_betas(beta_min: float, beta_max: float) -> None:
+    """Refuse rates that do not grow from something above 0."""
+    if not 0 < beta_min <= beta_max:
+        raise ValueError(f"0 < schedule.beta_min <= schedule.beta_max is needed, not {beta_min} and {beta_max}")

@@ -3,16 +3,24 @@
 from abc import ABC, abstractmethod
 
 import torch
+from torch import Tensor, nn
 
-from src.diffusion.schedules import Time
+from src.diffusion.schedules import Schedule, Time
 
 
 class TimeSampler(ABC):
-    """A new one is one method."""
+    """A new one is one method, the call."""
 
     @abstractmethod
-    def __call__(self, n: int, generator: torch.Generator) -> Time:
+    def __call__(self, n: int, generator: torch.Generator, schedule: Schedule) -> Time:
         """Draw n times in (0, 1], float64 on the CPU."""
+
+    def importance(self, t: Time) -> Time:
+        """What to multiply the losses at t by, where the times are drawn only to lower the variance of the mean."""
+        return torch.ones_like(t)
+
+    def observe(self, t: Time, losses: Tensor) -> None:  # noqa: B027 - most need not know
+        """Told the losses of a global batch after each step."""
 
 
 class Uniform(TimeSampler):
@@ -23,11 +31,9 @@ class Uniform(TimeSampler):
     """
 
     def __init__(self, t_min: float = 1e-5):
-        if not 0 < t_min < 1:
-            raise ValueError(f"times.t_min lies between 0 and 1, not {t_min}")
-        self.t_min = t_min
+        self.t_min = check_t_min(t_min)
 
-    def __call__(self, n, generator):
+    def __call__(self, n, generator, schedule):
         return self.t_min + (1 - self.t_min) * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
@@ -39,7 +45,7 @@ class Stratified(Uniform):
     Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
     """
 
-    def __call__(self, n, generator):
+    def __call__(self, n, generator, schedule):
         u = torch.rand((), generator=generator, dtype=torch.float64)
         return self.t_min + (1 - self.t_min) * ((u + torch.arange(n, dtype=torch.float64) / n) % 1)
 
@@ -51,7 +57,112 @@ class DiscreteUniform(TimeSampler):
     """
 
     def __init__(self, steps: int = 1000):
+        if steps < 1:
+            raise ValueError(f"times.steps is at least 1, not {steps}")
         self.steps = steps
 
-    def __call__(self, n, generator):
+    def __call__(self, n, generator, schedule):
         return torch.randint(1, self.steps + 1, (n,), generator=generator, dtype=torch.float64) / self.steps
+
+
+class LogNormal(TimeSampler):
+    r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, whatever the schedule.
+
+    Levels beyond the ends of the schedule are taken at its ends.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
+    """
+
+    def __init__(self, mean: float = -1.2, std: float = 1.2, t_min: float = 1e-5):
+        self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
+
+    def __call__(self, n, generator, schedule):
+        log_ratio = self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64)
+        return schedule.inverse_log_snr(-2 * log_ratio).clamp(self.t_min, 1)
+
+
+class LogitNormal(TimeSampler):
+    r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favour the middle.
+
+    Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
+    """
+
+    def __init__(self, mean: float = 0.0, std: float = 1.0, t_min: float = 1e-5):
+        self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
+
+    def __call__(self, n, generator, schedule):
+        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        return torch.sigmoid(self.mean + self.std * z).clamp(self.t_min, 1)
+
+
+class LossAware(nn.Module, TimeSampler):
+    r"""Times drawn in proportion to the root of the mean squared loss of their bin, and the losses divided by it.
+
+    .. math:: p_j \propto \sqrt{E[L^2 \mid j]}, \quad \text{weight}_j = 1 / (J p_j)
+
+    Until every bin has been seen `history` times they are drawn evenly. The memory is part of the checkpoint, and the
+    same on all processes; the losses have to be read from the device at every step.
+
+    Args:
+        bins: J, of equal width in [t_min, 1].
+        history: losses remembered for each bin.
+        uniform_share: share of the draws that stay uniform, so that no bin is forgotten.
+        t_min: smallest time.
+
+    Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 18 and code.
+    """
+
+    losses: Tensor
+    seen: Tensor
+
+    def __init__(self, bins: int = 100, history: int = 10, uniform_share: float = 0.001, t_min: float = 1e-5):
+        super().__init__()
+        if bins < 1 or history < 1 or not 0 < uniform_share <= 1:
+            raise ValueError("times.bins and times.history are at least 1, times.uniform_share above 0 and at most 1")
+        self.uniform_share, self.t_min = uniform_share, check_t_min(t_min)
+        self.register_buffer("losses", torch.zeros(bins, history))
+        self.register_buffer("seen", torch.zeros(bins, dtype=torch.int64))
+
+    def probabilities(self) -> Tensor:
+        """Of each bin, float64 on the CPU."""
+        losses, seen = self.losses.cpu().double(), self.seen.cpu()
+        bins, history = losses.shape
+        if (seen < history).any():
+            return torch.full((bins,), 1 / bins, dtype=torch.float64)
+        root = losses.square().mean(1).sqrt()
+        return (1 - self.uniform_share) * root / root.sum() + self.uniform_share / bins
+
+    def forward(self, n: int, generator: torch.Generator, schedule: Schedule) -> Time:
+        p = self.probabilities()
+        bins = torch.multinomial(p, n, replacement=True, generator=generator)
+        within = torch.rand(n, generator=generator, dtype=torch.float64)
+        return self.t_min + (1 - self.t_min) * (bins + within) / len(p)
+
+    def importance(self, t: Time) -> Time:
+        p = self.probabilities()
+        return 1 / (len(p) * p[self.bin(t)])
+
+    def observe(self, t: Time, losses: Tensor) -> None:
+        history = self.losses.shape[1]
+        for j, loss in zip(self.bin(t).tolist(), losses.detach().cpu().tolist(), strict=True):
+            self.losses[j, int(self.seen[j]) % history] = loss
+            self.seen[j] += 1
+
+    def bin(self, t: Time) -> Tensor:
+        """The bin of each time."""
+        share = (t - self.t_min) / (1 - self.t_min)
+        return (share * len(self.losses)).long().clamp(0, len(self.losses) - 1)
+
+
+def check_t_min(t_min: float) -> float:
+    """Refuse a smallest time outside (0, 1)."""
+    if not 0 < t_min < 1:
+        raise ValueError(f"times.t_min lies between 0 and 1, not {t_min}")
+    return t_min
+
+
+def check_std(std: float) -> float:
+    """Refuse a spread that is none."""
+    if std <= 0:
+        raise ValueError(f"times.std is above 0, not {std}")
+    return std

@@ -40,11 +40,14 @@ class LossByNoise(Metric):
     def sums_and_counts(self, value: Float[Tensor, "2 bins"]) -> None:
         self.sums, self.counts = value.to(self.sums).unbind()
 
-    def update(self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"]) -> None:
-        """Take in the losses of samples whose log-SNR, on the CPU, is given."""
+    def update(
+        self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"], weights: Tensor | None = None
+    ) -> None:
+        """Take in the losses of samples whose log-SNR, on the CPU, is given, and their weights in the means."""
         bins = torch.bucketize(log_snr, self.edges).to(losses.device, non_blocking=True)
-        self.sums.index_add_(0, bins, losses.detach().to(self.sums.dtype))
-        self.counts.index_add_(0, bins, torch.ones_like(losses, dtype=self.counts.dtype))
+        weights = torch.ones_like(losses) if weights is None else weights
+        self.sums.index_add_(0, bins, (weights * losses.detach()).to(self.sums.dtype))
+        self.counts.index_add_(0, bins, weights.to(self.counts.dtype))
 
     def compute(self) -> dict[str, float]:
         """The means, as numbers."""

@@ -27,8 +27,8 @@ class Dense(nn.Module):
 class MLP(nn.Module):
     """Residual dense layers on the flattened input; the embedding is added in each.
 
-    Shapes: x (B, channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for none;
-    result (B, out_channels or channels, *size).
+    Shapes: x (B, inputs * channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for
+    none; result (B, outputs * channels, *size).
 
     Args:
         channels: channels of the data.
@@ -37,7 +37,8 @@ class MLP(nn.Module):
         layers: number of residual pairs of layers.
         dropout: dropout in each of them.
         num_classes: labels to condition on; 0 for none.
-        out_channels: channels of the result, `channels` by default.
+        inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
+        outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
     """
 
     def __init__(
@@ -48,20 +49,21 @@ class MLP(nn.Module):
         layers: int = 4,
         dropout: float = 0.0,
         num_classes: int = 0,
-        out_channels: int | None = None,
+        inputs: int = 1,
+        outputs: int = 1,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.out_shape = (out_channels or channels, *size)
+        self.out_shape = (outputs * channels, *size)
         self.conditioning = Conditioning(hidden, num_classes)
-        self.stem = nn.Linear(channels * prod(size), hidden)
+        self.stem = nn.Linear(inputs * channels * prod(size), hidden)
         self.layers = nn.ModuleList(Dense(hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
         self.head = zero_init(nn.Linear(hidden, prod(self.out_shape)))
 
     def forward(
         self,
-        x: Float[Tensor, "batch channels *size"],
+        x: Float[Tensor, "batch in_channels *size"],
         c_noise: Float[Tensor, " batch"],
         cond: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out_channels *size"]:

@@ -52,8 +52,8 @@ class Level(nn.Module):
 class UNet(nn.Module):
     """Residual U-Net with skip connections, attention where asked, and patches folded into channels on request.
 
-    Shapes: x (B, channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for none;
-    result (B, out_channels or channels, *size).
+    Shapes: x (B, inputs * channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for
+    none; result (B, outputs * channels, *size).
 
     Args:
         channels: channels of the data.
@@ -68,7 +68,8 @@ class UNet(nn.Module):
         groups: groups of each group normalisation.
         dropout: dropout in the residual blocks.
         num_classes: labels to condition on; 0 for none.
-        out_channels: channels of the result, `channels` by default.
+        inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
+        outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
 
     Raises:
         ValueError: where `size` cannot be divided by the patch and halved as often as the levels ask.
@@ -90,7 +91,8 @@ class UNet(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         num_classes: int = 0,
-        out_channels: int | None = None,
+        inputs: int = 1,
+        outputs: int = 1,
     ):
         super().__init__()
         check_size(size, patch, len(mults))
@@ -105,7 +107,7 @@ class UNet(nn.Module):
         widths = [width * m for m in mults]
         self.patches = Patches(patch)
         self.conditioning = Conditioning(embedding, num_classes)
-        self.stem = conv(channels * patch**dims, width, 3, padding=1)
+        self.stem = conv(inputs * channels * patch**dims, width, 3, padding=1)
 
         skips, c = [width], width
         self.down = nn.ModuleList()
@@ -128,11 +130,11 @@ class UNet(nn.Module):
                 self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), conv(c, c, 3, padding=1)))
 
         self.norm = nn.GroupNorm(gcd(groups, c), c)
-        self.head = zero_init(conv(c, (out_channels or channels) * patch**dims, 3, padding=1))
+        self.head = zero_init(conv(c, outputs * channels * patch**dims, 3, padding=1))
 
     def forward(
         self,
-        x: Float[Tensor, "batch channels *size"],
+        x: Float[Tensor, "batch in_channels *size"],
         c_noise: Float[Tensor, " batch"],
         cond: Int[Tensor, " batch"] | None = None,
     ) -> Float[Tensor, "batch out_channels *size"]:

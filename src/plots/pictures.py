@@ -1,7 +1,8 @@
-"""Samples as pictures: images in grids, signals as curves. Everything here returns a PIL image."""
+"""Samples as pictures: images in grids, signals as curves, points as clouds. What is drawn comes as a PIL image."""
 
-from math import ceil, sqrt
-from typing import TYPE_CHECKING
+from functools import partial
+from math import ceil, log2, pi, sqrt
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -9,18 +10,28 @@ from PIL import Image
 from torch import Tensor
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
+# How many samples one picture shows well: of points (B, C), signals (B, C, L) and images (B, C, H, W), by their axes.
+READABLE = {2: 5000, 3: 16, 4: 64}
+LIMIT = 2.5  # of the coordinates of points, whose variance is about one
 
 
-def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs):  # type: ignore[no-untyped-def]
-    """A figure, in inches, drawn without a screen and without pyplot's global state; and its axes."""
+def empty_figure(width: float, height: float) -> "Figure":
+    """A figure, in inches, drawn without a screen and without pyplot's global state."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
+    return figure
+
+
+def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs):  # type: ignore[no-untyped-def]
+    """A figure, in inches, and its rows and columns of axes."""
+    figure = empty_figure(width, height)
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
 
@@ -64,9 +75,42 @@ def signal_grid(x: Tensor, columns: int | None = None) -> Image.Image:
     return to_picture(figure)
 
 
-def sample_grid(x: Tensor, columns: int | None = None) -> Image.Image:
-    """Samples in their own units as one picture."""
+def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = None, side: float = 6) -> Image.Image:
+    """Points (B, C) as dots, in colors where they have labels (B,); how many are left out is written.
+
+    Args:
+        limit: largest coordinate shown; by default that of `limit_of`.
+        side: of the picture, in inches.
+    """
+    limit = limit or limit_of(x)
+    figure, axes = new_figure(side, side)
+    draw_points(axes[0, 0], x, BLUE if label is None else label_colors(label), limit)
+    outside = int((~(np.abs(plane(x)) <= limit).all(1)).sum())
+    if outside:  # within the axes, which then stand still in animations
+        style: Any = {"fontsize": 8, "color": "dimgrey", "bbox": {"color": "white", "alpha": 0.8, "pad": 2}}
+        note = f"{outside:,} of {len(x):,} points outside"
+        axes[0, 0].text(0.985, 0.985, note, ha="right", va="top", transform=axes[0, 0].transAxes, **style)
+    return to_picture(figure)
+
+
+def sample_grid(x: Tensor, columns: int | None = None, label: Tensor | None = None) -> Image.Image:
+    """Samples in their own units as one picture; labels (B,) color points."""
+    if x.ndim == 2:
+        return point_cloud(x, label)
     return image_grid(x, columns) if x.ndim == 4 else signal_grid(x, columns)
+
+
+def trajectory_frames(path: Tensor, label: Tensor | None = None, frames: int = 40) -> list[Image.Image]:
+    """At most so many pictures of samples (T, B, C, *S) on their way, in their own units, on common axes."""
+    most = READABLE[path.ndim - 1]
+    path, label = path[:, :most], None if label is None else label[:most]
+    draw: Any = partial(image_grid, least=420)
+    if path.ndim == 3:
+        draw = partial(point_cloud, label=label, limit=limit_of(path[-1]), side=4.8)
+    elif path.ndim == 4:
+        draw = signal_grid
+    chosen = torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()
+    return [draw(x) for x in path[chosen]]
 
 
 def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
@@ -77,8 +121,8 @@ def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], ti
         noisy, denoised: for each level (B, C, *S).
         titles: for each level, what to write above it.
     """
-    if x_0.ndim == 3:
-        return signal_strip(x_0, noisy, denoised, titles)
+    if x_0.ndim < 4:
+        return (point_strip if x_0.ndim == 2 else signal_strip)(x_0, noisy, denoised, titles)
     n = len(x_0)
     names = ["original", *(f"{kind} {title}" for title in titles for kind in ("noisy", "denoised"))]
     rows = [x_0, *(row for pair in zip(noisy, denoised, strict=True) for row in pair)]
@@ -105,3 +149,76 @@ def signal_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], title
             axis.tick_params(labelsize=7)
     axes[0, 0].legend(fontsize=7, loc="upper right")
     return to_picture(figure)
+
+
+def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
+    """The same for points: a cloud in each panel, every point in the color of the place that it came from."""
+    columns = range(len(titles))
+    figure = empty_figure(2 * (len(titles) + 2.1), 4.2)
+    rows = [["original", *(f"{name} {i}" for i in columns)] for name in ("noisy", "denoised")]
+    axes = figure.subplot_mosaic(rows, width_ratios=[2.1, *(1 for _ in columns)])  # type: ignore[arg-type]
+    colors = place_colors(x_0)
+    panels = {"original": x_0}
+    panels |= {f"{name} {i}": x for name, row in (("noisy", noisy), ("denoised", denoised)) for i, x in enumerate(row)}
+    for name, x in panels.items():
+        draw_points(axes[name], x, colors, labelsize=7)
+    axes["original"].set_title("original", fontsize=9)
+    for i, title in enumerate(titles):
+        axes[f"noisy {i}"].set_title(title, fontsize=9)
+    for name in ("noisy", "denoised"):
+        axes[f"{name} 0"].set_ylabel(name, fontsize=9)
+    return to_picture(figure)
+
+
+# ---- points ----
+
+
+def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None, labelsize: float = 9) -> None:
+    """Draw points (B, C) as translucent dots on equal axes, the smaller the more there are."""
+    limit = limit or limit_of(x)
+    size, alpha = dot(len(x), axis.bbox.width)
+    u, v = plane(x).T
+    axis.scatter(u, v, s=size, c=colors, alpha=alpha, linewidths=0)
+    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", axisbelow=True)
+    ticks = [0.4 * limit * i for i in (-2, -1, 0, 1, 2)]
+    axis.set(xticks=ticks, yticks=ticks)
+    axis.tick_params(labelsize=labelsize)
+    axis.grid(alpha=0.3)
+
+
+def dot(n: int, pixels: float) -> tuple[float, float]:
+    """Area, in square points, and opacity of n dots in a panel that is so many pixels wide."""
+    return min(30.0, max(1.0, pixels**2 / 14 / n)), min(0.7, max(0.1, 22 / sqrt(n)))
+
+
+def plane(x: Tensor) -> np.ndarray:
+    """The first two coordinates (B, 2) of points (B, C); 0 for a second one that is missing."""
+    shown = x.detach().float().cpu()[:, :2]
+    return torch.nn.functional.pad(shown, (0, 2 - shown.shape[1])).numpy()
+
+
+def limit_of(x: Tensor) -> float:
+    """The largest coordinate to show of points (B, C): 2.5, so that pictures compare, doubled until 95 % are inside.
+
+    That holds 98 % of the normal noise, and data of unit variance.
+    """
+    reach = np.abs(plane(x)).max(1)
+    reach = np.sort(reach[np.isfinite(reach)])
+    needed = reach[ceil(0.95 * len(reach)) - 1] if len(reach) else 0.0
+    return LIMIT * 2 ** max(0, ceil(log2(needed / LIMIT))) if needed > 0 else LIMIT
+
+
+def label_colors(label: Tensor) -> np.ndarray:
+    """A color (B, 4) for each label (B,); they repeat after ten."""
+    from matplotlib import colormaps
+
+    return colormaps["tab10"](label.cpu().numpy() % 10)
+
+
+def place_colors(x: Tensor) -> np.ndarray:
+    """A color (B, 3) for each point (B, C): the hue is its direction from the middle."""
+    from matplotlib.colors import hsv_to_rgb
+
+    u, v = (plane(x) - plane(x).mean(0)).T
+    hue = np.arctan2(v, u) / (2 * pi) % 1
+    return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.8), np.full_like(hue, 0.85)], 1))

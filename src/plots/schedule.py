@@ -1,15 +1,21 @@
 """A schedule as a picture: alpha, sigma and log-SNR over t, with the noised data under them."""
 
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
 from src.diffusion.schedules import Schedule
-from src.plots.pictures import BLUE, ORANGE, image_grid, new_figure, to_picture
+from src.plots.pictures import BLUE, LIMIT, ORANGE, dot, image_grid, new_figure, place_colors, plane, to_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 
 def schedule_picture(schedule: Schedule, x_0: Tensor, noise: Tensor, columns: int = 11) -> Image.Image:
-    """Draw the schedule, and one sample x_0 (1, C, *S) in [-1, 1] at `columns` times from 0 to 1."""
+    """Draw the schedule, and x_0 at `columns` times from 0 to 1: a sample (1, C, *S) in [-1, 1], or points (B, C)."""
     t = torch.linspace(0, 1, 400, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(t)
     figure, axes = new_figure(10, 5.2, 3, 1, height_ratios=[3, 3, 1.5])
@@ -23,15 +29,37 @@ def schedule_picture(schedule: Schedule, x_0: Tensor, noise: Tensor, columns: in
     for axis in axes[:2, 0]:
         axis.set_xlim(-0.5 / columns, 1 + 0.5 / columns)
         axis.grid(alpha=0.3)
-    noised = torch.cat([schedule.add_noise(x_0, s, noise) for s in torch.linspace(0, 1, columns, dtype=torch.float64)])
-    last = axes[2, 0]
-    if x_0.ndim == 4:
-        last.imshow(image_grid((noised.clamp(-1, 1) + 1) / 2, columns=columns, gap=1, least=0), aspect="auto")
-        last.axis("off")
-    else:
-        length = noised.shape[-1]
-        for i, signal in enumerate(noised):
-            last.plot(torch.linspace(i + 0.05, i + 0.95, length), signal[0].cpu(), linewidth=0.6, color=BLUE)
-        last.set_xlim(0, columns)
-        last.set_xticks([])
+    times = torch.linspace(0, 1, columns, dtype=torch.float64)
+    noised = [schedule.add_noise(x_0, s, noise) for s in times]
+    draw = {2: draw_clouds, 3: draw_signals, 4: draw_images}[x_0.ndim]
+    draw(axes[2, 0], noised)
     return to_picture(figure)
+
+
+def draw_images(axis: "Axes", images: list[Tensor]) -> None:
+    """Images (1, C, H, W) in [-1, 1], side by side."""
+    pixels = (torch.cat(images).clamp(-1, 1) + 1) / 2
+    axis.imshow(image_grid(pixels, columns=len(images), gap=1, least=0), aspect="auto")
+    axis.axis("off")
+
+
+def draw_signals(axis: "Axes", signals: list[Tensor]) -> None:
+    """The first channels of signals (1, C, L), side by side on one scale."""
+    for i, signal in enumerate(signals):
+        u = torch.linspace(i + 0.05, i + 0.95, signal.shape[-1])
+        axis.plot(u, signal[0, 0].cpu(), linewidth=0.6, color=BLUE)
+    axis.set_xlim(0, len(signals))
+    axis.set_xticks([])
+
+
+def draw_clouds(axis: "Axes", clouds: list[Tensor]) -> None:
+    """Points (B, C), side by side, colored by their places in the first cloud; wide clouds are scaled down."""
+    colors = place_colors(clouds[0])
+    size, alpha = dot(len(clouds[0]), axis.bbox.width / len(clouds))
+    for i, cloud in enumerate(clouds):
+        points = plane(cloud)
+        u, v = points.T / (LIMIT * max(1.0, np.sqrt((points**2).mean())))
+        inside = np.maximum(abs(u), abs(v)) <= 1
+        axis.scatter(i + (1 + u[inside]) / 2, v[inside], s=size, c=colors[inside], alpha=alpha, linewidths=0)
+    axis.set(xlim=(0, len(clouds)), ylim=(-1, 1))
+    axis.axis("off")

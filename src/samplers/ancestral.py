@@ -1,28 +1,43 @@
 """Samplers that walk back through the forward process's own transitions."""
 
-from src.diffusion.schedules import Schedule
-from src.samplers.base import Sampler
+import math
+from dataclasses import dataclass, field
+
+import torch
+
+from src.diffusion.variances import FixedSmall, Variance
+from src.samplers.base import Sampler, transition
 
 
+@dataclass
 class DDPM(Sampler):
     r"""Ancestral sampling from the posterior of the forward process, at any spacing of the steps.
 
     .. math:: x_s = \frac{\alpha_{t|s} \sigma_s^2}{\sigma_t^2} x_t
-                  + \frac{\alpha_s \sigma_{t|s}^2}{\sigma_t^2} \hat x_0
-                  + \frac{\sigma_s \sigma_{t|s}}{\sigma_t} z
+                  + \frac{\alpha_s \sigma_{t|s}^2}{\sigma_t^2} \hat x_0 + \sqrt{v}\, z
 
-    Source: Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7, with the smaller of the two variances.
+    Args:
+        variance: v, between those of the step back given x_0 and of the step forward.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 6 and 7; at other spacings with a learned variance Nichol, Dhariwal
+    2021, arXiv:2102.09672, section 4.
     """
+
+    variance: Variance = field(default_factory=FixedSmall)
 
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)
-        _, sigma_t = self.schedule.alpha_sigma(t)
-        alpha_s, sigma_s = self.schedule.alpha_sigma(s)
-        alpha_ts, sigma_ts = self.schedule.transition(s, t)
-        mean = alpha_ts * (sigma_s / sigma_t) ** 2 * x_t + alpha_s * (sigma_ts / sigma_t) ** 2 * x_0
-        return mean + sigma_s * sigma_ts / sigma_t * noise(x_t) if s > 0 else mean
+        alpha_ts, sigma_ts = transition(s, t)
+        mean = alpha_ts * (s.sigma / t.sigma) ** 2 * x_t + s.alpha * (sigma_ts / t.sigma) ** 2 * x_0
+        if s.t == 0:
+            return mean
+        small, large = 2 * math.log(s.sigma * sigma_ts / t.sigma), 2 * math.log(sigma_ts)
+        bounds = torch.tensor([small, large], dtype=torch.float64).unbind()
+        log_variance = self.variance.between(*bounds, denoise.last.variance)
+        return mean + (0.5 * log_variance).exp() * noise(x_t)
 
 
+@dataclass
 class DDIM(Sampler):
     r"""Denoising diffusion implicit models, from deterministic (eta = 0) to ancestral (eta = 1).
 
@@ -35,18 +50,17 @@ class DDIM(Sampler):
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16.
     """
 
-    def __init__(self, schedule: Schedule, steps: int = 50, eta: float = 0.0, clip: float | None = None):
-        super().__init__(schedule, steps, clip)
-        if not 0 <= eta <= 1:
-            raise ValueError(f"sampler.eta lies in [0, 1], not {eta}")
-        self.eta = eta
+    eta: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.eta <= 1:
+            raise ValueError(f"sampler.eta lies in [0, 1], not {self.eta}")
 
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)
-        alpha_t, sigma_t = self.schedule.alpha_sigma(t)
-        alpha_s, sigma_s = self.schedule.alpha_sigma(s)
-        _, sigma_ts = self.schedule.transition(s, t)
-        tau = self.eta * sigma_s * sigma_ts / sigma_t
-        eps = (x_t - alpha_t * x_0) / sigma_t
-        x_s = alpha_s * x_0 + (sigma_s**2 - tau**2).sqrt() * eps
+        _, sigma_ts = transition(s, t)
+        tau = self.eta * s.sigma * sigma_ts / t.sigma
+        # Rounding may put tau above sigma_s where all of the noise is new.
+        x_s = s.alpha * x_0 + math.sqrt(max(s.sigma**2 - tau**2, 0.0)) * t.eps(x_t, x_0)
         return x_s + tau * noise(x_t) if tau > 0 else x_s

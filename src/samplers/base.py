@@ -1,19 +1,47 @@
 """The one loop that all samplers share, and where their randomness comes from."""
 
+import math
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
+from src.diffusion.denoiser import Prediction
 from src.diffusion.schedules import Schedule
+from src.samplers.grids import Grid, uniform
 from src.utils.seeding import generator
 
-Denoise = Callable[[Tensor, Tensor], Tensor]
 Noise = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Level:
+    """A noise level. Coefficients are Python floats, so float64 whatever the samples are, and cost nothing.
+
+    Attributes:
+        t: its time, 0-dimensional float64 on the CPU.
+        alpha, sigma: signal and noise there.
+    """
+
+    t: Tensor
+    alpha: float
+    sigma: float
+
+    @property
+    def half_log_snr(self) -> float:
+        r""":math:`\log(\alpha / \sigma)`, infinite where one of them is 0."""
+        if self.sigma == 0:
+            return math.inf
+        return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
+
+    def eps(self, x_t: Tensor, x_0: Tensor) -> Tensor:
+        """The noise in x_t, if its data is x_0."""
+        return (x_t - self.alpha * x_0) / self.sigma
 
 
 class State(NamedTuple):
@@ -24,58 +52,107 @@ class State(NamedTuple):
     x_0: Tensor | None
 
 
+class Denoise:
+    """What a step calls to predict x_0; it clips, and remembers for as long as one trajectory lasts.
+
+    Attributes:
+        history: (level, x_0) of the evaluations that can be extrapolated from, the newest last.
+        last: the newest prediction, unclipped.
+        memory: what else a method carries from step to step, under names of its own.
+    """
+
+    def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
+        self.predict, self.clip = predict, clip
+        self.history: deque[tuple[Level, Tensor]] = deque(maxlen=4)
+        self.last: Prediction | None = None
+        self.x_0: Tensor | None = None
+        self.memory: dict[str, Any] = {}
+
+    def __call__(self, x_t: Tensor, level: Level) -> Tensor:
+        said = self.predict(x_t, level.t)
+        self.last = said if isinstance(said, Prediction) else Prediction(said)
+        self.x_0 = self.clip(self.last.x_0)
+        # At a level without signal x_0 is a guess at infinite distance, from which nothing can be extrapolated.
+        if level.alpha > 0:
+            self.history.append((level, self.x_0))
+        return self.x_0
+
+    def forget(self) -> None:
+        """Begin anew, from a sample that the evaluations so far did not lead to."""
+        self.history.clear()
+        self.memory.clear()
+
+
+def no_clip(x_0: Tensor) -> Tensor:
+    return x_0
+
+
+@dataclass
 class Sampler(ABC):
     """Walks from noise to data along a grid of times. A new one is one method, `step`.
 
     Args:
         schedule: the forward process.
         steps: number of steps.
-        clip: bound on the absolute value of every predicted x_0; None for none.
+        grid: gives the times of (schedule, steps, start); see :mod:`src.samplers.grids`.
+        clip: bounds every predicted x_0; see :mod:`src.samplers.clipping`; None for none.
     """
 
-    def __init__(self, schedule: Schedule, steps: int = 50, clip: float | None = None):
-        if steps < 1:
-            raise ValueError(f"sampler.steps is at least 1, not {steps}")
-        if clip is not None and clip <= 0:
-            raise ValueError(f"sampler.clip is above 0, or null for none, not {clip}")
-        self.schedule = schedule
-        self.steps = steps
-        self.clip = clip
+    schedule: Schedule
+    steps: int = 50
+    grid: Grid = uniform
+    clip: Callable[[Tensor], Tensor] | None = None
+    _levels: dict[float, Level] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if self.steps < 1:
+            raise ValueError(f"sampler.steps is at least 1, not {self.steps}")
 
     @abstractmethod
-    def step(self, denoise: Denoise, x_t: Tensor, t: Tensor, s: Tensor, noise: Noise) -> Tensor:
+    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
         """x_s from x_t, for s < t.
 
         Args:
-            denoise: predicts x_0 from (x_t, t); any callable.
+            denoise: predicts x_0 from (x_t, level); remembers earlier predictions.
             x_t: (B, C, *S).
-            t, s: 0-dimensional float64 times on the CPU.
+            t, s: levels; the noise of t is above 0.
             noise: draws standard normal noise shaped as its argument. It is a function rather than a generator so that
                 each sample can have a stream of its own, and tests can share noise with another implementation.
         """
 
-    def grid(self, start: float = 1.0) -> Tensor:
-        """The steps + 1 times from `start` down to 0, float64."""
-        return torch.linspace(start, 0, self.steps + 1, dtype=torch.float64)
+    def times(self, start: float = 1.0) -> Tensor:
+        """The times that are walked, float64, from `start` to 0; where they rise, noise is added."""
+        return self.grid(self.schedule, self.steps, start)
 
-    def trajectory(self, denoise: Denoise, x_t: Tensor, noise: Noise, start: float = 1.0) -> Iterator[State]:
-        """Yield `x_t` at time `start`, then the state after every step."""
-        last: Tensor | None = None
+    def trajectory(
+        self,
+        denoise: Callable[[Tensor, Tensor], Tensor | Prediction],
+        x_t: Tensor,
+        noise: Noise,
+        start: float = 1.0,
+        times: Tensor | None = None,
+    ) -> Iterator[State]:
+        """Yield `x_t` at its time, then the state after every step.
 
-        def clipped(x_t: Tensor, t: Tensor) -> Tensor:
-            nonlocal last
-            last = denoise(x_t, t)
-            if self.clip is not None:
-                last = last.clamp(-self.clip, self.clip)
-            return last
+        Args:
+            denoise: predicts x_0 from (x_t, t), any callable that gives a tensor or a `Prediction`.
+            x_t: the sample to start from, any, at time `start`.
+            noise: see `step`.
+            start: where the grid begins.
+            times: walk these instead, such as a part of a grid.
+        """
+        levels = self.levels(self.times(start) if times is None else times)
+        memory = Denoise(denoise, self.clip or no_clip)
+        yield State(levels[0].t, x_t, None)
+        for t, s in pairwise(levels):
+            if s.t > t.t:
+                x_t = renoise(x_t, t, s, noise)
+                memory.forget()
+            else:
+                x_t = self.step(memory, x_t, t, s, noise)
+            yield State(s.t, x_t, memory.x_0)
 
-        grid = self.grid(start)
-        yield State(grid[0], x_t, None)
-        for t, s in pairwise(grid):
-            x_t = self.step(clipped, x_t, t, s, noise)
-            yield State(s, x_t, last)
-
-    def sample(self, denoise: Denoise, noise: Noise, like: Tensor) -> Tensor:
+    def sample(self, denoise: Callable[[Tensor, Tensor], Tensor | Prediction], noise: Noise, like: Tensor) -> Tensor:
         """Draw samples shaped as `like`, from pure noise."""
         (end,) = deque(self.trajectory(denoise, self.prior(noise, like), noise), maxlen=1)
         return end.x_t
@@ -83,7 +160,40 @@ class Sampler(ABC):
     def prior(self, noise: Noise, like: Tensor) -> Tensor:
         r"""Pure noise :math:`\sigma_1 z`, shaped as `like`."""
         _, sigma = self.schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
-        return sigma * noise(like)
+        return sigma.detach() * noise(like)
+
+    def levels(self, times: Tensor) -> list[Level]:
+        """The levels of some times, all computed at once."""
+        times = times.to(torch.float64)
+        alpha, sigma = (v.tolist() for v in self.schedule.alpha_sigma(times))
+        return [Level(*level) for level in zip(times.unbind(), alpha, sigma, strict=True)]
+
+    def level_at(self, half_log_snr: float) -> Level:
+        """The level with this log of alpha / sigma, or the end of the schedule that comes before it."""
+        if half_log_snr not in self._levels:
+            t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64))
+            (self._levels[half_log_snr],) = self.levels(t[None])
+        return self._levels[half_log_snr]
+
+
+def transition(s: Level, t: Level) -> tuple[float, float]:
+    r""":math:`\alpha_{t|s}` and :math:`\sigma_{t|s}` of the way from s to the noisier t; see `Schedule.transition`."""
+    rise = 2 * (t.half_log_snr - s.half_log_snr)
+    return t.alpha / s.alpha, t.sigma * math.sqrt(-math.expm1(rise))
+
+
+def renoise(x_s: Tensor, s: Level, t: Level, noise: Noise) -> Tensor:
+    """x_t from x_s, for t > s: a part of the forward process."""
+    alpha_ts, sigma_ts = transition(s, t)
+    return alpha_ts * x_s + sigma_ts * noise(x_s)
+
+
+def move(x_t: Tensor, x_0: Tensor, t: Level, s: Level) -> Tensor:
+    r""":math:`\alpha_s \hat x_0 + \sigma_s \hat\epsilon`, along a straight line of :math:`x / \alpha` over
+    :math:`\sigma / \alpha`: a step of Euler's method, and of DDIM.
+    """
+    shrink = s.sigma / t.sigma
+    return shrink * x_t + (s.alpha - shrink * t.alpha) * x_0
 
 
 class SeededNoise:

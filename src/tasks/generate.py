@@ -1,15 +1,16 @@
 """Draw samples from a trained denoiser."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from src.diffusion.denoiser import Denoiser
-from src.diffusion.guidance import Denoise, NoGuidance
+from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.guidance import Denoise, Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise
 
 
@@ -28,19 +29,45 @@ class Samples(NamedTuple):
     trajectory: Tensor | None = None
 
 
-class CountedDenoiser:
-    """The x_0-prediction of a denoiser, counting how many rows the network evaluated."""
+class Conditioned:
+    """A denoiser for the length of one trajectory: it is shown its last estimate, where it wants one."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser
-        self.rows = 0
+        self.estimate: Tensor | None = None
 
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Tensor:
-        self.rows += len(x_t)
-        return self.denoiser(x_t, t, cond).x_0
+    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        if not self.denoiser.self_conditioning:
+            return self.denoiser(x_t, t, cond)
+        if self.estimate is None:
+            self.estimate = torch.zeros_like(x_t)
+        elif len(self.estimate) != len(x_t):  # guidance began to double the batch, or ceased to
+            self.estimate = torch.cat([self.estimate, self.estimate])[: len(x_t)]
+        prediction = self.denoiser(x_t, t, cond, self.estimate)
+        self.estimate = prediction.x_0
+        return prediction
 
 
-def call_with_label(denoise: Denoise, cond: Tensor | None, x_t: Tensor, t: Tensor) -> Tensor:
+@contextmanager
+def counted_rows(denoisers: Iterable[Denoiser]) -> Iterator[list[int]]:
+    """Count how many rows their networks evaluate."""
+    rows: list[int] = []
+    nets = {d.net for d in denoisers}  # a guide may be the denoiser itself
+    hooks = [net.register_forward_hook(lambda net, args, output: rows.append(len(args[0]))) for net in nets]
+    try:
+        yield rows
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def guides(guidance: object) -> list[Denoiser]:
+    """The denoisers that a guidance, or one inside it, brings along."""
+    parts = vars(guidance).values() if hasattr(guidance, "__dict__") else []
+    return [d for part in parts for d in ([part] if isinstance(part, Denoiser) else guides(part))]
+
+
+def call_with_label(denoise: Denoise, cond: Tensor | None, x_t: Tensor, t: Tensor) -> Prediction:
     return denoise(x_t, t, cond)
 
 
@@ -52,7 +79,7 @@ def generate(
     shape: tuple[int, ...],
     seed: int = 0,
     label: Tensor | None = None,
-    guidance: Callable[[Denoise], Denoise] | None = None,
+    guidance: Guidance | None = None,
     batch_size: int = 256,
     keep: int = 0,
     on_step: Callable[[int], None] | None = None,
@@ -68,7 +95,7 @@ def generate(
         label: (n,) int64, -1 for none; None for an unconditional network.
         guidance: wraps the denoiser.
         batch_size: samples drawn at a time.
-        keep: of how many samples to keep the trajectory, at most one batch.
+        keep: of how many samples to keep the trajectory.
         on_step: called with the number of samples that took a step, for progress bars.
 
     Raises:
@@ -81,24 +108,26 @@ def generate(
     device = next(denoiser.parameters()).device
     was_training = denoiser.training
     denoiser.eval()
-    counted = CountedDenoiser(denoiser)
-    guided = (guidance or NoGuidance())(counted)
+    guidance = guidance or NoGuidance()
     began = time.perf_counter()
     batches: list[Tensor] = []
-    path: list[Tensor] = []
-    for first in range(0, n, batch_size):
-        rows = range(first, min(first + batch_size, n))
-        cond = None if label is None else label[rows.start : rows.stop].to(device)
-        noise = SeededNoise([f"{seed}/{i}" for i in rows], device)
-        x = torch.empty(len(rows), *shape, device=device)
-        denoise = partial(call_with_label, guided, cond)
-        for state in sampler.trajectory(denoise, sampler.prior(noise, x), noise):
-            x = state.x_t
-            if first == 0 and keep:
-                path.append(x[:keep].cpu())
-            if on_step is not None and state.x_0 is not None:
-                on_step(len(rows))
-        batches.append(x.cpu())
+    paths: list[Tensor] = []
+    with counted_rows([denoiser, *guides(guidance)]) as evaluated:
+        for first in range(0, n, batch_size):
+            rows = range(first, min(first + batch_size, n))
+            cond = None if label is None else label[rows.start : rows.stop].to(device)
+            noise = SeededNoise([f"{seed}/{i}" for i in rows], device)
+            x = torch.empty(len(rows), *shape, device=device)
+            denoise = partial(call_with_label, guidance(Conditioned(denoiser), sampler.schedule), cond)
+            path: list[Tensor] = []
+            for state in sampler.trajectory(denoise, sampler.prior(noise, x), noise):
+                x = state.x_t
+                if first < keep:
+                    path.append(x[: keep - first].cpu())
+                if on_step is not None and state.x_0 is not None:
+                    on_step(len(rows))
+            batches.append(x.cpu())
+            paths += [torch.stack(path)] if path else []
     denoiser.train(was_training)
     seconds = time.perf_counter() - began
-    return Samples(torch.cat(batches), counted.rows / n, seconds, torch.stack(path) if path else None)
+    return Samples(torch.cat(batches), sum(evaluated) / n, seconds, torch.cat(paths, 1) if paths else None)

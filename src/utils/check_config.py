@@ -21,7 +21,8 @@ CONF = BeartypeConf(is_pep484_tower=True)
 
 
 def check_config(cfg: dict[str, Any]) -> None:
-    """Refuse a config in which a `_target_` cannot be imported, or an argument is unknown, missing or of a wrong type.
+    """Refuse a config in which a value is left out, a `_target_` cannot be imported, or an argument is unknown, missing
+    or of a wrong type.
 
     Args:
         cfg: the resolved config, as plain containers.
@@ -29,8 +30,19 @@ def check_config(cfg: dict[str, Any]) -> None:
     Raises:
         UserError: naming the YAML path, and the nearest valid name.
     """
+    for path in left_out(cfg):
+        raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
     for path, node in targets(cfg):
         check_node(path, node)
+
+
+def left_out(node: Any, path: str = "") -> Iterator[str]:
+    """The paths of all values that the config leaves to the user, as ???."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from left_out(value, f"{path}.{key}" if path else str(key))
+    elif node == "???":
+        yield path
 
 
 def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:

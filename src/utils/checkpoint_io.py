@@ -18,26 +18,34 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        path = Path(path)
-        partial = path.with_name(f".{path.name}.partial")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with partial.open("wb") as file:
-                torch.save(checkpoint, file)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(path)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive writer
-            with suppress(OSError):
-                partial.unlink(missing_ok=True)
-            kept = f"the previous {path} is kept" if path.exists() else "there is no earlier one"
-            raise UserError(
-                f"the checkpoint of step {checkpoint.get('global_step')} could not be written to {path.parent} "
-                f"({reason(error)}); {kept}. Free some space and resume the run"
-            ) from error
+        write_whole(checkpoint, Path(path), f"the checkpoint of step {checkpoint.get('global_step')}")
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return load_checkpoint(Path(path))
+
+
+def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
+    """Write plain containers and tensors beside the old file, and then take its place.
+
+    Raises:
+        UserError: where that fails, saying `name`; the old file is left as it was.
+    """
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with partial.open("wb") as file:
+            torch.save(content, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive writer
+        with suppress(OSError):
+            partial.unlink(missing_ok=True)
+        kept = f"the previous {path} is kept" if path.exists() else "there is no earlier one"
+        raise UserError(
+            f"{name} could not be written to {path.parent} ({reason(error)}); {kept}. "
+            "Free some space and resume the run"
+        ) from error
 
 
 def reason(error: BaseException) -> str:
@@ -47,8 +55,15 @@ def reason(error: BaseException) -> str:
     return str(error).splitlines()[0]
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(
+    path: Path, instead: str = "Use another one, such as best.ckpt or last.ckpt", mmap: bool = False
+) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: plain containers and tensors only, so that nobody's code runs.
+
+    Args:
+        path: of the file.
+        instead: what to do where it cannot be read.
+        mmap: leave the tensors on the disk until they are used.
 
     Raises:
         UserError: where there is no such file, or it is truncated or no checkpoint.
@@ -56,10 +71,9 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
         size = path.stat().st_size
         raise UserError(
-            f"{path} ({size:,} bytes) cannot be read: it is truncated or not a checkpoint of this project. "
-            "Use the other one of best.ckpt and last.ckpt"
+            f"{path} ({size:,} bytes) cannot be read: it is truncated or not a checkpoint of this project. {instead}"
         ) from error

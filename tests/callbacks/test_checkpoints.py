@@ -48,6 +48,44 @@ def test_when_they_are_written(tmp_path, every, settings, expected):
     assert {p.name for p in (tmp_path / "c").iterdir()} <= {"last.ckpt", "best.ckpt"}
 
 
+@pytest.mark.parametrize(
+    ("every", "keep", "settings", "kept", "writes"),
+    [
+        (100, 2, {}, [2, 4, 6], [2, 4, 6]),
+        (100, 4, {}, [4], [4, 6]),
+        (3, 2, {}, [2, 4, 6], [2, 4, 6]),
+        (100, 2, {"val_check_interval": 3}, [2, 4, 6], [2, 3, 4, 6]),
+        (100, 3, {"val_check_interval": 3}, [3, 6], [3, 6]),
+        (100, 2, {"accumulate_grad_batches": 2, "max_steps": 4}, [2, 4], [2, 4]),
+    ],
+)
+def test_those_that_are_kept(tmp_path, every, keep, settings, kept, writes):
+    checkpoints = Noted(str(tmp_path / "c"), every_n_steps=every, keep_every_n_steps=keep)
+    module, _, watch = fit(tmp_path, callbacks=[checkpoints], **settings)
+    assert checkpoints.writes == writes
+    names = {p.name for p in (tmp_path / "c").iterdir()}
+    assert names - {"last.ckpt", "best.ckpt"} == {f"step_{step}.ckpt" for step in kept}
+    name = next(name for name, _ in module.denoiser.named_parameters())
+    for step in kept:
+        state = load(tmp_path / f"c/step_{step}.ckpt")
+        assert state["global_step"] == step
+        assert torch.equal(state["state_dict"][f"denoiser.{name}"], watch.weights[step - 1][0])
+
+
+def test_a_kept_one_resumes_to_the_same_bits(tmp_path):
+    run = {"val_check_interval": 2, "log_every_n_steps": 4, "max_steps": 7}
+    fit(tmp_path, make_module(dropout=0.3), callbacks=[Checkpoints(str(tmp_path / "a"), keep_every_n_steps=4)], **run)
+    again = make_module(dropout=0.3)
+    fit(tmp_path, again, callbacks=[Checkpoints(str(tmp_path / "b"))], ckpt_path=tmp_path / "a/step_4.ckpt", **run)
+    a, b = (load(tmp_path / name / "last.ckpt")["state_dict"] for name in "ab")
+    assert all(torch.equal(a[k], b[k]) for k in a)
+
+
+def test_an_impossible_interval_is_refused():
+    with pytest.raises(ValueError, match="keep_every_n_steps is at least 1, or null, not 0"):
+        Checkpoints("x", keep_every_n_steps=0)
+
+
 def test_what_was_logged_is_written_first(tmp_path):
     """A run that is killed after a checkpoint has every row up to it."""
 

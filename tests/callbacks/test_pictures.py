@@ -2,13 +2,16 @@
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from src.callbacks.pictures import Pictures
+from src.data.mixture import Mixture
 from src.diffusion.guidance import ClassifierFree
 from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
 from src.tasks.generate import generate
+from tests import tiny
 from tests.tiny import fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -50,6 +53,21 @@ def test_the_grid_shows_what_the_weights_give(tmp_path):
         shown[name] = np.asarray(sample_grid(x))
         assert (np.asarray(Image.open(tmp_path / f"samples/step_000002_{name}.png")) == shown[name]).all()
     assert (shown["raw"] != shown["ema"]).any()
+
+
+def test_of_points_many_are_drawn(tmp_path, monkeypatch):
+    """A thousand samples in the grid, unless told, and all that is there of the validation data in the strip."""
+    monkeypatch.setattr(tiny, "SHAPE", (2,))
+    module, strips = make_module(), []
+    data = Mixture(n=60, val_share=0.5, batch_size=8)
+    monkeypatch.setattr(
+        "src.plots.pictures.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
+    )
+    fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=None)], max_steps=1)
+    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 1000, (2,)).x
+    assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(sample_grid(x))).all()
+    assert torch.equal(strips[0], data.val_set.x)
+    assert (tmp_path / "schedule.png").exists()
 
 
 def test_labels_in_columns(tmp_path):

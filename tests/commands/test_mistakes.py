@@ -42,6 +42,9 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
         (["optimizer.lr=fast"], ["optimizer.lr", "'fast'"]),
         (["net.width=1.5"], ["net.width", "1.5", "int"]),
         (["ema.decay=2"], ["ema.decay", "2"]),
+        (["ema=half_life", "ema.half_life=-1"], ["ema.half_life", "-1"]),
+        (["ema=power", "ema.sigma_rel=[0.05,0.3]"], ["0.3", "between 0 and 0.289"]),
+        (["ema=power", "ema.sigma_rel=0.05"], ["ema.sigma_rel", "0.05"]),
         (["schedule.steps=5", "schedule=linear"], ["schedule", "too few"]),
         (["sampler.eta=3"], ["sampler", "eta"]),
         (["experiment=folder_ddpm"], ["data.root=FOLDER"]),
@@ -80,6 +83,9 @@ def test_a_mistake_in_train_gets_one_line(command, tmp_path, words, parts):
         (["run=RUN", "ckpt=worst"], ["worst.ckpt", "best, last"]),
         (["run=RUN", "device=tpu9"], ["device=tpu9", "device=cpu"]),
         (["run=RUN", "weights=some"], ["weights=some", "ema"]),
+        (["run=RUN", "weights=true"], ["weights=True", "relative width such as 0.07"]),
+        (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power"]),
+        (["run=RUN", "weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
         (["run=RUN", "precision=half"], ["precision=half"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -124,6 +130,10 @@ def test_an_existing_run_is_not_overwritten(command, run):
 
 def test_another_experiment_cannot_be_resumed_into_a_run(command, run):
     assert_one_line(command("train", f"resume={run}", "experiment=sine_ddpm"), "experiment=")
+
+
+def test_another_average_cannot_be_resumed_into_a_run(command, run):
+    assert_one_line(command("train", f"resume={run}", "ema=power"), "ema= cannot be given with resume=")
 
 
 def test_a_loss_that_is_not_finite(command, tmp_path):

@@ -137,6 +137,35 @@ def test_one_and_two_processes_agree(undisturbed, tmp_path):
     torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
 
 
+def test_power_averages_and_their_snapshots_resume_exactly(tmp_path):
+    words = [
+        *SETTINGS,
+        "ema=power",
+        "callbacks.snapshots.count=6",
+        "callbacks.checkpoints.every_n_steps=4",
+        "callbacks.checkpoints.keep_every_n_steps=6",
+    ]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    done = train(*words, f"hydra.run.dir={whole}")
+    assert done.returncode == 0, done.stderr
+    assert train(*words, f"hydra.run.dir={broken}", *kill_at(14)).returncode == -9
+    resumed = train(f"resume={broken}", "callbacks.fault=null")
+    assert resumed.returncode == 0, resumed.stderr
+    assert_same_run(whole, broken)
+    state = torch.load(whole / "checkpoints/last.ckpt", weights_only=True)["state_dict"]
+    assert any(key.startswith("ema.others.0.model.") for key in state)
+    for pattern, names in (
+        ("snapshots/*", [f"step_{n:06d}.pt" for n in (3, 6, 9, 12, 15, 17)]),
+        ("checkpoints/step_*", ["step_12.ckpt", "step_6.ckpt"]),
+    ):
+        files = [sorted(run.glob(pattern)) for run in (whole, broken)]
+        assert [p.name for p in files[0]] == [p.name for p in files[1]] == names
+        for a, b in zip(*files, strict=True):
+            a, b = (torch.load(p, weights_only=True) for p in (a, b))
+            a, b = (x.get("state_dict", x) for x in (a, b))
+            assert_same(a, b, pattern)
+
+
 def test_a_finished_run_can_be_made_longer(undisturbed, tmp_path):
     import shutil
 

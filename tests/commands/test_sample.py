@@ -6,7 +6,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+
+from src.plots.pictures import sample_grid
 
 LABELLED = ["net.num_classes=10", "module.conditional=true", "guidance=cfg"]
 
@@ -91,6 +94,59 @@ def test_the_choices_change_the_samples(draw):
     assert draw("n=3", "ckpt=last")["x"].shape == base.shape
 
 
+@pytest.fixture(scope="module")
+def power(tmp_path_factory) -> Path:
+    """A small run with power-function averages, and checkpoints that were kept."""
+    run = tmp_path_factory.mktemp("power")
+    words = [
+        "experiment=sine_ddpm",
+        "ema=power",
+        "trainer=cpu",
+        "net.width=8",
+        "trainer.max_steps=20",
+        "callbacks.pictures.n=1",
+        "callbacks.checkpoints.keep_every_n_steps=10",
+        "sampler.steps=2",
+        f"hydra.run.dir={run}",
+    ]
+    done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return run
+
+
+def test_an_average_of_any_width(command, power):
+    """The stored width is that of the last checkpoint; others differ; each has a folder of its own."""
+    drawn = {}
+    for words in (["ckpt=last"], ["weights=0.05"], ["weights=0.07"], ["weights=0.1"], ["ckpt=step_10"]):
+        done = command("sample", f"run={power}", "n=3", "sampler.steps=3", "precision=32", *words)
+        assert done.code == 0, done.error
+        name = words[0].replace("weights=", "width_").removeprefix("ckpt=")
+        assert f"({name})" in done.out
+        drawn[name] = np.load(power / f"samples/{name}_3_seed_0/samples.npz")["x"]
+    np.testing.assert_allclose(drawn["width_0.05"], drawn["last"], atol=1e-4)
+    for a, b in (("last", "width_0.07"), ("width_0.07", "width_0.1"), ("last", "step_10")):
+        assert np.abs(drawn[a] - drawn[b]).max() > 1e-3, (a, b)
+
+
+def test_the_widths_of_a_run_that_goes_on_stay_what_they_are(command, power):
+    done = command("train", f"resume={power}", "ema.sigma_rel=[0.05,0.2]", "trainer.max_steps=40")
+    assert done.code == 1 and "ema.sigma_rel= cannot be given with resume=" in done.error
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["weights=0.01"], ["weights=0.01", "20 snapshots", "use one from 0.025 to 0.24"]),
+        (["weights=0.3"], ["weights=0.3", "between 0 and 0.289"]),
+        (["ckpt=step_7"], ["step_7.ckpt", "it has best, last, step_10, step_20"]),
+    ],
+)
+def test_a_width_or_checkpoint_that_is_not_there(command, power, words, parts):
+    done = command("sample", f"run={power}", *words)
+    (line,) = [line for line in done.error.splitlines() if line.startswith("error: ")]
+    assert done.code == 1 and all(part in line for part in parts), line
+
+
 def test_the_trajectory_as_an_animation(draw, tmp_path):
     draw("n=4", "gif=true")
     with Image.open(tmp_path / "out/trajectory.gif") as animation:
@@ -117,3 +173,17 @@ def test_signals(command, tmp_path):
     done = command("sample", f"run={run}", "n=5", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
     assert done.code == 0, done.error
     assert np.load(tmp_path / "out/samples.npz")["x"].shape == (5, 1, 100)
+
+
+def test_points(command, tmp_path):
+    """All are drawn, in their own units."""
+    run = tmp_path / "run"
+    words = ["experiment=sine_ddpm", "data=mixture", "net=mlp", "net.hidden=8", "trainer=cpu", "debug=two_steps"]
+    assert command("train", *words, f"hydra.run.dir={run}").code == 0
+    done = command("sample", f"run={run}", "n=300", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
+    assert done.code == 0, done.error
+    x = np.load(tmp_path / "out/samples.npz")["x"]
+    assert x.shape == (300, 2) and x.min() < -1 and x.max() > 1
+    np.testing.assert_array_equal(Image.open(tmp_path / "out/grid.png"), sample_grid(torch.from_numpy(x)))
+    with Image.open(tmp_path / "out/trajectory.gif") as animation:
+        assert animation.n_frames == 3

@@ -6,7 +6,7 @@ from torch.testing import assert_close
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.schedules import cosine
+from src.diffusion.tables import cosine
 from src.nets.mlp import MLP
 from src.nets.unet import UNet
 
@@ -62,11 +62,56 @@ def inputs(channels, size, randn, batch=4):
     return randn(batch, channels, *size), torch.tensor([1.0, 250.0, 600.0, 1000.0])[:batch]
 
 
-@pytest.mark.parametrize("out_channels", [None, 2])
-def test_starts_at_zero(make, data, out_channels, randn):
+@pytest.mark.parametrize("outputs", [1, 2])
+def test_starts_at_zero(make, data, outputs, randn):
     x, c_noise = inputs(*data, randn)
-    result = make(*data, zeros=True, out_channels=out_channels)(x.float(), c_noise)
-    assert torch.equal(result, torch.zeros(4, out_channels or data[0], *data[1]))
+    result = make(*data, zeros=True, outputs=outputs)(x.float(), c_noise)
+    assert torch.equal(result, torch.zeros(4, outputs * data[0], *data[1]))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("outputs", [1, 2, 3])
+@pytest.mark.parametrize("number", [1, 2])
+def test_tensors_side_by_side(make, data, number, outputs, randn):
+    """With several inputs and outputs, each output depends on every input, and no two are the same."""
+    (channels, size), (_, c_noise) = data, inputs(*data, randn)
+    x = randn(4, number * channels, *size)
+    net = make(channels, size, inputs=number, outputs=outputs).double()
+    result = net(x, c_noise)
+    assert result.shape == (4, outputs * channels, *size)
+    for part in range(number):
+        changed = x.clone()
+        changed[:, part * channels : (part + 1) * channels] += 1
+        assert ((net(changed, c_noise) - result).flatten(2).abs().amax(2) > 1e-6).all()
+    parts = result.chunk(outputs, 1)
+    assert all((a - b).abs().max() > 1e-3 for i, a in enumerate(parts) for b in parts[:i])
+
+
+@torch.no_grad()
+def test_an_input_of_zeros_is_none(make, data, randn):
+    """The weights of a network without the second input are those of the first, whatever patches do to channels."""
+    x, c_noise = inputs(*data, randn)
+    two = make(*data, inputs=2).double()
+    one = make(*data).double()
+    state = two.state_dict()
+    width = one.stem.weight.shape[1]
+    state["stem.weight"] = state["stem.weight"][:, :width]
+    one.load_state_dict(state)
+    assert_close(two(torch.cat([x, 0 * x], 1), c_noise), one(x, c_noise), rtol=0, atol=1e-10)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("number", [1, 2])
+def test_points(number, randn):
+    """(B, C): a sample without extent."""
+    net, c_noise = stirred(MLP(2, (), hidden=16, layers=2, inputs=number, outputs=2)).double(), torch.arange(5.0)
+    x = randn(5, 2 * number)
+    result = net(x, c_noise)
+    flat = stirred(MLP(4, (), hidden=16, layers=2)).double()
+    assert result.shape == (5, 4) and result.std(0).min() > 1e-3
+    if number == 2:
+        flat.load_state_dict(net.state_dict())
+        assert torch.equal(flat(x, c_noise), result)
 
 
 def test_gradients_reach_every_parameter(make, data, randn):

@@ -9,7 +9,16 @@ import pytest
 import torch
 
 from src.plots.curves import loss_curves
-from src.plots.pictures import denoising_strip, image_grid, sample_grid, signal_grid, to_pixels
+from src.plots.pictures import (
+    denoising_strip,
+    image_grid,
+    limit_of,
+    point_cloud,
+    sample_grid,
+    signal_grid,
+    to_pixels,
+    trajectory_frames,
+)
 from src.plots.schedule import schedule_picture
 from src.utils.metrics_csv import write_metrics
 
@@ -107,9 +116,117 @@ def test_no_axes_are_drawn_where_there_is_no_signal():
 
 
 def test_samples_are_drawn_as_what_they_are():
-    images, signals = torch.rand(4, 1, 5, 5), torch.randn(4, 1, 20)
+    images, signals, points = torch.rand(4, 1, 5, 5), torch.randn(4, 1, 20), torch.randn(4, 2)
     assert (array(sample_grid(images)) == array(image_grid(images))).all()
     assert (array(sample_grid(signals, 2)) == array(signal_grid(signals, 2))).all()
+    assert (array(sample_grid(points)) == array(point_cloud(points))).all()
+
+
+# ---- points ----
+
+
+def marks(picture) -> np.ndarray:
+    """Rows and columns of the pixels that have any color."""
+    pixels = array(picture).astype(int)
+    return np.argwhere(pixels.max(-1) - pixels.min(-1) > 40)
+
+
+def center(*point: float) -> np.ndarray:
+    """Where a single point is drawn."""
+    return marks(point_cloud(torch.tensor([point]))).mean(0)
+
+
+def test_points_are_drawn_to_scale_on_equal_axes():
+    unit = center(1, 0)[1] - center(0, 0)[1]
+    assert 100 < unit < 600 / 5
+    for u, v in [(0, 0), (-2, 0), (0, 2), (1.5, -0.5)]:
+        assert center(u, v) - center(0, 0) == pytest.approx([-v * unit, u * unit], abs=1)
+    assert center(1) == pytest.approx(center(1, 0)), "a single coordinate lies on the axis"
+    assert center(1, 0.5, 7) == pytest.approx(center(1, 0.5)), "of several, the first two are drawn"
+
+
+@pytest.mark.parametrize("n", [1, 100, 20000])
+def test_many_points_leave_the_picture_readable(n):
+    x = torch.randn(n, 2, generator=torch.Generator().manual_seed(0))
+    shown = len(marks(point_cloud(x))) / 600**2
+    assert 2e-5 < shown < 0.6
+
+
+def test_the_limit_is_the_same_for_like_points():
+    x = torch.randn(4000, 2, generator=torch.Generator().manual_seed(0))
+    assert [limit_of(v) for v in (x, 0.1 * x, 0 * x, x[:0], x / 0)] == [2.5] * 5
+    assert limit_of(2 * x) == 5 and limit_of(80 * x) == 320
+    some = torch.where(torch.arange(4000)[:, None] < 40, 1e6, x)
+    assert limit_of(some) == 2.5, "a few that stray do not move the rest"
+    assert limit_of(torch.where(torch.arange(4000)[:, None] < 400, torch.nan, x)) == 2.5
+
+
+def test_points_outside_are_counted():
+    x = torch.zeros(100, 2)
+    inside, outside = point_cloud(x), point_cloud(torch.where(torch.arange(100)[:, None] == 0, 9.0, x))
+    changed = np.argwhere((array(inside) != array(outside)).any(-1))
+    assert len(changed) and (changed[:, 0] < 50).any() and (changed[:, 1] > 400).any(), "the note in the corner"
+
+
+def test_labels_color_points():
+    x, label = torch.tensor([[-1.0, 0], [1, 0]]), torch.tensor([0, 3])
+    pixels = array(point_cloud(x, label)).astype(int)
+    left, right = (pixels[row, column] for row, column in (center(-1, 0).astype(int), center(1, 0).astype(int)))
+    assert left[2] > left[0] + 50 and right[0] > right[2] + 50, "blue and red"
+    assert (array(sample_grid(x, label=label)) == pixels).all()
+
+
+def test_a_strip_of_points_shows_each_panel():
+    """Original on the left, over it to the right the noisy points, below them the denoised."""
+
+    def at(u, v):
+        return torch.tensor([u, v]) + 0.05 * torch.randn(50, 2, generator=torch.Generator().manual_seed(0))
+
+    picture = denoising_strip(at(0, 0), [at(-2, -2), at(-2, 2)], [at(2, 2), at(2, -2)], ["t = 0.2", "t = 0.9"])
+    assert picture.size == (820, 420)
+    rows, columns = marks(picture).T
+    assert columns.min() == pytest.approx(210, abs=40) and 180 < rows[columns < 300].mean() < 240
+    for low, high, noisy, denoised in [(420, 620, "low left", "top right"), (620, 820, "top left", "low right")]:
+        for name, part in ((noisy, rows < 210), (denoised, rows >= 210)):
+            part = part & (columns > low) & (columns < high)
+            row, column = rows[part].mean() - 210 * ("right" in name), columns[part].mean() - low
+            assert (row < 100) == ("top" in name) and (column < 100) == ("left" in name), name
+
+
+def test_the_hues_of_a_strip_follow_the_points():
+    x = torch.tensor([[1.0, 0], [-1, 0]]).repeat(50, 1)
+    straight = array(denoising_strip(x, [x], [x], ["t"]))
+    swapped = array(denoising_strip(x, [-x], [x], ["t"]))
+    assert (straight[:200, 420:] != swapped[:200, 420:]).any()
+    assert (straight[220:, 420:] == swapped[220:, 420:]).all() and (straight[:, :400] == swapped[:, :400]).all()
+
+
+# ---- trajectories ----
+
+
+def test_frames_of_a_trajectory_have_common_axes():
+    """The axes of the last frame, even where the first is a thousand times as wide."""
+    end = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
+    frames = trajectory_frames(torch.stack([1000 * end, 0 * end, end]))
+    assert len({frame.size for frame in frames}) == 1 and frames[0].size == (480, 480)
+    edges = [array(frame)[:, :30] for frame in frames]  # where the ticks are labelled
+    assert all((edge == edges[0]).all() for edge in edges)
+    assert (array(frames[-1]) == array(point_cloud(end, limit=2.5, side=4.8))).all()
+
+
+def test_frames_are_spread_over_a_trajectory():
+    path = (torch.arange(9) / 8).view(9, 1, 1, 1, 1).expand(9, 2, 1, 4, 4)
+    frames = trajectory_frames(path, frames=5)
+    assert [array(frame)[100, 100, 0] for frame in frames] == [0, 64, 128, 191, 255]
+    assert len(trajectory_frames(path)) == 9 and (array(frames[-1]) == array(image_grid(path[-1], least=420))).all()
+
+
+@pytest.mark.parametrize(("shape", "most"), [((1, 20), 16), ((1, 4, 4), 64), ((2,), 5000)])
+def test_frames_show_no_more_than_reads_well(shape, most):
+    x = torch.rand(1, most + 30, *shape, generator=torch.Generator().manual_seed(0))
+    label = torch.arange(most + 30)
+    (shown,), (expected,) = trajectory_frames(x, label), trajectory_frames(x[:, :most], label[:most])
+    assert (array(shown) == array(expected)).all()
 
 
 # ---- denoising ----
@@ -176,7 +293,7 @@ def test_curves_of_an_empty_file(tmp_path):
     assert draw_curves(tmp_path, []).size == (900, 500)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8)])
+@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8), (50, 2)])
 def test_schedule_picture(schedule, shape):
     x_0 = torch.linspace(-1, 1, 20).expand(1, 1, 20).repeat(1, shape[1], 1) if len(shape) == 3 else torch.zeros(shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
@@ -195,7 +312,7 @@ def test_pictures_do_without_pyplot():
 import sys, torch
 from src.plots.pictures import denoising_strip, signal_grid
 from src.plots.schedule import schedule_picture
-from src.diffusion.schedules import cosine
+from src.diffusion.tables import cosine
 signal_grid(torch.randn(2, 1, 9))
 x = torch.rand(1, 1, 4, 4)
 denoising_strip(x, [x], [x], ["t"])

@@ -4,41 +4,57 @@ import pytest
 import torch
 
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.guidance import ClassifierFree
+from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.schedules import cosine
+from src.diffusion.tables import cosine
+from src.diffusion.variances import FixedSmall, LearnedRange
 from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM, DDPM
+from src.samplers.clipping import Static
+from src.samplers.multistep import DPMpp2M
+from src.samplers.ode import Heun
 from src.tasks.generate import generate
+from tests.diffusion.oracles import Mixture, Oracle
 
 
 class Recorder(MLP):
-    """Notes the labels and sizes of its calls."""
+    """Notes the labels and sizes of its calls, and what it is shown beside x_t."""
 
-    def __init__(self, *args, **kwargs):
-        super().__init__(*args, **kwargs)
-        self.calls = []
+    def __init__(self, channels, *args, **kwargs):
+        super().__init__(channels, *args, **kwargs)
+        self.channels, self.calls, self.shown = channels, [], []
 
     def forward(self, x, c_noise, cond=None):
         self.calls.append((len(x), None if cond is None else cond.tolist(), self.training))
+        self.shown.append(x[:, self.channels :])
         return super().forward(x, c_noise, cond)
 
 
-def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0) -> Denoiser:
-    torch.manual_seed(0)
-    net = Recorder(channels, size, hidden=8, layers=1, dropout=dropout, num_classes=num_classes)
+def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0, share=0.0, variance=None, seed=0) -> Denoiser:
+    torch.manual_seed(seed)
+    net = Recorder(
+        channels, size, hidden=8, layers=1, dropout=dropout, num_classes=num_classes,
+        inputs=2 if share else 1, outputs=variance.outputs if variance else 1,
+    )  # fmt: skip
     for p in net.parameters():  # a fresh network says 0 whatever it is asked
         torch.nn.init.normal_(p, std=0.3)
-    return Denoiser(net, cosine(), Velocity())
+    return Denoiser(net, cosine(), Velocity(), variance, share)
 
 
-SAMPLERS = {"ddim": lambda s: DDIM(s, 5), "ddpm": lambda s: DDPM(s, 5), "eta": lambda s: DDIM(s, 5, eta=0.5, clip=1.0)}
+SAMPLERS = {
+    "ddim": lambda s: DDIM(s, 5),
+    "ddpm": lambda s: DDPM(s, 5),
+    "eta": lambda s: DDIM(s, 5, eta=0.5, clip=Static(1.0)),
+    "dpmpp_2m": lambda s: DPMpp2M(s, 5),
+    "heun": lambda s: Heun(s, 5, churn=1.0),
+}
 
 
 @pytest.mark.parametrize("sampler", SAMPLERS)
-@pytest.mark.parametrize("size", [(3, 4), (6,)])
-def test_a_sample_depends_on_seed_and_index_alone(sampler, size):
-    denoiser = make_denoiser(size)
+@pytest.mark.parametrize("size", [(3, 4), (6,), ()])
+@pytest.mark.parametrize("share", [0.0, 0.5], ids=["", "self-conditioning"])
+def test_a_sample_depends_on_seed_and_index_alone(sampler, size, share):
+    denoiser = make_denoiser(size, share=share)
     sampler = SAMPLERS[sampler](denoiser.schedule)
     reference = generate(denoiser, sampler, 7, (2, *size), seed=3).x
     assert reference.shape == (7, 2, *size) and reference.std() > 0.1
@@ -117,8 +133,8 @@ def test_the_trajectory_begins_with_noise_and_ends_with_the_sample(keep):
     denoiser = make_denoiser()
     sampler = DDIM(denoiser.schedule, 4)
     samples = generate(denoiser, sampler, 5, (2, 3, 4), keep=keep, batch_size=3)
-    assert samples.trajectory.shape == (5, min(keep, 3), 2, 3, 4)
-    assert torch.equal(samples.trajectory[-1], samples.x[: min(keep, 3)])
+    assert samples.trajectory.shape == (5, keep, 2, 3, 4)  # of both batches
+    assert torch.equal(samples.trajectory[-1], samples.x[:keep])
     assert torch.equal(samples.x, generate(denoiser, sampler, 5, (2, 3, 4), batch_size=3).x)
     longer = generate(denoiser, DDIM(denoiser.schedule, 9), 5, (2, 3, 4), keep=keep, batch_size=3)
     assert torch.equal(samples.trajectory[0], longer.trajectory[0]), "the same noise, however many steps follow"
@@ -156,3 +172,122 @@ def test_as_many_labels_as_samples(count):
     denoiser = make_denoiser(num_classes=3)
     with pytest.raises(ValueError, match=f"{count} label"):
         generate(denoiser, DDIM(denoiser.schedule, 1), 2, (2, 3, 4), label=torch.zeros(count, dtype=torch.int64))
+
+
+# ---- self-conditioning ----
+
+
+def test_the_network_is_shown_the_estimate_of_the_step_before():
+    """Nothing at first; and each batch begins anew."""
+    denoiser, sampler = make_denoiser(share=0.5), DDIM(cosine(), 4)
+    samples = generate(denoiser, sampler, 5, (2, 3, 4), batch_size=3, seed=2)
+    shown = denoiser.net.shown
+    assert [len(x) for x in shown] == [3] * 4 + [2] * 4 and samples.nfe == 4
+    assert not shown[0].any() and not shown[4].any() and all(x.any() for x in shown[1:4])
+    whole = generate(denoiser, sampler, 5, (2, 3, 4), seed=2, keep=5).trajectory
+    estimate = torch.zeros(5, 2, 3, 4)
+    times = sampler.times()
+    for i, t in enumerate(times[:-1]):  # the same walk by hand
+        torch.testing.assert_close(torch.cat([shown[i], shown[4 + i]]), estimate, atol=1e-5, rtol=1e-5)
+        with torch.no_grad():
+            estimate = denoiser(whole[i], t, None, estimate).x_0
+    torch.testing.assert_close(whole[-1], estimate, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1e9), (0.5, 3.0)], ids=["always", "in an interval"])
+def test_with_guidance_each_half_is_shown_its_own(low, high):
+    """Where guidance begins both halves are shown the one estimate, where it ends that with the label goes on."""
+    denoiser = make_denoiser(share=0.5, num_classes=3)
+    guidance, label = Interval(ClassifierFree(3.0), low, high), torch.tensor([0, 2])
+    said = []
+    forward = denoiser.forward
+    denoiser.forward = lambda *args: said.append(forward(*args)) or said[-1]
+    samples = generate(denoiser, DDIM(denoiser.schedule, 6), 2, (2, 3, 4), label=label, guidance=guidance)
+    shown = denoiser.net.shown
+    assert len(shown) == 6 and not shown[0].any()
+    sizes = [len(x) for x in shown]
+    assert sizes == ([4] * 6 if low == 0 else [2, 2, 4, 4, 4, 2])
+    for before, x in zip(said, shown[1:], strict=False):
+        expected = torch.cat([before.x_0, before.x_0])[: len(x)]
+        assert torch.equal(x, expected)
+    assert samples.nfe == sum(sizes) / 2
+
+
+# ---- what guidance costs, and reaches ----
+
+
+@pytest.mark.parametrize("batch_size", [256, 2])
+def test_the_evaluations_of_a_guide_are_counted(batch_size):
+    """Also inside an interval, and once only where the guide is the denoiser itself."""
+    denoiser, guide, other = make_denoiser(), make_denoiser(seed=1), make_denoiser(share=0.5, seed=2)
+    sampler = DDIM(denoiser.schedule, 6)
+
+    def nfe(guidance) -> float:
+        return generate(denoiser, sampler, 5, (2, 3, 4), guidance=guidance, batch_size=batch_size).nfe
+
+    assert nfe(AutoGuidance(guide, 2.0)) == 12
+    assert nfe(AutoGuidance(guide, 1.0)) == 6
+    assert nfe(AutoGuidance(denoiser, 2.0)) == 12
+    assert nfe(AutoGuidance(other, 2.0)) == 18, "one with self-conditioning makes a first estimate"
+    inside = Interval(AutoGuidance(guide, 2.0), 0.5, 3.0)
+    ratios = torch.exp(-denoiser.schedule.log_snr(sampler.times()[:-1]) / 2)
+    assert nfe(inside) == 6 + ((ratios >= 0.5) & (ratios <= 3.0)).sum()
+
+
+def test_autoguidance_is_the_formula_along_the_way():
+    denoiser, guide = make_denoiser(), make_denoiser(seed=1, dropout=0.5).train()
+    sampler = DDIM(denoiser.schedule, 3)
+    found = generate(denoiser, sampler, 4, (2, 3, 4), guidance=AutoGuidance(guide, 2.5), keep=4).trajectory
+    for i, (t, s) in enumerate(zip(sampler.times()[:-1], sampler.times()[1:], strict=True)):
+        with torch.no_grad():
+            strong, weak = (d.eval()(found[i], t).x_0 for d in (denoiser, guide))
+        x_0 = weak + 2.5 * (strong - weak)
+        (alpha_t, sigma_t), (alpha_s, sigma_s) = (denoiser.schedule.alpha_sigma(v) for v in (t, s))
+        expected = alpha_s * x_0 + sigma_s * (found[i] - alpha_t * x_0) / sigma_t
+        torch.testing.assert_close(found[i + 1], expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 2, 2)])
+@pytest.mark.parametrize("process", ["cosine", "vp_sde", "ve_sde", "flow", "trigonometric"])
+def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, shape, make_schedule):
+    """From the unconditional one and the exact p(y | x_t) of a mixture, though generate() turns gradients off.
+
+    Where the first step starts from pure noise, which says nothing of y, its x_0 is the unconditional one; the error
+    that this leaves falls with that step.
+    """
+    schedule, truth = make_schedule(process), Mixture(shape)
+    label = torch.arange(60) % 3
+    denoise = truth.denoiser(schedule)
+    denoiser = Oracle(denoise, schedule)
+
+    def log_prob(x_t, t, y):
+        return truth.log_prob(schedule)(x_t.double(), t, y)
+
+    def difference(steps):
+        sampler = DDIM(schedule, steps)
+        guided = generate(denoiser, sampler, 60, shape, label=label, guidance=ClassifierGuidance(log_prob)).x
+        exact = generate(denoiser, sampler, 60, shape, label=label).x
+        distance = (exact[:, None] - truth.means.float()).flatten(2).square().mean(2) / truth.stds.float() ** 2
+        assert (distance.gather(1, label[:, None]) < 8).all(), "the samples are of their label"
+        return (guided - exact).abs().max().item()
+
+    if process in ("flow", "trigonometric"):
+        coarse, fine = difference(20), difference(80)
+        assert fine < 0.04 and fine < 0.4 * coarse
+    else:
+        assert difference(20) < 2e-3
+
+
+@pytest.mark.parametrize("size", [(), (6,), (3, 4)])
+def test_a_learned_variance_is_sampled_with(size):
+    """That with the label, though guided; and it makes a difference."""
+    denoiser = make_denoiser(size, num_classes=3, variance=LearnedRange())
+    label = torch.tensor([0, 1, 2])
+
+    def x(variance, scale=1.0):
+        sampler = DDPM(denoiser.schedule, 6, variance=variance)
+        return generate(denoiser, sampler, 3, (2, *size), label=label, guidance=ClassifierFree(scale)).x
+
+    learned = x(LearnedRange())
+    assert learned.isfinite().all() and (learned - x(FixedSmall())).abs().max() > 1e-3
+    assert (x(LearnedRange(), 3.0) - learned).abs().max() > 1e-3

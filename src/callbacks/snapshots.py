@@ -1,0 +1,67 @@
+"""Snapshots of the averages along a run, from which averages of other widths are rebuilt after it."""
+
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.strategies import FSDPStrategy
+
+from src.diffusion.ema import Power
+from src.module import DiffusionModule
+from src.utils.checkpoint_io import write_whole
+from src.utils.errors import UserError
+
+
+class Snapshots(pl.Callback):
+    """Writes the averages that `ema=power` keeps to `step_<N>.pt`; does nothing with any other `ema`.
+
+    Which steps are written depends on the step alone, so that a resumed run leaves the files of an undisturbed one.
+
+    Args:
+        dirpath: where to write.
+        count: snapshots of the whole run, evenly spread, the last at its end.
+        every_n_steps: optimizer steps between two, instead.
+    """
+
+    def __init__(self, dirpath: str, count: int = 20, every_n_steps: int | None = None):
+        if count < 1 or (every_n_steps is not None and every_n_steps < 1):
+            raise ValueError(f"count and every_n_steps are at least 1, not {count} and {every_n_steps}")
+        self.dirpath, self.count, self.every_n_steps = Path(dirpath), count, every_n_steps
+        self.planned = 0
+
+    def is_due(self, step: int) -> bool:
+        """Whether there is a snapshot after this optimizer step."""
+        if self.every_n_steps is not None:
+            return step > 0 and step % self.every_n_steps == 0
+        return step * self.count // self.planned > (step - 1) * self.count // self.planned
+
+    def path(self, step: int) -> Path:
+        return self.dirpath / f"step_{step:06d}.pt"
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if not isinstance(pl_module.ema, Power):
+            return
+        if isinstance(trainer.strategy, FSDPStrategy):
+            raise UserError("ema=power needs whole weights in every process; use trainer=ddp, or ema=half_life")
+        self.planned = pl_module.planned_steps()
+        if self.planned <= 0 and self.every_n_steps is None:
+            raise UserError(
+                "ema=power cannot spread its snapshots over a run without a planned length; "
+                "set callbacks.snapshots.every_n_steps, or trainer.max_steps"
+            )
+        if trainer.is_global_zero:
+            for path in self.dirpath.glob("step_*.pt"):  # of steps that a resumed run makes anew
+                if int(path.stem.removeprefix("step_")) > trainer.global_step:
+                    path.unlink()
+            if trainer.global_step and not self.path(trainer.global_step).exists():  # stopped before it was written
+                self.write_if_due(trainer, pl_module)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if trainer.is_global_zero and not trainer.fit_loop.epoch_loop._should_accumulate():
+            self.write_if_due(trainer, pl_module)
+
+    def write_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        step = trainer.global_step
+        if isinstance(pl_module.ema, Power) and self.is_due(step):
+            write_whole(pl_module.ema.snapshot(step), self.path(step), f"the snapshot of step {step}")

@@ -1,0 +1,111 @@
+"""Points of the plane from a Gaussian mixture: data whose density, and so whose best denoiser, is known."""
+
+from collections.abc import Sequence
+from math import isfinite, log, pi
+
+import torch
+from torch import Tensor
+
+from src.data.base import DataModule, InMemory, split, val_count
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+
+class Mixture(DataModule):
+    r"""Points of the plane, drawn from K Gaussians whose means lie on a circle.
+
+    .. math:: p(x) = \sum_{k=0}^{K-1} w_k\, N(x;\, \mu_k,\, s^2 I), \quad
+              \mu_k = r\, (\cos 2 \pi k / K,\ \sin 2 \pi k / K)
+
+    Samples: float32 (2,), for S is empty, and labels k. With equal weights and K > 2 each axis has mean 0 and variance
+    r^2 / 2 + s^2, by default 1. The points leave [-1, 1], so samplers must not clip (clip=none).
+
+    Attributes:
+        means: mu, (K, 2) float64.
+        weights: w, (K,) float64, of sum 1.
+        std: s.
+
+    Args:
+        n: how many points.
+        val_share: share of them for validation.
+        modes: K.
+        radius: r.
+        std: s.
+        weights: K numbers above 0 in proportion to w, as in [2, 1, 1]; None for equal ones.
+        channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 2, size is empty,
+            num_classes is K, or 0 to leave the labels out. The seed also draws the points.
+
+    Raises:
+        UserError: where a value is impossible.
+
+    Source: the ring of eight as in Metz et al. 2017, arXiv:1611.02163.
+    """
+
+    def __init__(
+        self,
+        n: int = 20000,
+        val_share: float = 0.1,
+        modes: int = 8,
+        radius: float = 1.4,
+        std: float = 0.15,
+        weights: Sequence[float] | None = None,
+        channels: int = 2,
+        size: Sequence[int] = (),
+        num_classes: int = 8,
+        batch_size: int = 256,
+        num_workers: int = 0,
+        seed: int = 0,
+    ):
+        super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
+        if self.shape != (2,):
+            raise UserError(
+                "Points of the plane have 2 channels and no size; set data.channels=2 data.size=[], "
+                f"not {channels} and {list(size)}"
+            )
+        if modes < 1:
+            raise UserError(f"data.modes={modes} is no number of modes; use 1 or more")
+        if not 0 <= radius < float("inf"):
+            raise UserError(f"data.radius={radius} is no radius; use 0 or more")
+        if not 0 < std < float("inf"):
+            raise UserError(f"data.std={std} is no standard deviation of a density; use more than 0")
+        if num_classes not in (0, modes):
+            raise UserError(
+                f"data.num_classes={num_classes}, but the labels are the {modes} modes; "
+                f"set data.num_classes={modes}, or 0 to leave the labels out"
+            )
+        self.n, self.n_val, self.modes, self.std = n, val_count(n, val_share), modes, std
+        angle = 2 * pi * torch.arange(modes, dtype=torch.float64) / modes
+        self.means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
+        self.weights = _shares(weights, modes)
+
+    def log_density(self, x: Tensor) -> Tensor:
+        """log p(x) of points (B, 2): (B,), in float64."""
+        squares = (x.double()[:, None] - self.means).square().sum(-1)
+        log_parts = self.weights.log() - squares / (2 * self.std**2) - log(2 * pi * self.std**2)
+        return log_parts.logsumexp(1)
+
+    def load(self) -> None:
+        x, label = self._draw()
+        train, val = split(self.n, self.n_val, self.seed)
+        self.train_set, self.val_set = (InMemory(x[i], label[i] if self.num_classes else None) for i in (train, val))
+        gaussians = f"{self.modes} Gaussians on a circle" if self.modes > 1 else "a Gaussian"
+        self.source = f"{len(train):,} train / {len(val):,} validation points from {gaussians}, drawn"
+
+    def _draw(self) -> tuple[Tensor, Tensor]:
+        """All points (n, 2), and their modes (n,)."""
+        draws = generator(self.seed, "mixture")
+        label = torch.multinomial(self.weights, self.n, replacement=True, generator=draws)
+        noise = torch.randn(self.n, 2, dtype=torch.float64, generator=draws)
+        return (self.means[label] + self.std * noise).float(), label
+
+
+def _shares(weights: Sequence[float] | None, modes: int) -> Tensor:
+    """The weights (modes,), float64, of sum 1."""
+    given = [1.0] * modes if weights is None else list(weights)
+    if len(given) != modes or not all(isfinite(w) and w > 0 for w in given):
+        raise UserError(
+            f"data.weights={given} are no weights of {modes} modes; "
+            f"give {modes} numbers above 0, or null for equal ones"
+        )
+    shares = torch.tensor(given, dtype=torch.float64)
+    return shares / shares.sum()

@@ -1,0 +1,107 @@
+r"""The variational bound of a discrete diffusion model, term by term.
+
+.. math:: -\log p(x_0) \le \underbrace{KL(q(x_1 | x_0) \Vert p(x_1))}_\text{prior}
+          + \sum_{k=2}^T \underbrace{E\, KL(q(x_s | x_t, x_0) \Vert p(x_s | x_t))}_{t = k/T,\ s = (k-1)/T}
+          \underbrace{- E \log p(x_0 | x_{1/T})}_\text{decoder}
+
+Every term here is a mean over the elements of a sample, in nats.
+
+Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 3 to 7.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.parameterizations import posterior
+from src.diffusion.schedules import Schedule, Time, match
+from src.diffusion.variances import bounds
+
+
+def normal_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) -> Tensor:
+    """KL(N_1 || N_2) of each element."""
+    return 0.5 * (
+        log_var_2 - log_var_1 - 1 + torch.exp(log_var_1 - log_var_2) + (mean_1 - mean_2) ** 2 * (-log_var_2).exp()
+    )
+
+
+def prior_term(schedule: Schedule, x_0: Tensor) -> Tensor:
+    r""":math:`KL(q(x_1 | x_0) \Vert N(0, \sigma_1^2))`, (B,)."""
+    alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
+    return (alpha * x_0 / sigma).square().flatten(1).mean(1) / 2
+
+
+def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, bins: int | None) -> Tensor:
+    r""":math:`-\log p(x_0 | x_{1/T})` of each element.
+
+    Args:
+        x_0, mean, log_var: of the normal distribution of the last step.
+        bins: number of levels in [-1, 1] that the data is rounded to, whose probability is taken, the outermost
+            reaching to infinity (256 for images); None for the density of continuous data.
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 13.
+    """
+    scale = (-0.5 * log_var).exp()
+    z = (x_0 - mean) * scale
+    if bins is None:
+        return 0.5 * (z.square() + log_var + math.log(2 * math.pi))
+    half = scale / (bins - 1)
+    # The left tail, where log and cdf keep their precision, stands in for the right one.
+    upper, lower = torch.special.log_ndtr(half - z.abs()), torch.special.log_ndtr(-half - z.abs())
+    inside = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-12)))
+    edge = 1 - 1 / (bins - 1)
+    below, above = torch.special.log_ndtr(z + half), torch.special.log_ndtr(half - z)
+    return -torch.where(x_0 < -edge, below, torch.where(x_0 > edge, above, inside))
+
+
+def step_term(
+    denoiser: Denoiser, x_0: Tensor, x_t: Tensor, s: Time, t: Time, prediction: Prediction, bins: int | None
+) -> Tensor:
+    """The term of the step from t to s, (B,): a KL divergence, and the decoder's where s = 0.
+
+    Args:
+        denoiser: whose schedule and variance the step has.
+        x_0, x_t: (B, C, *S), data and noisy data.
+        s, t: (B,) times.
+        prediction: of the denoiser at x_t.
+        bins: as in `decoder_nll`.
+    """
+    schedule = denoiser.schedule
+    of_x_t, of_x_0 = (match(v, x_0) for v in posterior(schedule, s, t))
+    true_log_var = match(bounds(schedule, s, t)[0], x_0)
+    log_var = denoiser.variance.log_variance(schedule, s, t, x_0, prediction.variance).expand_as(x_0)
+    mean, true_mean = of_x_t * x_t + of_x_0 * prediction.x_0, of_x_t * x_t + of_x_0 * x_0
+    kl = normal_kl(true_mean, true_log_var, mean, log_var)
+    return torch.where(match((s > 0), kl).bool(), kl, decoder_nll(x_0, mean, log_var, bins)).flatten(1).mean(1)
+
+
+@torch.no_grad()
+def variational_bound(
+    denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Tensor | None = None,
+    bins: int | None = None,
+) -> dict[str, Tensor]:  # fmt: skip
+    r"""Every term of the bound at T = steps, one draw of x_t for each, in bits per dimension.
+
+    Args:
+        denoiser: in evaluation mode.
+        x_0: (B, C, *S).
+        steps: T.
+        noise: draws x_t, on the device of `x_0`.
+        cond: (B,) labels or None.
+        bins: levels of rounded data, or None; see `decoder_nll`.
+
+    Returns:
+        prior (B,); kl (B, T), that of t = k / T in column k - 1, the decoder's in the first; total (B,), their sum.
+    """
+    terms = []
+    for k in range(1, steps + 1):
+        t = torch.full((len(x_0),), k / steps, dtype=torch.float64)
+        s = torch.full_like(t, (k - 1) / steps)
+        z = torch.randn(x_0.shape, generator=noise, device=x_0.device, dtype=x_0.dtype)
+        x_t = denoiser.schedule.add_noise(x_0, t, z)
+        terms.append(step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), bins))
+    kl = torch.stack(terms, 1) / math.log(2)
+    prior = prior_term(denoiser.schedule, x_0) / math.log(2)
+    return {"prior": prior, "kl": kl, "total": prior + kl.sum(1)}

@@ -1,0 +1,100 @@
+"""The log-density of data under the probability-flow ODE."""
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from src.diffusion.schedules import Schedule
+
+
+class Likelihood(NamedTuple):
+    """log_density: (B,), nats for a whole sample. nfe: evaluations of the denoiser, each with its backward passes."""
+
+    log_density: Tensor
+    nfe: int
+
+
+def ode_log_likelihood(
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    schedule: Schedule,
+    x_0: Tensor,
+    probes: Tensor | None = None,
+    sigma_min: float = 1e-3,
+    sigma_max: float = 1e3,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+) -> Likelihood:
+    r"""Follows data up to noise and adds up how much the flow stretches.
+
+    With :math:`y = x_t / \alpha_t`, :math:`u = \log(\sigma_t / \alpha_t)` and :math:`\hat x_0` as a function of y and u
+
+    .. math:: \frac{dy}{du} = y - \hat x_0, \quad
+              \log p(x_0) = \log p(y_1) + \int (D - \nabla_y \cdot \hat x_0)\, du
+
+    which is smooth at both ends. It is solved by the adaptive Runge-Kutta method of Dormand and Prince.
+
+    Args:
+        denoise: predicts x_0 from (x_t, t), differentiably.
+        schedule: the forward process.
+        x_0: (B, C, *S).
+        probes: (P, B, C, *S) random signs for Hutchinson's estimate of the divergence; None for the exact one, which
+            costs a backward pass for each element of a sample.
+        sigma_min: smallest :math:`\sigma / \alpha`; the data is taken to have this much noise.
+        sigma_max: largest; the schedule's own where that is less.
+        rtol, atol: tolerances of the solver.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 39 and 40; Grathwohl et al. 2019, arXiv:1810.01367, eq. 7.
+    """
+    from torchdiffeq import odeint
+
+    last = min(float(-schedule.log_snr(torch.tensor(1.0, dtype=torch.float64)) / 2), math.log(sigma_max))
+    span = torch.tensor([math.log(sigma_min), last], dtype=torch.float64, device=x_0.device)
+    dimensions, evaluations = x_0[0].numel(), 0
+
+    def flow(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
+        nonlocal evaluations
+        evaluations += 1
+        with torch.inference_mode(False), torch.enable_grad():
+            t = schedule.inverse_log_snr(-2 * u.detach().clone().cpu().double())
+            alpha = schedule.alpha_sigma(t)[0].item()
+            y = state[0].detach().clone().requires_grad_()
+            x_hat = denoise(alpha * y, t)
+            stretch = dimensions - divergence(x_hat, y, probes)
+        return (y - x_hat).detach(), stretch
+
+    start = (x_0, torch.zeros(len(x_0), device=x_0.device, dtype=x_0.dtype))
+    path, stretches = odeint(flow, start, span.to(x_0.dtype), rtol=rtol, atol=atol, method="dopri5")
+    t_end = schedule.inverse_log_snr(torch.tensor(-2 * last, dtype=torch.float64))
+    alpha, sigma = (v.item() for v in schedule.alpha_sigma(t_end))
+    z = (alpha / sigma * path[-1]).flatten(1)
+    log_prior = -0.5 * z.square().sum(1) - dimensions * (0.5 * math.log(2 * math.pi) + math.log(sigma / alpha))
+    return Likelihood(log_prior + stretches[-1], evaluations)
+
+
+def divergence(output: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:
+    """The divergence of output(x), (B,): exact, or the mean over the probes v of v' J v."""
+    if probes is None:
+        flat = output.flatten(1).unbind(1)
+        parts = [torch.autograd.grad(f.sum(), x, retain_graph=True)[0].flatten(1)[:, i] for i, f in enumerate(flat)]
+        return torch.stack(parts).sum(0)
+    parts = [(torch.autograd.grad(output, x, v, retain_graph=True)[0] * v).flatten(1).sum(1) for v in probes]
+    return torch.stack(parts).mean(0)
+
+
+def dequantize(x: Tensor, bins: int, generator: torch.Generator) -> Tensor:
+    """Spread data of `bins` levels in [-1, 1] evenly over the width of a level, as a density needs."""
+    u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+    return x + (2 * u - 1) / (bins - 1)
+
+
+def bits_per_dimension(log_density: Tensor, dimensions: int, bins: int | None = None) -> Tensor:
+    r""":math:`-\log_2 p / D` of a log-density in nats; with `bins` that of dequantized data, an upper bound on the bits
+    that each of its levels, 2 / (bins - 1) wide, costs.
+
+    Source: Theis et al. 2016, arXiv:1511.01844, section 3.1.
+    """
+    bits = -log_density / (dimensions * math.log(2))
+    return bits if bins is None else bits - math.log2(2 / (bins - 1))

@@ -1,0 +1,92 @@
+r"""Variances: how much noise a step back from t to s adds, :math:`p(x_s | x_t) = N(\mu, v\, I)`.
+
+Between two bounds: the variance of :math:`q(x_s | x_t, x_0)`, which is right where the data is one point, and that of
+:math:`q(x_t | x_s)`, which is right where the data is white noise. (Ho et al. 2020, arXiv:2006.11239, section 3.2.)
+"""
+
+from abc import ABC, abstractmethod
+
+import torch
+from torch import Tensor
+
+from src.diffusion.schedules import Schedule, Time, match
+
+
+class Variance(ABC):
+    """A new one is one method.
+
+    Attributes:
+        outputs: how many tensors of the shape of the data the network gives; 2 where it says something of the variance.
+    """
+
+    outputs = 1
+
+    @abstractmethod
+    def between(self, small: Tensor, large: Tensor, output: Tensor | None) -> Tensor:
+        """log v from the logarithms of the two bounds and what the network says, shaped as x or as the bounds."""
+
+    def log_variance(self, schedule: Schedule, s: Time, t: Time, like: Tensor, output: Tensor | None) -> Tensor:
+        """log v of the step from t to s, to be broadcast against `like`, (B, C, *S)."""
+        small, large = (match(v, like) for v in bounds(schedule, s, t))
+        return self.between(small, large, output)
+
+
+class FixedSmall(Variance):
+    """The variance of the forward process's own step back."""
+
+    def between(self, small, large, output):
+        return small
+
+
+class FixedLarge(Variance):
+    r"""The variance of the step forward, :math:`\beta_t`."""
+
+    def between(self, small, large, output):
+        return large
+
+
+class LearnedRange(Variance):
+    r"""The network chooses between the two: :math:`\log v = \frac{1 + F}{2} \log v_\text{large} + \frac{1 - F}{2}
+    \log v_\text{small}`.
+
+    Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 15.
+    """
+
+    outputs = 2
+
+    def between(self, small, large, output):
+        assert output is not None
+        return small + (large - small) * ((1 + output) / 2)
+
+
+class Learned(Variance):
+    r"""The network is free: :math:`\log v = \log v_\text{large} + F`.
+
+    Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2 and appendix D.
+    """
+
+    outputs = 2
+
+    def between(self, small, large, output):
+        assert output is not None
+        return large + output
+
+
+def bounds(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
+    r"""The logarithms of the small and the large variance of the step from t to s, each shaped as t.
+
+    .. math:: v_\text{small} = \frac{\sigma_s^2 \sigma_{t|s}^2}{\sigma_t^2}, \quad v_\text{large} = \sigma_{t|s}^2
+
+    Where s = 0 the small one would be 0; the one of the step before, from 2t to t, stands in for it.
+
+    Source: Nichol, Dhariwal 2021, arXiv:2102.09672, code ("posterior log variance clipped").
+    """
+    _, sigma_ts = schedule.transition(s, t)
+    large = 2 * sigma_ts.log()
+    low = torch.where(s > 0, s, t)
+    high = torch.where(s > 0, t, (2 * t).clamp(max=1))
+    _, sigma_low = schedule.alpha_sigma(low)
+    _, sigma_high = schedule.alpha_sigma(high)
+    _, step = schedule.transition(low, high)
+    small = 2 * (sigma_low * step / sigma_high).log()
+    return torch.where(small.isfinite(), small, large), large

@@ -1,0 +1,49 @@
+"""Features to compare samples in, where no trained network is at hand."""
+
+from collections.abc import Sequence
+from math import prod
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from src.nets.layers import CONV
+
+
+class RandomFeatures(nn.Module):
+    """A convolutional pyramid with fixed random weights: each level halves the size and rectifies.
+
+    Random features compare local structure, though not meaning; a trained network does that.
+
+    Shapes: x (B, channels, *size), result `depth` tensors (B, width, ...), of unit variance for white noise.
+
+    Args:
+        channels: channels of the data.
+        size: spatial size, (L,) or (H, W).
+        width: channels of each level.
+        depth: number of levels.
+        seed: of the weights.
+    """
+
+    def __init__(self, channels: int, size: Sequence[int], width: int = 32, depth: int = 3, seed: int = 0):
+        super().__init__()
+        if len(size) not in CONV:
+            raise ValueError(f"random features take one or two spatial axes, but data.size is {list(size)}")
+        if min(size) < 2**depth:
+            raise ValueError(f"{depth} levels halve the size {depth} times, too often for data.size={list(size)}")
+        g = torch.Generator().manual_seed(seed)
+        self.levels = nn.ModuleList()
+        for i in range(depth):
+            conv = CONV[len(size)](width if i else channels, width, 3, stride=2, padding=1)
+            fan_in = prod(conv.weight.shape[1:])
+            gain = (2 if i else 1) ** 0.5
+            conv.weight.data = torch.randn(conv.weight.shape, generator=g) * gain / fan_in**0.5
+            nn.init.zeros_(conv.bias)  # type: ignore[arg-type]
+            self.levels.append(conv)
+
+    def forward(self, x: Float[Tensor, "batch channels *size"]) -> list[Tensor]:
+        features = []
+        for conv in self.levels:
+            features.append(x := conv(x))
+            x = x.relu()
+        return features

@@ -1,0 +1,44 @@
+"""Bounds on the predicted data, which keep a sampler from leaving the range that the network was trained on."""
+
+import torch
+from torch import Tensor
+
+
+class Unclipped:
+    """No bound."""
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        return x_0
+
+
+class Static:
+    """Every element within [-bound, bound]."""
+
+    def __init__(self, bound: float = 1.0):
+        if bound <= 0:
+            raise ValueError(f"clip.bound is above 0, not {bound}; clip=none clips nothing")
+        self.bound = bound
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        return x_0.clamp(-self.bound, self.bound)
+
+
+class Dynamic:
+    r"""Clip each sample to [-s, s], s its own quantile of absolute values, and scale it back to [-bound, bound].
+
+    .. math:: \hat x_0 \leftarrow \operatorname{clip}(\hat x_0, -s, s) \cdot \text{bound} / s, \quad
+              s = \max(\text{bound}, Q_p(|\hat x_0|))
+
+    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3 and appendix A.
+    """
+
+    def __init__(self, quantile: float = 0.995, bound: float = 1.0):
+        if not 0 < quantile <= 1 or bound <= 0:
+            raise ValueError(f"clip.quantile={quantile} lies in (0, 1], and clip.bound={bound} is above 0")
+        self.quantile, self.bound = quantile, bound
+
+    def __call__(self, x_0: Tensor) -> Tensor:
+        size = x_0.flatten(1).abs().to(torch.promote_types(x_0.dtype, torch.float32))
+        s = size.quantile(self.quantile, dim=1).to(x_0).clamp(min=self.bound)
+        s = s.view(-1, *[1] * (x_0.ndim - 1))
+        return x_0.clamp(-s, s) * (self.bound / s)

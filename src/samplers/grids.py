@@ -1,0 +1,113 @@
+r"""Step grids: which times a sampler visits.
+
+Each maps (schedule, steps, start) to steps + 1 falling float64 times, from `start` to 0. The ones stated in noise
+levels :math:`\tilde\sigma = \sigma / \alpha` begin at `start` whatever its level, take the others below `sigma_max`,
+and step from `sigma_min` to 0 at the end.
+"""
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from src.diffusion.schedules import Schedule
+
+Grid = Callable[[Schedule, int, float], Tensor]
+
+
+def uniform(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+    """Equal steps of t."""
+    return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
+
+
+def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+    """Equal steps of t, counted from the noisy end and rounded to the nodes of a discrete schedule.
+
+    Source: Lin et al. 2024, arXiv:2305.08891, table 2.
+    """
+    nodes = getattr(schedule, "steps", 0)
+    times = uniform(schedule, steps, start)
+    rounded = (times[1:-1] * nodes).round() / nodes if nodes else times[1:-1]
+    if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any() or (rounded >= start).any()):
+        raise ValueError(f"grid=trailing has {nodes} nodes, too few for sampler.steps={steps}; use grid=uniform")
+    return torch.cat([times[:1], rounded, times[-1:]])
+
+
+def quadratic(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+    """Equal steps of the root of t: finer near the data.
+
+    Source: Song, Meng, Ermon 2021, arXiv:2010.02502, appendix D.2.
+    """
+    return start * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
+
+
+def karras(
+    schedule: Schedule, steps: int, start: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0,
+    rho: float = 7.0,
+) -> Tensor:  # fmt: skip
+    r"""Equal steps of :math:`\tilde\sigma^{1/\rho}`.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
+    """
+    check_levels(sigma_min, sigma_max)
+    return at_levels(
+        schedule, start, sigma_max,
+        lambda top: torch.linspace(top ** (1 / rho), sigma_min ** (1 / rho), steps, dtype=torch.float64) ** rho,
+    )  # fmt: skip
+
+
+def log_snr(
+    schedule: Schedule, steps: int, start: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0
+) -> Tensor:
+    r"""Equal steps of the log-SNR.
+
+    Source: Lu et al. 2022, arXiv:2206.00927, section 3.3.
+    """
+    check_levels(sigma_min, sigma_max)
+    return at_levels(schedule, start, sigma_max, lambda top: geometric([top, sigma_min], steps))
+
+
+def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[float] = ()) -> Tensor:
+    r"""Given noise levels :math:`\tilde\sigma`, falling, without the 0 at their end.
+
+    Those below the noise of `start` are taken, interpolated in their logarithm for another number of steps.
+
+    Source: Sabour et al. 2024 (Align Your Steps), arXiv:2404.14507, and its published lists.
+    """
+    falling = list(levels)
+    if len(falling) < 2 or falling[-1] <= 0 or falling != sorted(set(falling), reverse=True):
+        raise ValueError(f"grid.levels is a falling list of two or more noise levels above 0, not {falling}")
+
+    def from_top(top: float) -> Tensor:
+        below = [level for level in falling if level < top] or falling[-1:]
+        return geometric([top, *below], steps)
+
+    return at_levels(schedule, start, falling[0], from_top)
+
+
+def geometric(levels: Sequence[float], n: int) -> Tensor:
+    """n noise levels along the given ones, evenly in the index and linearly in the logarithm."""
+    known = torch.tensor(levels, dtype=torch.float64).log()
+    place = torch.linspace(0, len(levels) - 1, n, dtype=torch.float64)
+    below = place.floor().long().clamp(max=len(levels) - 2)
+    return torch.lerp(known[below], known[below + 1], place - below).exp()
+
+
+def at_levels(schedule: Schedule, start: float, sigma_max: float, make: Callable[[float], Tensor]) -> Tensor:
+    """The times of the noise levels that `make` gives from the highest one, with `start` in the place of that."""
+    begin = torch.tensor(start, dtype=torch.float64)
+    top = min(sigma_max, float(torch.exp(-schedule.log_snr(begin) / 2)))
+    times = schedule.inverse_log_snr(-2 * make(top).log()).detach()
+    times = torch.cat([begin[None], times[1:], torch.zeros(1, dtype=torch.float64)])
+    if (times.diff() >= 0).any():
+        raise ValueError(
+            f"the grid's noise levels do not fall from t = {start:g} to 0 on this schedule; choose another "
+            "grid.sigma_min, or use grid=uniform"
+        )
+    return times
+
+
+def check_levels(sigma_min: float, sigma_max: float) -> None:
+    """Refuse levels that do not fall."""
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"0 < grid.sigma_min < grid.sigma_max is needed, not {sigma_min} and {sigma_max}")

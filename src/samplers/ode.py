@@ -1,0 +1,137 @@
+r"""Solvers of the probability-flow ODE that take each step on its own.
+
+Along it :math:`dx = \hat x_0\, d\alpha + \hat\epsilon\, d\sigma`, whatever the schedule.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.samplers.base import Level, Noise, Sampler, move, renoise
+
+
+@dataclass
+class Euler(Sampler):
+    r"""Euler's method: :math:`x_s = x_t + (\alpha_s - \alpha_t) \hat x_0 + (\sigma_s - \sigma_t) \hat\epsilon`.
+
+    On `schedule=flow` that is :math:`x_t + (s - t)\, u`; everywhere it is DDIM with eta = 0. First order.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, eq. 3 and 4; Liu et al. 2023, arXiv:2209.03003, section 2.1.
+    """
+
+    def step(self, denoise, x_t, t, s, noise):
+        return move(x_t, denoise(x_t, t), t, s)
+
+
+@dataclass
+class Heun(Sampler):
+    r"""Heun's method, with the stochastic churn of EDM. Second order; two evaluations a step, one in the last.
+
+    .. math:: x_s = x_t + (\alpha_s - \alpha_t) \tfrac12 (\hat x_0 + \hat x_0') +
+                    (\sigma_s - \sigma_t) \tfrac12 (\hat\epsilon + \hat\epsilon')
+
+    with the primed predictions made at the point that Euler's step reaches. Before each step noise is added that raises
+    :math:`\sigma / \alpha` by the factor :math:`1 + \gamma`, :math:`\gamma = \min(\text{churn} / \text{steps},
+    \sqrt 2 - 1)`, never beyond the noise of t = 1.
+
+    Args:
+        churn: of the whole walk; 0 is deterministic.
+        churn_min, churn_max: the noise levels :math:`\sigma / \alpha` between which there is churn.
+        churn_noise: standard deviation of the noise added, relative to what the schedule asks.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2.
+    """
+
+    churn: float = 0.0
+    churn_min: float = 0.0
+    churn_max: float = math.inf
+    churn_noise: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.churn < 0 or self.churn_noise <= 0:
+            raise ValueError("sampler.churn is at least 0, and sampler.churn_noise above 0")
+
+    def step(self, denoise, x_t, t, s, noise):
+        x_t, t = self.stir(x_t, t, noise)
+        x_0 = denoise(x_t, t)
+        x_s = move(x_t, x_0, t, s)
+        if s.sigma == 0:
+            return x_s
+        eps = t.eps(x_t, x_0)
+        x_0_s = denoise(x_s, s)
+        eps_s = s.eps(x_s, x_0_s)
+        return x_t + (s.alpha - t.alpha) / 2 * (x_0 + x_0_s) + (s.sigma - t.sigma) / 2 * (eps + eps_s)
+
+    def stir(self, x_t: Tensor, t: Level, noise: Noise) -> tuple[Tensor, Level]:
+        """The sample and its level after the churn."""
+        gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
+        ratio = math.exp(-t.half_log_snr)
+        if gamma == 0 or not self.churn_min <= ratio <= self.churn_max or t.t >= 1:
+            return x_t, t
+        stirred = self.level_at(t.half_log_snr - math.log1p(gamma))
+        return renoise(x_t, t, stirred, lambda x: self.churn_noise * noise(x)), stirred
+
+
+@dataclass
+class Restart(Heun):
+    r"""Heun's method that goes back up: after passing `low`, noise is added up to `high`, `repeats` times.
+
+    Errors made so far shrink with each return, as in a stochastic sampler, while the way down stays that of an ODE.
+
+    Args:
+        low, high: noise levels :math:`\sigma / \alpha` between which to return.
+        repeats: how often.
+        restart_steps: steps of each way down from high to low, on the grid of EDM.
+
+    Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1.
+    """
+
+    low: float = 0.2
+    high: float = 1.0
+    repeats: int = 2
+    restart_steps: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.low < self.high or self.repeats < 0 or self.restart_steps < 1:
+            raise ValueError(
+                "0 < sampler.low < sampler.high, sampler.repeats at least 0 and sampler.restart_steps at least 1 are "
+                f"needed, not {self.low}, {self.high}, {self.repeats} and {self.restart_steps}"
+            )
+
+    def times(self, start: float = 1.0) -> Tensor:
+        """The grid, with the ways up and down again put in where it passes `low`."""
+        grid = super().times(start)
+        high, low = (self.level_at(-math.log(v)).t for v in (self.high, self.low))
+        below = (grid > low).sum()
+        if grid[0] <= high or below == len(grid):
+            return grid
+        ends = self.high ** (1 / 7), self.low ** (1 / 7)
+        levels = torch.linspace(*ends, self.restart_steps + 1, dtype=torch.float64)[1:-1] ** 7
+        down = torch.cat([high[None], self.schedule.inverse_log_snr(-2 * levels.log()).detach(), low[None]])
+        return torch.cat([grid[:below], low[None], *[down] * self.repeats, grid[below:][grid[below:] < low]])
+
+
+@dataclass
+class DPM2S(Sampler):
+    r"""DPM-Solver++ (2S): one evaluation at t, one half way to s in log-SNR. Second order; two evaluations a step.
+
+    .. math:: u = \frac{\sigma_m}{\sigma_t} x_t + \alpha_m (1 - e^{-h/2})\, \hat x_0(x_t), \quad
+              x_s = \frac{\sigma_s}{\sigma_t} x_t + \alpha_s (1 - e^{-h})\, \hat x_0(u)
+
+    with h the growth of :math:`\log(\alpha / \sigma)`. From pure noise, and to clean data, h is infinite and the step
+    is Euler's.
+
+    Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2.
+    """
+
+    def step(self, denoise, x_t, t, s, noise):
+        x_0 = denoise(x_t, t)
+        h = s.half_log_snr - t.half_log_snr
+        if math.isinf(h):
+            return move(x_t, x_0, t, s)
+        middle = self.level_at(t.half_log_snr + h / 2)
+        return move(x_t, denoise(move(x_t, x_0, t, middle), middle), t, s)

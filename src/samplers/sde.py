@@ -1,0 +1,117 @@
+"""Samplers of the reverse-time SDE, and Langevin dynamics."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from src.samplers.ancestral import DDPM
+from src.samplers.base import Denoise, Level, Noise, Sampler
+
+
+@dataclass
+class EulerMaruyama(Sampler):
+    r"""The Euler-Maruyama discretisation of the reverse-time SDE.
+
+    .. math:: x_s = x_t - \left(f x_t - g^2 \nabla \log p(x_t)\right) (t - s) + g \sqrt{t - s}\, z
+
+    with f and g at t, and the last step without noise. Wants hundreds of steps, and grid=uniform: a step must be short
+    where the rates are high, at t = 1.
+
+    Source: Song et al. 2021, arXiv:2011.13456, eq. 6 and appendix D.
+    """
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        alpha, _ = self.schedule.alpha_sigma(torch.ones((), dtype=torch.float64))
+        if alpha == 0:
+            raise ValueError(
+                "euler_maruyama needs a finite drift, but on this schedule the signal is 0 at t = 1; use sampler=ddpm "
+                "or dpmpp_2m_sde"
+            )
+        self._rates: dict[float, tuple[float, float]] = {}
+
+    def step(self, denoise, x_t, t, s, noise):
+        drift, diffusion = self.rates(t)
+        score = -t.eps(x_t, denoise(x_t, t)) / t.sigma
+        width = float(t.t - s.t)
+        mean = x_t - width * (drift * x_t - diffusion * score)
+        return mean + math.sqrt(diffusion * width) * noise(x_t) if s.t > 0 else mean
+
+    def rates(self, t: Level) -> tuple[float, float]:
+        """f and g² at a level, computed once."""
+        key = float(t.t)
+        if key not in self._rates:
+            drift, diffusion = self.schedule.drift_diffusion(t.t)
+            self._rates[key] = float(drift), float(diffusion)
+        return self._rates[key]
+
+
+@dataclass
+class PredictorCorrector(DDPM):
+    r"""Ancestral steps, each followed by Langevin steps at the level that it reached.
+
+    Args:
+        corrections: Langevin steps after each step.
+        snr: r, the signal-to-noise ratio of a correction: its size is :math:`\epsilon = 2 r^2 \sigma^2`. The paper
+            measures the norms of noise and score that this takes at their expectation.
+
+    Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
+    """
+
+    corrections: int = 1
+    snr: float = 0.16
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.corrections < 0 or self.snr <= 0:
+            raise ValueError("sampler.corrections is at least 0, and sampler.snr above 0")
+
+    def step(self, denoise, x_t, t, s, noise):
+        x_s = super().step(denoise, x_t, t, s, noise)
+        for _ in range(self.corrections if s.t > 0 else 0):
+            x_s = langevin(denoise, x_s, s, 4 * self.snr**2, noise)
+        return x_s
+
+
+@dataclass
+class AnnealedLangevin(Sampler):
+    r"""Langevin dynamics at each level in turn; the sample is carried from one to the next as it is.
+
+    The size of a step is :math:`\eta = \text{size} \cdot \sigma_t^2`. The last one, to t = 0, is a denoising. Where the
+    data outweighs the noise it is :math:`x / \alpha` that is carried, the same in the paper, since small steps could
+    not make up for a signal that has grown.
+
+    Args:
+        repeats: Langevin steps at each level.
+        size: of a step in units of the noise's variance. (The paper's :math:`\epsilon / \sigma_L^2`: 2e-5 / 0.01^2.)
+
+    Source: Song, Ermon 2019, arXiv:1907.05600, algorithm 1; the denoising at the end: Jolicoeur-Martineau et al. 2021,
+    arXiv:2009.05475.
+    """
+
+    repeats: int = 5
+    size: float = 0.2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.repeats < 1 or not 0 < self.size < 4:
+            raise ValueError("sampler.repeats is at least 1, and sampler.size above 0 and below 4, where it diverges")
+
+    def step(self, denoise, x_t, t, s, noise):
+        for _ in range(self.repeats):
+            x_t = langevin(denoise, x_t, t, self.size, noise)
+        if s.t == 0:
+            return denoise(x_t, t)
+        return s.alpha / t.alpha * x_t if t.alpha > t.sigma else x_t
+
+
+def langevin(denoise: Denoise, x: Tensor, level: Level, size: float, noise: Noise) -> Tensor:
+    r"""One step of Langevin dynamics at a level.
+
+    .. math:: x \leftarrow x + \tfrac{\eta}{2} \nabla \log p(x) + \sqrt{\eta}\, z, \quad
+              \eta = \text{size} \cdot \sigma^2, \quad \nabla \log p(x) = (\alpha \hat x_0 - x) / \sigma^2
+    """
+    pull = level.alpha * denoise(x, level) - x
+    return x + size / 2 * pull + math.sqrt(size) * level.sigma * noise(x)

@@ -1,0 +1,123 @@
+"""Every sampler and grid of the project, and what the tests of them share."""
+
+import itertools
+from functools import partial
+
+import torch
+
+from src.diffusion.variances import FixedLarge
+from src.samplers import grids
+from src.samplers.ancestral import DDIM, DDPM
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
+from src.samplers.ode import DPM2S, Euler, Heun, Restart
+from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+
+# Points, signals and images, square and not, of one channel and of three.
+SHAPES = [(2,), (1, 7), (3, 5), (1, 4, 4), (3, 4, 6)]
+
+DETERMINISTIC = {
+    "euler": Euler,
+    "ddim": DDIM,
+    "heun": Heun,
+    "dpm_2s": DPM2S,
+    "dpmpp_2m": DPMpp2M,
+    "dpmpp_3m": partial(DPMpp3M, eta=0.0),
+    "unipc 1": partial(UniPC, order=1),
+    "unipc 2": UniPC,
+    "unipc 3": partial(UniPC, order=3),
+    "adams_bashforth 1": partial(AdamsBashforth, order=1),
+    "adams_bashforth 2": partial(AdamsBashforth, order=2),
+    "adams_bashforth 3": AdamsBashforth,
+}
+# The order of convergence that each states. (That of UniPC 3 is 4 until the error of its first steps shows.)
+ORDER = {
+    "euler": 1, "ddim": 1, "heun": 2, "dpm_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 2,
+    "unipc 1": 2, "unipc 2": 3, "unipc 3": 3,
+    "adams_bashforth 1": 1, "adams_bashforth 2": 2, "adams_bashforth 3": 3,
+}  # fmt: skip
+STOCHASTIC = {
+    "ddpm": DDPM,
+    "ddpm large": partial(DDPM, variance=FixedLarge()),
+    "ddim half": partial(DDIM, eta=0.5),
+    "ddim ancestral": partial(DDIM, eta=1.0),
+    "heun churn": partial(Heun, churn=10.0),
+    "restart": Restart,
+    "dpmpp_2m_sde": partial(DPMpp2M, eta=1.0),
+    "dpmpp_2m_sde half": partial(DPMpp2M, eta=0.5),
+    "dpmpp_3m_sde": DPMpp3M,
+    "euler_maruyama": EulerMaruyama,
+    "predictor_corrector": PredictorCorrector,
+    "annealed_langevin": AnnealedLangevin,
+}
+SAMPLERS = DETERMINISTIC | STOCHASTIC
+# Those whose steps know nothing of the ones before.
+SINGLE_STEP = [
+    name for name in SAMPLERS if not name.startswith(("dpmpp", "unipc", "adams_bashforth 2", "adams_bashforth 3"))
+]
+# Those that begin where there is no signal; the drift of the SDE is infinite there.
+FROM_PURE_NOISE = [name for name in SAMPLERS if name != "euler_maruyama"]
+
+GRIDS = {
+    "uniform": grids.uniform,
+    "trailing": grids.trailing,
+    "quadratic": grids.quadratic,
+    "karras": grids.karras,
+    "log_snr": grids.log_snr,
+    "given": partial(grids.given, levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]),
+}
+
+
+def evaluations(name: str, sampler, schedule) -> int:
+    """How often a sampler calls the network, by what its documentation says."""
+    times = sampler.times()
+    steps = int((times.diff() < 0).sum())
+    kind = name.split()[0]
+    if kind in ("heun", "restart"):
+        return 2 * steps - 1
+    if kind == "dpm_2s":
+        return 2 * steps - 1 - int(steps > 1 and float(schedule.alpha_sigma(times[0])[0]) == 0)
+    if kind == "adams_bashforth":
+        return steps + min(sampler.order, steps) - 1
+    if kind == "predictor_corrector":
+        return steps + sampler.corrections * (steps - 1)
+    if kind == "annealed_langevin":
+        return sampler.repeats * steps + 1
+    return steps
+
+
+def equal_in_log_snr(schedule, steps: int, t: float = 0.95, s: float = 0.15) -> torch.Tensor:
+    """Times from t to s."""
+    high, low = schedule.log_snr(torch.tensor([t, s], dtype=torch.float64)).tolist()
+    return schedule.inverse_log_snr(torch.linspace(high, low, steps + 1, dtype=torch.float64))
+
+
+def walk(sampler, denoise, x_t, noise=torch.randn_like, **where):
+    """The end of a trajectory."""
+    *_, end = sampler.trajectory(denoise, x_t, noise, **where)
+    return end.x_t
+
+
+def seeded(seed: int):
+    """Noise for a whole batch."""
+    g = torch.Generator().manual_seed(seed)
+    return lambda x: torch.randn(x.shape, generator=g, dtype=torch.float64).to(x)
+
+
+def one_hot(first: int = 0):
+    """Noise that is a one in this row of the batch at its first draw, in the next row at its second, ..., else zero.
+
+    A sampler with an affine denoiser is an affine function of its draws: then these are its coefficients, one draw a
+    row, added to what a row without noise becomes.
+    """
+    row = itertools.count(first)
+
+    def noise(x):
+        z = torch.zeros_like(x)
+        z[next(row)] = 1
+        return z
+
+    return noise
+
+
+def tensor(value) -> torch.Tensor:
+    return torch.tensor(value, dtype=torch.float64)
