@@ -15,6 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 from src.utils.errors import UserError, blame
 
 CONFIG, RECORD = "config.yaml", "run.json"
+# The groups that say how to sample; those of the run itself unless the command line names others.
+SAMPLING = ("sampler", "variance", "grid", "clip", "guidance")
 
 
 class Run:
@@ -162,6 +164,15 @@ def words_of_resumed_run(words: list[str]) -> list[str]:
     return words if words[: len(saved)] == saved else [*saved, *words]
 
 
+def words_of_sampled_run(words: list[str]) -> list[str]:
+    """Let words such as sampler.repeats=5 change the run's own sampler, whose settings Hydra does not know.
+
+    `check_config` refuses those that it does not have.
+    """
+    chosen = {word.split("=")[0] for word in words}
+    return ["++" + w if "." in w and (part := w.split(".")[0]) in SAMPLING and part not in chosen else w for w in words]
+
+
 def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
     """The denoiser that a config describes: network, schedule, parameterization and variance."""
     from src.diffusion.denoiser import Denoiser
@@ -170,8 +181,11 @@ def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
     for part in ("schedule", "parameterization", "variance"):
         with blame(part):
             parts[part] = instantiate(cfg[part])
+    share = cfg["self_conditioning"]
+    if not isinstance(share, int | float):
+        raise UserError(f"self_conditioning={share} is no number: it is a share of the training steps, 0 for none")
     # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
-    sizes = {"inputs": 2 if cfg["self_conditioning"] else 1, "outputs": parts["variance"].outputs}
+    sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs}
     wanted = {key: n for key, n in sizes.items() if n > 1}
     takes = inspect.signature(get_object(cfg["net"]["_target_"])).parameters
     for key in wanted:
@@ -180,7 +194,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
             raise UserError(f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why} needs; use net=unet")
     net = instantiate(cfg["net"], **wanted)
     with blame("denoiser"):
-        return Denoiser(net, **parts, self_conditioning=cfg["self_conditioning"])
+        return Denoiser(net, **parts, self_conditioning=share)
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | float = "ema") -> Any:

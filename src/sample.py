@@ -2,6 +2,7 @@
 
 from omegaconf import DictConfig
 
+from src.runs import words_of_sampled_run
 from src.utils.cli import run_command
 
 
@@ -15,4 +16,4 @@ def sample(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(sample, "sample")
+    run_command(sample, "sample", words_of_sampled_run)

@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.diffusion.denoiser import Denoiser
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames
-from src.runs import Run, build_denoiser, load_weights, read_weights
+from src.runs import SAMPLING, Run, build_denoiser, load_weights, read_weights
 from src.tasks.generate import Samples, generate
 from src.utils.check_config import check_config, targets
 from src.utils.cli import to_plain
@@ -48,11 +48,11 @@ class Sampling:
         start_logging(None)
         if not cfg.run:
             raise UserError("run=RUN is needed: a run folder, or run=latest")
-        if cfg.n < 1 or cfg.batch_size < 1:
-            raise UserError(f"n and batch_size are at least 1, not {cfg.n} and {cfg.batch_size}")
+        if not all(isinstance(number, int) and number >= 1 for number in (cfg.n, cfg.batch_size)):
+            raise UserError(f"n and batch_size are whole numbers from 1, not {cfg.n} and {cfg.batch_size}")
         if str(cfg.precision) not in ("auto", "32", "bf16"):
             raise UserError(f"precision={cfg.precision} is none of auto, 32, bf16")
-        named = {word.split("=")[0] for word in HydraConfig.get().overrides.task}
+        named = {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
         if not isinstance(cfg.weights, str) and "ckpt" in named:
             raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
         run = Run.find(cfg.run, cfg.paths.outputs)
@@ -62,6 +62,8 @@ class Sampling:
         check_config(to_plain(cfg))
         known = trained.data.num_classes if takes_label(to_plain(cfg.guidance)) else trained.net.num_classes
         label = labels(cfg.label, cfg.n, known)
+        if label is None and "guidance" in named:
+            refuse_without_labels(to_plain(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)
@@ -73,10 +75,10 @@ class Sampling:
         cfg, device = self.cfg, next(self.denoiser.parameters()).device
         with blame("sampler"):
             sampler = instantiate(cfg.sampler)(schedule=self.denoiser.schedule)
+            steps = len(sampler.times()) - 1
+        check_variance(sampler, self.denoiser)
         precision = precision_for(device.type) if cfg.precision == "auto" else str(cfg.precision)
-        bar = progress_bar(
-            cfg.n * (len(sampler.times()) - 1), "sampling", unit="step", leave=False, delay=2, unit_scale=True
-        )
+        bar = progress_bar(cfg.n * steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         with bar, torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
             return generate(
                 self.denoiser,
@@ -136,25 +138,42 @@ class Sampling:
 def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
     """Sample as the run itself does, where the command line names no other sampler, grid, clip or guidance.
 
-    Single settings of the sampler, such as sampler.steps, then change the run's own.
+    Single settings of these, such as sampler.steps, then change the run's own.
     """
+    changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING and "." in key}
     with open_dict(cfg):
-        for part in ("guidance", "variance", "grid", "clip"):
+        for part in SAMPLING:
             if part not in named:
                 cfg[part] = trained[part]
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value)
         if "sampler" not in named:
-            changes = {key: OmegaConf.select(cfg, key) for key in named if key.startswith("sampler.")}
-            cfg.sampler = trained.sampler
             for part in ("variance", "grid", "clip"):  # written out in the run's config
                 if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
                     cfg.sampler[part] = cfg[part]
-            for key, value in changes.items():
-                OmegaConf.update(cfg, key, value)
 
 
 def takes_label(guidance: Any) -> bool:
     """Whether a guidance, or one inside it, wants a label even where the net takes none."""
     return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in targets(guidance))
+
+
+def refuse_without_labels(guidance: Any) -> None:
+    """Refuse a guidance that would do nothing, since it pushes towards a label and there is none."""
+    for _, node in targets(guidance):
+        if getattr(get_object(node["_target_"]), "pushes_to_label", False):
+            name = node["_target_"].rpartition(".")[2]
+            raise UserError(f"guidance: {name} pushes towards a label, but this run has none; use guidance=none")
+
+
+def check_variance(sampler: Any, denoiser: Denoiser) -> None:
+    """Refuse to read a variance from a network that did not learn it."""
+    wanted = getattr(sampler, "variance", None)
+    if wanted is not None and wanted.outputs > 1 and type(wanted) is not type(denoiser.variance):
+        raise UserError(
+            f"variance: the net of this run did not learn {type(wanted).__name__}; leave variance= out, or use "
+            "variance=fixed_small or fixed_large"
+        )
 
 
 def labels(label: Any, n: int, num_classes: int) -> torch.Tensor | None:

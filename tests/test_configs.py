@@ -14,7 +14,7 @@ from hydra.core.singleton import Singleton
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-import src.runs  # noqa: F401 - registers the resolver that conf/train.yaml uses
+import src.runs
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.pictures import Pictures
@@ -226,7 +226,12 @@ def test_every_file(tmp_path, group, name):
 
 
 @pytest.mark.parametrize(
-    ("group", "name"), [choice(*f) for f in FILES if f[0] in ("net", "loss", "sampler", "grid", "clip", "ema", "lr_schedule", "optimizer")]
+    ("group", "name"),
+    [
+        choice(*f)
+        for f in FILES
+        if f[0] in ("net", "loss", "sampler", "grid", "clip", "ema", "lr_schedule", "optimizer")
+    ],
 )
 def test_parts_are_exchangeable(tmp_path, group, name):
     """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""

@@ -51,6 +51,34 @@ class SinusoidalEmbedding(nn.Module):
         return torch.cat([angles.cos(), angles.sin()], dim=1).to(self.frequencies.dtype)
 
 
+class FourierFeatures(nn.Module):
+    r"""The input beside sines and cosines of random projections of it, with which dense layers learn sharp functions.
+
+    .. math:: (x, \cos(W x), \sin(W x)), \quad W_{ij} \sim N(0, s^2)
+
+    Args:
+        inputs: D, elements of the input.
+        number: n, rows of W, which is fixed.
+        scale: s, in radians per unit of the input: its inverse is the size of the details.
+
+    Shapes: x (B, D), result (B, D + 2 n).
+
+    Source: Tancik et al. 2020, arXiv:2006.10739, section 4.
+    """
+
+    projection: Tensor
+
+    def __init__(self, inputs: int, number: int, scale: float):
+        super().__init__()
+        self.outputs = inputs + 2 * number
+        self.register_buffer("projection", scale * torch.randn(inputs, number))
+
+    def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+        with torch.autocast(x.device.type, enabled=False):  # bf16 does not resolve angles
+            angles = x @ self.projection.to(x.dtype)
+        return torch.cat([x, angles.cos(), angles.sin()], dim=1)
+
+
 class Conditioning(nn.Module):
     """Embed the noise level and, where there are classes, the label into one vector.
 

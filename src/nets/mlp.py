@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.nets.layers import Conditioning, zero_init
+from src.nets.layers import Conditioning, FourierFeatures, zero_init
 
 
 class Dense(nn.Module):
@@ -36,6 +36,8 @@ class MLP(nn.Module):
         hidden: width of the layers.
         layers: number of residual pairs of layers.
         dropout: dropout in each of them.
+        fourier: number of random Fourier features of the input; for data of few dimensions with fine details.
+        fourier_scale: of these, in radians per unit of x.
         num_classes: labels to condition on; 0 for none.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
         outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
@@ -48,6 +50,8 @@ class MLP(nn.Module):
         hidden: int = 512,
         layers: int = 4,
         dropout: float = 0.0,
+        fourier: int = 0,
+        fourier_scale: float = 4.0,
         num_classes: int = 0,
         inputs: int = 1,
         outputs: int = 1,
@@ -56,7 +60,8 @@ class MLP(nn.Module):
         self.num_classes = num_classes
         self.out_shape = (outputs * channels, *size)
         self.conditioning = Conditioning(hidden, num_classes)
-        self.stem = nn.Linear(inputs * channels * prod(size), hidden)
+        features = FourierFeatures(inputs * channels * prod(size), fourier, fourier_scale)
+        self.stem = nn.Sequential(features, nn.Linear(features.outputs, hidden))
         self.layers = nn.ModuleList(Dense(hidden, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
         self.head = zero_init(nn.Linear(hidden, prod(self.out_shape)))

@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import pytest
 
-from src.runs import words_of_resumed_run
+from src.runs import words_of_resumed_run, words_of_sampled_run
 from src.sample import sample
 from src.train import train
 from src.utils.cli import run_command
@@ -30,7 +30,7 @@ def command(monkeypatch, capsys):
             if name == "train":
                 run_command(train, "train", words_of_resumed_run)
             else:
-                run_command(sample, "sample")
+                run_command(sample, "sample", words_of_sampled_run)
             code = 0
         except SystemExit as exit:
             code = int(exit.code or 0)

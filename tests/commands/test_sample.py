@@ -1,5 +1,6 @@
 """`python -m src.sample`: the model is rebuilt from the run folder alone."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,10 +67,17 @@ def test_guidance_costs_twice_and_is_the_runs_own_by_default(draw):
 
 
 def test_the_runs_own_sampler_is_the_default(draw, outputs):
-    assert draw("n=2", "guidance=none", "sampler.eta=0.5")["nfe"] == 4
-    assert draw("n=2", "guidance=none", "sampler=ddpm", "sampler.steps=7")["nfe"] == 7
+    assert draw("n=2", "guidance=none", "variance=fixed_large")["nfe"] == 4
+    assert draw("n=2", "guidance=none", "sampler=ddim", "sampler.eta=0.5", "sampler.steps=7")["nfe"] == 7
     config = (outputs / "latest/config.yaml").read_text()
     assert "steps: 2" in config, "what the run itself uses; the words above change it"
+
+
+def test_single_settings_change_what_the_run_itself_does(draw):
+    """The net is hardly trained and every prediction is out of bounds: clipping shows."""
+    narrow = draw("n=2", "guidance.scale=1", "clip.bound=0.25")
+    assert narrow["nfe"] == 4
+    assert abs(narrow["x"] - 0.5).max() <= 0.13
 
 
 def test_a_fixed_seed_gives_the_same_samples(draw):
@@ -89,7 +97,7 @@ def test_labels(draw):
 
 def test_the_choices_change_the_samples(draw):
     base = draw("n=3")["x"]
-    for words in (["sampler=ddpm"], ["weights=raw"], ["sampler.eta=0"]):
+    for words in (["sampler=ddim"], ["weights=raw"], ["variance=fixed_large"]):
         assert not np.allclose(base, draw("n=3", *words)["x"]), words
     assert draw("n=3", "ckpt=last")["x"].shape == base.shape
 
@@ -162,8 +170,9 @@ def test_by_default_it_writes_into_the_run_folder(command, outputs):
 def test_help_lists_the_choices():
     done = subprocess.run([sys.executable, "-m", "src.sample", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for group in ("sampler", "guidance"):
-        assert f"{group}: {', '.join(sorted(p.stem for p in Path('conf', group).glob('*.yaml')))}\n" in done.stdout
+    for group in ("sampler", "grid", "clip", "guidance"):
+        listed = re.search(rf"^{group}: ([\w, \n]+?)\n(?=\w+:|\n)", done.stdout, re.MULTILINE)[1]
+        assert set(re.split(r",\s+", listed)) == {p.stem for p in Path("conf", group).glob("*.yaml")}
 
 
 def test_signals(command, tmp_path):

@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch.testing import assert_close
 
-from src.nets.layers import Attention, Conditioning, Patches, SinusoidalEmbedding, zero_init
+from src.nets.layers import Attention, Conditioning, FourierFeatures, Patches, SinusoidalEmbedding, zero_init
 
 
 @pytest.mark.parametrize("dim", [2, 16, 64])
@@ -34,6 +34,37 @@ def test_embedding_is_taken_in_single_precision():
 def test_embedding_refuses_odd_widths():
     with pytest.raises(ValueError, match="even, not 7"):
         SinusoidalEmbedding(7)
+
+
+class TestFourierFeatures:
+    x = torch.linspace(-2, 2, 6).view(3, 2)
+
+    def test_equal_their_formula(self):
+        torch.manual_seed(0)
+        features = FourierFeatures(2, 5, 4.0)
+        by_hand = [
+            [*row, *(math.cos(v) for v in angles), *(math.sin(v) for v in angles)]
+            for row, angles in zip(self.x.tolist(), (self.x @ features.projection).tolist(), strict=True)
+        ]
+        assert features.outputs == 12
+        assert_close(features(self.x), torch.tensor(by_hand), rtol=0, atol=1e-5)
+
+    def test_none_leave_the_input(self):
+        assert torch.equal(FourierFeatures(2, 0, 4.0)(self.x), self.x)
+
+    def test_have_the_kernel_of_a_gaussian(self):
+        """The mean of cos(w (x - y)) is exp(-s^2 |x - y|^2 / 2), so that the scale is that of the details."""
+        torch.manual_seed(0)
+        n, scale = 200_000, 0.7
+        waves = FourierFeatures(2, n, scale)(self.x)[:, 2:]
+        expected = torch.exp(-(scale**2) * torch.cdist(self.x, self.x).square() / 2)
+        assert_close(waves @ waves.T / n, expected, rtol=0, atol=5 / n**0.5)
+
+    def test_are_taken_in_single_precision_and_are_not_trained(self):
+        features = FourierFeatures(2, 50, 30.0)
+        with torch.autocast("cpu", torch.bfloat16):
+            assert_close(features(self.x), features(self.x.double()).float(), rtol=0, atol=1e-4)
+        assert not list(features.parameters()) and "projection" in features.state_dict()
 
 
 class TestConditioning:

@@ -42,7 +42,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("experiment=mnist_dpm", "experiment=mnist_dpm: there is no such choice. Did you mean mnist_ddpm? Choices: "),
         ("net=umet", "net=umet: there is no such choice. Did you mean unet? Choices: "),
         ("debug=two_step", "debug=two_step: there is no such choice. Did you mean two_steps? Choices: "),
-        ("schedule=xxxxx", "schedule=xxxxx: there is no such choice. Choices: cosine, "),
+        ("schedule=xxxxx", "schedule=xxxxx: there is no such choice. Choices: additive, "),
         ("experiment=", "experiment=: there is no such choice. Choices: "),
         ("experiment=a/b", "experiment=a/b: there is no such choice. Choices: "),
         ("schedul=linear", "schedul: there is no such option. Did you mean schedule?"),
