@@ -1,0 +1,36 @@
+"""The pages in docs/: their Python runs, their links lead somewhere."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+PAGES = sorted(Path("docs").glob("*.md"))
+
+
+def test_the_core_in_python(command, tmp_path, tiny, monkeypatch, tiny_mnist):
+    """Its blocks in order, as one script, on a run that is hardly trained."""
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
+    words = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
+    done = command("train", "experiment=mnist_ddpm", *tiny, *words, "data.batch_size=16")
+    assert done.code == 0, done.error
+    script = "\n".join(re.findall(r"```python\n(.*?)```", Path("docs/core.md").read_text(), re.S))
+    names: dict = {}
+    exec(compile(script, "docs/core.md", "exec"), names)
+    assert names["x"].shape == (4, 1, 28, 28) and names["x"].isfinite().all()
+    terms = names["terms"]
+    assert torch.allclose(terms["total"], terms["prior"] + terms["kl"].sum(1)) and (terms["total"] > 0).all()
+    assert names["result"].log_density.isfinite().all() and names["result"].nfe > 10
+    assert names["x_bright"].mean() > names["x"].mean() + 0.01
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), *PAGES], ids=str)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = Path("README.md").read_text()
+    assert [p for p in PAGES if f"({p})" not in readme] == []
