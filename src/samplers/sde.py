@@ -55,7 +55,8 @@ class PredictorCorrector(DDPM):
     Args:
         corrections: Langevin steps after each step.
         snr: r, the signal-to-noise ratio of a correction: its size is :math:`\epsilon = 2 r^2 \sigma^2`. The paper
-            measures the norms of noise and score that this takes at their expectation.
+            measures the norms of noise and score that this takes at their expectation, and on variance-preserving
+            schedules multiplies by :math:`1 - \beta_i`, which tends to 1.
 
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
     """
