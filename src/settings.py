@@ -23,6 +23,8 @@ def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     hydra_cfg = HydraConfig.get()
     one_job_per_relaunch(hydra_cfg)
     overrides = list(hydra_cfg.overrides.task)
+    if any(word.lstrip("+~").startswith("paths.run=") for word in overrides):
+        raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
     drop_foreign_keys(cfg, overrides)
     if cfg.resume:
         overrides = overrides[len(run.overrides()) :]

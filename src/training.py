@@ -88,7 +88,7 @@ class Training:
         with blame("module"):
             module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
         with blame("sampler"):  # made anew for each grid, the first of which is minutes away
-            instantiate(cfg.sampler)(schedule=denoiser.schedule)
+            instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)

@@ -162,6 +162,29 @@ def test_importance_multiplies_the_loss(tmp_path):
     assert (weights(fit(tmp_path, grown, max_steps=4)[0]) - weights(module)).abs().max() > 1e-4
 
 
+def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
+    """At weights that stay as they are, the mean of what is minimised is that over uniform times."""
+    means = {}
+
+    class Totals(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.totals.append(outputs["loss"].item())
+
+    for kind in ("plain", "loss_aware"):
+        counter = Totals()
+        counter.totals = []
+        module, data = make_kind(kind, lr=0.0), Memory(n=800, batch_size=400)
+        module.label_dropout = 0.0
+        _, _, watch = fit(tmp_path, module, data, callbacks=[counter], max_steps=21, limit_val_batches=0)
+        losses = torch.stack([b["losses"] for b in watch.batches[1:]])  # the first step fills the memory
+        totals = torch.tensor(counter.totals[1:])
+        means[kind] = totals.mean(), totals.std() / len(totals) ** 0.5, losses.mean()
+    (uniform, error_1, _), (weighted, error_2, unweighted) = means["plain"], means["loss_aware"]
+    error = (error_1**2 + error_2**2) ** 0.5
+    assert abs(weighted - uniform) < 4 * error < 0.1 * uniform
+    assert unweighted - uniform > 8 * error, "the times are not uniform"
+
+
 def test_times_learn_from_the_losses_of_each_step(tmp_path):
     """All that was drawn is remembered, and what comes after is drawn accordingly."""
     module, _, watch = fit(tmp_path, make_kind("loss_aware"), max_steps=12)
@@ -217,7 +240,9 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
     module, before = make_kind("learned_schedule"), make_kind("learned_schedule")
     names = [n for n, _ in module.denoiser.named_parameters() if n.startswith("schedule.")]
     average = {n: p.detach().clone().double() for n, p in before.denoiser.named_parameters()}
-    _, _, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))])
+    _, trainer, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))])
+    stepped = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert stepped == {id(p) for p in module.denoiser.parameters()}
     everything = [n for n, _ in module.denoiser.named_parameters()]
     for step, now in enumerate(watch.weights, 1):
         d = min(0.999, (1 + step) / (10 + step))
@@ -272,8 +297,8 @@ def test_validation_and_pictures_do_not_change_the_training(tmp_path):
     plain, _, _ = run(limit_val_batches=0)
     validated, _, watch = run(val_check_interval=1)
     pictures = Pictures(str(tmp_path), lambda schedule: DDIM(schedule, 2, eta=1.0), n=4, every_n_steps=1)
-    drawn, _, _ = run(val_check_interval=2, callbacks=[pictures])
-    assert len(watch.validations) == 6 and len(list((tmp_path / "samples").glob("*.png"))) == 9
+    drawn, _, _ = run(val_check_interval=3, callbacks=[pictures])
+    assert len(watch.validations) == 6 and len(list((tmp_path / "samples").glob("*.png"))) == 6
     assert torch.equal(weights(plain), weights(validated)) and torch.equal(weights(plain), weights(drawn))
     for a, b in zip(plain.ema.parameters(), drawn.ema.parameters(), strict=True):
         assert torch.equal(a, b)

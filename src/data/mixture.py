@@ -18,7 +18,7 @@ class Mixture(DataModule):
               \mu_k = r\, (\cos 2 \pi k / K,\ \sin 2 \pi k / K)
 
     Samples: float32 (2,), for S is empty, and labels k. With equal weights and K > 2 each axis has mean 0 and variance
-    r^2 / 2 + s^2, by default 1. The points leave [-1, 1]: samplers clip no closer than at 2 (clip.bound=2 or clip=none).
+    r^2 / 2 + s^2, by default 1. The points leave [-1, 1]: samplers clip them at 2 (clip.bound=2) or not (clip=none).
 
     Attributes:
         means: mu, (K, 2) float64.

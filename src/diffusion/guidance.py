@@ -35,6 +35,8 @@ class ClassifierFree:
     arXiv:2305.08891, eq. 15 and 16.
     """
 
+    pushes_to_label = True
+
     def __init__(self, scale: float = 2.0, rescale: float = 0.0):
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
@@ -143,6 +145,7 @@ class ClassifierGuidance:
     Source: Dhariwal, Nichol 2021, arXiv:2105.05233, eq. 11 to 14.
     """
 
+    pushes_to_label = True
     takes_label = True  # whatever the denoiser takes
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0,

@@ -60,6 +60,13 @@ class Weighted(Loss):
     def __init__(self, weighting: Weighting):
         self.weighting = weighting
 
+    def check(self, denoiser):
+        super().check(denoiser)
+        middle = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
+        weights = self.weighting(denoiser.schedule, middle).tolist()
+        if not all(0 <= w < math.inf for w in weights):
+            raise ValueError(f"the weighting is {weights} at t = {middle.tolist()}; it has to be finite and at least 0")
+
     @abstractmethod
     def compare(self, predicted: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
         """The loss of each element of (B, C, *S); the weight, (B, 1, ...), multiplies a squared error."""

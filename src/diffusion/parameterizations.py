@@ -156,6 +156,8 @@ class Mean(Parameterization):
     """
 
     def __init__(self, steps: int = 1000):
+        if steps < 1:
+            raise ValueError(f"parameterization.steps is at least 1, not {steps}")
         self.steps = steps
 
     def scalings(self, schedule, t):

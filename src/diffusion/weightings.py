@@ -85,6 +85,8 @@ def edm(schedule: Schedule, t: Time, sigma_data: float = 0.5) -> Time:
 
     Source: Karras et al. 2022, arXiv:2206.00364, table 1.
     """
+    if sigma_data <= 0:
+        raise ValueError(f"weighting.sigma_data is above 0, not {sigma_data}")
     return snr_at(schedule, t) + 1 / sigma_data**2
 
 

@@ -218,7 +218,7 @@ class SeededNoise:
                 f"{len(self.generators)} seeds cannot give noise for a batch of {len(x)}; one seed a sample"
             )
         if not self.drawn:
-            shape, like = (max(1, self.AT_ONCE // x[0].numel()), *x.shape[1:]), {"device": x.device, "dtype": x.dtype}
-            each = [torch.randn(shape, generator=g, **like) for g in self.generators]
+            shape = (max(1, self.AT_ONCE // x[0].numel()), *x.shape[1:])
+            each = [torch.randn(shape, generator=g, device=x.device, dtype=x.dtype) for g in self.generators]
             self.drawn = list(torch.stack(each, 1).flip(0))
         return self.drawn.pop()

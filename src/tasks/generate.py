@@ -7,7 +7,7 @@ from functools import partial
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Denoise, Guidance, NoGuidance
@@ -63,8 +63,15 @@ def counted_rows(denoisers: Iterable[Denoiser]) -> Iterator[list[int]]:
 
 def guides(guidance: object) -> list[Denoiser]:
     """The denoisers that a guidance, or one inside it, brings along."""
-    parts = vars(guidance).values() if hasattr(guidance, "__dict__") else []
-    return [d for part in parts for d in ([part] if isinstance(part, Denoiser) else guides(part))]
+    found: dict[int, object] = {}
+    todo = [guidance]
+    while todo:
+        part = todo.pop()
+        # A classifier of the user's may hold anything, itself included.
+        if id(part) not in found:
+            found[id(part)] = part
+            todo += [] if isinstance(part, nn.Module) else getattr(part, "__dict__", {}).values()
+    return [part for part in found.values() if isinstance(part, Denoiser)]
 
 
 def call_with_label(denoise: Denoise, cond: Tensor | None, x_t: Tensor, t: Tensor) -> Prediction:

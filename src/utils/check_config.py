@@ -30,10 +30,15 @@ def check_config(cfg: dict[str, Any]) -> None:
     Raises:
         UserError: naming the YAML path, and the nearest valid name.
     """
-    for path in left_out(cfg):
+    # A part is first spoken of under its own name, loss, not where it is passed on, module.loss.
+    for path in sorted(left_out(cfg), key=depth):
         raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
-    for path, node in targets(cfg):
+    for path, node in sorted(targets(cfg), key=lambda found: depth(found[0])):
         check_node(path, node)
+
+
+def depth(path: str) -> int:
+    return path.count(".")
 
 
 def left_out(node: Any, path: str = "") -> Iterator[str]:

@@ -58,6 +58,10 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
         (["resume=nowhere"], ["nowhere", "run folder"]),
         (["resume=src"], ["src", "config.yaml"]),
         (["init_from=nowhere"], ["nowhere", "run folder"]),
+        (["paths.run=/somewhere"], ["paths.run=", "hydra.run.dir=FOLDER"]),
+        (["-m", "schedul=linear,cosine"], ["schedul", "Did you mean schedule?"]),
+        (["-m", "schedule=linear,cosin"], ["schedule=cosin", "Did you mean cosine?"]),
+        (["-m", "sampler.stepz=5,10"], ["sampler.stepz", "Did you mean sampler.steps?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -71,13 +75,74 @@ def test_a_mistake_in_train_gets_one_line(command, tmp_path, words, parts):
     assert not folder.exists(), "a run that never began leaves no folder"
 
 
+BARE = "net._target_=tests.bare.Bare"
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        # Parts that do not go together.
+        (["parameterization=eps", "schedule=flow"], ["parameterization=eps", "at t = 1", "use parameterization=v"]),
+        (["parameterization=score", "schedule=laplace"], ["parameterization=score", "use parameterization=v"]),
+        (
+            ["parameterization=eps", "schedule=linear", "schedule.zero_terminal_snr=true"],
+            ["parameterization=eps", "use parameterization=v"],
+        ),
+        (["sampler=euler_maruyama", "schedule=flow"], ["sampler", "euler_maruyama", "use sampler=ddpm"]),
+        (
+            ["loss=mse", "variance=learned_range"],
+            ["does not train the variance", "loss=hybrid", "variance=fixed_small"],
+        ),
+        (["loss=vlb", "loss.steps=null", "variance=learned"], ["does not train the variance", "loss.steps"]),
+        (["loss=hybrid", "variance=fixed_small"], ["loss=hybrid", "use variance=learned_range"]),
+        (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
+        (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
+        (["loss=perceptual", "net=mlp", "data=mixture"], ["loss.features", "one or two spatial axes"]),
+        (["self_conditioning=0.5", BARE], ["net", "`inputs`", "self_conditioning", "use net=unet"]),
+        (["loss=hybrid", "variance=learned", BARE], ["net", "`outputs`", "variance", "use net=unet"]),
+        (["grid=trailing", "sampler.steps=1500"], ["1000 nodes", "sampler.steps=1500", "use grid=uniform"]),
+        (["grid=trailing", "schedule.steps=20", "sampler.steps=30"], ["20 nodes", "use grid=uniform"]),
+        # What is left to the user.
+        (["loss=perceptual", "loss.features._target_=???"], ["error: loss.features._target_=VALUE is needed"]),
+        (["loss=perceptual", "~loss.features"], ["error: loss: ", "Perceptual also needs features"]),
+        (["guidance=autoguidance"], ["guidance.guide.ckpt=VALUE is needed"]),
+        (["guidance=autoguidance", "guidance.guide.ckpt=best"], ["guidance.guide.run=RUN is needed"]),
+        (["guidance=classifier"], ["guidance.log_prob._target_=VALUE is needed"]),
+        # Choices and values that there are not.
+        (["times=lognormal"], ["times=lognormal", "Did you mean log_normal?"]),
+        (["weighting=minsnr"], ["weighting=minsnr", "Did you mean min_snr?"]),
+        (["sampler=dpm2m"], ["sampler=dpm2m", "Choices: ", "dpmpp_2m"]),
+        (["sampler.steps=0"], ["sampler.steps", "at least 1, not 0"]),
+        (["sampler=unipc", "sampler.order=7"], ["sampler.order", "1, 2 or 3, not 7"]),
+        (["grid=karras", "grid.sigma_min=0"], ["grid.sigma_min", "not 0 and 80"]),
+        (["clip.bound=-1"], ["clip.bound", "not -1", "clip=none"]),
+        (["self_conditioning=2"], ["self_conditioning", "in [0, 1), not 2"]),
+        (["self_conditioning=yes"], ["self_conditioning=yes", "0 for none"]),
+        (["weighting=edm", "weighting.sigma_data=0"], ["weighting.sigma_data is above 0, not 0"]),
+        (["weighting=min_snr", "weighting.gamma=-1"], ["weighting is [-1.0", "at least 0"]),
+        (["parameterization=mean", "parameterization.steps=0"], ["parameterization.steps is at least 1, not 0"]),
+        (["guidance=interval", "guidance.low=9"], ["guidance.low < guidance.high", "not 9 and 5"]),
+        (["guidance=rescale", "guidance.rescale=3"], ["guidance.rescale", "not 3"]),
+        (["times.t_min=0"], ["times.t_min", "not 0"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
+    """Before the training begins, though the sampler, say, is first needed at its end."""
+    folder = tmp_path / "run"
+    outcome = command("train", "experiment=digits_ddpm", "debug=two_steps", f"hydra.run.dir={folder}", *words)
+    assert_one_line(outcome, *parts)
+    assert not folder.exists() and "0/2" not in outcome.error, "no step was taken"
+
+
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
         ([], ["run=RUN"]),
         (["run=nowhere"], ["nowhere"]),
         (["run=RUN", "label=3"], ["label=3", "without labels"]),
-        (["run=RUN", "n=0"], ["n"]),
+        (["run=RUN", "n=0"], ["n and batch_size", "not 0"]),
+        (["run=RUN", "n=2.5"], ["n and batch_size", "not 2.5"]),
         (["run=RUN", "smapler.steps=3"], ["Did you mean sampler.steps?"]),
         (["run=RUN", "sampler.steps=0"], ["sampler.steps"]),
         (["run=RUN", "ckpt=worst"], ["worst.ckpt", "best, last"]),
@@ -87,6 +152,13 @@ def test_a_mistake_in_train_gets_one_line(command, tmp_path, words, parts):
         (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power"]),
         (["run=RUN", "weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
         (["run=RUN", "precision=half"], ["precision=half"]),
+        (["run=RUN", "sampler=unipc", "sampler.order=7"], ["sampler.order", "1, 2 or 3, not 7"]),
+        (["run=RUN", "sampler=dpm2m"], ["sampler=dpm2m", "Choices: "]),
+        (["run=RUN", "grid=trailing", "sampler.steps=1500"], ["1000 nodes", "use grid=uniform"]),
+        (["run=RUN", "grid=align_your_steps", "grid.levels=[1,2]"], ["grid.levels", "falling", "[1, 2]"]),
+        (["run=RUN", "variance=learned_range"], ["LearnedRange", "variance=fixed_small"]),
+        (["guidance=autoguidance", "guidance.guide.ckpt=best"], ["run=RUN"]),
+        (["run=RUN", "-m", "sampler.stepz=3,4"], ["sampler.stepz", "Did you mean steps?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -94,11 +166,11 @@ def test_a_mistake_in_sample_gets_one_line(command, run, words, parts):
     assert_one_line(command("sample", *[w.replace("RUN", str(run)) for w in words]), *parts)
 
 
-@pytest.mark.parametrize("label", ["10", "-1", "three", "1.5", "[1,12]"])
-def test_a_label_out_of_range(command, tmp_path, label):
+def test_a_label_out_of_range(command, tmp_path):
     words = [*SMALL, "net.num_classes=10", "module.conditional=true", f"hydra.run.dir={tmp_path / 'run'}"]
     assert command("train", *words).code == 0
-    assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label=", "0 to 9")
+    for label in ("10", "-1", "three", "1.5", "[1,12]"):
+        assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label=", "0 to 9")
 
 
 def test_a_truncated_checkpoint(command, run, tmp_path):

@@ -30,10 +30,10 @@ SHAPE = (1, 4)
 class Recipe:
     """Gaussian data, and a small network that is trained on it for some hundred steps."""
 
-    def __init__(self, truth, denoiser, loss, times, steps=500):
+    def __init__(self, truth, denoiser, loss, times, steps=350):
         self.truth, self.denoiser, self.loss, self.times = truth, denoiser, loss, times
         ema = EMA(denoiser, 0.98)
-        optimizer = torch.optim.Adam(denoiser.parameters(), lr=3e-3)
+        optimizer = torch.optim.Adam(denoiser.parameters(), lr=4e-3)
         for step in range(1, steps + 1):
             optimizer.zero_grad()
             loss(denoiser, *self.batch(256, "train", step)).mean().backward()
@@ -50,7 +50,7 @@ class Recipe:
     @torch.no_grad()
     def against_the_best(self):
         """The loss over that of the exact denoiser, on the same data and noise, so that it hardly varies."""
-        test = self.batch(20_000, "test")
+        test = self.batch(10_000, "test")
         best = Oracle(self.truth.denoiser(self.denoiser.schedule), self.denoiser.schedule)
         return (self.loss(self.trained, *test).mean() / self.loss(best, *test).mean()).item()
 
@@ -100,8 +100,8 @@ def test_a_learned_variance_lowers_the_bound(gaussian):
     steps = 20
     denoiser = Denoiser(mlp(outputs=2), cosine(steps), Velocity(), LearnedRange())
     loss = Hybrid(weightings.velocity, steps, scale=0.01)
-    recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniform(steps), 300)
-    x_0, _, _ = recipe.batch(2000, "test")
+    recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniform(steps), 200)
+    x_0, _, _ = recipe.batch(1000, "test")
 
     def bound(variance):
         class First(nn.Module):

@@ -221,7 +221,13 @@ def test_others_are_finite_at_both_ends(name, part, randn):
         assert value.grad.abs().max() > 0
 
 
-@pytest.mark.parametrize(("make", "message"), [(lambda: EDM(0.0), "parameterization.sigma_data is above 0, not 0.0")])
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: EDM(0.0), "parameterization.sigma_data is above 0, not 0.0"),
+        (lambda: Mean(0), "parameterization.steps is at least 1, not 0"),
+    ],
+)
 def test_refuses(make, message):
     with pytest.raises(ValueError, match=message):
         make()

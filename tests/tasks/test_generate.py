@@ -13,7 +13,7 @@ from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Static
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
-from src.tasks.generate import generate
+from src.tasks.generate import generate, guides
 from tests.diffusion.oracles import Mixture, Oracle
 
 
@@ -232,6 +232,16 @@ def test_the_evaluations_of_a_guide_are_counted(batch_size):
     inside = Interval(AutoGuidance(guide, 2.0), 0.5, 3.0)
     ratios = torch.exp(-denoiser.schedule.log_snr(sampler.times()[:-1]) / 2)
     assert nfe(inside) == 6 + ((ratios >= 0.5) & (ratios <= 3.0)).sum()
+
+
+def test_guides_are_found_wherever_they_are():
+    """Each once, in what holds itself too, and none in a network of the user's."""
+    guide, other = make_denoiser(), make_denoiser(seed=1)
+    both = ClassifierGuidance(lambda x_t, t, label: x_t.flatten(1).sum(1))
+    both.more = Interval(Interval(AutoGuidance(guide), 0, 1), 0, 2)
+    both.itself, both.again, both.net = both, AutoGuidance(guide), torch.nn.Sequential(other)
+    assert guides(both) == [guide] and guides(ClassifierFree()) == guides(None) == []
+    assert guides(AutoGuidance(other)) == [other]
 
 
 def test_autoguidance_is_the_formula_along_the_way():
