@@ -42,11 +42,14 @@ def flags_first(words: list[str]) -> list[str]:
     """Let -m stand anywhere: Hydra refuses the words that follow it when others came before.
 
     Raises:
-        UserError: for a value without a name, on which Hydra stumbles.
+        UserError: for a value without a name, and a group without a choice, on which Hydra stumbles.
     """
     for word in words:
         if word.startswith("="):
             raise UserError(f"{word}: the name before the = is missing")
+        if word.endswith("=null") and (CONF / word.removesuffix("=null")).is_dir():
+            group = word.removesuffix("=null")
+            raise UserError(f"{word} chooses nothing. Choices: {', '.join(choices(group))}")
     return sorted(words, key=lambda word: word not in ("-m", "--multirun"))
 
 
@@ -110,8 +113,8 @@ def explain_composition(error: BaseException, config_name: str) -> str:
         return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
     if option := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
         group, name = option.groups()
-        choices = sorted(p.stem for p in (CONF / group).glob("*.yaml"))
-        return f"{group}={name}: there is no such choice.{nearest(name, choices)} Choices: {', '.join(choices)}"
+        there = choices(group)
+        return f"{group}={name}: there is no such choice.{nearest(name, there)} Choices: {', '.join(there)}"
     if present := (
         re.search(r"Multiple values for (\S+)\.", text) or re.search(r"An item is already at '([^']+)'", text)
     ):
@@ -121,6 +124,11 @@ def explain_composition(error: BaseException, config_name: str) -> str:
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     return text
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's YAML files."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
 
 
 def nearest_key(name: str, config_name: str) -> str:

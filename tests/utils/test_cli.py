@@ -63,6 +63,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("trainer.max_steps 3", "trainer.max_steps 3 cannot be read: "),
         ("foo", "foo cannot be read: "),
         ("trainer.=3", "trainer.=3 cannot be read: "),
+        ("clip=null", "clip=null chooses nothing. Choices: dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
         ("seed=1,2", "seed=1,2 are several values: a sweep over them needs -m first, a list is seed=[1,2]"),
         ("name=${foo}", "name: Interpolation key 'foo' not found"),
