@@ -199,14 +199,14 @@ def move(x_t: Tensor, x_0: Tensor, t: Level, s: Level) -> Tensor:
 class SeededNoise:
     """Noise in which sample i depends on its own seed alone, not on its place in the batch or the batch's size.
 
-    Small samples are given the noise of many calls at once, since each draw from a generator has a cost of its own.
+    Small samples are given the noise of some calls at once, since each draw from a generator has a cost of its own.
 
     Args:
         seeds: one seed a sample, of whatever can be written as text.
         device: where to draw.
     """
 
-    AT_ONCE = 1024  # numbers drawn for a sample, or one call's where that takes more
+    CALLS, NUMBERS = 64, 2**14  # the most of either that are drawn at once for a sample, if of more than one call
 
     def __init__(self, seeds: Sequence[int | str], device: torch.device | str = "cpu"):
         self.generators = [generator("sample", seed, device=device) for seed in seeds]
@@ -218,7 +218,7 @@ class SeededNoise:
                 f"{len(self.generators)} seeds cannot give noise for a batch of {len(x)}; one seed a sample"
             )
         if not self.drawn:
-            shape = (max(1, self.AT_ONCE // x[0].numel()), *x.shape[1:])
+            shape = (max(1, min(self.CALLS, self.NUMBERS // x[0].numel())), *x.shape[1:])
             each = [torch.randn(shape, generator=g, device=x.device, dtype=x.dtype) for g in self.generators]
             self.drawn = list(torch.stack(each, 1).flip(0))
         return self.drawn.pop()

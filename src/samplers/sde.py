@@ -34,18 +34,25 @@ class EulerMaruyama(Sampler):
 
     def step(self, denoise, x_t, t, s, noise):
         drift, diffusion = self.rates(t)
-        score = -t.eps(x_t, denoise(x_t, t)) / t.sigma
         width = float(t.t - s.t)
-        mean = x_t - width * (drift * x_t - diffusion * score)
+        pull = width * diffusion / t.sigma**2  # of the score, (alpha x_0 - x_t) / sigma^2
+        mean = (1 - width * drift - pull) * x_t + pull * t.alpha * denoise(x_t, t)
         return mean + math.sqrt(diffusion * width) * noise(x_t) if s.t > 0 else mean
 
+    def levels(self, times: Tensor) -> list[Level]:
+        self.add_rates(times)
+        return super().levels(times)
+
     def rates(self, t: Level) -> tuple[float, float]:
-        """f and g² at a level, computed once."""
-        key = float(t.t)
-        if key not in self._rates:
-            drift, diffusion = self.schedule.drift_diffusion(t.t)
-            self._rates[key] = float(drift), float(diffusion)
-        return self._rates[key]
+        """f and g² at a level."""
+        if float(t.t) not in self._rates:
+            self.add_rates(t.t[None])
+        return self._rates[float(t.t)]
+
+    def add_rates(self, times: Tensor) -> None:
+        """Compute the rates of some times, all at once, and keep them."""
+        drift, diffusion = self.schedule.drift_diffusion(times)
+        self._rates |= zip(times.tolist(), zip(drift.tolist(), diffusion.tolist(), strict=True), strict=True)
 
 
 @dataclass
