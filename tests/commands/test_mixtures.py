@@ -17,7 +17,7 @@ from src.data.mixture import Mixture
 from src.metrics.sliced_wasserstein import SlicedWasserstein
 
 FRAMEWORKS = ["ddpm", "iddpm", "ncsn", "vp_sde", "sub_vp_sde", "ve_sde", "edm", "flow"]
-QUICK = ("edm", "flow")  # few evaluations
+QUICK = ("edm",)  # few evaluations
 N = 10_000
 
 
