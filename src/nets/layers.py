@@ -1,12 +1,15 @@
 """Layers shared by the networks, in one and two spatial dimensions."""
 
-import math
+from collections.abc import Callable, Sequence
+from math import gcd
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from src.nets.encodings import SinusoidalEmbedding
 
 ALL_BACKENDS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -22,33 +25,6 @@ def zero_init(layer: nn.Module) -> nn.Module:
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
-
-
-class SinusoidalEmbedding(nn.Module):
-    r"""Sines and cosines of a scalar at geometrically spaced frequencies.
-
-    .. math:: (\cos(c\,\omega_i), \sin(c\,\omega_i)), \quad \omega_i = P^{-i / (d/2)}
-
-    Args:
-        dim: width d of the embedding, even.
-        max_period: P, in the units of c. The default suits c_noise in [0, 1000].
-
-    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.5; Ho et al. 2020, arXiv:2006.11239, appendix B.
-    """
-
-    frequencies: Tensor
-
-    def __init__(self, dim: int, max_period: float = 10_000.0):
-        super().__init__()
-        if dim % 2:
-            raise ValueError(f"the width of a sinusoidal embedding is even, not {dim}")
-        frequencies = torch.exp(-math.log(max_period) * torch.arange(dim // 2) / (dim // 2))
-        self.register_buffer("frequencies", frequencies, persistent=False)
-
-    def forward(self, c: Float[Tensor, " batch"]) -> Float[Tensor, "batch dim"]:
-        # Angles reach 1000 rad, beyond what bf16 resolves, so they are taken in float32 whatever autocast says.
-        angles = c.float()[:, None] * self.frequencies.float()
-        return torch.cat([angles.cos(), angles.sin()], dim=1).to(self.frequencies.dtype)
 
 
 class FourierFeatures(nn.Module):
@@ -85,14 +61,15 @@ class Conditioning(nn.Module):
     Args:
         dim: width of the result.
         num_classes: number of labels; 0 makes an unconditional network.
+        encoding: makes what encodes the noise level, of the width given to it.
 
     Shapes: c_noise (B,), label (B,) int64 in [-1, num_classes), -1 meaning "no label"; result (B, dim).
     """
 
-    def __init__(self, dim: int, num_classes: int = 0):
+    def __init__(self, dim: int, num_classes: int = 0, encoding: Callable[[int], nn.Module] = SinusoidalEmbedding):
         super().__init__()
         self.num_classes = num_classes
-        self.noise = nn.Sequential(SinusoidalEmbedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.noise = nn.Sequential(encoding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
 
     def forward(
@@ -138,6 +115,34 @@ class Patches(nn.Module):
         return x.view(batch, channels // p, p, length).transpose(2, 3).reshape(batch, channels // p, length * p)
 
 
+class ResBlock(nn.Module):
+    """Two normalised convolutions around a skip connection; the embedding scales and shifts the second norm.
+
+    Shapes: x (B, C_in, *S), embedding (B, D); result (B, C_out, *S).
+
+    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, section 3 (adaptive group normalisation).
+    """
+
+    def __init__(
+        self, dims: int, c_in: int, c_out: int, embedding: int, groups: int, dropout: float, dilation: int = 1
+    ):
+        super().__init__()
+        conv = CONV[dims]
+        self.norm_1 = nn.GroupNorm(gcd(groups, c_in), c_in)
+        self.conv_1 = conv(c_in, c_out, 3, padding=dilation, dilation=dilation)
+        self.modulation = zero_init(nn.Linear(embedding, 2 * c_out))
+        self.norm_2 = nn.GroupNorm(gcd(groups, c_out), c_out)
+        self.dropout = nn.Dropout(dropout)
+        self.conv_2 = zero_init(conv(c_out, c_out, 3, padding=dilation, dilation=dilation))
+        self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
+
+    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
+        h = self.conv_1(F.silu(self.norm_1(x)))
+        scale, shift = self.modulation(embedding).unflatten(1, (2, -1) + (1,) * (x.ndim - 2)).unbind(1)
+        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
+        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+
+
 class Attention(nn.Module):
     """Residual self-attention over all positions, with `heads` heads.
 
@@ -148,8 +153,7 @@ class Attention(nn.Module):
 
     def __init__(self, channels: int, heads: int, groups: int):
         super().__init__()
-        if channels % heads:
-            raise ValueError(f"{channels} channels cannot be split into net.heads={heads} heads")
+        check_heads(channels, heads)
         self.heads = heads
         self.norm = nn.GroupNorm(groups, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
@@ -158,9 +162,44 @@ class Attention(nn.Module):
     def forward(self, x: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch channels *size"]:
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        q, k, v = self.qkv(tokens).view(batch, -1, 3, self.heads, channels // self.heads).permute(2, 0, 3, 1, 4)
-        # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
-        backends = [SDPBackend.MATH] if x.device.type == "cpu" else ALL_BACKENDS
-        with sdpa_kernel(backends):
-            mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, -1, channels)
+        mixed = attend(self.qkv(tokens), self.heads)
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, *size)
+
+
+def attend(qkv: Float[Tensor, "batch tokens three_channels"], heads: int) -> Float[Tensor, "batch tokens channels"]:
+    """Attention of all tokens to all, in each head, given their queries, keys and values side by side.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
+    """
+    batch, tokens, _ = qkv.shape
+    q, k, v = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
+    backends = [SDPBackend.MATH] if qkv.device.type == "cpu" else ALL_BACKENDS
+    with sdpa_kernel(backends):
+        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
+
+
+def check_heads(channels: int, heads: int) -> None:
+    """Refuse a number of heads that does not divide the channels."""
+    if channels % heads:
+        raise ValueError(f"{channels} channels cannot be split into net.heads={heads} heads")
+
+
+def check_size(net: str, size: Sequence[int], factor: int, because: str, instead: str) -> None:
+    """Refuse data of other than one or two axes, or with a side that is not a multiple of `factor`.
+
+    Args:
+        net: what the network is called.
+        size: spatial size of the data.
+        factor: what each side has to be a multiple of.
+        because: what it is about the network that asks for that.
+        instead: the settings to change.
+    """
+    if len(size) not in CONV:
+        raise ValueError(f"{net} takes one or two spatial axes, but data.size is {list(size)}; use net=mlp")
+    if any(s % factor for s in size):
+        fitting = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
+        raise ValueError(
+            f"{net} {because}, so each side must be a multiple of {factor}; data.size is {list(size)}. "
+            f"Use {instead}, or a size such as {fitting}"
+        )

@@ -1,23 +1,25 @@
 """A plain network of dense layers, for signals, points and small images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import prod
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import Conditioning, FourierFeatures, zero_init
 
 
 class Dense(nn.Module):
-    """A residual pair of dense layers, with the embedding added between them. Shapes: (B, D) and (B, D) to (B, D)."""
+    """A residual pair of dense layers, with the embedding added between them. Shapes: (B, D) and (B, E) to (B, D)."""
 
-    def __init__(self, width: int, dropout: float):
+    def __init__(self, width: int, embedding: int, dropout: float):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.linear = nn.Linear(width, width)
-        self.embedding = nn.Linear(width, width)
+        self.embedding = nn.Linear(embedding, width)
         self.out = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero_init(nn.Linear(width, width)))
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -36,11 +38,14 @@ class MLP(nn.Module):
         hidden: width of the layers.
         layers: number of residual pairs of layers.
         dropout: dropout in each of them.
+        embedding: width of what is made of the noise level and the label; None for that of the layers.
         fourier: number of random Fourier features of the input; for data of few dimensions with fine details.
         fourier_scale: of these, in radians per unit of x.
         num_classes: labels to condition on; 0 for none.
+        encoding: makes what encodes the noise level, of a width.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
-        outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
+        outputs: tensors of the shape of the data that the result holds, each with a head of its own: the mean, and
+            where it is learned the variance (Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2).
     """
 
     def __init__(
@@ -50,21 +55,24 @@ class MLP(nn.Module):
         hidden: int = 512,
         layers: int = 4,
         dropout: float = 0.0,
+        embedding: int | None = None,
         fourier: int = 0,
         fourier_scale: float = 4.0,
         num_classes: int = 0,
+        encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
         inputs: int = 1,
         outputs: int = 1,
     ):
         super().__init__()
         self.num_classes = num_classes
-        self.out_shape = (outputs * channels, *size)
-        self.conditioning = Conditioning(hidden, num_classes)
+        self.shape = (channels, *size)
+        embedding = embedding or hidden
+        self.conditioning = Conditioning(embedding, num_classes, encoding)
         features = FourierFeatures(inputs * channels * prod(size), fourier, fourier_scale)
         self.stem = nn.Sequential(features, nn.Linear(features.outputs, hidden))
-        self.layers = nn.ModuleList(Dense(hidden, dropout) for _ in range(layers))
+        self.layers = nn.ModuleList(Dense(hidden, embedding, dropout) for _ in range(layers))
         self.norm = nn.LayerNorm(hidden)
-        self.head = zero_init(nn.Linear(hidden, prod(self.out_shape)))
+        self.heads = nn.ModuleList(zero_init(nn.Linear(hidden, prod(self.shape))) for _ in range(outputs))
 
     def forward(
         self,
@@ -76,4 +84,5 @@ class MLP(nn.Module):
         h = self.stem(x.flatten(1))
         for layer in self.layers:
             h = layer(h, embedding)
-        return self.head(F.silu(self.norm(h))).view(-1, *self.out_shape)
+        h = F.silu(self.norm(h))
+        return torch.cat([head(h).view(-1, *self.shape) for head in self.heads], 1)

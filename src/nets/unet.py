@@ -1,6 +1,6 @@
 """The U-Net of diffusion models, for signals and images."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from math import gcd
 
 import torch
@@ -8,33 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.nets.layers import CONV, Attention, Conditioning, Patches, zero_init
-
-
-class ResBlock(nn.Module):
-    """Two normalised convolutions around a skip connection; the embedding scales and shifts the second norm.
-
-    Shapes: x (B, C_in, *S), embedding (B, D); result (B, C_out, *S).
-
-    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, section 3 (adaptive group normalisation).
-    """
-
-    def __init__(self, dims: int, c_in: int, c_out: int, embedding: int, groups: int, dropout: float):
-        super().__init__()
-        conv = CONV[dims]
-        self.norm_1 = nn.GroupNorm(gcd(groups, c_in), c_in)
-        self.conv_1 = conv(c_in, c_out, 3, padding=1)
-        self.modulation = zero_init(nn.Linear(embedding, 2 * c_out))
-        self.norm_2 = nn.GroupNorm(gcd(groups, c_out), c_out)
-        self.dropout = nn.Dropout(dropout)
-        self.conv_2 = zero_init(conv(c_out, c_out, 3, padding=1))
-        self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
-
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        h = self.conv_1(F.silu(self.norm_1(x)))
-        scale, shift = self.modulation(embedding).unflatten(1, (2, -1) + (1,) * (x.ndim - 2)).unbind(1)
-        h = torch.addcmul(shift, self.norm_2(h), 1 + scale)
-        return self.skip(x) + self.conv_2(self.dropout(F.silu(h)))
+from src.nets.encodings import SinusoidalEmbedding
+from src.nets.layers import CONV, Attention, Conditioning, Patches, ResBlock, check_size, zero_init
 
 
 class Level(nn.Module):
@@ -68,6 +43,7 @@ class UNet(nn.Module):
         groups: groups of each group normalisation.
         dropout: dropout in the residual blocks.
         num_classes: labels to condition on; 0 for none.
+        encoding: makes what encodes the noise level, of a width.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
         outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
 
@@ -91,13 +67,18 @@ class UNet(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         num_classes: int = 0,
+        encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
         inputs: int = 1,
         outputs: int = 1,
     ):
         super().__init__()
-        check_size(size, patch, len(mults))
-        self.num_classes = num_classes
         dims, depth, embedding = len(size), len(mults), 4 * width
+        check_size(
+            "a U-Net", size, patch * 2 ** (depth - 1),
+            f"with patch={patch} and {depth} levels halves the size {depth - 1} times",
+            "fewer net.mults, another net.patch",
+        )  # fmt: skip
+        self.num_classes = num_classes
         conv = CONV[dims]
 
         def level(c_in: int, c_out: int, attend: bool) -> Level:
@@ -106,7 +87,7 @@ class UNet(nn.Module):
 
         widths = [width * m for m in mults]
         self.patches = Patches(patch)
-        self.conditioning = Conditioning(embedding, num_classes)
+        self.conditioning = Conditioning(embedding, num_classes, encoding)
         self.stem = conv(inputs * channels * patch**dims, width, 3, padding=1)
 
         skips, c = [width], width
@@ -149,17 +130,3 @@ class UNet(nn.Module):
         for layer in self.up:
             x = layer(torch.cat([x, skips.pop()], 1), embedding) if isinstance(layer, Level) else layer(x)
         return self.patches.unfold(self.head(F.silu(self.norm(x))))
-
-
-def check_size(size: Sequence[int], patch: int, depth: int) -> None:
-    """Refuse a size that cannot be folded into patches and halved between `depth` levels."""
-    if len(size) not in CONV:
-        raise ValueError(f"a U-Net takes one or two spatial axes, but data.size is {list(size)}; use net=mlp")
-    factor = patch * 2 ** (depth - 1)
-    if any(s % factor for s in size):
-        fitting = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
-        raise ValueError(
-            f"a U-Net with patch={patch} and {depth} levels halves the size {depth - 1} times, so each side must "
-            f"be a multiple of {factor}; data.size is {list(size)}. Use fewer net.mults, another net.patch, or "
-            f"a size such as {fitting}"
-        )

@@ -2,38 +2,10 @@ import math
 
 import pytest
 import torch
-from diffusers.models.embeddings import get_timestep_embedding
 from torch.testing import assert_close
 
-from src.nets.layers import Attention, Conditioning, FourierFeatures, Patches, SinusoidalEmbedding, zero_init
-
-
-@pytest.mark.parametrize("dim", [2, 16, 64])
-@pytest.mark.parametrize("max_period", [10_000, 100.0])
-def test_embedding_equals_diffusers(dim, max_period):
-    c = torch.tensor([0, 1e-2, 0.5, 1, 17, 123.4, 999, 1000])
-    theirs = get_timestep_embedding(c, dim, flip_sin_to_cos=True, downscale_freq_shift=0, max_period=max_period)
-    assert_close(SinusoidalEmbedding(dim, max_period)(c), theirs, rtol=0, atol=1e-4)
-
-
-def test_embedding_equals_its_formula():
-    c = torch.tensor([0.3, 7.0, 900.0])
-    by_hand = [
-        [math.cos(x * 1e4 ** (-i / 4)) for i in range(4)] + [math.sin(x * 1e4 ** (-i / 4)) for i in range(4)] for x in c
-    ]
-    assert_close(SinusoidalEmbedding(8)(c), torch.tensor(by_hand), rtol=0, atol=1e-4)
-
-
-def test_embedding_is_taken_in_single_precision():
-    """bf16 could not even tell 999 from 1000."""
-    c, embedding = torch.tensor([999.0, 1000.0]), SinusoidalEmbedding(64)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert_close(embedding(c), embedding(c.double()), rtol=0, atol=0)
-
-
-def test_embedding_refuses_odd_widths():
-    with pytest.raises(ValueError, match="even, not 7"):
-        SinusoidalEmbedding(7)
+from src.nets.encodings import FourierEmbedding
+from src.nets.layers import Attention, Conditioning, FourierFeatures, Patches, zero_init
 
 
 class TestFourierFeatures:
@@ -78,6 +50,14 @@ class TestConditioning:
         conditioning = Conditioning(8, num_classes=3)
         difference = conditioning(self.c_noise, torch.tensor([0, 2, 1])) - conditioning.noise(self.c_noise)
         assert_close(difference, conditioning.label.weight[[1, 3, 2]], rtol=0, atol=1e-6)
+
+    def test_takes_any_encoding(self):
+        """That it builds itself, of its own width."""
+        conditioning = Conditioning(8, encoding=lambda dim: FourierEmbedding(dim, scale=0.5))
+        encoding, *dense = conditioning.noise
+        assert isinstance(encoding, FourierEmbedding) and encoding.frequencies.shape == (4,)
+        by_hand = torch.nn.Sequential(*dense)(encoding(self.c_noise))
+        assert torch.equal(conditioning(self.c_noise), by_hand)
 
     def test_unconditional_refuses_labels(self):
         with pytest.raises(ValueError, match=r"net\.num_classes=0"):

@@ -1,4 +1,5 @@
 import copy
+import math
 
 import pytest
 import torch
@@ -7,7 +8,12 @@ from torch.testing import assert_close
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import Velocity
 from src.diffusion.tables import cosine
+from src.nets.cnn import CNN
+from src.nets.conv_dense import ConvDense
+from src.nets.dit import DiT, sin_cos
+from src.nets.encodings import FourierEmbedding, LearnedEmbedding
 from src.nets.mlp import MLP
+from src.nets.rnn import RNN
 from src.nets.unet import UNet
 
 SMALL = {"width": 8, "groups": 4, "heads": 2}
@@ -23,6 +29,14 @@ def unet(**options):
     return lambda channels, size, **more: UNet(channels, size, **SMALL, **options, **more)
 
 
+def small(net, **options):
+    return lambda channels, size, **more: net(channels, size, width=8, embedding=16, **options, **more)
+
+
+def dit(**options):
+    return lambda channels, size, **more: DiT(channels, size, width=16, depth=2, heads=2, **options, **more)
+
+
 NETS = {
     "unet": unet(),
     "unet patch": unet(patch=2),
@@ -30,7 +44,19 @@ NETS = {
     "unet bare": unet(mults=(1,), middle_attention=False),
     "unet deep": unet(mults=(1, 2, 2), attention=(2,)),
     "mlp": lambda channels, size, **more: MLP(channels, size, hidden=16, layers=2, **more),
+    "mlp learned": lambda channels, size, **more: MLP(
+        channels, size, hidden=16, layers=2, embedding=8, encoding=LearnedEmbedding, **more
+    ),
+    "cnn": small(CNN, depth=3, groups=4),
+    "cnn fourier": small(CNN, depth=2, groups=4, patch=2, encoding=FourierEmbedding),
+    "rnn": small(RNN, depth=2),
+    "rnn lstm": small(RNN, depth=1, patch=2, cell=torch.nn.LSTM),
+    "dit": dit(patch=2),
+    "dit patch": dit(patch=4, mlp_ratio=1.5),
+    "conv_dense": small(ConvDense, bottleneck=16),
+    "conv_dense bounded": small(ConvDense, bottleneck=16, bounded=True),
 }
+SIGNALS_ONLY = ("rnn", "rnn lstm")
 
 
 @pytest.fixture(params=NETS)
@@ -38,6 +64,8 @@ def make(request):
     """Builds the network of this name for some data, with weights that are the same every time."""
 
     def build(channels, size, zeros=False, **more):
+        if request.param in SIGNALS_ONLY and len(size) > 1:
+            pytest.skip("reads signals only")
         torch.manual_seed(0)
         net = NETS[request.param](channels, size, **more)
         return net if zeros else stirred(net)
@@ -113,8 +141,11 @@ def test_points(number, randn):
     flat = stirred(MLP(4, (), hidden=16, layers=2)).double()
     assert result.shape == (5, 4) and result.std(0).min() > 1e-3
     if number == 2:
-        flat.load_state_dict(net.state_dict())
-        assert torch.equal(flat(x, c_noise), result)
+        state = net.state_dict()
+        for name in ("weight", "bias"):
+            state[f"heads.0.{name}"] = torch.cat([state[f"heads.0.{name}"], state.pop(f"heads.1.{name}")])
+        flat.load_state_dict(state)
+        assert_close(flat(x, c_noise), result, rtol=0, atol=1e-12)
 
 
 def test_gradients_reach_every_parameter(make, data, randn):
@@ -174,7 +205,9 @@ def test_samples_do_not_mix(make, data, randn):
 @torch.no_grad()
 def test_dropout_acts_in_training_only(data, randn):
     x, c_noise = inputs(*data, randn)
-    for net in UNet(*data, **SMALL, dropout=0.5), MLP(*data, hidden=16, dropout=0.5):
+    nets = [UNet(*data, **SMALL, dropout=0.5), CNN(*data, width=8, dropout=0.5), DiT(*data, width=8, dropout=0.5)]
+    nets += [MLP(*data, hidden=16, dropout=0.5)] + ([RNN(*data, width=8, dropout=0.5)] if len(data[1]) == 1 else [])
+    for net in nets:
         stirred(net).eval()
         assert torch.equal(net(x.float(), c_noise), net(x.float(), c_noise))
         net.train()
@@ -243,3 +276,134 @@ def test_unet_refuses_sizes(size, options, factor, fitting):
 def test_unet_refuses_three_axes():
     with pytest.raises(ValueError, match="one or two"):
         UNet(1, (8, 8, 8), **SMALL)
+
+
+def reach(net, at, size):
+    """Whether each position of a signal, or image, moves the output at one position."""
+    x = torch.zeros(1, 1, *size, dtype=torch.float64, requires_grad=True)
+    output = stirred(net).double()(x, torch.tensor([500.0]))
+    return torch.autograd.grad(output[(0, 0, *at)], x)[0][0, 0] != 0
+
+
+@pytest.mark.parametrize("cell", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
+@pytest.mark.parametrize("at", [0, 7, 15])
+def test_an_rnn_reads_in_both_directions(cell, at):
+    """In one layer already: the output anywhere depends on the input everywhere."""
+    assert reach(RNN(1, (16,), width=8, depth=1, patch=2, cell=cell), (at,), (16,)).all()
+
+
+def test_dilated_convolutions_reach_what_they_say(monkeypatch):
+    """2 * (sum of dilations) positions to each side, and one each for the first and the last layer."""
+    monkeypatch.setattr(torch.nn.GroupNorm, "forward", lambda self, x: x)  # which sees everything
+    seen = reach(CNN(1, (64,), width=8, depth=3, dilations=(1, 4)), (32,), (64,))
+    assert seen.nonzero().flatten().tolist() == list(range(32 - 14, 32 + 15))
+    seen = reach(CNN(1, (32, 32), width=8, depth=1, dilations=(2,), patch=2), (16, 16), (32, 32))
+    rows = seen.any(1).nonzero().flatten()
+    assert (rows.min(), rows.max()) == (16 - 2 * 6, 17 + 2 * 6)
+
+
+@pytest.mark.parametrize("at", [0, 50, 99])
+def test_a_cnn_sees_all_of_a_signal_of_100(at, monkeypatch):
+    monkeypatch.setattr(torch.nn.GroupNorm, "forward", lambda self, x: x)
+    assert reach(CNN(1, (100,), width=8, patch=2), (at,), (100,)).all()
+
+
+@torch.no_grad()
+def test_blocks_of_a_dit_start_as_the_identity(data, randn):
+    """adaLN-zero: every gate is closed, whatever the noise level."""
+    torch.manual_seed(0)
+    net, h = DiT(*data, width=16, depth=3, heads=2), randn(2, 5, 16).float()
+    for embedding in randn(3, 2, 16).float():
+        for block in net.blocks:
+            assert torch.equal(block(h, embedding), h)
+        assert_close(net.norm(h, embedding), torch.nn.functional.layer_norm(h, (16,)), rtol=0, atol=1e-6)
+
+
+def naive_block(block, h, embedding):
+    """Equation by equation, from the weights."""
+
+    def dense(layer, x):
+        return x @ layer.weight.T + layer.bias
+
+    def norm(adaptive, x):
+        x = (x - x.mean(-1, keepdim=True)) / (x.var(-1, keepdim=True, unbiased=False) + 1e-5).sqrt()
+        scale, shift = dense(adaptive.modulation, embedding).chunk(2, -1)
+        return x * (1 + scale[:, None]) + shift[:, None]
+
+    def attention(x):
+        parts = [part.split(part.shape[-1] // block.heads, -1) for part in dense(block.qkv, x).chunk(3, -1)]
+        heads = [(q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)]
+        return dense(block.out, torch.cat(heads, -1))
+
+    gate_1, gate_2 = dense(block.gates, embedding)[:, None].chunk(2, -1)
+    h = h + gate_1 * attention(norm(block.norm_1, h))
+    hidden = torch.nn.functional.gelu(dense(block.dense[0], norm(block.norm_2, h)), approximate="tanh")
+    return h + gate_2 * dense(block.dense[3], hidden)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("heads", [1, 2, 4])
+def test_a_block_of_a_dit_equals_a_naive_one(heads, randn):
+    torch.manual_seed(0)
+    block, h, embedding = stirred(DiT(1, (8,), width=16, heads=heads)).blocks[0].double(), randn(3, 5, 16), randn(3, 16)
+    assert_close(block(h, embedding), naive_block(block, h, embedding), rtol=0, atol=1e-10)
+
+
+def test_positions_of_a_dit():
+    """One axis: that of the original transformer. Two: the row's beside the column's."""
+    rows, columns = sin_cos((3,), 8), sin_cos((4,), 8)
+    expected = [[math.cos(n * 1e4 ** (-i / 4)) for i in range(4)] for n in range(3)]
+    assert_close(rows[:, :4], torch.tensor(expected), rtol=0, atol=1e-6)
+    both = sin_cos((3, 4), 16).view(3, 4, 16)
+    for i in range(3):
+        for j in range(4):
+            assert torch.equal(both[i, j], torch.cat([rows[i], columns[j]]))
+
+
+@torch.no_grad()
+def test_a_dit_knows_positions(data, randn):
+    """The same patch in another place has another result."""
+    (channels, size), (_, c_noise) = data, inputs(*data, randn)
+    net = stirred(DiT(channels, size, width=16, depth=1, heads=2, patch=2)).double()
+    result = net.patches.fold(net(torch.ones(4, channels, *size, dtype=torch.float64), c_noise)).flatten(2)
+    distances = torch.cdist(result.mT, result.mT) + torch.eye(result.shape[2])
+    assert distances.min() > 1e-6
+
+
+@torch.no_grad()
+def test_a_bounded_conv_dense_ends_with_tanh(data, randn):
+    (x, c_noise), weights = inputs(*data, randn), ConvDense(*data, width=8).state_dict()
+    free, bounded = (ConvDense(*data, width=8, bounded=bounded).double() for bounded in (False, True))
+    weights = {name: 3 * value if "stages" in name else torch.ones_like(value) for name, value in weights.items()}
+    free.load_state_dict(weights)
+    bounded.load_state_dict(weights)
+    assert free(x, c_noise).abs().max() > 1 >= bounded(x, c_noise).abs().max()
+    assert_close(bounded(x, c_noise), free(x, c_noise).tanh(), rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("net", [CNN, DiT, ConvDense])
+def test_three_axes_are_refused(net):
+    with pytest.raises(ValueError, match=r"one or two spatial axes, but data.size is \[8, 8, 8\]; use net=mlp"):
+        net(1, (8, 8, 8))
+
+
+@pytest.mark.parametrize(
+    ("net", "size", "options", "message"),
+    [
+        (CNN, (29,), {"patch": 2}, r"multiple of 2; data.size is \[29\]. Use another net.patch, .* such as (28|30)$"),
+        (DiT, (28, 30), {"patch": 4}, r"multiple of 4; .* Use another net.patch, or a size such as 28x(28|32)$"),
+        (ConvDense, (28, 30), {}, r"multiple of 4; .* Use net=mlp, or a size such as 28x(28|32)$"),
+        (DiT, (8,), {"width": 10, "heads": 4}, r"10 channels cannot be split into net.heads=4"),
+        (DiT, (8,), {"width": 9, "heads": 3}, r"even, not 9"),
+        (DiT, (8, 8), {"width": 6, "heads": 3}, r"net.width is a multiple of 4 for data of 2 axes, not 6"),
+        (RNN, (28, 28), {}, r"reads signals, but data.size is \[28, 28\]; use net=cnn or net=unet"),
+        (RNN, (), {}, r"reads signals, but data.size is \[\]"),
+        (RNN, (10,), {"patch": 4}, r"multiple of 4; .* Use another net.patch, or a size such as (8|12)$"),
+        (RNN, (8,), {"cell": torch.nn.Linear}, r"torch.nn.GRU, torch.nn.LSTM or torch.nn.RNN, not Linear"),
+        (CNN, (8,), {"embedding": 7}, r"even, not 7"),
+        (MLP, (8,), {"embedding": 7}, r"even, not 7"),
+    ],
+)
+def test_impossible_settings(net, size, options, message):
+    with pytest.raises(ValueError, match=message):
+        net(1, size, **options)

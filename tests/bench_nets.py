@@ -1,0 +1,238 @@
+"""How well and how fast every net learns: `python -m tests.bench_nets`, or with `--data mnist` on digits.
+
+On sine waves all nets train for the same number of steps of `experiment=sine_ddpm`, and of their samples is said how
+far they are from the sine wave that fits them best. On MNIST all nets train for as long, at the rate that each of them
+has, and the figure is the Fréchet distance in features of digits (see digit_features.py). Runs are kept in
+outputs/bench/nets and not repeated.
+
+    python -m tests.bench_nets --nets mlp --encodings sinusoidal,fourier,learned
+    python -m tests.bench_nets --data mnist --data-root FOLDER --seconds 300
+"""
+
+import argparse
+import json
+import math
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor
+
+from src.plots.pictures import sample_grid
+from src.runs import Run, build_denoiser, load_denoiser
+from src.samplers.base import SeededNoise
+from src.settings import drop_foreign_keys
+from src.utils.cli import CONF, one_line_errors
+from src.utils.console import log, start_logging
+from src.utils.errors import UserError
+from src.utils.hardware import precision_for
+from tests.bench_results import align, replace
+from tests.digit_features import data_config, load_or_train
+
+OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
+NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "cnn", "mlp", "conv_dense"]}
+# What else a net wants: noise does not fit through a bottleneck, and near no noise even the data does not.
+WITH = {"conv_dense": ["parameterization=x0", "weighting=uniform"]}
+NO_OTHER_WORK = ["callbacks.pictures=null", "trainer.limit_val_batches=1"]
+
+
+class Fit(NamedTuple):
+    """The sine waves that fit signals (N, L) best, each (N,) float64.
+
+    error: rms of what they leave over, over the amplitude.
+    outside: share of the power that they leave over.
+    """
+
+    frequency: Tensor
+    amplitude: Tensor
+    error: Tensor
+    outside: Tensor
+
+
+def fit_sines(x: Tensor, low: float = 0.5, high: float = 4.0) -> Fit:
+    """Least squares of a sin(2 pi f u + phi) for signals (N, L), over f in [low, high] by a search in three grids."""
+    x = x.double()
+    u = torch.linspace(0, 1, x.shape[1], dtype=torch.float64)
+    best, width = torch.full((len(x),), (low + high) / 2, dtype=torch.float64), (high - low) / 2
+    for _ in range(3):
+        f = (best[:, None] + torch.linspace(-width, width, 101, dtype=torch.float64)).clamp(low, high)
+        angles = 2 * math.pi * f[..., None] * u
+        basis, _ = torch.linalg.qr(torch.stack([angles.sin(), angles.cos()], -1))
+        explained = torch.einsum("nfli,nl->nfi", basis, x).square().sum(2)
+        best, width = f.gather(1, explained.argmax(1, keepdim=True))[:, 0], width / 40
+    angles = 2 * math.pi * best[:, None] * u
+    waves = torch.stack([angles.sin(), angles.cos()], -1)
+    weights = torch.linalg.lstsq(waves, x[..., None]).solution
+    left, amplitude = x - (waves @ weights)[..., 0], weights.norm(dim=(1, 2))
+    outside = left.square().sum(1) / x.square().sum(1)
+    return Fit(best, amplitude, left.square().mean(1).sqrt() / amplitude, outside)
+
+
+class Job(NamedTuple):
+    """A net, an encoding of the noise level, and what is changed beside them."""
+
+    net: str
+    encoding: str
+    words: list[str]
+
+    @property
+    def name(self) -> str:
+        return self.net if self.encoding == "sinusoidal" else f"{self.net} {self.encoding}"
+
+    def overrides(self, experiment: str) -> list[str]:
+        """The command line; the net's own settings hold where the experiment has those of its U-Net."""
+        own = OmegaConf.load(CONF / "net" / f"{self.net}.yaml")
+        kept = [] if self.net == "unet" else [f"net.{key}={own[key]}" for key in ("width", "patch") if key in own]
+        choice = [f"experiment={experiment}", f"net={self.net}", f"encoding={self.encoding}"]
+        return [*choice, *kept, *WITH.get(self.net, []), *NO_OTHER_WORK, "trainer=cpu", *self.words]
+
+
+def composed(words: list[str]) -> DictConfig:
+    """The config of a command line, but for what only a running command has."""
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose("train", [*words, "name=bench", "paths.run=nowhere"])
+        drop_foreign_keys(cfg, words)
+    return cfg
+
+
+def rate(words: list[str], seconds: float = 4.0) -> float:
+    """Samples that a training step handles in a second of all of this process's threads.
+
+    In processor time, since others may share the machine.
+    """
+    cfg = composed(words)
+    denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.times)
+    optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
+    x = torch.rand(cfg.data.batch_size, cfg.data.channels, *cfg.data.size) * 2 - 1
+    low = precision_for("cpu").startswith("bf16")
+    steps, began = -3, 0.0  # the first three warm up
+    while steps < 1 or time.process_time() - began < seconds * torch.get_num_threads():
+        if steps == 0:
+            began = time.process_time()
+        with torch.autocast("cpu", torch.bfloat16, enabled=low):
+            t = times(len(x), torch.Generator(), denoiser.schedule)
+            value = loss(denoiser, x, t, torch.randn_like(x)).mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        steps += 1
+    return steps * len(x) * torch.get_num_threads() / (time.process_time() - began)
+
+
+def train(words: list[str], folder: Path) -> Run:
+    """The run in a folder, trained by the command unless it is there.
+
+    Raises:
+        UserError: where the command fails.
+    """
+    run = Run(folder.absolute())
+    if not (run.exists and "results" in json.loads((run.path / "run.json").read_text())):
+        command = [sys.executable, "-m", "src.train", *words, f"hydra.run.dir={run.path}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{' '.join(command)}: {done.stderr.strip() or done.stdout[-500:]}")
+    return run
+
+
+def sample(run: Run, n: int) -> Tensor:
+    """n samples of the averaged weights at the end, drawn as the run itself does; also a picture of some."""
+    cfg, denoiser = run.config(), load_denoiser(str(run.path), "last")
+    sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
+    shape = (cfg.data.channels, *cfg.data.size)
+    low = precision_for("cpu").startswith("bf16")
+    with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
+        rows = torch.arange(n).split(256)
+        x = torch.cat(
+            [sampler.sample(denoiser, SeededNoise(row.tolist()), torch.empty(len(row), *shape)) for row in rows]
+        )
+    sample_grid(((x + 1) / 2).clamp(0, 1)[:100] if len(shape) == 3 else x[:16]).save(run.path / "grid.png")
+    return x
+
+
+def cost(run: Run, samples_per_second: float) -> list[str]:
+    """The first cells of a row."""
+    record: dict[str, Any] = json.loads((run.path / "run.json").read_text())
+    return [f"{record['parameters']:,}", f"{samples_per_second:,.0f}", f"{record['results']['steps']:,}"]
+
+
+def sine_row(x: Tensor) -> list[str]:
+    """What is said of signals (N, 1, L)."""
+    fit = fit_sines(x[:, 0])
+    inside = (fit.frequency > 0.9) & (fit.frequency < 3.1) & (fit.amplitude > 0.45) & (fit.amplitude < 1.05)
+    median, most = fit.error.median(), fit.error.quantile(0.9)
+    return [f"{median:.2%}", f"{most:.2%}", f"{fit.outside.mean():.3%}", f"{inside.double().mean():.0%}"]
+
+
+def bench_sine(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
+    """The table of sine waves."""
+    data = instantiate(composed(["experiment=sine_ddpm"]).data)
+    data.load()
+    truth = sine_row(data.train_set[0, torch.arange(args.n)]["x"])
+    table = [["net", "parameters", "samples/s", "steps", "error, median", "90 %", "power outside", "within the law"]]
+    table.append(["the data", "", "", "", *truth])
+    for job in jobs:
+        words = [*job.overrides("sine_ddpm"), f"trainer.max_steps={args.steps}", f"seed={args.seed}"]
+        run = train(words, args.out / f"sine_{job.name}_{args.steps}_{args.seed}".replace(" ", "_"))
+        table.append([job.name, *cost(run, rate(words)), *sine_row(sample(run, args.n))])
+        log.info("  ".join(table[-1]))
+    return table
+
+
+def bench_mnist(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
+    """The table of digits: every net for as long, with a schedule of the learning rate of the steps that it can do."""
+    if not args.data_root:
+        raise UserError("--data-root=FOLDER is needed: the folder of MNIST")
+    features = load_or_train(data_config(args.data_root), args.cache)
+    table = [["net", "parameters", "images/s", "steps", "distance", "95 % interval", "confidence"]]
+    floor = features.floor(args.n)
+    table.append(["the data", "", "", "", f"{floor.distance:.2f}", f"{floor.low:.2f} to {floor.high:.2f}", ""])
+    for job in jobs:
+        words = [*job.overrides("mnist_ddpm"), f"data.root={Path(args.data_root).absolute()}", f"seed={args.seed}"]
+        fast = rate(words)
+        steps = max(1, int(args.seconds * fast / composed(words).data.batch_size))
+        words += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
+        run = train(words, args.out / f"mnist_{job.name}_{args.seconds}s_{args.seed}".replace(" ", "_"))
+        score = features.score(((sample(run, args.n) + 1) / 2).clamp(0, 1))
+        interval = f"{score.low:.2f} to {score.high:.2f}"
+        table.append([job.name, *cost(run, fast), f"{score.distance:.2f}", interval, f"{score.confidence:.3f}"])
+        log.info("  ".join(table[-1]))
+    return table
+
+
+def parse(words: list[str]) -> argparse.Namespace:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", choices=list(NETS), default="sine")
+    parser.add_argument("--nets", default="", help="separated by commas")
+    parser.add_argument("--encodings", default="sinusoidal", help="separated by commas")
+    parser.add_argument("--steps", type=int, default=1200, help="of training, on sine waves")
+    parser.add_argument("--seconds", type=int, default=300, help="of training, on MNIST")
+    parser.add_argument("--n", type=int, default=256, help="samples of each")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Hydra overrides for all runs")
+    parser.add_argument("--data-root", help="folder of MNIST")
+    parser.add_argument("--cache", type=Path, default=OUTPUTS / "cache", help="folder of the classifier")
+    parser.add_argument("--out", type=Path, default=OUTPUTS / "bench" / "nets", help="folder of the runs")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    args = parse(sys.argv[1:])
+    start_logging(None)
+    with one_line_errors("train"):
+        names, encodings = args.nets.split(",") if args.nets else NETS[args.data], args.encodings.split(",")
+        jobs = [Job(net, encoding, args.set) for net in names for encoding in encodings]
+        page = align((bench_sine if args.data == "sine" else bench_mnist)(args, jobs))
+        replace(args.out / f"{args.data}.md", page + "\n")
+        log.info(f"\n{page}\nwritten: {args.out}/{args.data}.md")
+
+
+if __name__ == "__main__":
+    main()
