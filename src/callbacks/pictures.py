@@ -1,5 +1,6 @@
 """What a run looks like while it trains."""
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 import pytorch_lightning as pl
 import torch
 from PIL import Image
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from src.data.base import DataModule
 from src.diffusion.guidance import Guidance
@@ -17,19 +18,21 @@ from src.samplers.base import Sampler
 from src.tasks.generate import generate
 from src.utils.seeding import generator
 
+PAUSE = 20.0  # seconds at least between two drawings of the loss curves, which short runs would draw all the time
 POINTS, POINTS_IN_STRIP = 1000, 500  # of points, more would read well, but take time
 
 
 class Pictures(pl.Callback):
     """Sample grids of raw and averaged weights from the same noise, denoised data, the schedule and the loss curves.
 
-    All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard.
+    All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With labels, each row of a
+    sample grid is a class.
 
     Args:
         run: the run folder.
         sampler: made of (schedule).
         guidance: wraps the denoiser when sampling.
-        n: samples in a grid; by default 64 images, 16 signals or 1000 points.
+        n: samples in a grid; by default 64 images, 16 signals or 1000 points; 0 for no grids.
         every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
         levels: times at which data are noised and denoised.
     """
@@ -48,6 +51,7 @@ class Pictures(pl.Callback):
         self.n, self.every_n_steps, self.levels = n, every_n_steps, levels
         self.drawn_step = 0
         self.first = True
+        self.curves_drawn = -PAUSE
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn_step": self.drawn_step}
@@ -66,28 +70,32 @@ class Pictures(pl.Callback):
         if self.first:
             self.first = False
             self.draw_schedule(trainer, pl_module, x_0)
-        self.draw_curves(trainer)
         ends = trainer.should_stop or step == pl_module.planned_steps()
+        if ends or time.monotonic() - self.curves_drawn > PAUSE:
+            self.draw_curves(trainer)
+            self.curves_drawn = time.monotonic()
         if not ends and step - self.drawn_step < self.every_n_steps:
             return
         self.drawn_step = step
         with trainer.precision_plugin.forward_context():
-            self.draw_samples(trainer, pl_module, data)
+            if self.n != 0:
+                self.draw_samples(trainer, pl_module, data)
             self.draw_denoising(trainer, pl_module, data, x_0)
 
     def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
         from src.plots.pictures import READABLE, sample_grid
 
         n = min(READABLE[1 + len(data.shape)], POINTS) if self.n is None else self.n
-        label, columns = None, None
-        if module.conditional:
-            columns = min(data.num_classes, 10) if data.size else data.num_classes
-            n = columns * max(1, n // columns)
-            label = torch.arange(n) % columns
+        label, columns, names = None, None, None
+        if module.conditional:  # a row for each class
+            rows = min(data.num_classes, 10) if data.size else data.num_classes
+            columns = max(1, n // rows)
+            label = torch.arange(rows).repeat_interleave(columns)
+            n, names = len(label), getattr(data, "class_names", [])[:rows]
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
             x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
-            picture = sample_grid(data.to_units(x), columns, label)
+            picture = sample_grid(data.to_units(x), columns, label, names)
             self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
@@ -124,10 +132,17 @@ class Pictures(pl.Callback):
             self.show(trainer, loss_curves(metrics), "loss_curves", "../loss_curves")
 
     def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
-        """Save a picture in the run folder, and hand it to TensorBoard."""
+        """Save a picture in the run folder, and hand it to the loggers that show pictures."""
         path = self.run / "samples" / (name.format(step=trainer.global_step) + ".png")
         path.parent.mkdir(parents=True, exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
-                logger.experiment.add_image(tag, np.asarray(picture), trainer.global_step, dataformats="HWC")
+            hand_over(logger, tag, picture, trainer.global_step)
+
+
+def hand_over(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
+    """Give a picture to a logger, where it is one that shows pictures."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(tag, [picture], step)

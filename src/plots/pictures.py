@@ -1,12 +1,13 @@
 """Samples as pictures: images in grids, signals as curves, points as clouds. What is drawn comes as a PIL image."""
 
+from collections.abc import Sequence
 from functools import partial
 from math import ceil, log2, pi, sqrt
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 if TYPE_CHECKING:
@@ -60,6 +61,18 @@ def image_grid(x: Tensor, columns: int | None = None, gap: int = 2, least: int =
     return Image.fromarray(sheet).resize((sheet.shape[1] * zoom, sheet.shape[0] * zoom), Image.Resampling.NEAREST)
 
 
+def with_row_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
+    """A grid with a name to the left of each row."""
+    height = picture.height / len(names)
+    font = ImageFont.load_default(min(20, height / 2))
+    margin = ceil(max(font.getlength(name) for name in names)) + 16
+    named = Image.new("RGB", (margin + picture.width, picture.height), "white")
+    named.paste(picture, (margin, 0))
+    for row, name in enumerate(names):
+        ImageDraw.Draw(named).text((margin - 8, (row + 0.5) * height), name, "black", font, anchor="rm")
+    return named
+
+
 def signal_grid(x: Tensor, columns: int | None = None) -> Image.Image:
     """Signals (B, C, L) as small curves on common axes."""
     n = len(x)
@@ -93,11 +106,16 @@ def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = No
     return to_picture(figure)
 
 
-def sample_grid(x: Tensor, columns: int | None = None, label: Tensor | None = None) -> Image.Image:
-    """Samples in their own units as one picture; labels (B,) color points."""
+def sample_grid(
+    x: Tensor, columns: int | None = None, label: Tensor | None = None, names: Sequence[str] | None = None
+) -> Image.Image:
+    """Samples in their own units as one picture; labels (B,) color points, names stand beside the rows of images."""
     if x.ndim == 2:
         return point_cloud(x, label)
-    return image_grid(x, columns) if x.ndim == 4 else signal_grid(x, columns)
+    if x.ndim == 3:
+        return signal_grid(x, columns)
+    grid = image_grid(x, columns)
+    return with_row_names(grid, names) if names else grid
 
 
 def trajectory_frames(path: Tensor, label: Tensor | None = None, frames: int = 40) -> list[Image.Image]:

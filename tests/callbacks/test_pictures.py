@@ -12,7 +12,7 @@ from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
 from src.tasks.generate import generate
 from tests import tiny
-from tests.tiny import fit, make_module
+from tests.tiny import Memory, fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -70,7 +70,7 @@ def test_of_points_many_are_drawn(tmp_path, monkeypatch):
     assert (tmp_path / "schedule.png").exists()
 
 
-def test_labels_in_columns(tmp_path):
+def test_each_row_is_a_class(tmp_path):
     module = make_module(conditional=True)
     seen = []
     module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append((net.training, inputs[2])))
@@ -79,7 +79,18 @@ def test_labels_in_columns(tmp_path):
         limit_val_batches=1,
     )  # fmt: skip
     drawn = [label.tolist() for _, label in seen if label is not None and len(label) == 16]
-    assert drawn == [[0, 1, 2, 3] * 2 + [-1] * 8] * 2
+    assert drawn == [[0, 0, 1, 1, 2, 2, 3, 3] + [-1] * 8] * 2
+
+
+def test_rows_of_images_bear_the_names_of_their_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "SHAPE", (1, 4, 4))
+    module, data = make_module(conditional=True), Memory()
+    data.class_names = ["ant", "bee", "cicada", "dragonfly"]
+    fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=8)], max_steps=1)
+    label = torch.arange(4).repeat_interleave(2)
+    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 8, (1, 4, 4), label=label).x
+    expected = sample_grid(data.to_units(x), 2, label, data.class_names)
+    assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(expected)).all()
 
 
 def test_the_step_of_the_last_picture_survives():

@@ -1,6 +1,7 @@
 """The pages in docs/: their Python runs, their links lead somewhere."""
 
 import re
+import shlex
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,27 @@ def test_the_core_in_python(command, tmp_path, tiny, monkeypatch, tiny_mnist):
     assert torch.allclose(terms["total"], terms["prior"] + terms["kl"].sum(1)) and (terms["total"] > 0).all()
     assert names["result"].log_density.isfinite().all() and names["result"].nfe > 10
     assert names["x_bright"].mean() > names["x"].mean() + 0.01
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each `python -m src.` line in a page's blocks."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[2:] for line in blocks.splitlines() if line.startswith("python -m src.")]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
+def test_its_commands(command, page, tiny, tiny_images, tmp_path, monkeypatch):
+    """In their order, since some sample from the run before; each made small by the words that come last."""
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
+    for module, *words in commands(page):
+        name = module.removeprefix("src.")
+        small = ["n=4", "sampler.steps=2"]
+        if name == "train":
+            small = [*tiny, "data.batch_size=8", "data.size=[16]", "trainer.max_steps=2", "sampler.steps=2"]
+        if "data.root=FOLDER" in words:
+            small += [f"data.root={tiny_images}", "data.size=[16,16]", "callbacks.pictures.n=4"]
+        done = command(name, *words, *small)
+        assert done.code == 0, f"{' '.join(words)}\n{done.error}"
 
 
 @pytest.mark.parametrize("page", [Path("README.md"), *PAGES], ids=str)

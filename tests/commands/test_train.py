@@ -26,6 +26,8 @@ def data_for(tmp_path, tiny_mnist, tiny_images):
         if "mnist" in name
         else [f"data.root={tiny_images}"]
         if "folder" in name
+        else [f"data.root={tiny_images}", "data.num_classes=2", "data.size=[16,16]"]
+        if "cifar" in name
         else []
     )
 

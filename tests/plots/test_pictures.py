@@ -75,6 +75,16 @@ def test_grids_are_enlarged_by_whole_factors():
     assert (large == small.repeat(4, 0).repeat(4, 1)).all()
 
 
+def test_names_stand_beside_their_rows_and_leave_the_images_crisp():
+    x = torch.rand(6, 3, 5, 4)
+    plain, named = array(image_grid(x, columns=2)), array(sample_grid(x, 2, names=["a", "bb", ""]))
+    margin = named.shape[1] - plain.shape[1]
+    assert margin > 16 and (named[:, margin:] == plain).all()
+    written = [(band < 128).any(-1) for band in np.array_split(named[:, :margin], 3)]
+    assert written[0].sum() > 0 and written[1].sum() > 1.5 * written[0].sum() and written[2].sum() == 0
+    assert all(abs(np.argwhere(band)[:, 0].mean() - len(band) / 2) < 10 for band in written[:2]), "in the middle"
+
+
 @pytest.mark.parametrize(
     ("n", "columns", "shape"), [(1, None, (1, 1)), (5, None, (2, 3)), (9, None, (3, 3)), (5, 5, (1, 5)), (5, 2, (3, 2))]
 )

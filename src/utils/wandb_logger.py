@@ -1,0 +1,113 @@
+"""Runs in Weights & Biases."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pytorch_lightning.loggers import WandbLogger
+from pytorch_lightning.loggers.logger import rank_zero_experiment
+from pytorch_lightning.utilities import rank_zero_only
+
+from src.utils.errors import UserError
+from src.utils.hardware import is_main_process
+
+
+class WeightsAndBiases(WandbLogger):
+    """Metrics, pictures, the config and, at the end, the checkpoints as an artifact; all files stay in the run folder.
+
+    Lightning's own hands over the checkpoints of its ModelCheckpoint alone, and none where it is offline.
+
+    Args:
+        folder: the run folder. A run that is resumed there goes on under the same id.
+        offline: write files for a later `wandb sync`, and need neither an account nor a network.
+        artifact: whether to hand over best.ckpt and last.ckpt.
+        arguments: of `wandb.init`, such as project and name, where they are not None.
+
+    Raises:
+        UserError: where wandb is not installed, or nobody is logged in, which is known without the network.
+    """
+
+    def __init__(self, folder: str, offline: bool = False, artifact: bool = True, **arguments: Any):
+        check_ready(offline)
+        self.folder, self.offline, self.artifact = Path(folder), offline, artifact
+        arguments = {key: value for key, value in arguments.items() if value is not None}
+        if offline:  # Lightning's own `offline` sets a variable that reaches the next job of a sweep
+            arguments["mode"] = "offline"
+        super().__init__(save_dir=folder, id=earlier_id(self.folder), **arguments)
+        self._wandb_init.pop("anonymous", None)  # of which wandb complains, whatever it is
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """The run of wandb, which begins here.
+
+        Raises:
+            UserError: where wandb refuses it or cannot be reached.
+        """
+        if self._experiment is not None:
+            return self._experiment
+        import wandb
+
+        self._wandb_init["config"] = yaml.safe_load((self.folder / "config.yaml").read_text())
+        try:
+            return super().experiment
+        except wandb.Error as error:
+            raise UserError(
+                f"logger=wandb: {error}. To go on without: logger.wandb.offline=true, or logger=tensorboard"
+            ) from error
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Hand over the checkpoints, and end the run of wandb, so that the next job of a sweep begins its own."""
+        if self._experiment is None:
+            return
+        if self.artifact and status == "success":
+            self.log_checkpoints()
+        self._experiment.finish(exit_code=0 if status == "success" else 1)
+        self._experiment = None
+
+    def log_checkpoints(self) -> None:
+        """best.ckpt and last.ckpt as an artifact of the type `model`."""
+        import wandb
+
+        artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
+        for path in (self.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")):
+            if path.exists():
+                # Left where it is until it is uploaded; wandb's own copies would go to the user's home.
+                artifact.add_file(str(self.copy(path) if self.offline else path), policy="immutable")
+        self.experiment.log_artifact(artifact)
+
+    def copy(self, path: Path) -> Path:
+        """A copy beside wandb's other files, since a resumed run may replace the file before `wandb sync` reads it."""
+        copy = Path(self.experiment.dir).parent / "checkpoints" / path.name
+        copy.parent.mkdir(exist_ok=True)
+        return Path(shutil.copyfile(path, copy))
+
+
+def check_ready(offline: bool) -> None:
+    """Refuse, before a run begins, what would end it when its first values are logged."""
+    try:
+        import wandb
+    except ImportError as error:
+        raise UserError(
+            "logger=wandb needs a package that is not installed: pip install wandb, "
+            "or pip install 'diffusion-lab[wandb]'"
+        ) from error
+    if offline or os.environ.get("WANDB_MODE", "online") != "online" or not is_main_process():
+        return
+    try:
+        reason = None if wandb.login(prompt=False, verify=False) else "nobody is logged in to Weights & Biases"
+    except wandb.Error as error:
+        reason = str(error)
+    if reason:
+        raise UserError(
+            f"logger=wandb: {reason}; run `wandb login` once, or keep the run here with logger.wandb.offline=true"
+        )
+
+
+def earlier_id(folder: Path) -> str | None:
+    """The id under which the run in this folder began, from the name of the folder that wandb made."""
+    began = sorted(folder.glob("wandb/*run-*-*"))
+    return began[0].name.rpartition("-")[2] if began else None
