@@ -11,7 +11,7 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
-from src.diffusion.times import Stratified, TimeSampler
+from src.diffusion.times import TimeSampler
 from src.metrics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
 from src.utils.seeding import derive_seed, generator
@@ -105,9 +105,9 @@ class DiffusionModule(pl.LightningModule):
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x_0, label = batch["x"], batch.get("label") if self.conditional else None
-        # Fixed noise and fixed, evenly spread times: the curve moves only when the model does.
+        # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
-        t, noise, _ = self.draw(x_0, n, Stratified(), "validation", batch_idx)
+        t, noise, _ = self.draw(x_0, n, self.times.for_validation(), "validation", batch_idx)
         log_snr = self.denoiser.schedule.log_snr(t).detach()
         for name, model in self.models.items():
             was_training = model.training
@@ -131,7 +131,7 @@ class DiffusionModule(pl.LightningModule):
         return planned_steps(self.trainer, self.trainer.datamodule.train_batches)
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(self.denoiser.parameters())
+        optimizer = self.make_optimizer(p for p in self.denoiser.parameters() if p.requires_grad)
         schedule = self.make_lr_schedule(optimizer, self.planned_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

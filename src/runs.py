@@ -86,8 +86,12 @@ class Run:
 
     def overrides(self) -> list[str]:
         """The command line that the run was started with, as Hydra's overrides."""
+        return self.facts().get("overrides", [])
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds."""
         path = self.path / RECORD
-        return json.loads(path.read_text()).get("overrides", []) if path.exists() else []
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def start(self, cfg: dict[str, Any], overrides: list[str]) -> None:
         """Make the folder, write the config and the command line, and point outputs/latest here."""
@@ -98,9 +102,7 @@ class Run:
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json."""
-        path = self.path / RECORD
-        known = json.loads(path.read_text()) if path.exists() else {}
-        path.write_text(json.dumps(known | facts, indent=2, default=str) + "\n")
+        (self.path / RECORD).write_text(json.dumps(self.facts() | facts, indent=2, default=str) + "\n")
 
 
 def moved(node: Any, old: str, new: str) -> Any:

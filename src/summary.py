@@ -47,9 +47,10 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         ("speed", f"{results['samples_per_second']:.0f} {unit}/s"),
     ]
     if "val/loss_ema" in results:
-        best = f"best {results['best_val_loss']:.5f} at step {results['best_step']:,}"
-        last = f"last {results['val/loss_ema']:.5f} with averaged weights, {results['val/loss_raw']:.5f} with raw"
+        best = f"best {results['best_val_loss']:.5g} at step {results['best_step']:,}"
+        last = f"last {results['val/loss_ema']:.5g} with averaged weights, {results['val/loss_raw']:.5g} with raw"
         rows.append(("validation", f"{best}; {last}"))
+    rows += [row for callback in trainer.callbacks for row in getattr(callback, "report", [])]
     more = f"trainer.max_steps={2 * results['steps']}"
     if trainer.max_steps <= 0 and trainer.max_epochs > 0:
         more = f"trainer.max_epochs={2 * trainer.max_epochs}"

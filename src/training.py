@@ -18,6 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.finetune import FineTune
 from src.callbacks.progress import Progress
 from src.data.base import DataModule
 from src.module import DiffusionModule, planned_steps
@@ -92,6 +93,9 @@ class Training:
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)
+        for callback in trainer.callbacks:
+            if isinstance(callback, FineTune):
+                callback.check(module)
         data.check_batch_size(trainer.world_size)
         if is_main_process():
             data.prepare_data()
@@ -121,6 +125,7 @@ class Training:
             name=cfg["name"],
             data=self.data.source,
             data_warning=self.data.warning,
+            classes=getattr(self.data, "class_names", None),
             parameters=parameters,
             precision=self.trainer.precision,
             torch=torch.__version__,
@@ -161,7 +166,9 @@ class Training:
             "samples_per_second": round(progress.mean_rate, 1),
             **metrics,
         }
-        self.run.record(results=results)
+        results |= {k: v for c in self.trainer.callbacks for k, v in getattr(c, "results", {}).items()}
+        note = [f"{name}: {text}" for c in self.trainer.callbacks for name, text in getattr(c, "report", [])]
+        self.run.record(results=results, note=note)
         self.log_hyperparameters({k: v for k, v in results.items() if v is not None})
         log.info(f"\nDone\n{table(after_training(self, results))}")
         return checkpoints.best

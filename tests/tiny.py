@@ -43,7 +43,7 @@ class Watch(pl.Callback):
         self.weights, self.batches, self.norms, self.validations = [], [], [], []
 
     def on_before_optimizer_step(self, trainer, pl_module, optimizer):
-        grads = [p.grad.clone() for p in pl_module.denoiser.parameters()]
+        grads = [p.grad.clone() for p in pl_module.denoiser.parameters() if p.grad is not None]
         copies = [nn.Parameter(torch.zeros_like(g)) for g in grads]
         for copy, grad in zip(copies, grads, strict=True):
             copy.grad = grad

@@ -69,7 +69,7 @@ class Progress(ProgressBar):
             return
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
             rate = self.rate or self.samples / (time.perf_counter() - self.since)
-            self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4f}, {rate:.0f} {self.unit}/s", refresh=False)
+            self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4g}, {rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update(1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -1,12 +1,13 @@
 """Sine waves, drawn from known laws: the smallest data on which a diffusion model can be checked."""
 
 from collections.abc import Sequence
+from functools import cached_property
 from math import isfinite, pi
 
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule, InMemory, split, val_count
+from src.data.base import BatchDataset, DataModule, InMemory, split, val_count
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 
@@ -22,6 +23,7 @@ class Sine(DataModule):
     Args:
         n: how many signals.
         val_share: share of them for validation.
+        n_test: new ones to evaluate on, of the same law.
         frequency: lowest and highest f, in cycles per window.
         amplitude: lowest and highest a, in the units of the signal.
         phase: lowest and highest phi, in radians.
@@ -37,6 +39,7 @@ class Sine(DataModule):
         self,
         n: int = 1000,
         val_share: float = 0.2,
+        n_test: int = 100,
         frequency: Sequence[float] = (1.0, 3.0),
         amplitude: Sequence[float] = (0.5, 1.0),
         phase: Sequence[float] = (0.0, 2 * pi),
@@ -55,13 +58,15 @@ class Sine(DataModule):
             raise UserError(f"data.num_classes={num_classes}, but sine waves have no labels; set data.num_classes=0")
         if not noise >= 0:
             raise UserError(f"data.noise={noise} is no standard deviation; use 0 or more")
-        self.n, self.n_val, self.noise = n, val_count(n, val_share), noise
+        if n_test < 1:
+            raise UserError(f"data.n_test={n_test} is no number of signals; use 1 or more")
+        self.n, self.n_val, self.n_test, self.noise = n, val_count(n, val_share), n_test, noise
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
         self.phase = _range("phase", phase)
 
     def load(self) -> None:
-        x = self._draw()
+        x = self._draw(self.n, "sine")
         train, val = split(self.n, self.n_val, self.seed)
         self.train_set, self.val_set = InMemory(x[train]), InMemory(x[val])
         self.source = f"{len(train):,} train / {len(val):,} validation sine waves of length {self.size[0]}, drawn"
@@ -72,12 +77,16 @@ class Sine(DataModule):
                 "lower data.amplitude or data.noise"
             )
 
-    def _draw(self) -> Tensor:
-        """All signals, (n, channels, L)."""
-        draws = generator(self.seed, "sine")
+    @cached_property
+    def test_set(self) -> BatchDataset:  # type: ignore[override]
+        return InMemory(self._draw(self.n_test, "sine test"))
+
+    def _draw(self, n: int, purpose: str) -> Tensor:
+        """Signals (n, channels, L), those of one purpose independent of those of another."""
+        draws = generator(self.seed, purpose)
 
         def uniform(low: float, high: float) -> Tensor:
-            return low + (high - low) * torch.rand(self.n, self.channels, 1, dtype=torch.float64, generator=draws)
+            return low + (high - low) * torch.rand(n, self.channels, 1, dtype=torch.float64, generator=draws)
 
         f, a, phi = uniform(*self.frequency), uniform(*self.amplitude), uniform(*self.phase)
         u = torch.linspace(0, 1, self.size[0], dtype=torch.float64)

@@ -15,6 +15,10 @@ class TimeSampler(ABC):
     def __call__(self, n: int, generator: torch.Generator, schedule: Schedule) -> Time:
         """Draw n times in (0, 1], float64 on the CPU."""
 
+    def for_validation(self) -> "TimeSampler":
+        """The times at which a model that is trained on these is validated: evenly spread ones, unless it knows few."""
+        return Stratified()
+
     def importance(self, t: Time) -> Time:
         """What to multiply the losses at t by, where the times are drawn only to lower the variance of the mean."""
         return torch.ones_like(t)
@@ -48,6 +52,27 @@ class Stratified(Uniform):
     def __call__(self, n, generator, schedule):
         u = torch.rand((), generator=generator, dtype=torch.float64)
         return self.t_min + (1 - self.t_min) * ((u + torch.arange(n, dtype=torch.float64) / n) % 1)
+
+
+class Fixed(TimeSampler):
+    """One time, always: the model becomes a plain denoiser of that much noise.
+
+    Args:
+        t: in (0, 1].
+
+    Source: Vincent et al. 2008, 10.1145/1390156.1390294 (denoising autoencoders).
+    """
+
+    def __init__(self, t: float = 1.0):
+        if not 0 < t <= 1:
+            raise ValueError(f"times.t lies above 0 and is at most 1, not {t}")
+        self.t = t
+
+    def __call__(self, n, generator, schedule):
+        return torch.full((n,), self.t, dtype=torch.float64)
+
+    def for_validation(self):
+        return self
 
 
 class DiscreteUniform(TimeSampler):

@@ -34,6 +34,18 @@ def test_sizes_and_source():
     assert batch["x"].shape == (64, 1, 100) and "label" not in batch
 
 
+def test_the_waves_to_evaluate_on_are_new_and_of_the_same_law():
+    data = Sine(n=200, n_test=50)
+    data.setup()
+    x = data.test_set[0, torch.arange(50)]["x"]
+    assert x.shape == (50, 1, 100) and len(data.test_set) == 50
+    assert torch.cdist(x.flatten(1), torch.cat([data.train_set.x, data.val_set.x]).flatten(1)).min() > 0.05
+    again = Sine(n=7, n_test=50)
+    assert torch.equal(again.test_set[0, torch.arange(50)]["x"], x), "whatever the number to train on"
+    with pytest.raises(UserError, match=r"data\.n_test=0"):
+        Sine(n_test=0)
+
+
 def assert_uniform(values, low, high):
     """By the Kolmogorov-Smirnov distance, at a level of about 1e-4."""
     grid = (np.sort(values) - low) / (high - low)

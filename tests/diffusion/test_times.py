@@ -7,7 +7,16 @@ from torch.testing import assert_close
 
 from src.diffusion.schedules import Flow
 from src.diffusion.tables import additive, cosine
-from src.diffusion.times import DiscreteUniform, LogitNormal, LogNormal, LossAware, Stratified, TimeSampler, Uniform
+from src.diffusion.times import (
+    DiscreteUniform,
+    Fixed,
+    LogitNormal,
+    LogNormal,
+    LossAware,
+    Stratified,
+    TimeSampler,
+    Uniform,
+)
 from tests.diffusion.truths import ALL, ONE
 
 SCHEDULE = cosine()
@@ -48,6 +57,19 @@ def warm(bins=8, history=3, **kwargs):
 
 
 # ---- uniform ----
+
+
+@pytest.mark.parametrize("t", [0.3, 1.0])
+def test_one_time(t):
+    """In training as in validation; others are validated at evenly spread ones."""
+    times = Fixed(t)
+    for drawn in (times, times.for_validation()):
+        assert drawn(5, generator(), SCHEDULE).tolist() == [t] * 5
+    spread = Uniform().for_validation()(4, generator(), SCHEDULE).sort().values
+    assert_close(spread.diff(), torch.full((3,), 0.25, dtype=torch.float64), atol=1e-4, rtol=0)
+    for wrong in (0.0, -1.0, 1.5):
+        with pytest.raises(ValueError, match=r"times\.t lies above 0"):
+            Fixed(wrong)
 
 
 @pytest.mark.parametrize("make", [Uniform, Stratified])

@@ -1,0 +1,76 @@
+"""How well a trained denoiser does on data that it has never seen."""
+
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+
+from src.data.base import DataModule
+from src.metrics.restoration import restoration
+from src.module import DiffusionModule
+from src.utils.seeding import generator
+
+BATCH = 500
+
+
+class DenoisingTest(pl.Callback):
+    """At the end, denoises the test data at the times that the model is validated at, in one evaluation each.
+
+    Writes original, noisy and denoised side by side to `<run>/denoising.png`, and the errors beside those of the noisy
+    input, x_t / alpha, to the loggers and run.json.
+
+    Args:
+        run: the run folder.
+        n: test samples; None for all.
+    """
+
+    def __init__(self, run: str, n: int | None = None):
+        self.run, self.n = Path(run), n
+        self.results: dict[str, float] = {}
+        self.report: list[tuple[str, str]] = []
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if not trainer.is_global_zero:
+            return
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        n = min(self.n or len(data.test_set), len(data.test_set))
+        parts = [self.denoise(pl_module, data, range(i, min(i + BATCH, n))) for i in range(0, n, BATCH)]
+        original, noisy, denoised = (torch.cat(part) for part in zip(*parts, strict=True))
+        unit = 2.0 if len(data.size) == 2 else 1.0
+        quality = restoration(data.to_units(denoised), data.to_units(original))
+        # Not clipped: this is what the model is given.
+        before = restoration((noisy + unit - 1) / unit, (original + unit - 1) / unit, clip=False)
+        self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
+        pl_module.write(self.results)
+        self.say(n, quality, before)
+        self.draw(data, original, noisy, denoised)
+
+    def denoise(self, module: DiffusionModule, data: DataModule, rows: range) -> tuple[Tensor, Tensor, Tensor]:
+        """Original, noisy and denoised samples, on the CPU."""
+        batch = data.test_set[0, torch.arange(rows.start, rows.stop)]
+        x_0, label = batch["x"], batch.get("label") if module.conditional else None
+        g, model = generator("denoising test", rows.start), module.models["ema"].eval()
+        t = module.times.for_validation()(len(x_0), g, model.schedule)
+        x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
+        alpha = model.schedule.alpha_sigma(t)[0].to(x_t.dtype).view(-1, *[1] * (x_t.ndim - 1))
+        with torch.no_grad():
+            cond = None if label is None else label.to(module.device)
+            denoised = model(x_t.to(module.device), t, cond).x_0.float().cpu()
+        return x_0, x_t / alpha, denoised
+
+    def say(self, n: int, quality: dict[str, float], before: dict[str, float]) -> None:
+        share = before["mse"] / quality["mse"]
+        text = f"MSE {quality['mse']:.3g} on {n:,} samples, {share:.3g} times below {before['mse']:.3g} of the noisy"
+        if "psnr" in quality:
+            text += f"; PSNR {quality['psnr']:.2f} dB, of the noisy {before['psnr']:.2f}"
+        self.report = [("test", text)]
+
+    def draw(self, data: DataModule, original: Tensor, noisy: Tensor, denoised: Tensor) -> None:
+        from src.plots.comparison import comparison, panels
+
+        shown = {"original": original, "noisy": noisy, "denoised": denoised}
+        shown = {name: data.to_units(x) for name, x in shown.items()}
+        picture = comparison(shown) if len(data.size) == 2 else panels({name: x[0] for name, x in shown.items()})
+        picture.save(self.run / "denoising.png")

@@ -1,0 +1,69 @@
+"""Inputs, results and truths below each other."""
+
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from src.plots.pictures import BLUE, GREY, ORANGE, image_grid, new_figure, sample_grid, to_picture
+
+MOST = {3: 4, 4: 12}  # samples shown, of signals (N, C, L) and images (N, C, H, W)
+COLORS = {"input": GREY, "noisy": GREY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
+
+
+def comparison(rows: dict[str, Tensor]) -> Image.Image:
+    """One row of samples for each title; of signals, one panel for each sample with a curve for each title.
+
+    Args:
+        rows: samples (N, C, *S) in the units of the data, by title; the first few are shown.
+    """
+    axes = next(iter(rows.values())).ndim
+    if axes not in MOST:
+        return sample_grid(next(reversed(rows.values())))
+    rows = {name: x[: MOST[axes]] for name, x in rows.items()}
+    return (image_rows if axes == 4 else signal_panels)(rows)
+
+
+def image_rows(rows: dict[str, Tensor]) -> Image.Image:
+    """Images, in rows with their titles at the left."""
+    first = next(iter(rows.values()))
+    n, side = len(first), 0.95
+    height = side * first.shape[2] / first.shape[3]
+    figure, axes = new_figure(1.4 + side * n, (height + 0.06) * len(rows), len(rows))
+    for axis, (name, x) in zip(axes.flat, rows.items(), strict=True):
+        axis.imshow(image_grid(x, columns=n, gap=1, least=0), interpolation="nearest")
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_xticks([])
+        axis.set_yticks([])
+        axis.set_frame_on(False)
+    return to_picture(figure)
+
+
+def signal_panels(rows: dict[str, Tensor]) -> Image.Image:
+    """Signals, all of one sample in one panel."""
+    n = len(next(iter(rows.values())))
+    figure, axes = new_figure(8, 1.9 * n + 0.3, n, sharex=True)
+    for i, axis in enumerate(axes.flat):
+        for name, x in rows.items():
+            style: dict[str, Any] = {"color": COLORS.get(name), "linewidth": 0.9 if COLORS.get(name) == GREY else 1.6}
+            axis.plot(x[i, 0].cpu(), label=name, **style)
+        axis.grid(alpha=0.3)
+    axes[0, 0].legend(fontsize=8, loc="upper right")
+    return to_picture(figure)
+
+
+def panels(columns: dict[str, Tensor]) -> Image.Image:
+    """One sample (C, *S) in a panel for each title, side by side on common axes."""
+    n = len(columns)
+    images = next(iter(columns.values())).ndim == 3
+    figure, axes = new_figure(3.4 * n, 3.5 if images else 2.6, 1, n, sharex=True, sharey=True)
+    for axis, (name, x) in zip(axes.flat, columns.items(), strict=True):
+        axis.set_title(name, fontsize=11)
+        if images:
+            axis.imshow(image_grid(x[None], columns=1, gap=0, least=0), interpolation="nearest")
+            axis.axis("off")
+        else:
+            axis.plot(x.T.cpu(), color=COLORS.get(name), linewidth=1.4)
+            axis.set_xlabel("position", fontsize=9)
+            axis.grid(alpha=0.3)
+    return to_picture(figure)
