@@ -1,5 +1,6 @@
-"""Sampling from a run, from its folder to the files that are written."""
+"""What `src.sample` does with a run: from its folder to the files that are written."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -11,119 +12,149 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from PIL import Image
 
 from src.diffusion.denoiser import Denoiser
+from src.inputs import read_inputs
+from src.metrics.restoration import restoration
+from src.plots.comparison import comparison
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames
 from src.runs import SAMPLING, Run, build_denoiser, load_weights, read_weights
-from src.tasks.generate import Samples, generate
+from src.tasks.base import Inputs, Model, Result, Task
+from src.tasks.generate import Generate
 from src.utils.check_config import check_config, targets
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
+from src.utils.sample_files import write_pictures
 
 # The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
 IN_GRID = {1: None, 2: 16, 3: 100}
 
 
 class Sampling:
-    """What is sampled, and how.
+    """What is done with a run, and how.
 
     Attributes:
         cfg: the settings of this command.
         run: the run folder.
-        denoiser: rebuilt from it.
-        shape: (C, *S) of a sample.
-        label: (n,) int64, or None where the net takes none.
+        model: its denoiser, and how to sample from it.
+        task: what to do.
+        inputs: with what.
+        cost: what it took; set by `draw`.
     """
 
-    def __init__(self, cfg: DictConfig, run: Run, denoiser: Denoiser, shape: tuple[int, ...], label: Any):
-        self.cfg, self.run, self.denoiser, self.shape, self.label = cfg, run, denoiser, shape, label
+    def __init__(self, cfg: DictConfig, run: Run, model: Model, task: Task, inputs: Inputs):
+        self.cfg, self.run, self.model, self.task, self.inputs = cfg, run, model, task, inputs
 
     @classmethod
     def prepare(cls, cfg: DictConfig) -> "Sampling":
-        """Check the settings and rebuild the model.
+        """Check the settings, rebuild the model and read the inputs.
 
         Raises:
             UserError: for every mistake in them.
         """
         start_logging(None)
-        if not cfg.run:
-            raise UserError("run=RUN is needed: a run folder, or run=latest")
-        if not all(isinstance(number, int) and number >= 1 for number in (cfg.n, cfg.batch_size)):
-            raise UserError(f"n and batch_size are whole numbers from 1, not {cfg.n} and {cfg.batch_size}")
-        if str(cfg.precision) not in ("auto", "32", "bf16"):
-            raise UserError(f"precision={cfg.precision} is none of auto, 32, bf16")
         named = {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
-        if not isinstance(cfg.weights, str) and "ckpt" in named:
-            raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
+        check_settings(cfg, named)
         run = Run.find(cfg.run, cfg.paths.outputs)
         cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
         trained = run.config()
         take_from_run(cfg, trained, named)
         check_config(to_plain(cfg))
+        with blame("task"):
+            task: Task = instantiate(cfg.task)
+        shape = (trained.data.channels, *trained.data.size)
+        if isinstance(task, Generate):
+            task.keep = min(cfg.n, READABLE[1 + len(shape)]) if cfg.gif else 0
+        elif cfg.gif:
+            raise UserError("gif=true shows how samples come about; it is for task=generate")
+        inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
+        n = cfg.n if task.makes_samples else inputs.n
         known = trained.data.num_classes if takes_label(to_plain(cfg.guidance)) else trained.net.num_classes
-        label = labels(cfg.label, cfg.n, known)
+        label = labels(cfg.label, n, known, every=task.makes_samples)
         if label is None and "guidance" in named:
             refuse_without_labels(to_plain(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)
-        shape = (trained.data.channels, *trained.data.size)
-        return cls(cfg, run, denoiser.to(pick_device(cfg.device)).eval(), shape, label)
+        denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
+        model = build_model(cfg, denoiser, shape, label)
+        model.classes = run.facts().get("classes") or []
+        return cls(cfg, run, model, task, inputs)
 
-    def draw(self) -> Samples:
-        """Sample, with a progress bar."""
-        cfg, device = self.cfg, next(self.denoiser.parameters()).device
-        with blame("sampler"):
-            sampler = instantiate(cfg.sampler)(schedule=self.denoiser.schedule)
-            steps = len(sampler.times()) - 1
-        check_variance(sampler, self.denoiser)
-        precision = precision_for(device.type) if cfg.precision == "auto" else str(cfg.precision)
-        bar = progress_bar(cfg.n * steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
-        with bar, torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16")):
-            return generate(
-                self.denoiser,
-                sampler,
-                cfg.n,
-                self.shape,
-                cfg.seed,
-                self.label,
-                instantiate(cfg.guidance),
-                cfg.batch_size,
-                keep=min(cfg.n, READABLE[1 + len(self.shape)]) if cfg.gif else 0,
-                on_step=bar.update,
-            )
+    def draw(self) -> Result:
+        """Do it, with a progress bar."""
+        device = self.model.device
+        precision = precision_for(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
+        steps = self.n * (len(self.model.sampler.times()) - 1)
+        bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
+        self.model.on_step = bar.update
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
+        with bar, autocast, self.model.measured() as self.cost:
+            return self.task(self.model, self.inputs)
 
-    def write(self, samples: Samples) -> None:
-        """Write samples.npz, grid.png and on request trajectory.gif, and say so."""
-        cfg = self.cfg
-        out = Path(cfg.out) if cfg.out else self.run.path / "samples" / f"{self.source}_{cfg.n}_seed_{cfg.seed}"
+    @property
+    def n(self) -> int:
+        """How many samples are worked on."""
+        return self.cfg.n if self.task.makes_samples else self.inputs.n
+
+    def write(self, result: Result) -> None:
+        """Write samples.npz and the pictures, and say so."""
+        cfg, n, seconds = self.cfg, len(result.x), self.cost.seconds
+        out = Path(cfg.out) if cfg.out else self.run.path / "samples" / self.name(n)
         out.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {"x": self.to_units(samples.x).numpy().astype(np.float32)}
-        arrays |= {"nfe": samples.nfe, "seconds": samples.seconds}
-        if self.label is not None:
-            arrays["label"] = self.label.numpy()
+        arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)} | result.arrays
+        arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
+        if result.label is not None:
+            arrays["label"] = result.label.numpy()
         np.savez(out / "samples.npz", **arrays)
-        shown = self.to_units(samples.x[: IN_GRID[len(self.shape)]])
-        sample_grid(shown, label=self.label).save(out / "grid.png")
-        if samples.trajectory is not None:
-            write_gif(trajectory_frames(self.to_units(samples.trajectory), self.label), out / "trajectory.gif")
-        files = "samples.npz, grid.png" + (", trajectory.gif" if cfg.gif else "")
-        log.info(
-            table(
-                [
-                    (
-                        "samples",
-                        f"{cfg.n} of shape {' x '.join(map(str, self.shape))} from {self.run.path} ({self.source})",
-                    ),
-                    (
-                        "cost",
-                        f"{samples.nfe:g} evaluations each, {samples.seconds:.1f} s, "
-                        f"{cfg.n / samples.seconds:.1f} samples/s",
-                    ),
-                    ("written", f"{out}: {files}"),
-                ]
-            )
-        )
+        files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.model, result, out)]
+        rows = [
+            (
+                "samples",
+                f"{n} of shape {' x '.join(map(str, result.x.shape[1:]))} from {self.run.path} ({self.source})",
+            ),
+            *result.facts.items(),
+            *self.write_quality(result, out),
+            ("cost", f"{self.cost.rows / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
+            ("written", f"{out}: {', '.join(files)}"),
+        ]
+        log.info(table(rows))
+
+    def write_pictures(self, result: Result, out: Path) -> list[str]:
+        """A grid of new samples, and on request how they came about; or a comparison with what was given."""
+        if result.trajectory is not None:
+            write_gif(trajectory_frames(self.to_units(result.trajectory), result.label), out / "trajectory.gif")
+        if not result.shown:
+            most = IN_GRID[len(self.model.shape)]
+            if most is not None and result.columns is not None:  # whole rows
+                most = max(result.columns, most // result.columns * result.columns)
+            sample_grid(self.to_units(result.x[:most]), result.columns, result.label).save(out / "grid.png")
+            return ["grid.png", *(["trajectory.gif"] if result.trajectory is not None else [])]
+        rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
+        comparison({name: self.to_units(x) for name, x in rows.items()}).save(out / "comparison.png")
+        if len(self.model.shape) < 3:
+            return ["comparison.png"]
+        for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
+            write_pictures(self.to_units(x), out / name)
+        return ["comparison.png", "input/", "result/"]
+
+    def write_quality(self, result: Result, out: Path) -> list[tuple[str, str]]:
+        """How close input and result are to the truth, where it is known; to metrics.json too."""
+        if result.truth is None:
+            return []
+        truth = self.to_units(result.truth)
+        found = {"input": next(iter(result.shown.values())), "result": result.x}
+        quality = {name: restoration(self.to_units(x), truth) for name, x in found.items()}
+        (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
+        return [
+            (name.upper(), f"{quality['input'][name]:.4g} of the input, {value:.4g} of the result")
+            for name, value in quality["result"].items()
+        ]
+
+    def name(self, n: int) -> str:
+        """Of the folder to write into."""
+        task = HydraConfig.get().runtime.choices["task"]
+        return "_".join([*([] if task == "generate" else [task]), f"{self.source}_{n}_seed_{self.cfg.seed}"])
 
     @property
     def source(self) -> str:
@@ -132,7 +163,28 @@ class Sampling:
 
     def to_units(self, x: torch.Tensor) -> torch.Tensor:
         """Images to [0, 1]; signals and points as they are."""
-        return ((x + 1) / 2).clamp(0, 1) if len(self.shape) == 3 else x
+        return ((x + 1) / 2).clamp(0, 1) if len(self.model.shape) == 3 else x
+
+
+def check_settings(cfg: DictConfig, named: set[str]) -> None:
+    """Refuse settings that are wrong whatever the run."""
+    if not cfg.run:
+        raise UserError("run=RUN is needed: a run folder, or run=latest")
+    if not all(isinstance(number, int) and number >= 1 for number in (cfg.n, cfg.batch_size)):
+        raise UserError(f"n and batch_size are whole numbers from 1, not {cfg.n} and {cfg.batch_size}")
+    if str(cfg.precision) not in ("auto", "32", "bf16"):
+        raise UserError(f"precision={cfg.precision} is none of auto, 32, bf16")
+    if not isinstance(cfg.weights, str) and "ckpt" in named:
+        raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
+
+
+def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Model:
+    """The denoiser with the sampler and guidance of a config."""
+    with blame("sampler"):
+        sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
+        sampler.times()
+    check_variance(sampler, denoiser)
+    return Model(denoiser, sampler, shape, instantiate(cfg.guidance), label, cfg.seed, cfg.batch_size)
 
 
 def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
@@ -176,8 +228,10 @@ def check_variance(sampler: Any, denoiser: Denoiser) -> None:
         )
 
 
-def labels(label: Any, n: int, num_classes: int) -> torch.Tensor | None:
-    """The label of each sample: the given one or ones, all classes in turn by default; None where there are none.
+def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Tensor | None:
+    """The label of each sample: the given one or ones in turn; None where there are none.
+
+    Where none is given, all classes in turn, or none if not `every`.
 
     Raises:
         UserError: for a label that the run does not have.
@@ -187,7 +241,7 @@ def labels(label: Any, n: int, num_classes: int) -> torch.Tensor | None:
             raise UserError(f"label={label}: this run was trained without labels; leave label= out")
         return None
     if label is None:
-        return torch.arange(n) % num_classes
+        return torch.arange(n) % num_classes if every else None
     chosen = list(label) if OmegaConf.is_list(label) else [label]
     for value in chosen:
         if not isinstance(value, int) or not 0 <= value < num_classes:

@@ -29,8 +29,9 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.runs import Run, load_denoiser
-from src.sampling import Sampling, labels, pick_device, take_from_run
-from src.tasks.generate import Samples, generate
+from src.sampling import Sampling, build_model, labels, pick_device, take_from_run
+from src.tasks.base import Inputs
+from src.tasks.generate import Generate, Samples, generate
 from src.utils.cli import CONF, one_line_errors, to_plain
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
@@ -145,7 +146,10 @@ class Bench:
         """Sample as the command does."""
         cfg = OmegaConf.merge(cfg, {"n": n, "seed": self.args.seed, "sampler": {"steps": steps}})
         label = labels(None, n, self.trained.net.num_classes)
-        return Sampling(cfg, self.run, self.denoiser, self.shape, label).draw()
+        model = build_model(cfg, self.denoiser, self.shape, label)
+        sampling = Sampling(cfg, self.run, model, Generate(n), Inputs())
+        x = sampling.draw().x
+        return Samples(x, sampling.cost.rows / n, sampling.cost.seconds)
 
     def quality(self, cfg: DictConfig, budget: int) -> dict[str, Any]:
         """The cell of a sampler and a number of evaluations."""

@@ -24,15 +24,20 @@ from src.data.base import DataModule
 from src.diffusion.denoiser import Prediction
 from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
+from src.diffusion.measurements import Mask
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
+from src.diffusion.tables import cosine
 from src.diffusion.times import TimeSampler
 from src.diffusion.variances import Variance
 from src.module import DiffusionModule
+from src.samplers.ancestral import DDIM
 from src.samplers.base import Sampler
 from src.settings import drop_foreign_keys
+from src.tasks.base import Model, Task
 from src.utils.check_config import check_config
 from src.utils.cli import to_plain
+from tests.diffusion.oracles import Oracle
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
@@ -47,6 +52,7 @@ NEEDS = {
     ("guidance", "cfg"): ["experiment=mnist_conditional"],
     ("guidance", "autoguidance"): ["guidance.guide.run=nowhere", "guidance.guide.ckpt=step_1"],
     ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
+    ("logger", "wandb"): ["logger.wandb.offline=true"],
     ("schedule", "learned"): ["loss=vlb", "loss.steps=null"],
 }
 
@@ -75,7 +81,12 @@ def compose_config(tmp_path, *words: str, name: str = "train"):
     return plain
 
 
+OF_SAMPLE = ("task", "method")  # the groups of `src.sample` alone
+
+
 def words_for(group: str, name: str) -> list[str]:
+    if group in OF_SAMPLE:
+        return [f"{group}={name}"]
     needs = NEEDS.get((group, name), [])
     if group in ("experiment", "debug"):
         return [f"{group}={name}", *needs, *(["data.root=nowhere"] if "folder" in name else [])]
@@ -175,6 +186,20 @@ def check_is(group, kind, cfg, **arguments):
     assert isinstance(made, kind)
 
 
+def check_method(cfg):
+    """Finds zeros where they are known to be, in data of which all else is normal."""
+    schedule = cosine()
+
+    def denoise(x_t, t, cond=None):
+        alpha, sigma = schedule.alpha_sigma(t)
+        return alpha * x_t / (alpha**2 + 4 * sigma**2)
+
+    model = Model(Oracle(denoise, schedule), DDIM(schedule, 50), (1, 8))
+    known = torch.tensor([1.0] * 4 + [0.0] * 4).view(1, 1, 8)
+    x = instantiate(cfg.method)(model, range(64), Mask(known), torch.zeros(64, 1, 8), 0.0)
+    assert x.shape == (64, 1, 8) and x[:, :, :4].square().mean() < 0.7 * x[:, :, 4:].square().mean()
+
+
 def check_sampler(cfg):
     sampler = instantiate(cfg.sampler)(schedule=instantiate(cfg.schedule))
     assert isinstance(sampler, Sampler) and sampler.steps == cfg.sampler.steps
@@ -186,23 +211,33 @@ def check_ema(cfg):
     assert all(0 <= ema(net).decay_at(step) < 1 for step in (1, 2, 1000))
 
 
+def check_encoding(cfg):
+    """Made by its width; and the net that is built has it."""
+    c, kind = torch.tensor([1.0, 500.0]), get_object(cfg.encoding._target_)
+    assert instantiate(cfg.encoding)(6)(c).shape == (2, 6)
+    assert sum(isinstance(part, kind) for part in instantiate(cfg.net).modules()) == 1
+
+
 CHECKS = {
     "callbacks": check_callbacks,
     "clip": check_clip,
     "data": partial(check_is, "data", DataModule),
     "debug": check_whole,
     "ema": check_ema,
+    "encoding": check_encoding,
     "experiment": check_whole,
     "grid": check_grid,
     "guidance": check_guidance,
     "logger": check_logger,
     "loss": partial(check_is, "loss", Loss),
     "lr_schedule": check_lr_schedule,
+    "method": check_method,
     "net": check_net,
     "optimizer": check_optimizer,
     "parameterization": partial(check_is, "parameterization", Parameterization),
     "sampler": check_sampler,
     "schedule": partial(check_is, "schedule", Schedule),
+    "task": partial(check_is, "task", Task),
     "times": partial(check_is, "times", TimeSampler),
     "trainer": check_trainer,
     "variance": partial(check_is, "variance", Variance),
@@ -217,7 +252,7 @@ def choice(group: str, name: str):
 @pytest.mark.parametrize(("group", "name"), [choice(*file) for file in FILES])
 def test_every_file(tmp_path, group, name):
     """On top of an experiment that it fits; what needs a GPU is composed and checked only."""
-    cfg = compose_config(tmp_path, *words_for(group, name))
+    cfg = compose_config(tmp_path, *words_for(group, name), name="sample" if group in OF_SAMPLE else "train")
     check_config(to_plain(cfg))
     if group in CHECKS:
         CHECKS[group](cfg)
@@ -267,7 +302,20 @@ def test_experiments_say_what_they_are(experiment):
 
 
 # What other parts, not users, decide.
-FROM_CODE = {"model", "schedule", "t", "steps", "start", "optimizer", "total_steps", "inputs", "outputs"}
+FROM_CODE = {
+    "model",
+    "measurement",
+    "y",
+    "dim",
+    "schedule",
+    "t",
+    "steps",
+    "start",
+    "optimizer",
+    "total_steps",
+    "inputs",
+    "outputs",
+}
 NOT_ALL_FOR_USERS = ("experiment", "debug", "callbacks", "logger", "trainer", "optimizer", "data")  # data: tests/data
 PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USERS]
 

@@ -1,6 +1,8 @@
 """Run the commands as a user does, but in this process, which has torch and Lightning loaded already."""
 
+import os
 import sys
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
@@ -41,6 +43,29 @@ def command(monkeypatch, capsys):
 
 
 @pytest.fixture(scope="session")
+def make_run():
+    """`make_run(folder, *words)` trains into the folder; for fixtures that many tests share."""
+
+    def run(folder: Path, *words: str) -> Path:
+        before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
+        try:
+            run_command(train, "train", words_of_resumed_run)
+        except SystemExit as exit:
+            assert not exit.code, words
+        finally:
+            sys.argv = before
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
 def tiny():
     """Words that make any run small."""
     return ["trainer=cpu", "debug=two_steps", "net.width=8"]
+
+
+@pytest.fixture(scope="session")
+def mnist_words():
+    """Words that find MNIST: where MNIST_ROOT says, or downloaded, or 5,000 digits of a package."""
+    return [f"data.root={os.environ['MNIST_ROOT']}"] if "MNIST_ROOT" in os.environ else []

@@ -13,12 +13,9 @@ SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Path:
+def run(make_run, tmp_path_factory) -> Path:
     """A small finished run."""
-    folder = tmp_path_factory.mktemp("run")
-    done = subprocess.run([sys.executable, "-m", "src.train", *SMALL, f"hydra.run.dir={folder}"], capture_output=True)
-    assert done.returncode == 0, done.stderr
-    return folder
+    return make_run(tmp_path_factory.mktemp("runs") / "run", *SMALL)
 
 
 def assert_one_line(outcome, *parts: str, code: int = 1) -> None:

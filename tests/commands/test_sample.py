@@ -16,7 +16,7 @@ LABELLED = ["net.num_classes=10", "module.conditional=true", "guidance=cfg"]
 
 
 @pytest.fixture(scope="module")
-def outputs(tmp_path_factory) -> Path:
+def outputs(make_run, tmp_path_factory) -> Path:
     """A folder of outputs with one small conditional run of digits."""
     folder = tmp_path_factory.mktemp("outputs")
     words = [
@@ -29,8 +29,7 @@ def outputs(tmp_path_factory) -> Path:
         "sampler.steps=2",
         f"paths.outputs={folder}",
     ]
-    done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    make_run(folder / "train/digits_ddpm/first", *words)
     return folder
 
 
@@ -103,9 +102,9 @@ def test_the_choices_change_the_samples(draw):
 
 
 @pytest.fixture(scope="module")
-def power(tmp_path_factory) -> Path:
+def power(make_run, tmp_path_factory) -> Path:
     """A small run with power-function averages, and checkpoints that were kept."""
-    run = tmp_path_factory.mktemp("power")
+    run = tmp_path_factory.mktemp("runs") / "power"
     words = [
         "experiment=sine_ddpm",
         "ema=power",
@@ -115,11 +114,8 @@ def power(tmp_path_factory) -> Path:
         "callbacks.pictures.n=1",
         "callbacks.checkpoints.keep_every_n_steps=10",
         "sampler.steps=2",
-        f"hydra.run.dir={run}",
     ]
-    done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return run
+    return make_run(run, *words)
 
 
 def test_an_average_of_any_width(command, power):
@@ -170,8 +166,8 @@ def test_by_default_it_writes_into_the_run_folder(command, outputs):
 def test_help_lists_the_choices():
     done = subprocess.run([sys.executable, "-m", "src.sample", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for group in ("sampler", "grid", "clip", "guidance"):
-        listed = re.search(rf"^{group}: ([\w, \n]+?)\n(?=\w+:|\n)", done.stdout, re.MULTILINE)[1]
+    for group in ("task", "method", "sampler", "grid", "clip", "guidance"):
+        listed = re.search(rf"^{group}: ([\w, \n]+?)(?: \(.*)?\n(?=\w+:|\n)", done.stdout, re.MULTILINE)[1]
         assert set(re.split(r",\s+", listed)) == {p.stem for p in Path("conf", group).glob("*.yaml")}
 
 

@@ -13,7 +13,8 @@ from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Static
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
-from src.tasks.generate import generate, guides
+from src.tasks.base import guides
+from src.tasks.generate import generate
 from tests.diffusion.oracles import Mixture, Oracle
 
 

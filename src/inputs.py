@@ -1,0 +1,54 @@
+"""What `input=`, `truth=` and so on of `src.sample` name."""
+
+from pathlib import Path
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from src.data.base import DataModule
+from src.tasks.base import Inputs
+from src.utils.errors import UserError
+from src.utils.sample_files import read_samples
+
+
+def read_inputs(cfg: DictConfig, trained: DictConfig) -> Inputs:
+    """The samples that input= and truth= name.
+
+    Args:
+        cfg: the settings of the command. input=test takes the first n samples of the run's own test data, from which
+            the task makes what it works on.
+        trained: the config of the run.
+
+    Raises:
+        UserError: where they are missing, cannot be read, or are not as many.
+    """
+    if not cfg.input:
+        raise UserError("input=FILE is needed: a picture, a folder of them, a .npy or .npz file; or input=test")
+    if cfg.input == "test":
+        if cfg.truth:
+            raise UserError("input=test is made from test data, which is the truth; leave truth= out")
+        return Inputs(truth=test_samples(trained, cfg.n))
+    axes = 2 + len(trained.data.size)
+    x = torch.cat([read_samples(Path(path).expanduser(), axes) for path in paths(cfg.input)])
+    if not cfg.truth:
+        return Inputs(x)
+    truth = torch.cat([read_samples(Path(path).expanduser(), axes, "truth") for path in paths(cfg.truth)])
+    if len(truth) != len(x):
+        raise UserError(f"truth holds {len(truth)} samples, but input {len(x)}; one for each is needed")
+    return Inputs(x, truth)
+
+
+def paths(value: object) -> list[str]:
+    """One path, or a list of them."""
+    return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+
+
+def test_samples(trained: DictConfig, n: int) -> torch.Tensor:
+    """The first n samples (n, C, *S) of a run's test data."""
+    data: DataModule = instantiate(trained.data)
+    data.prepare_data()
+    data.setup()
+    if n > len(data.test_set):
+        raise UserError(f"n={n} is more than the {len(data.test_set)} test samples of this run")
+    return data.test_set[0, torch.arange(n)]["x"]

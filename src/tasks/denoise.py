@@ -1,0 +1,92 @@
+"""Take the noise out of samples."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.tasks.base import Inputs, Model, Result, Task, wanted
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+
+@dataclass
+class Denoise(Task):
+    r"""The data in noisy samples :math:`y = x_0 + s\, \epsilon`.
+
+    They are put where the schedule has as much noise, :math:`\sigma_t / \alpha_t = s`, as :math:`x_t = \alpha_t y`. One
+    evaluation there is the mean of all that the data may be, which has the least squared error; a walk down to t = 0
+    is one sample of it, sharp where the mean is blurred.
+
+    Args:
+        level: s, in the units of the data (images in [0, 1]); None to estimate it. Test data is given this much.
+        walk: whether to walk.
+    """
+
+    level: float | None = None
+    walk: bool = False
+
+    def __post_init__(self) -> None:
+        if self.level is not None and self.level <= 0:
+            raise ValueError(f"task.level={self.level} is no noise; it is a standard deviation above 0")
+
+    def __call__(self, model: Model, inputs: Inputs) -> Result:
+        noisy = self.noisy(model, inputs)
+        level = self.level * model.unit if self.level is not None else noise_level(noisy)
+        t = time_of(model, level)
+        alpha = model.denoiser.schedule.alpha_sigma(t)[0].to(noisy.dtype)
+        parts = []
+        for rows in model.batches(len(noisy)):
+            x_t = (alpha * noisy[rows.start : rows.stop]).to(model.device)
+            x_0 = model.walk(rows, x_t, float(t)) if self.walk else model.denoise(rows)(x_t, t).x_0
+            parts.append(x_0.cpu())
+        how = "given" if self.level is not None else "estimated"
+        facts = {"noise": f"{level / model.unit:.3g}, {how}; that is t = {float(t):.3g}"}
+        return Result(torch.cat(parts), {"noisy": noisy}, inputs.truth, model.label, facts=facts)
+
+    def noisy(self, model: Model, inputs: Inputs) -> Tensor:
+        """What was given, or the truth with noise."""
+        if inputs.x is not None:
+            return wanted(inputs.x, model)
+        truth = wanted(inputs.truth, model)
+        if self.level is None:
+            raise UserError("input=test needs task.level=, the noise to add, such as 0.3")
+        noise = torch.randn(truth.shape, generator=generator(model.seed, "noise of the input"))
+        return truth + self.level * model.unit * noise
+
+
+def time_of(model: Model, level: float) -> Tensor:
+    """The time, float64, at which the schedule has this much noise beside data of its own size.
+
+    Raises:
+        UserError: where it never has.
+    """
+    schedule = model.denoiser.schedule
+    alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
+    if level > 1.001 * float(sigma / alpha):
+        most = float(sigma / alpha) / model.unit
+        raise UserError(f"noise {level / model.unit:.3g} is more than this run has learned of; at most {most:.3g}")
+    t = schedule.inverse_log_snr(torch.tensor(level, dtype=torch.float64).log() * -2)
+    return t.clamp(1e-5, 1)
+
+
+def noise_level(x: Tensor) -> float:
+    r"""The standard deviation of white noise on samples (N, C, *S), by Donoho's estimate.
+
+    .. math:: s = \operatorname{median} |d| / 0.6745
+
+    of the finest Haar coefficients d, along all axes, where smooth data leaves little but noise. The median over the
+    samples. Noise that was clipped, as it is in a picture file, is estimated too low.
+
+    Source: Donoho, Johnstone 1994, 10.1093/biomet/81.3.425, section 4.2.
+    """
+    if min(x.shape[2:], default=0) < 2:
+        raise UserError("the noise of points cannot be estimated; give it by task.level=")
+    haar = torch.tensor([1.0, -1.0]) / 2**0.5
+    channels, axes = x.shape[1], x.ndim - 2
+    kernel = haar if axes == 1 else haar[:, None] * haar
+    convolve = F.conv1d if axes == 1 else F.conv2d
+    weight = kernel.expand(channels, 1, *kernel.shape).to(x)
+    d = convolve(x, weight, stride=2, groups=channels)
+    return max(1e-6, (d.flatten(1).abs().median(1).values / 0.6745).median().item())

@@ -1,0 +1,68 @@
+"""Filling in by resampling: known elements are put in at each step, and steps are repeated until both parts agree."""
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from src.diffusion.measurements import Mask, Measurement
+from src.tasks.base import Model
+from src.utils.errors import UserError
+
+
+@dataclass
+class RePaint:
+    r"""Steps of the sampler in what is missing, and the measurement with fresh noise in what is known.
+
+    .. math:: x_s = m \odot (\alpha_s y + \sigma_s z) + (1 - m) \odot \text{step}(x_t)
+
+    Every `jump` steps it goes back up as many by adding noise, so that each stretch is walked `repeats` times: what was
+    filled in learns of what is known. Each step is a trajectory of its own, in which multistep samplers are the
+    one-step methods that they begin with.
+
+    Args:
+        jump: steps to go back; the paper's j.
+        repeats: how often each stretch is walked; the paper's r. 1 never goes back.
+
+    Raises:
+        UserError: for a measurement that is noisy or no mask.
+
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its code for where the jumps are.
+    """
+
+    jump: int = 5
+    repeats: int = 5
+
+    def __post_init__(self) -> None:
+        if self.jump < 1 or self.repeats < 1:
+            raise ValueError(f"method.jump and method.repeats are at least 1, not {self.jump} and {self.repeats}")
+
+    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+        if not isinstance(measurement, Mask) or noise > 0:
+            raise UserError("method=repaint fills in what a mask hides, without noise; use method=ddnm or pigdm")
+        sampler, draw, denoise = model.sampler, model.noise(rows), model.denoise(rows)
+        x_t = sampler.prior(draw, torch.empty(len(rows), *model.shape, device=model.device))
+        lowest = 1.0
+        for t, s in pairwise(self.times(sampler.grid(sampler.schedule, sampler.steps, 1.0))):
+            *_, end = sampler.trajectory(denoise, x_t, draw, times=torch.stack([t, s]))
+            x_t = end.x_t
+            if s < t:
+                x_t = measurement(sampler.schedule.add_noise(y, s, draw(y))) + x_t - measurement(x_t)
+            if s < lowest:
+                lowest = float(s)
+                if model.on_step is not None:
+                    model.on_step(len(rows))
+        return x_t
+
+    def times(self, grid: Tensor) -> Tensor:
+        """A falling grid with the ways back up put in; the first is from one step before the end."""
+        last = len(grid) - 1
+        left = {last - k: self.repeats - 1 for k in range(1, last - self.jump + 1, self.jump)}
+        places = [0]
+        while places[-1] < last:
+            places.append(places[-1] + 1)
+            if left.get(places[-1]):
+                left[places[-1]] -= 1
+                places.append(places[-1] - self.jump)
+        return grid[places]

@@ -1,0 +1,181 @@
+"""Restoring what was measured: filling in, enlarging, colouring and sharpening with a model of the data."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.diffusion.guidance import Guidance
+from src.diffusion.measurements import Average, Blur, Grey, Mask, Measurement
+from src.samplers.ancestral import DDIM
+from src.tasks.base import Inputs, Model, Result, Task, wanted
+from src.utils.errors import UserError, blame
+from src.utils.sample_files import read_samples
+from src.utils.seeding import generator
+
+Shape = tuple[int, ...]
+
+
+class Method(Protocol):
+    """Data from what was measured of them."""
+
+    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+        """The data of these rows, (len(rows), C, *S), for y of these rows."""
+
+
+@dataclass
+class Guided:
+    """Walks guided by the measurement.
+
+    The probability-flow ODE from the middle of the noise, x_1 = 0, gives what is expected: of Gaussian data it is the
+    posterior mean, and it errs less than a sample does. It is walked by DDIM, in the steps of the run's sampler.
+
+    Args:
+        guidance: makes one for a batch, of (measurement, y, noise); see :mod:`src.diffusion.posterior`.
+        sample: draw a sample instead, from noise, as the run's sampler does.
+    """
+
+    guidance: Callable[[Measurement, Tensor, float], Guidance]
+    sample: bool = False
+
+    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+        guidance = self.guidance(measurement, y, noise)
+        if self.sample:
+            return model.walk(rows, guidance=guidance)
+        own = model.sampler
+        straight = replace(model, sampler=DDIM(own.schedule, own.steps, own.grid, own.clip))
+        return straight.walk(rows, torch.zeros(len(rows), *model.shape, device=model.device), guidance=guidance)
+
+
+@dataclass
+class Restore(Task):
+    r"""The data :math:`x_0` given :math:`y = A x_0 + s z`.
+
+    Without an input the truth is measured. An input shaped as what is measured is y itself; one shaped as the data,
+    where that is another shape, is measured too.
+
+    Args:
+        measurement: makes A, of the shape (C, *S) of a sample.
+        method: makes the data of it.
+        noise: s, in the units of the data: images in [0, 1]. It is added where the truth is measured.
+    """
+
+    measurement: Callable[[Shape], Measurement]
+    method: Method
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noise < 0:
+            raise ValueError(f"task.noise is a standard deviation, at least 0, not {self.noise}")
+
+    def __call__(self, model: Model, inputs: Inputs) -> Result:
+        if len(model.shape) < 2:
+            raise UserError("this run is one of points; only images and signals can be restored")
+        measurement, parts = self.measurement(model.shape), []
+        y = self.measured(model, measurement, inputs)
+        for rows in model.batches(len(y)):
+            some = y[rows.start : rows.stop].to(model.device)
+            parts.append(self.method(model, rows, measurement, some, self.noise * model.unit).cpu())
+        return Result(torch.cat(parts), {"input": enlarged(y, model.shape)}, inputs.truth, model.label)
+
+    def measured(self, model: Model, measurement: Measurement, inputs: Inputs) -> Tensor:
+        """y (N, ...): given, or measured."""
+        shape = measurement(torch.zeros(1, *model.shape)).shape[1:]
+        if inputs.x is None:
+            y = measurement(wanted(inputs.truth, model))
+            y = y + self.noise * model.unit * torch.randn(y.shape, generator=generator(model.seed, "noise measured"))
+        elif inputs.x.shape[1:] == shape:
+            y = inputs.x
+        elif inputs.x.shape[1:] == model.shape:
+            y = measurement(inputs.x)
+        else:
+            given, small = (" x ".join(map(str, s)) for s in (inputs.x.shape[1:], shape))
+            raise UserError(f"input has the shape {given}, but this task restores from {small} on this run; resize it")
+        # What a mask hides, or a blur leaves nothing of, is not measured.
+        return measurement(measurement.pinv(y))
+
+
+def inpaint(method: Method, mask: str | None = None, box: Sequence[float] | None = None, noise: float = 0.0) -> Restore:
+    """Fills in what is missing.
+
+    Args:
+        method: makes the data of what is known.
+        mask: a file of the size of the data, white (or 1) where they are missing.
+        box: what is missing instead, as fractions of the picture: [top, left, bottom, right], of signals [start, end];
+            by default the right half.
+        noise: of what is known.
+    """
+    return Restore(partial(hidden, mask, box), method, noise)
+
+
+def super_resolution(method: Method, factor: int = 4, noise: float = 0.0) -> Restore:
+    """Enlarges by a whole factor, which must divide the size of the data."""
+    return Restore(partial(shrunk, factor), method, noise)
+
+
+def colourise(method: Method, weights: Sequence[float] = (0.299, 0.587, 0.114), noise: float = 0.0) -> Restore:
+    """Gives grey pictures colours; `weights` say how much red, green and blue count in a grey."""
+    return Restore(partial(greyed, weights), method, noise)
+
+
+def deblur(method: Method, width: float = 1.5, noise: float = 0.0) -> Restore:
+    """Sharpens what a Gaussian of this standard deviation, in pixels, has blurred."""
+    return Restore(partial(blurred, width), method, noise)
+
+
+def hidden(mask: str | None, box: Sequence[float] | None, shape: Shape) -> Mask:
+    """The mask of a file, or that of a box."""
+    if mask is None:
+        return Mask(1 - boxed(box, shape[1:]))
+    if box is not None:
+        raise UserError("task.mask and task.box both say what is missing; give one of them")
+    x = read_samples(Path(mask).expanduser(), axes=1 + len(shape), key="task.mask")
+    missing = (x > (0 if len(shape) == 3 else 0.5)).any(1, keepdim=True)
+    if missing.shape != (1, 1, *shape[1:]):
+        there, here = (" x ".join(map(str, s)) for s in (missing.shape[2:], shape[1:]))
+        raise UserError(
+            f"task.mask={mask} holds {len(missing)} of {there}; one of {here}, the size of this run, is needed"
+        )
+    return Mask(1 - missing.float())
+
+
+def boxed(box: Sequence[float] | None, size: Shape) -> Tensor:
+    """1 in the box, 0 around it, (1, 1, *S)."""
+    axes = len(size)
+    box = [0.0] * (axes - 1) + [0.5] + [1.0] * axes if box is None else list(box)
+    if len(box) != 2 * axes or not all(0 <= a < b <= 1 for a, b in zip(box[:axes], box[axes:], strict=True)):
+        wanted = "[top, left, bottom, right]" if axes == 2 else "[start, end]"
+        raise UserError(f"task.box={box} is not {wanted} as fractions from 0 to 1, each start before its end")
+    inside = torch.ones(1, 1, *size)
+    for axis, (a, b, n) in enumerate(zip(box[:axes], box[axes:], size, strict=True), 2):
+        place = torch.arange(n).view(-1, *[1] * (axes + 1 - axis))
+        inside = inside * ((round(a * n) <= place) & (place < round(b * n)))
+    return inside
+
+
+def shrunk(factor: int, shape: Shape) -> Average:
+    if factor < 2 or any(n % factor for n in shape[1:]):
+        size = " x ".join(map(str, shape[1:]))
+        raise UserError(f"task.factor={factor} does not divide the size {size} of this run; use one that does, from 2")
+    return Average(factor)
+
+
+def greyed(weights: Sequence[float], shape: Shape) -> Grey:
+    if shape[0] == 1 or shape[0] != len(weights):
+        raise UserError(f"task=colourise wants a run of {len(weights)} channels, but this one has {shape[0]}")
+    return Grey(weights)
+
+
+def blurred(width: float, shape: Shape) -> Blur:
+    with blame("task"):
+        return Blur(width)
+
+
+def enlarged(y: Tensor, shape: Shape) -> Tensor:
+    """What was measured, as large as the data and with as many channels."""
+    return F.interpolate(y, shape[1:], mode="nearest").expand(-1, *shape)

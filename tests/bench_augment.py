@@ -1,0 +1,63 @@
+"""Whether a folder of `task=augment` helps a classifier: `python -m tests.bench_augment FOLDER --data-root MNIST`.
+
+A classifier of digits is trained on some real ones, on these and the folder's, and on the folder's alone, each for as
+many steps, and tested on all real test digits.
+"""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from src.utils.console import log, start_logging, table
+from src.utils.sample_files import read_samples
+from tests.digit_features import Classifier, data_config, fit, read_digits
+
+
+def read_folder(folder: Path) -> tuple[Tensor, Tensor]:
+    """Digits (N, 1, 28, 28) uint8 and labels (N,) of a folder with a folder for each digit."""
+    parts = [read_samples(folder / str(digit), 4) for digit in range(10)]
+    label = torch.cat([torch.full((len(part),), digit) for digit, part in enumerate(parts)])
+    return ((torch.cat(parts) + 1) * 127.5).round().to(torch.uint8), label
+
+
+@torch.no_grad()
+def accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
+    model.eval()
+    return float(torch.cat([model(part / 255).argmax(1) for part in x.split(1000)]).eq(y).float().mean())
+
+
+def trained(x: Tensor, y: Tensor, n: int, seed: int, test: tuple[Tensor, Tensor]) -> float:
+    """The test accuracy of a classifier that saw n digits an epoch, the given ones over and over."""
+    torch.manual_seed(seed)
+    order = torch.arange(n) % len(x)
+    model = Classifier()
+    fit(model, x[order], y[order])
+    return 100 * accuracy(model, *test)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data-root", required=True, help="folder of MNIST")
+    parser.add_argument("--real", type=int, default=1000, help="real digits")
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    start_logging(None)
+    x, y, *test = read_digits(data_config(args.data_root))
+    x, y = x[: args.real], y[: args.real]
+    new_x, new_y = read_folder(args.folder)
+    both = torch.cat([x, new_x]), torch.cat([y, new_y])
+    rows = []
+    for name, (some_x, some_y) in {"real": (x, y), "real and new": both, "new": (new_x, new_y)}.items():
+        found = torch.tensor(
+            [trained(some_x, some_y, len(both[0]), seed, (test[0], test[1])) for seed in range(args.seeds)]
+        )
+        each = ", ".join(f"{value:.2f}" for value in found)
+        rows.append((name, f"{len(some_x):,} digits: {found.mean():.2f} % of the test digits right ({each})"))
+    log.info(table(rows))
+
+
+if __name__ == "__main__":
+    main()
