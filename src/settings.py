@@ -63,6 +63,8 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     """
     named = {o.lstrip("+~").split("=")[0]: o.split("=")[-1] for o in overrides}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
+    if not chosen:
+        return
     alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
     for group in chosen:
         own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}

@@ -21,6 +21,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.diffusion.measurements import Mask, Measurement
 from src.metrics.restoration import restoration
 from src.plots.comparison import comparison
 from src.runs import Run, load_denoiser
@@ -134,22 +135,22 @@ def restore(model: Model, task: Any, truth: Digits) -> tuple[Tensor, Tensor, flo
     return result.x, result.shown["input"], cost.rows / len(truth.x), cost.seconds
 
 
-def without_a_model(task: Any, truth: Digits) -> tuple[str, Tensor]:
+def without_a_model(measurement: Measurement, given: Tensor, mean: Tensor) -> tuple[str, Tensor]:
     """What can be done without: its name, and the digits."""
-    measurement = task.measurement(truth.x.shape[1:])
-    y = measurement(truth.x)
-    if y.shape != truth.x.shape:
-        return "bicubic", F.interpolate(y, truth.x.shape[2:], mode="bicubic")
-    if hasattr(measurement, "known"):
-        return "mean of the training digits", y + truth.mean - measurement(truth.mean)
-    return "inverse filter", measurement.pinv(y)
+    y = measurement(given)
+    if y.shape != given.shape:  # given is the small picture enlarged, block by block
+        return "bicubic", F.interpolate(y, given.shape[2:], mode="bicubic")
+    if isinstance(measurement, Mask):
+        return "mean of the training digits", given + mean - measurement(mean)
+    return "inverse filter", measurement.pinv(given)
 
 
 def bench(model: Model, truth: Digits, judges: DigitFeatures, case: str, methods: Sequence[str],
           words: Sequence[str] = (), pictures: Path | None = None) -> list[Row]:  # fmt: skip
     """The rows of one case, printed as they come."""
     (task, *settings), _ = CASES[case]
-    rows, shown = [], {}
+    rows: list[Row] = []
+    shown: dict[str, Tensor] = {}
     for name in methods:
         if name == "repaint" and task != "inpaint":
             continue
@@ -157,7 +158,7 @@ def bench(model: Model, truth: Digits, judges: DigitFeatures, case: str, methods
         made = make_task(task, method, [*settings, *of_method, *words])
         x, given, nfe, seconds = restore(model, made, truth)
         if not rows:
-            other, simple = without_a_model(made, truth)
+            other, simple = without_a_model(made.measurement(model.shape), given, truth.mean)
             rows = [judge("input", given, truth, judges), judge(other, simple, truth, judges)]
             print(*rows, sep="\n", flush=True)
             shown = {"input": given, other: simple}

@@ -1,14 +1,18 @@
 """The README's commands run, and its example works."""
 
-import os
 import re
 import shlex
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
+
+from src import settings
+from src.runs import words_of_resumed_run, words_of_sampled_run
+from src.sample import sample
+from src.train import train
+from src.utils import cli
 
 README = Path("README.md").read_text()
 LINES = [
@@ -48,21 +52,27 @@ def workplace(tmp_path_factory, tiny_images):
     return folder
 
 
-def run(workplace: Path, command: str, *more: str) -> subprocess.CompletedProcess[str]:
-    words = [sys.executable, "-c", f"import sys; sys.path.insert(0, ''); import runpy; "
-             f"import src.utils.cli as c, pathlib; c.CONF = pathlib.Path('conf').absolute(); "
-             f"sys.argv[0] = 'x'; runpy.run_module({shlex.split(command)[2]!r}, run_name='__main__')"]  # fmt: skip
-    return subprocess.run(
-        [*words, *shlex.split(command)[3:], *more],
-        capture_output=True,
-        text=True,
-        cwd=workplace,
-        timeout=300,
-        env={k: v for k, v in os.environ.items() if k != "DIFFUSION_LAB_OUTPUTS"},
-    )
+@pytest.fixture
+def run(workplace, monkeypatch):
+    """`run(command, *more)` runs a line of the README there, in this process, which has torch and Lightning loaded."""
+    monkeypatch.chdir(workplace)
+    monkeypatch.syspath_prepend(str(workplace))
+    monkeypatch.delenv("DIFFUSION_LAB_OUTPUTS", raising=False)
+    for module in (cli, settings):
+        monkeypatch.setattr(module, "CONF", workplace / "conf")
+
+    def run(command: str, *more: str) -> None:
+        name, *words = [word.removeprefix("src.") for word in shlex.split(command)[2:]]
+        monkeypatch.setattr(sys, "argv", [f"src/{name}.py", *words, *more])
+        if name == "train":
+            cli.run_command(train, "train", words_of_resumed_run)
+        else:
+            cli.run_command(sample, "sample", words_of_sampled_run)
+
+    return run
 
 
-def test_its_commands(workplace, tiny_mnist):
+def test_its_commands(run, workplace, tiny_mnist, capsys):
     """In their order, since some sample from the run before; each made small by a few words more."""
     small = ["trainer=cpu", "debug=two_steps", "net.width=8", "data.batch_size=16"]
     mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
@@ -71,8 +81,10 @@ def test_its_commands(workplace, tiny_mnist):
         more = (
             [*small, *(mnist if "mnist" in command else [])] if "src.train" in command else ["n=4", "sampler.steps=2"]
         )
-        done = run(workplace, command, *more)
-        assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
+        try:
+            run(command, *more)
+        except SystemExit as exit:
+            assert not exit.code, f"{command}\n{capsys.readouterr()}"
     configs = workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")
     targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
     assert targets == {"my_parts.Power", "src.diffusion.tables.cosine"}

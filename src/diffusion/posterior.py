@@ -34,8 +34,8 @@ class DDNM:
         noise: s.
         sigma_data: standard deviation of the data; of no account where s = 0.
 
-    Source: Wang et al. 2023, arXiv:2212.00490, eq. 13, and 17 to 19 for DDNM+; with noise Zhu et al. 2023,
-    arXiv:2305.08995, eq. 13.
+    Source: Wang et al. 2022, arXiv:2212.00490, eq. 13, and 17 to 19 for DDNM+; with noise it is the type II guidance of
+    Peng et al. 2024, arXiv:2402.02149.
     """
 
     def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, sigma_data: float = 0.5):
@@ -66,17 +66,14 @@ class Likelihood(ABC):
         y: what was measured.
         noise: s.
         scale: of the gradient.
-        sigma_data: standard deviation of the data.
     """
 
-    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, scale: float = 1.0,
-                 sigma_data: float = 0.5):  # fmt: skip
-        self.measurement, self.y, self.noise = measurement, y, noise
-        self.scale, self.sigma_data = scale, sigma_data
+    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, scale: float = 1.0):
+        self.measurement, self.y, self.noise, self.scale = measurement, y, noise, scale
 
     @abstractmethod
-    def log_prob(self, residual: Tensor, variance: Tensor) -> Tensor:
-        r""":math:`\log p(y | \hat x_0)` (B,), of :math:`y - A \hat x_0` and :math:`r_t^2`, up to a constant."""
+    def log_prob(self, residual: Tensor, schedule: Schedule, t: Time) -> Tensor:
+        r""":math:`\log p(y | \hat x_0)` (B,), of :math:`y - A \hat x_0`, up to a constant."""
 
     def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
@@ -87,8 +84,7 @@ class Likelihood(ABC):
             with torch.inference_mode(False), torch.enable_grad():
                 x = x_t.detach().clone().requires_grad_()
                 x_0, variance = denoise(x, t.clone(), None if cond is None else cond.clone())
-                residual = self.y - self.measurement(x_0)
-                log_prob = self.log_prob(residual, match(spread(schedule, t, self.sigma_data), residual))
+                log_prob = self.log_prob(self.y - self.measurement(x_0), schedule, t)
                 (gradient,) = torch.autograd.grad(log_prob.sum(), x)
             gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
             guided_x_0 = x_0.detach() + match(gain, x_t) * gradient
@@ -103,12 +99,23 @@ class PiGDM(Likelihood):
     .. math:: \nabla \log p(y | x_t) = \left(\frac{\partial \hat x_0}{\partial x_t}\right)^T A^T
               (r_t^2 A A^T + s^2 I)^{-1} (y - A \hat x_0)
 
-    The paper also weights this by :math:`r_t^2` for VP schedules; here `scale` = 1 is the posterior itself.
+    Args:
+        measurement: A.
+        y: what was measured.
+        noise: s.
+        scale: of the gradient; 1 is the posterior.
+        sigma_data: standard deviation of the data.
 
-    Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR), section 3.2.
+    Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR), section 3.
     """
 
-    def log_prob(self, residual, variance):
+    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, scale: float = 1.0,
+                 sigma_data: float = 0.5):  # fmt: skip
+        super().__init__(measurement, y, noise, scale)
+        self.sigma_data = sigma_data
+
+    def log_prob(self, residual, schedule, t):
+        variance = match(spread(schedule, t, self.sigma_data), residual)
         solved = self.measurement.solve(residual, self.noise**2 / variance) / variance
         return -(residual * solved).flatten(1).sum(1) / 2
 
@@ -119,13 +126,14 @@ class DPS(Likelihood):
     .. math:: \nabla \log p(y | x_t) = -\zeta \nabla_{x_t} \|y - A \hat x_0\|^2, \quad
               \zeta = \text{scale} / \|y - A \hat x_0\|
 
-    The paper takes :math:`\zeta' \nabla \|\cdot\|` from x after each of its 1,000 steps, whatever they are worth. Here
-    it is the score that is shifted, so that more or fewer steps of any sampler have the same sum.
+    The paper shifts x by as much after each of its 1,000 steps, whatever they are worth. Here it is the score that is
+    shifted, so that more or fewer steps of any sampler have the same sum; in a step of DDPM the paper's
+    :math:`\zeta'` is scale :math:`\cdot \beta_t`. The noise of y is of no account.
 
     Source: Chung et al. 2023, arXiv:2209.14687, eq. 16 and algorithm 1.
     """
 
-    def log_prob(self, residual, variance):
+    def log_prob(self, residual, schedule, t):
         return -2 * residual.flatten(1).norm(dim=1)
 
 

@@ -36,7 +36,7 @@ class RePaint:
 
     def __post_init__(self) -> None:
         if self.jump < 1 or self.repeats < 1:
-            raise ValueError(f"method.jump and method.repeats are at least 1, not {self.jump} and {self.repeats}")
+            raise ValueError(f"jump and repeats are at least 1, not {self.jump} and {self.repeats}")
 
     def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
         if not isinstance(measurement, Mask) or noise > 0:

@@ -71,7 +71,7 @@ class Restore(Task):
 
     def __post_init__(self) -> None:
         if self.noise < 0:
-            raise ValueError(f"task.noise is a standard deviation, at least 0, not {self.noise}")
+            raise ValueError(f"noise is a standard deviation, at least 0, not {self.noise}")
 
     def __call__(self, model: Model, inputs: Inputs) -> Result:
         if len(model.shape) < 2:

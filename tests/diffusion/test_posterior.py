@@ -175,8 +175,7 @@ class TestGradients:
         assert all(p.grad is None for p in net.parameters()) and torch.equal(seen[0], torch.tensor([1, 2]))
 
         def log_prob(x):
-            residual = data.y - data.measurement(net(x))
-            return guidance.log_prob(residual, spread(schedule, t, 0.5)).sum()
+            return guidance.log_prob(data.y - data.measurement(net(x)), schedule, t).sum()
 
         with torch.no_grad():
             x_t, h = x_t.clone(), 1e-6
@@ -206,7 +205,7 @@ class TestGradients:
     def test_scale(self, method, schedule, randn):
         data, t = Data("mask", 0.2, randn, batch=3), torch.tensor(0.5).double()
         x_t, denoise = randn(3, *data.shape), data.denoise(schedule)
-        one, three = (method(data.measurement, data.y, 0.2, s)(denoise, schedule)(x_t, t).x_0 for s in (1.0, 3.0))
+        one, three = (method(data.measurement, data.y, 0.2, scale=s)(denoise, schedule)(x_t, t).x_0 for s in (1.0, 3.0))
         plain = denoise(x_t, t).x_0
         assert_close(three - plain, 3 * (one - plain), rtol=1e-9, atol=1e-12)
 
