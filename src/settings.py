@@ -59,19 +59,26 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
 def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
 
-    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net.
+    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net. Nor are the width
+    and patch of that good ones for another net, which takes its own; a rate or a number of steps is kept.
     """
     named = {o.lstrip("+~").split("=")[0]: o.split("=")[-1] for o in overrides}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
     if not chosen:
         return
     alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
+    experiment = [f"experiment={named['experiment']}"] if "experiment" in named else []
+    other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
     for group in chosen:
         own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}
-        for key in [k for k in cfg[group] or {} if k not in own]:
-            if not any(name.startswith(f"{group}.{key}") for name in named):
-                with open_dict(cfg):
+        with open_dict(cfg):
+            for key in list(cfg[group] or {}):
+                if any(name.startswith(f"{group}.{key}") for name in named):
+                    continue
+                if key not in own:
                     del cfg[group][key]
+                elif group == "net" and other_net and not OmegaConf.is_interpolation(cfg[group], key):
+                    cfg[group][key] = own[key]
 
 
 def settle_length(cfg: DictConfig, overrides: list[str]) -> None:

@@ -273,6 +273,17 @@ def test_parts_are_exchangeable(tmp_path, group, name):
     check_config(to_plain(compose_config(tmp_path, "experiment=mnist_ddpm", f"{group}={name}")))
 
 
+def test_another_net_takes_its_own_numbers(tmp_path):
+    """And what the experiment says of labels and rates; what the command line says comes first."""
+    cfg = compose_config(tmp_path, "experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
+    own = OmegaConf.load(CONF / "net/dit.yaml")
+    assert (cfg.net.width, cfg.net.patch, cfg.net.depth) == (own.width, own.patch, 2)
+    assert cfg.net.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == 2e-3
+    assert cfg.net.encoding._target_.endswith("SinusoidalEmbedding")
+    same = compose_config(tmp_path, "experiment=folder_ddpm", "data.root=nowhere", "net=unet")
+    assert same.net.mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
+
+
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command(tmp_path, path):
     check_config(to_plain(compose_config(tmp_path, name=path.stem)))
