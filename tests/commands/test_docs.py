@@ -33,14 +33,17 @@ def commands(page: Path) -> list[list[str]]:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
-def test_its_commands(command, page, tiny, tiny_images, tmp_path, monkeypatch):
+def test_its_commands(command, page, tiny, tiny_images, tiny_mnist, tmp_path, monkeypatch):
     """In their order, since some sample from the run before; each made small by the words that come last."""
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
     for module, *words in commands(page):
         name = module.removeprefix("src.")
         small = ["n=4", "sampler.steps=2"]
         if name == "train":
-            small = [*tiny, "data.batch_size=8", "data.size=[16]", "trainer.max_steps=2", "sampler.steps=2"]
+            small = [*tiny, "data.batch_size=8", "trainer.max_steps=2", "sampler.steps=2"]
+            mnist = any("mnist" in word for word in words)
+            of_mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
+            small += [*of_mnist, "callbacks.pictures.n=10"] if mnist else ["data.size=[16]"]
         if "data.root=FOLDER" in words:
             small += [f"data.root={tiny_images}", "data.size=[16,16]", "callbacks.pictures.n=4"]
         done = command(name, *words, *small)
