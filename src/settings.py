@@ -67,7 +67,7 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     if not chosen:
         return
     alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
-    experiment = [f"experiment={named['experiment']}"] if "experiment" in named else []
+    experiment = [o for o in overrides if o == "~experiment" or o.startswith("experiment=")]
     other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
     for group in chosen:
         own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}

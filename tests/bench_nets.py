@@ -16,13 +16,14 @@ import os
 import subprocess
 import sys
 import time
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 from torch import Tensor
 
 from src.plots.pictures import sample_grid
@@ -88,11 +89,9 @@ class Job(NamedTuple):
         return self.net if self.encoding == "sinusoidal" else f"{self.net} {self.encoding}"
 
     def overrides(self, experiment: str) -> list[str]:
-        """The command line; the net's own settings hold where the experiment has those of its U-Net."""
-        own = OmegaConf.load(CONF / "net" / f"{self.net}.yaml")
-        kept = [] if self.net == "unet" else [f"net.{key}={own[key]}" for key in ("width", "patch") if key in own]
+        """The command line."""
         choice = [f"experiment={experiment}", f"net={self.net}", f"encoding={self.encoding}"]
-        return [*choice, *kept, *WITH.get(self.net, []), *NO_OTHER_WORK, "trainer=cpu", *self.words]
+        return [*choice, *WITH.get(self.net, []), *NO_OTHER_WORK, "trainer=cpu", *self.words]
 
 
 def composed(words: list[str]) -> DictConfig:
@@ -125,6 +124,12 @@ def rate(words: list[str], seconds: float = 4.0) -> float:
         optimizer.step()
         steps += 1
     return steps * len(x) * torch.get_num_threads() / (time.process_time() - began)
+
+
+def folder(args: argparse.Namespace, job: Job, words: list[str], length: int) -> Path:
+    """Where a run is kept: another one for other words or another length."""
+    key = sha256(" ".join([*words, str(length)]).encode()).hexdigest()[:8]
+    return args.out / f"{args.data}_{job.name.replace(' ', '_')}_{key}"
 
 
 def train(words: list[str], folder: Path) -> Run:
@@ -180,7 +185,7 @@ def bench_sine(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
     table.append(["the data", "", "", "", *truth])
     for job in jobs:
         words = [*job.overrides("sine_ddpm"), f"trainer.max_steps={args.steps}", f"seed={args.seed}"]
-        run = train(words, args.out / f"sine_{job.name}_{args.steps}_{args.seed}".replace(" ", "_"))
+        run = train(words, folder(args, job, words, args.steps))
         table.append([job.name, *cost(run, rate(words)), *sine_row(sample(run, args.n))])
         log.info("  ".join(table[-1]))
     return table
@@ -196,10 +201,10 @@ def bench_mnist(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
     table.append(["the data", "", "", "", f"{floor.distance:.2f}", f"{floor.low:.2f} to {floor.high:.2f}", ""])
     for job in jobs:
         words = [*job.overrides("mnist_ddpm"), f"data.root={Path(args.data_root).absolute()}", f"seed={args.seed}"]
-        fast = rate(words)
+        place, fast = folder(args, job, words, args.seconds), rate(words)
         steps = max(1, int(args.seconds * fast / composed(words).data.batch_size))
         words += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
-        run = train(words, args.out / f"mnist_{job.name}_{args.seconds}s_{args.seed}".replace(" ", "_"))
+        run = train(words, place)
         score = features.score(((sample(run, args.n) + 1) / 2).clamp(0, 1))
         interval = f"{score.low:.2f} to {score.high:.2f}"
         table.append([job.name, *cost(run, fast), f"{score.distance:.2f}", interval, f"{score.confidence:.3f}"])

@@ -54,7 +54,14 @@ def history(run: Path) -> list[dict]:
 
 def test_an_offline_run_holds_metrics_pictures_config_and_checkpoints(command, tiny, tmp_path):
     run = tmp_path / "run"
-    done = command("train", *OFFLINE, *tiny, "logger.wandb.tags=[one,two]", f"hydra.run.dir={run}")
+    done = command(
+        "train",
+        *OFFLINE,
+        *tiny,
+        "callbacks.pictures.every_n_steps=1",
+        "logger.wandb.tags=[one,two]",
+        f"hydra.run.dir={run}",
+    )
     assert done.code == 0, done.error
     (written,) = run.glob("wandb/offline-run-*")
 
