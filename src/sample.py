@@ -3,14 +3,14 @@
 from omegaconf import DictConfig
 
 from src.runs import words_of_sampled_run
-from src.utils.cli import run_command
+from src.utils.cli import named_settings, run_command
 
 
 def sample(cfg: DictConfig) -> None:
     """Rebuild the model from the run folder, draw, and write samples.npz and grid.png."""
     from src.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
 
-    sampling = Sampling.prepare(cfg)
+    sampling = Sampling.prepare(cfg, named_settings())
     samples = sampling.draw()
     sampling.write(samples)
 

@@ -9,13 +9,12 @@ import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
-from PIL import Image
 
 from src.diffusion.denoiser import Denoiser
 from src.inputs import read_inputs
 from src.metrics.restoration import restoration
 from src.plots.comparison import comparison
-from src.plots.pictures import READABLE, sample_grid, trajectory_frames
+from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif
 from src.runs import SAMPLING, Run, build_denoiser, load_weights, read_weights
 from src.tasks.base import Inputs, Model, Result, Task
 from src.tasks.generate import Generate
@@ -39,21 +38,25 @@ class Sampling:
         model: its denoiser, and how to sample from it.
         task: what to do.
         inputs: with what.
+        file: the checkpoint that the weights are from, or the folder of the snapshots.
         cost: what it took; set by `draw`.
     """
 
-    def __init__(self, cfg: DictConfig, run: Run, model: Model, task: Task, inputs: Inputs):
-        self.cfg, self.run, self.model, self.task, self.inputs = cfg, run, model, task, inputs
+    def __init__(self, cfg: DictConfig, run: Run, model: Model, task: Task, inputs: Inputs, file: Path | None = None):
+        self.cfg, self.run, self.model, self.task, self.inputs, self.file = cfg, run, model, task, inputs, file
 
     @classmethod
-    def prepare(cls, cfg: DictConfig) -> "Sampling":
+    def prepare(cls, cfg: DictConfig, named: set[str]) -> "Sampling":
         """Check the settings, rebuild the model and read the inputs.
+
+        Args:
+            cfg: the settings.
+            named: those of them that were asked for; the others are the run's own, where it has them.
 
         Raises:
             UserError: for every mistake in them.
         """
         start_logging(None)
-        named = {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
         check_settings(cfg, named)
         run = Run.find(cfg.run, cfg.paths.outputs)
         cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
@@ -79,7 +82,7 @@ class Sampling:
         denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
         model = build_model(cfg, denoiser, shape, label)
         model.classes = run.facts().get("classes") or []
-        return cls(cfg, run, model, task, inputs)
+        return cls(cfg, run, model, task, inputs, source)
 
     def draw(self) -> Result:
         """Do it, with a progress bar."""
@@ -102,7 +105,7 @@ class Sampling:
         cfg, n, seconds = self.cfg, len(result.x), self.cost.seconds
         out = Path(cfg.out) if cfg.out else self.run.path / "samples" / self.name(n)
         out.mkdir(parents=True, exist_ok=True)
-        arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)} | result.arrays
+        arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
         arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
@@ -265,9 +268,3 @@ def pick_device(name: str) -> torch.device:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} cannot be used here; try device=cpu") from error
-
-
-def write_gif(pictures: list[Image.Image], file: Path) -> None:
-    """An animation that rests on its last picture."""
-    durations = [60] * (len(pictures) - 1) + [1500]
-    pictures[0].save(file, save_all=True, append_images=pictures[1:], duration=durations, loop=0)

@@ -11,7 +11,6 @@ outputs/bench/nets and not repeated.
 
 import argparse
 import json
-import math
 import os
 import subprocess
 import sys
@@ -26,6 +25,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
+from src.metrics.sine_fit import fit_sines
 from src.plots.pictures import sample_grid
 from src.runs import Run, build_denoiser, load_denoiser
 from src.samplers.base import SeededNoise
@@ -43,38 +43,6 @@ NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "
 CLEAN = ["parameterization=x0", "weighting=uniform"]
 WITH = {"mlp": CLEAN, "conv_dense": CLEAN, "dit": ["optimizer.lr=4e-3"], "rnn": ["optimizer.lr=4e-3"]}
 NO_OTHER_WORK = ["callbacks.pictures=null", "trainer.limit_val_batches=1"]
-
-
-class Fit(NamedTuple):
-    """The sine waves that fit signals (N, L) best, each (N,) float64.
-
-    error: rms of what they leave over, over the amplitude.
-    outside: share of the power that they leave over.
-    """
-
-    frequency: Tensor
-    amplitude: Tensor
-    error: Tensor
-    outside: Tensor
-
-
-def fit_sines(x: Tensor, low: float = 0.5, high: float = 4.0) -> Fit:
-    """Least squares of a sin(2 pi f u + phi) for signals (N, L), over f in [low, high] by a search in three grids."""
-    x = x.double()
-    u = torch.linspace(0, 1, x.shape[1], dtype=torch.float64)
-    best, width = torch.full((len(x),), (low + high) / 2, dtype=torch.float64), (high - low) / 2
-    for _ in range(3):
-        f = (best[:, None] + torch.linspace(-width, width, 101, dtype=torch.float64)).clamp(low, high)
-        angles = 2 * math.pi * f[..., None] * u
-        basis, _ = torch.linalg.qr(torch.stack([angles.sin(), angles.cos()], -1))
-        explained = torch.einsum("nfli,nl->nfi", basis, x).square().sum(2)
-        best, width = f.gather(1, explained.argmax(1, keepdim=True))[:, 0], width / 40
-    angles = 2 * math.pi * best[:, None] * u
-    waves = torch.stack([angles.sin(), angles.cos()], -1)
-    weights = torch.linalg.lstsq(waves, x[..., None]).solution
-    left, amplitude = x - (waves @ weights)[..., 0], weights.norm(dim=(1, 2))
-    outside = left.square().sum(1) / x.square().sum(1)
-    return Fit(best, amplitude, left.square().mean(1).sqrt() / amplitude, outside)
 
 
 class Job(NamedTuple):
@@ -171,8 +139,9 @@ def cost(run: Run, samples_per_second: float) -> list[str]:
 def sine_row(x: Tensor) -> list[str]:
     """What is said of signals (N, 1, L)."""
     fit = fit_sines(x[:, 0])
+    error = fit.residual / fit.amplitude
     inside = (fit.frequency > 0.9) & (fit.frequency < 3.1) & (fit.amplitude > 0.45) & (fit.amplitude < 1.05)
-    median, most = fit.error.median(), fit.error.quantile(0.9)
+    median, most = error.median(), error.quantile(0.9)
     return [f"{median:.2%}", f"{most:.2%}", f"{fit.outside.mean():.3%}", f"{inside.double().mean():.0%}"]
 
 

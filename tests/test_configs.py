@@ -21,6 +21,7 @@ from src.callbacks.pictures import Pictures
 from src.callbacks.progress import Progress
 from src.callbacks.snapshots import Snapshots
 from src.data.base import DataModule
+from src.data.digits import Digits
 from src.diffusion.denoiser import Prediction
 from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
@@ -30,6 +31,8 @@ from src.diffusion.schedules import Schedule
 from src.diffusion.tables import cosine
 from src.diffusion.times import TimeSampler
 from src.diffusion.variances import Variance
+from src.features.base import Reference
+from src.measures.base import Measure
 from src.module import DiffusionModule
 from src.samplers.ancestral import DDIM
 from src.samplers.base import Sampler
@@ -37,6 +40,7 @@ from src.settings import drop_foreign_keys
 from src.tasks.base import Model, Task
 from src.utils.check_config import check_config
 from src.utils.cli import to_plain
+from src.utils.errors import UserError
 from tests.diffusion.oracles import Oracle
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -81,12 +85,13 @@ def compose_config(tmp_path, *words: str, name: str = "train"):
     return plain
 
 
-OF_SAMPLE = ("task", "method")  # the groups of `src.sample` alone
+# The groups that belong to another command than `src.train`.
+COMMAND = {"task": "sample", "method": "sample", "metrics": "evaluate", "features": "evaluate"}
 
 
 def words_for(group: str, name: str) -> list[str]:
-    if group in OF_SAMPLE:
-        return [f"{group}={name}"]
+    if group in COMMAND:
+        return [f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"]
     needs = NEEDS.get((group, name), [])
     if group in ("experiment", "debug"):
         return [f"{group}={name}", *needs, *(["data.root=nowhere"] if "folder" in name else [])]
@@ -200,6 +205,22 @@ def check_method(cfg):
     assert x.shape == (64, 1, 8) and (x[:, :, :4] - 1).square().mean() < 0.7
 
 
+def check_metrics(cfg):
+    (measure,) = (instantiate(node) for node in cfg.metrics.values())
+    assert isinstance(measure, Measure) and set(measure.kinds) <= {"points", "signals", "images"}
+
+
+def check_features(cfg):
+    """Made of digits, in a hurry; those of ImageNet, for want of them, say what to install."""
+    data = Digits(num_classes=10)
+    data.setup()
+    make = instantiate(cfg.features, epochs=1, lr=1e-3) if "epochs" in cfg.features else instantiate(cfg.features)
+    try:
+        assert make(Reference(data, make)).test.shape[0] == len(data.test_set)
+    except UserError as error:
+        assert "torch-fidelity" in str(error)
+
+
 def check_sampler(cfg):
     sampler = instantiate(cfg.sampler)(schedule=instantiate(cfg.schedule))
     assert isinstance(sampler, Sampler) and sampler.steps == cfg.sampler.steps
@@ -225,6 +246,8 @@ CHECKS = {
     "debug": check_whole,
     "ema": check_ema,
     "encoding": check_encoding,
+    "features": check_features,
+    "metrics": check_metrics,
     "experiment": check_whole,
     "grid": check_grid,
     "guidance": check_guidance,
@@ -252,7 +275,7 @@ def choice(group: str, name: str):
 @pytest.mark.parametrize(("group", "name"), [choice(*file) for file in FILES])
 def test_every_file(tmp_path, group, name):
     """On top of an experiment that it fits; what needs a GPU is composed and checked only."""
-    cfg = compose_config(tmp_path, *words_for(group, name), name="sample" if group in OF_SAMPLE else "train")
+    cfg = compose_config(tmp_path, *words_for(group, name), name=COMMAND.get(group, "train"))
     check_config(to_plain(cfg))
     if group in CHECKS:
         CHECKS[group](cfg)
@@ -316,6 +339,7 @@ def test_experiments_say_what_they_are(experiment):
 FROM_CODE = {
     "model",
     "measurement",
+    "reference",
     "y",
     "dim",
     "schedule",
@@ -335,6 +359,7 @@ PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USER
 def test_keys_that_people_override_are_spelled_out(group, name):
     """No `+` is needed: every argument of a part stands in its file."""
     cfg = OmegaConf.load(CONF / group / f"{name}.yaml")
+    cfg = cfg[name] if group == "metrics" else cfg
     parameters = inspect.signature(get_object(cfg._target_)).parameters.items()
     arguments = {n for n, p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     left = arguments - set(cfg) - FROM_CODE

@@ -1,5 +1,6 @@
 """The README's commands run, and its example works."""
 
+import importlib
 import re
 import shlex
 import sys
@@ -9,10 +10,9 @@ import pytest
 import yaml
 
 from src import settings
-from src.runs import words_of_resumed_run, words_of_sampled_run
-from src.sample import sample
-from src.train import train
 from src.utils import cli
+from tests.commands.conftest import COMPLETE
+from tests.tiny import QUICK
 
 README = Path("README.md").read_text()
 LINES = [
@@ -64,10 +64,7 @@ def run(workplace, monkeypatch):
     def run(command: str, *more: str) -> None:
         name, *words = [word.removeprefix("src.") for word in shlex.split(command)[2:]]
         monkeypatch.setattr(sys, "argv", [f"src/{name}.py", *words, *more])
-        if name == "train":
-            cli.run_command(train, "train", words_of_resumed_run)
-        else:
-            cli.run_command(sample, "sample", words_of_sampled_run)
+        cli.run_command(getattr(importlib.import_module(f"src.{name}"), name), name, COMPLETE[name])
 
     return run
 
@@ -78,9 +75,8 @@ def test_its_commands(run, workplace, tiny_mnist, capsys):
     mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
     first = "python -m src.train experiment=mnist_ddpm"  # what `make train` runs
     for command in (first, *COMMANDS):
-        more = (
-            [*small, *(mnist if "mnist" in command else [])] if "src.train" in command else ["n=4", "sampler.steps=2"]
-        )
+        name = command.split()[2].removeprefix("src.")
+        more = QUICK.get(name, [*small, *(mnist if "mnist" in command else [])])
         try:
             run(command, *more)
         except SystemExit as exit:

@@ -17,9 +17,22 @@ FLOORS = {
     "metrics": {"metrics", "utils"},
     "samplers": {"samplers", "diffusion", "utils"},
     "plots": {"plots", "diffusion", "utils"},
+    "features": {"features", "data", "utils"},
+    "measures": {"measures", "features", "runs", "tasks", "diffusion", "data", "metrics", "plots", "utils"},
     "tasks": {"tasks", "samplers", "diffusion", "utils"},
     "module": {"diffusion", "metrics", "utils"},
-    "callbacks": {"callbacks", "module", "tasks", "samplers", "diffusion", "data", "plots", "metrics", "utils"},
+    "callbacks": {
+        "callbacks",
+        "module",
+        "tasks",
+        "samplers",
+        "diffusion",
+        "data",
+        "features",
+        "plots",
+        "metrics",
+        "utils",
+    },
 }
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

@@ -20,6 +20,19 @@ from src.utils.lr_schedules import constant
 from src.utils.metrics_csv import MetricsCSV
 
 SHAPE, CLASSES = (1, 6), 4
+# What makes the commands quick that use a run.
+QUICK = {
+    "sample": ["n=4", "sampler.steps=2"],
+    "evaluate": [
+        "n=20",
+        "sampler.steps=2",
+        "features.width=8",
+        "metrics.distances.resamples=5",
+        "metrics.distances.subsets=5",
+        "metrics.denoising.n=8",
+    ],
+    "compare": ["n=70", "samplers=[ddim]", "steps=[2,3]"],
+}
 
 
 class Memory(DataModule):
@@ -81,9 +94,10 @@ def make_module(
 def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
     """A run; returns (module, trainer, what was watched)."""
     module, data, watch = module or make_module(), data or Memory(), Watch()
-    settings = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1} | settings
+    default = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1}
+    settings = default | {"logger": [MetricsCSV(str(tmp_path))]} | settings
     trainer = pl.Trainer(
-        accelerator="cpu", logger=[MetricsCSV(str(tmp_path))], callbacks=[*callbacks, watch],
+        accelerator="cpu", callbacks=[*callbacks, watch],
         plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0, check_val_every_n_epoch=None,
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
         use_distributed_sampler=False, enable_model_summary=False,

@@ -5,12 +5,12 @@ import torch
 from pytorch_lightning.callbacks import BaseFinetuning
 from torch import nn
 
+from src.callbacks.denoising import denoise
 from src.data.base import DataModule
 from src.module import DiffusionModule
 from src.utils.errors import UserError
-from src.utils.seeding import generator
 
-BATCH, MOST = 500, 5000
+MOST = 5000  # samples that the error is measured on
 
 
 class FineTune(BaseFinetuning):
@@ -81,7 +81,6 @@ def layers_of(net: nn.Module) -> dict[str, nn.Module]:
     return {name or "net": m for name, m in net.named_modules() if any(True for _ in m.parameters(recurse=False))}
 
 
-@torch.no_grad()
 def validation_mse(trainer: pl.Trainer, module: pl.LightningModule) -> float:
     """The mean squared error of the averaged model's x_0 on validation data, at the times that it is validated at.
 
@@ -89,13 +88,6 @@ def validation_mse(trainer: pl.Trainer, module: pl.LightningModule) -> float:
     """
     assert isinstance(module, DiffusionModule)
     data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-    model, n = module.models["ema"].eval(), min(MOST, len(data.val_set))
-    total = 0.0
-    for first in range(0, n, BATCH):
-        batch, g = data.val_set[0, torch.arange(first, min(first + BATCH, n))], generator("validation mse", first)
-        x_0 = batch["x"].to(module.device)
-        label = batch["label"].to(module.device) if module.conditional else None
-        t = module.times.for_validation()(len(x_0), g, model.schedule)
-        x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g).to(x_0))
-        total += (model(x_t, t, label).x_0 - x_0).square().flatten(1).mean(1).sum().item()
-    return total / n / (4 if len(data.size) == 2 else 1)
+    found = denoise(module, data.val_set, min(MOST, len(data.val_set)))
+    original, denoised = (data.to_units(x, clip=False) for x in (found.original, found.denoised))
+    return (original - denoised).square().mean().item()

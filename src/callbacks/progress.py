@@ -13,7 +13,8 @@ from src.utils.console import progress_bar
 
 
 class Progress(ProgressBar):
-    """One bar over the whole run, with loss, speed and time left; also logs the speed as `train/samples_per_second`.
+    """One bar over the whole run, with loss, speed and time left; also logs the speed as `train/samples_per_second`,
+    and as `train/seconds` the time spent on training so far, validation and pictures left out.
 
     Args:
         unit: what a sample is called.
@@ -26,6 +27,12 @@ class Progress(ProgressBar):
         self.bar: tqdm | None = None
         self.samples, self.since, self.rate = 0, 0.0, 0.0
         self.total_samples, self.total_seconds = 0, 0.0
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"samples": self.total_samples, "seconds": self.total_seconds}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.total_samples, self.total_seconds = state_dict["samples"], state_dict["seconds"]
 
     def enable(self) -> None:
         self.shown = True
@@ -64,7 +71,7 @@ class Progress(ProgressBar):
             return
         if pl_module.is_logging_step(trainer.global_step):
             self.end_interval()
-            pl_module.write({"train/samples_per_second": self.rate})
+            pl_module.write({"train/samples_per_second": self.rate, "train/seconds": self.total_seconds})
         if self.bar.disable:
             return
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
@@ -74,6 +81,9 @@ class Progress(ProgressBar):
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self.end_interval()
+        if not trainer.sanity_checking:
+            assert isinstance(pl_module, DiffusionModule)
+            pl_module.write({"train/seconds": self.total_seconds})
         if self.bar is not None:
             self.bar.set_description_str("validating", refresh=sys.stderr.isatty())
 

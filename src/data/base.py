@@ -230,9 +230,11 @@ class DataModule(pl.LightningDataModule):
             n = len(self.train_set)
             raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
 
-    def to_units(self, x: Tensor) -> Tensor:
+    def to_units(self, x: Tensor, clip: bool = True) -> Tensor:
         """From the units of the model to the data's own: images to [0, 1], signals and points as they are."""
-        return ((x + 1) / 2).clamp(0, 1) if len(self.size) == 2 else x
+        if len(self.size) < 2:
+            return x
+        return ((x + 1) / 2).clamp(0, 1) if clip else (x + 1) / 2
 
     def train_dataloader(self) -> DataLoader:
         epoch, start = self._position()

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite, pi
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -64,6 +65,12 @@ class Sine(DataModule):
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
         self.phase = _range("phase", phase)
+
+    @property
+    def laws(self) -> dict[str, Any]:
+        """The ranges of frequency, amplitude and phase, and nu: what samples can be measured against."""
+        ranges = {"frequency": self.frequency, "amplitude": self.amplitude, "phase": self.phase}
+        return {**ranges, "noise": self.noise}
 
     def load(self) -> None:
         x = self._draw(self.n, "sine")

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from functools import partial
 from math import ceil, log2, pi, sqrt
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -129,6 +130,12 @@ def trajectory_frames(path: Tensor, label: Tensor | None = None, frames: int = 4
         draw = signal_grid
     chosen = torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()
     return [draw(x) for x in path[chosen]]
+
+
+def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:
+    """An animation that rests on its last picture."""
+    durations = [60] * (len(pictures) - 1) + [1500]
+    pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
 def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:

@@ -46,7 +46,6 @@ class Result(NamedTuple):
     trajectory: (steps + 1, k, C, *S), the first k samples on their way, where asked for.
     columns: of the grid, where they mean something.
     facts: what else to say, by name.
-    arrays: what else to keep in samples.npz, by name.
     """
 
     x: Tensor
@@ -56,7 +55,6 @@ class Result(NamedTuple):
     trajectory: Tensor | None = None
     columns: int | None = None
     facts: dict[str, str] = {}  # noqa: RUF012
-    arrays: dict[str, Any] = {}  # noqa: RUF012
 
 
 class Cost:
@@ -135,7 +133,7 @@ class Model:
 
     def denoise(self, rows: range, guidance: Guidance | None = None) -> Callable[[Tensor, Tensor], Prediction]:
         """Predicts these samples from (x_t, t), for one trajectory; `guidance` comes on top of the model's own."""
-        cond = None if self.label is None else self.label[rows.start : rows.stop].to(self.device)
+        cond = None if self.label is None else self.label[rows.start : rows.stop : rows.step].to(self.device)
         denoise = self.guidance(Conditioned(self.denoiser), self.sampler.schedule)
         if guidance is not None:
             denoise = guidance(denoise, self.sampler.schedule)

@@ -11,6 +11,7 @@ from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -38,6 +39,11 @@ def run_command(
         start(one_line_errors(config_name)(task))()
 
 
+def named_settings() -> set[str]:
+    """The settings that the command line of the running command names."""
+    return {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
+
+
 def flags_first(words: list[str]) -> list[str]:
     """Let -m stand anywhere: Hydra refuses the words that follow it when others came before.
 
@@ -59,7 +65,7 @@ def one_line_errors(config_name: str) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        fail("stopped before the run began", 130)
+        fail("stopped" if config_name != "train" else "stopped before the run began", 130)
     except Exception as error:
         message = explain(error, config_name)
         if message is None:
@@ -111,7 +117,7 @@ def explain_composition(error: BaseException, config_name: str) -> str:
     if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'\n", text):
         name, values = several.groups()
         return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
-    if option := re.search(r"Could not find '([^'/]+)/([^']*)'", text):
+    if option := re.search(r"Could not (?:find|load) '([^'/]+)/([^']*)'", text):
         group, name = option.groups()
         there = choices(group)
         return f"{group}={name}: there is no such choice.{nearest(name, there)} Choices: {', '.join(there)}"
@@ -133,7 +139,9 @@ def choices(group: str) -> list[str]:
 
 def nearest_key(name: str, config_name: str) -> str:
     """A suggestion among the options and groups, or what there is beside the one that was meant."""
-    keys = [*config_keys(config_name), *(p.name for p in CONF.iterdir() if p.is_dir())]
+    text = (CONF / f"{config_name}.yaml").read_text()
+    groups = [p.name for p in CONF.iterdir() if p.is_dir() and re.search(rf"^  - {p.name}:", text, re.M)]
+    keys = [*config_keys(config_name), *groups]
     parent, _, leaf = name.rpartition(".")
     beside = [k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent]
     beside = [k for k in beside if k[0] != "_"]

@@ -28,6 +28,7 @@ HARMLESS = (
     "using `self.log",
     "all_gather is deprecated",
     "on epoch level in distributed setting",
+    "will save all (extracted )?(features|predictions)",
     "barrier\\(\\): using the device under current context",
 )
 

@@ -1,5 +1,6 @@
 """Run the commands as a user does, but in this process, which has torch and Lightning loaded already."""
 
+import importlib
 import os
 import sys
 from pathlib import Path
@@ -7,10 +8,18 @@ from typing import NamedTuple
 
 import pytest
 
+from src.compare import words_of_comparison
 from src.runs import words_of_resumed_run, words_of_sampled_run
-from src.sample import sample
 from src.train import train
 from src.utils.cli import run_command
+
+# What makes the words that Hydra sees, of those on the command line of a command.
+COMPLETE = {
+    "train": words_of_resumed_run,
+    "sample": words_of_sampled_run,
+    "evaluate": words_of_sampled_run,
+    "compare": words_of_comparison,
+}
 
 
 class Outcome(NamedTuple):
@@ -29,10 +38,8 @@ def command(monkeypatch, capsys):
         monkeypatch.setattr(sys, "argv", [f"src/{name}.py", *words])
         capsys.readouterr()
         try:
-            if name == "train":
-                run_command(train, "train", words_of_resumed_run)
-            else:
-                run_command(sample, "sample", words_of_sampled_run)
+            task = getattr(importlib.import_module(f"src.{name}"), name)
+            run_command(task, name, COMPLETE[name])
             code = 0
         except SystemExit as exit:
             code = int(exit.code or 0)

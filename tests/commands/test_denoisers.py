@@ -43,7 +43,7 @@ def test_fine_tuning(command, tmp_path, words):
     assert done.code == 0, done.error
     assert re.search(r"fine-tuned +\S+, \S+, \S+, \S+: [\d,]+ of [\d,]+ parameters", done.out)
     assert re.search(r"validation MSE \S+ before, \S+ after \([-+]\S+ %\)", done.out)
-    assert len(facts(second)["note"]) == 3
+    assert len(facts(second)["note"]) == 4
     assert facts(second)["results"]["val/mse"] != facts(second)["results"]["val/mse_before"]
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.tiny import QUICK
+
 PAGES = sorted(Path("docs").glob("*.md"))
 
 
@@ -32,13 +34,24 @@ def commands(page: Path) -> list[list[str]]:
     return [shlex.split(line, comments=True)[2:] for line in blocks.splitlines() if line.startswith("python -m src.")]
 
 
+def quick(name: str, words: list[str]) -> list[str]:
+    """What makes a command quick that does not train, without settings of measures that it leaves out."""
+    chosen = next((w for w in words if w.startswith("metrics=")), "all")
+    return [
+        w for w in QUICK.get(name, []) if not w.startswith("metrics.") or chosen == "all" or w.split(".")[1] in chosen
+    ]
+
+
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
 def test_its_commands(command, page, tiny, tiny_images, tiny_mnist, tmp_path, monkeypatch):
     """In their order, since some sample from the run before; each made small by the words that come last."""
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
     for module, *words in commands(page):
         name = module.removeprefix("src.")
-        small = ["n=4", "sampler.steps=2"]
+        small = quick(name, words)
+        small += (
+            ["metrics.likelihood.n=2", "metrics.likelihood.tolerance=0.1"] if "metrics=[likelihood]" in words else []
+        )
         if name == "train":
             small = [*tiny, "data.batch_size=8", "trainer.max_steps=2", "sampler.steps=2"]
             mnist = any("mnist" in word for word in words)

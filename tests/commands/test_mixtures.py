@@ -17,7 +17,6 @@ from src.data.mixture import Mixture
 from src.metrics.sliced_wasserstein import SlicedWasserstein
 
 FRAMEWORKS = ["ddpm", "iddpm", "ncsn", "vp_sde", "sub_vp_sde", "ve_sde", "edm", "flow"]
-QUICK = ("edm",)  # few evaluations
 N = 10_000
 
 
@@ -57,7 +56,8 @@ def test_points_from_the_law_pass_and_others_do_not():
     assert not Told(x + 0.12 * torch.randn_like(x)).passes(), "modes too wide"
 
 
-@pytest.mark.parametrize("name", [n if n in QUICK else pytest.param(n, marks=pytest.mark.slow) for n in FRAMEWORKS])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FRAMEWORKS)
 def test_learns_the_law(name, command, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     done = command("train", f"experiment=mixture_{name}", f"hydra.run.dir={run}", "logger=csv", "trainer=cpu",

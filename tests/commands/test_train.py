@@ -239,25 +239,6 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, number, code):
     assert f"at step {step}" in error
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
-def test_a_sweep_makes_a_folder_for_each_job(tmp_path, trainer):
-    words = [
-        "-m",
-        "experiment=digits_ddpm",
-        "schedule=linear,cosine",
-        f"trainer={trainer}",
-        "debug=two_steps",
-        "net.width=8",
-        f"paths.outputs={tmp_path}",
-    ]
-    done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    jobs = sorted(p.parent for p in tmp_path.glob("sweeps/digits_ddpm/*/*/config.yaml"))
-    assert [j.name for j in jobs] == ["0", "1"]
-    targets = [yaml.safe_load((j / "config.yaml").read_text())["schedule"]["_target_"].split(".")[-1] for j in jobs]
-    assert targets == ["linear", "cosine"]
-
-
 def test_help_and_config_are_quick_and_whole():
     done = subprocess.run(
         [sys.executable, "-X", "importtime", "-m", "src.train", "--help"], capture_output=True, text=True

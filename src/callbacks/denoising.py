@@ -1,17 +1,44 @@
 """How well a trained denoiser does on data that it has never seen."""
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule
+from src.data.base import BatchDataset, DataModule
 from src.metrics.restoration import restoration
 from src.module import DiffusionModule
 from src.utils.seeding import generator
 
 BATCH = 500
+
+
+class Denoised(NamedTuple):
+    """Samples (N, C, *S) in the units of the model, on the CPU; the noisy ones are x_t / alpha."""
+
+    original: Tensor
+    noisy: Tensor
+    denoised: Tensor
+
+
+@torch.no_grad()
+def denoise(module: DiffusionModule, data: BatchDataset, n: int) -> Denoised:
+    """The first n samples, by the averaged weights in one evaluation each, at the times of the validation.
+
+    Noise and times are the same each time.
+    """
+    model, parts = module.models["ema"].eval(), []
+    for first in range(0, n, BATCH):
+        batch, g = data[0, torch.arange(first, min(first + BATCH, n))], generator("denoising test", first)
+        x_0, label = batch["x"], batch["label"].to(module.device) if module.conditional else None
+        t = module.times.for_validation()(len(x_0), g, model.schedule)
+        x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
+        alpha = model.schedule.alpha_sigma(t)[0].to(x_t.dtype).view(-1, *[1] * (x_t.ndim - 1))
+        denoised = model(x_t.to(module.device), t, label).x_0.float().cpu()
+        parts.append(Denoised(x_0, x_t / alpha, denoised))
+    return Denoised(*(torch.cat(part) for part in zip(*parts, strict=True)))
 
 
 class DenoisingTest(pl.Callback):
@@ -36,29 +63,14 @@ class DenoisingTest(pl.Callback):
             return
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         n = min(self.n or len(data.test_set), len(data.test_set))
-        parts = [self.denoise(pl_module, data, range(i, min(i + BATCH, n))) for i in range(0, n, BATCH)]
-        original, noisy, denoised = (torch.cat(part) for part in zip(*parts, strict=True))
-        unit = 2.0 if len(data.size) == 2 else 1.0
+        original, noisy, denoised = denoise(pl_module, data.test_set, n)
         quality = restoration(data.to_units(denoised), data.to_units(original))
         # Not clipped: this is what the model is given.
-        before = restoration((noisy + unit - 1) / unit, (original + unit - 1) / unit, clip=False)
+        before = restoration(data.to_units(noisy, clip=False), data.to_units(original, clip=False), clip=False)
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
         pl_module.write(self.results)
         self.say(n, quality, before)
         self.draw(data, original, noisy, denoised)
-
-    def denoise(self, module: DiffusionModule, data: DataModule, rows: range) -> tuple[Tensor, Tensor, Tensor]:
-        """Original, noisy and denoised samples, on the CPU."""
-        batch = data.test_set[0, torch.arange(rows.start, rows.stop)]
-        x_0, label = batch["x"], batch.get("label") if module.conditional else None
-        g, model = generator("denoising test", rows.start), module.models["ema"].eval()
-        t = module.times.for_validation()(len(x_0), g, model.schedule)
-        x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
-        alpha = model.schedule.alpha_sigma(t)[0].to(x_t.dtype).view(-1, *[1] * (x_t.ndim - 1))
-        with torch.no_grad():
-            cond = None if label is None else label.to(module.device)
-            denoised = model(x_t.to(module.device), t, cond).x_0.float().cpu()
-        return x_0, x_t / alpha, denoised
 
     def say(self, n: int, quality: dict[str, float], before: dict[str, float]) -> None:
         share = before["mse"] / quality["mse"]

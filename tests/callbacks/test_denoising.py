@@ -4,7 +4,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.callbacks.denoising_test import DenoisingTest
+from src.callbacks.denoising import DenoisingTest
 from src.data.base import InMemory
 from src.diffusion.tables import additive
 from src.diffusion.times import Fixed

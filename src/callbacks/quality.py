@@ -1,0 +1,116 @@
+"""How good the samples of a run are while it trains."""
+
+from collections.abc import Callable
+
+import pytorch_lightning as pl
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+from src.data.base import DataModule
+from src.diffusion.guidance import Guidance, NoGuidance
+from src.features.base import Features, Reference
+from src.metrics.frechet import frechet_metric
+from src.metrics.sliced_wasserstein import SlicedWasserstein
+from src.module import DiffusionModule
+from src.samplers.base import Sampler
+from src.tasks.base import Model
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+
+class Quality(pl.Callback):
+    """The distance between a few samples of the averaged weights and the test data, from the same noise each time.
+
+    Of images the Fréchet distance in features of the data, logged as `quality/frechet`; of signals and points the
+    sliced Wasserstein distance, `quality/sliced`. Beside it stands `quality/floor`, that of as many training data. With
+    so few samples the distance is large even of a perfect model: it tells runs and moments apart, and is no result.
+    Processes share the samples out.
+
+    Args:
+        sampler: made of (schedule).
+        features: made of the data, as for src.evaluate.
+        guidance: wraps the denoiser.
+        n: samples.
+        steps: of the sampler.
+        every_n_steps: optimizer steps between two, at the next validation, and at the end.
+    """
+
+    def __init__(
+        self,
+        sampler: Callable[..., Sampler],
+        features: Callable[[Reference], Features],
+        guidance: Guidance | None = None,
+        n: int = 500,
+        steps: int = 10,
+        every_n_steps: int = 500,
+    ):
+        if n < 2 or steps < 1 or every_n_steps < 1:
+            raise ValueError(
+                f"n is at least 2, steps and every_n_steps at least 1, not {n}, {steps} and {every_n_steps}"
+            )
+        self.make_sampler, self.make_features = sampler, features
+        self.guidance, self.n, self.steps, self.every_n_steps = guidance or NoGuidance(), n, steps, every_n_steps
+        self.measured_step = 0
+        self.floor: float | None = None
+        self.results: dict[str, float] = {}
+
+    def state_dict(self) -> dict[str, int]:
+        return {"measured_step": self.measured_step}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.measured_step = state_dict["measured_step"]
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prepare the features, which may have to be learned, once: the first process does, the others read them."""
+        assert isinstance(pl_module, DiffusionModule)
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        self.reference = Reference(data, self.make_features)
+        self.name = "quality/frechet" if self.reference.kind == "images" else "quality/sliced"
+        if self.reference.kind == "images":
+            if trainer.is_global_zero:
+                self.reference.features  # noqa: B018 - made when it is asked for
+            trainer.strategy.barrier("features")
+            if self.n <= self.reference.features.width:
+                width = self.reference.features.width
+                raise UserError(f"callbacks.quality.n={self.n} is too few for {width} features; use {10 * width}")
+
+    def model(self, module: DiffusionModule, data: DataModule) -> Model:
+        """The averaged weights, as they are sampled from here."""
+        denoiser = module.models["ema"]
+        label = torch.arange(self.n) % data.num_classes if module.conditional else None
+        sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
+        return Model(denoiser, sampler, data.shape, self.guidance, label)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        step = trainer.global_step
+        ends = trainer.should_stop or step == pl_module.planned_steps()
+        if trainer.sanity_checking or not (ends or step - self.measured_step >= self.every_n_steps):
+            return
+        self.measured_step = step
+        rank, world_size = trainer.global_rank, trainer.world_size
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        model = self.model(pl_module, data)
+        with trainer.precision_plugin.forward_context(), model.measured():
+            size = model.batch_size * world_size
+            rows = [range(i + rank, min(i + size, self.n), world_size) for i in range(0, self.n, size)]
+            x = torch.cat([data.to_units(model.walk(r)).float().cpu() for r in rows])
+        if self.floor is None:
+            order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
+            self.floor = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
+        self.results = {self.name: self.distance(x, trainer), "quality/floor": self.floor}
+        pl_module.write(self.results)
+
+    def distance(self, x: Tensor, trainer: pl.Trainer) -> float:
+        """From the samples x (B, C, *S) of this process, and those of all others, to the test data."""
+        rank, world_size, reference = trainer.global_rank, trainer.world_size, self.reference
+        images = reference.kind == "images"
+        metric: Metric = frechet_metric(reference.features.width) if images else SlicedWasserstein()
+        if world_size > 1:  # where they can be gathered
+            metric = metric.to(trainer.strategy.root_device)
+        real = reference.features.test if images else torch.cat([part["x"] for part in reference.test.batches()])
+        fake = reference.features(x) if images else x
+        metric.update(real[rank::world_size].to(metric.device), real=True)
+        metric.update(fake.to(metric.device), real=False)
+        return float(metric.compute())

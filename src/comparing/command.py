@@ -1,0 +1,24 @@
+"""Which comparison a command line asks for."""
+
+from omegaconf import DictConfig
+
+from src.comparing.run_comparison import RunComparison
+from src.comparing.sampler_grid import SamplerGrid
+from src.utils.console import start_logging
+from src.utils.errors import UserError
+
+WAYS = {"runs": "runs=[RUN,RUN]", "sweep": "sweep=FOLDER", "run": "run=RUN"}
+
+
+def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
+    """The comparison, with its settings checked.
+
+    Raises:
+        UserError: for every mistake in them.
+    """
+    start_logging(None)
+    given = [key for key in WAYS if cfg[key] is not None]
+    if len(given) != 1:
+        found = f"not {' and '.join(given)}" if given else "none is given"
+        raise UserError(f"one of {', '.join(WAYS.values())} is needed, {found}")
+    return (SamplerGrid if given == ["run"] else RunComparison).prepare(cfg)

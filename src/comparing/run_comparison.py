@@ -1,0 +1,121 @@
+"""Runs side by side: from their folders to a table, plots and a page."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from src.comparing import quality, table
+from src.comparing import run_pictures as pictures
+from src.comparing.differences import differences
+from src.comparing.drawing import Drawn, draw
+from src.comparing.records import Record, check_data, find_runs, find_sweep
+from src.comparing.report import Report
+from src.runs import new_folder
+from src.utils.console import progress_bar
+from src.utils.errors import UserError
+
+EVALUATE = "python -m src.evaluate run=RUN"
+
+
+class RunComparison:
+    """What differs between runs, and what came out.
+
+    Attributes:
+        cfg: the settings of this command.
+        records: the runs.
+        missing: what there should be and is not, a line each.
+        drawn: samples of the runs from the same noise, by name; set by `sample`.
+        shown, following: the settings that tell the runs apart, and those that follow from them.
+        groups: the rows of the table.
+        evaluations: of each run, to be compared unless `apart` says why not.
+    """
+
+    def __init__(self, cfg: DictConfig, records: list[Record], missing: list[str]):
+        self.cfg, self.records, self.missing = cfg, records, missing
+        self.drawn: dict[str, Drawn] = {}
+        self.shown, self.following = differences([r.config for r in records], [r.overrides() for r in records])
+        self.groups = table.group(records, self.shown, self.following)
+        self.evaluations, self.apart = quality.comparable(records)
+
+    @classmethod
+    def prepare(cls, cfg: DictConfig) -> "RunComparison":
+        """Find the runs and read them.
+
+        Raises:
+            UserError: where there is nothing to compare, or what should not be compared.
+        """
+        if not isinstance(cfg.samples, int) or cfg.samples < 0:
+            raise UserError(f"samples={cfg.samples} is no whole number from 0")
+        if cfg.sweep is not None:
+            records, missing = find_sweep(str(cfg.sweep))
+        else:
+            names = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
+            records, missing = find_runs(names, cfg.paths.outputs), []
+        check_data(records, cfg.different_data)
+        return cls(cfg, records, missing)
+
+    def sample(self) -> None:
+        """Draw the same few samples from each run that has a checkpoint: sample i of all begins at the same noise."""
+        ready = [r for r in self.records if r.has_checkpoint] if self.cfg.samples else []
+        with progress_bar(len(ready), "runs sampled", unit="run", leave=False, delay=2) as bar:
+            for record in ready:
+                try:
+                    self.drawn[record.name] = draw(record, self.cfg)
+                except (UserError, ValueError) as error:
+                    self.missing.append(f"Run {record.name} gave no samples: {error}.")
+                bar.update()
+
+    def write(self) -> None:
+        """Write the table, the plots and the page, and say so."""
+        out = Path(self.cfg.out or new_folder(f"{self.cfg.paths.outputs}/compare"))
+        report = Report(out, f"{len(self.records)} runs compared")
+        nfe = [self.drawn[r.name].nfe if r.name in self.drawn else None for r in self.records]
+        columns = table.outcomes(self.groups, self.evaluations, self.apart is None, nfe)
+        rows = [[self.evaluations[i] for i in g.places] for g in self.groups]
+        more = table.metrics(rows, quality.metric_names(self.evaluations), self.apart is None)
+        heads, titles = [g.head for g in self.groups], [c.title for c in columns]
+        numbers = table.as_csv(heads, [*columns, *(c for c in more if c.title not in titles)])
+        report.main_table(table.lines(heads, [c for c in columns if not c.constant]), numbers)
+        report.notes([*self.notes(), *table.the_same(columns)])
+        pictures.samples(report, {self.label(name): drawn.x for name, drawn in self.drawn.items()})
+        pictures.curves(report, self.groups)
+        pictures.fronts(report, self.groups, self.evaluations)
+        metric = None if self.apart else pictures.main_metric(self.evaluations)
+        pictures.settings(report, self.groups, columns, metric[1] if metric else "val loss")
+        if more:
+            report.table("All metrics", self.by_group([(c.title, c.cells) for c in more]))
+        if self.following:
+            cells = [(s.key, [s.values[g.places[0]] for g in self.groups]) for s in self.following]
+            report.table("What else differs", self.by_group(cells), "It follows from the settings of the first table.")
+        report.write()
+
+    def by_group(self, rows: Sequence[tuple[str, list[str]]]) -> list[list[str]]:
+        """A table with a column for each row of the first one."""
+        return [["", *(g.name for g in self.groups)], *([title, *cells] for title, cells in rows)]
+
+    def notes(self) -> list[str]:
+        """What has to be known to read the numbers."""
+        notes = list(self.missing)
+        if what := table.loss_differs(self.records):
+            notes.append(f"Losses cannot be compared: the runs differ in {' and '.join(what)}.")
+        if self.apart:
+            notes.append(f"Metrics cannot be compared: the evaluations have {self.apart}.")
+        without = [r.name for r, e in zip(self.records, self.evaluations, strict=True) if e is None]
+        if len(without) == len(self.records):
+            notes.append(f"No run has been evaluated yet; {EVALUATE} adds metrics of its samples.")
+        elif without:
+            notes.append(f"Not evaluated like the others: {', '.join(without)}; {EVALUATE} does it.")
+        samplers = {r.name: quality.sampler_name(e) for r, e in zip(self.records, self.evaluations, strict=True) if e}
+        if len(set(samplers.values())) > 1:
+            told = ", ".join(f"{run} by {sampler}" for run, sampler in samplers.items())
+            notes.append(f"The evaluated samples are from different samplers: {told}.")
+        for record in self.records:
+            if warning := record.facts.get("data_warning"):
+                notes.append(f"Run {record.name}: {warning}")
+        return notes
+
+    def label(self, name: str) -> str:
+        """A run in pictures: what tells it from the others, and its seed where only that does."""
+        group, record = next((g, r) for g in self.groups for r in g.records if r.name == name)
+        return f"{group.name}, seed {record.seed}" if len(group.records) > 1 else group.name

@@ -1,0 +1,20 @@
+"""Measure a run: python -m src.evaluate run=latest n=2000"""
+
+from omegaconf import DictConfig
+
+from src.runs import words_of_sampled_run
+from src.utils.cli import named_settings, run_command
+
+
+def evaluate(cfg: DictConfig) -> None:
+    """Rebuild the model from the run folder, draw samples, measure them, and write the figures and the report."""
+    from src.evaluation import Evaluation  # torch takes seconds to import, which --help need not wait for
+
+    evaluation = Evaluation.prepare(cfg, named_settings())
+    subject = evaluation.draw()
+    sections = evaluation.measure(subject)
+    evaluation.write(subject, sections)
+
+
+if __name__ == "__main__":
+    run_command(evaluate, "evaluate", words_of_sampled_run)

@@ -1,0 +1,265 @@
+"""One evaluation of a run: from its folder to the figures and the report."""
+
+import json
+from dataclasses import asdict
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from src.data.base import DataModule
+from src.diffusion.times import Fixed
+from src.features.base import Reference
+from src.measures.base import Measure, Section, Subject
+from src.measures.human import Human, write_questions
+from src.measures.report import write_report
+from src.runs import SAMPLING
+from src.sampling import Sampling
+from src.tasks.base import Cost, check_shape
+from src.utils.checkpoint_io import load_checkpoint
+from src.utils.cli import to_plain
+from src.utils.console import log, progress_bar, table
+from src.utils.errors import UserError, blame
+from src.utils.sample_files import read_samples
+
+FRAMES = 40  # of a trajectory are kept
+# Settings of the data that change how they are read, and not what they are.
+HOW = ("seed", "batch_size", "num_workers", "mirrors", "cache_gb")
+
+
+class Evaluation:
+    """A run that is measured.
+
+    Attributes:
+        cfg: the settings of this command.
+        sampling: how its samples are drawn.
+        subject: what is measured; its samples come with `draw`.
+        measures: by name.
+        named: whether they were asked for by name.
+    """
+
+    def __init__(self, cfg: DictConfig, sampling: Sampling, subject: Subject, measures: dict[str, Measure]):
+        self.cfg, self.sampling, self.subject, self.measures = cfg, sampling, subject, measures
+
+    # ---- before ----
+
+    @classmethod
+    def prepare(cls, cfg: DictConfig, named: set[str], like: "Evaluation | None" = None) -> "Evaluation":
+        """Check the settings, rebuild the model and read the data.
+
+        Args:
+            cfg: the settings.
+            named: those of them that were asked for; the others are the run's own, where it has them.
+            like: another evaluation of the same data, whose data and features are used again.
+
+        Raises:
+            UserError: for every mistake in them.
+        """
+        sampling = Sampling.prepare(cfg, named)
+        trained = sampling.run.config()
+        x = given_samples(cfg, trained)
+        reference = like.subject.reference if like else Reference(load_data(trained), instantiate(cfg.features))
+        model = sampling.model
+        subject = Subject(
+            x=torch.zeros(0, *model.shape) if x is None else x,
+            label=None if x is not None else model.label,
+            reference=reference,
+            model=model,
+            run=sampling.run,
+            given=x is not None,
+            seed=cfg.seed,
+            n=cfg.n if x is None else len(x),
+        )
+        with blame("metrics"):
+            measures: dict[str, Measure] = {name: instantiate(node) for name, node in cfg.metrics.items()}
+        if get_object(trained.times._target_) is Fixed and x is None:
+            measures = without_samples(measures, "metrics" in named)
+        fitting = {name: m for name, m in measures.items() if fits(name, m, subject, "metrics" in named)}
+        evaluation = cls(cfg, sampling, subject, fitting)
+        if isinstance(cfg.human, str):
+            evaluation.measures["human"] = Human(cfg.human, evaluation.key)
+        elif cfg.human not in (None, False, True):
+            raise UserError(f"human={cfg.human} is neither true nor the file of people's answers")
+        return evaluation
+
+    # ---- the work ----
+
+    def draw(self) -> Subject:
+        """The samples: drawn, or those of an earlier evaluation with the same settings."""
+        subject = self.subject
+        if subject.given or not any(m.needs_samples for m in self.measures.values()):
+            return subject
+        file = self.out / "samples.npz"
+        kept = read_kept(file, self.key)
+        if kept is None:
+            kept = self.draw_anew()
+            self.out.mkdir(parents=True, exist_ok=True)
+            np.savez(file, **kept, key=np.array(self.key))  # type: ignore[arg-type]
+        else:
+            log.info(f"the samples are those in {file}, drawn with the same settings")
+        subject.x, subject.cost = torch.from_numpy(kept["x"]), Cost()
+        subject.cost.rows, subject.cost.seconds = round(kept["nfe"].item() * len(subject.x)), kept["seconds"].item()
+        if "trajectory" in kept:
+            subject.trajectory = torch.from_numpy(kept["trajectory"]).float()
+        return subject
+
+    def draw_anew(self) -> dict[str, np.ndarray]:
+        """The samples in the units of the data, and what they took."""
+        result = self.sampling.draw()
+        cost, to_units = self.sampling.cost, self.subject.data.to_units
+        kept: dict[str, Any] = {"x": to_units(result.x).float().numpy(), "nfe": np.float64(cost.rows / len(result.x))}
+        kept["seconds"] = np.float64(cost.seconds)
+        if result.label is not None:
+            kept["label"] = result.label.numpy()
+        if result.trajectory is not None:
+            path = result.trajectory
+            frames = torch.linspace(0, len(path) - 1, min(FRAMES, len(path))).round().long()
+            kept["trajectory"] = to_units(path[frames]).half().numpy()
+        return kept
+
+    def measure(self, subject: Subject) -> dict[str, Section]:
+        """What each measure found."""
+        sections = {}
+        with progress_bar(len(self.measures), "measuring", unit="measure", leave=False, delay=2) as bar:
+            for name, measure in self.measures.items():
+                bar.set_postfix_str(name)
+                with blame(f"metrics.{name}"):
+                    sections[name] = measure(subject)
+                bar.update()
+        return sections
+
+    # ---- after ----
+
+    def write(self, subject: Subject, sections: dict[str, Section]) -> None:
+        """Write metrics.json, the pictures, report.html and TensorBoard's scalars, and say what came out."""
+        self.out.mkdir(parents=True, exist_ok=True)
+        record = self.record(subject, sections)
+        write_report(self.out, record, sections)
+        partial = self.out / "metrics.partial"
+        partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        partial.replace(self.out / "metrics.json")  # the last file: where it is, the others are whole
+        self.write_scalars(sections)
+        rows = [(v.name, v.text) for s in sections.values() for v in s.values.values()]
+        if self.cfg.human is True:
+            write_questions(subject, self.out / "human.html", self.key)
+            rows.append(("for people", f"{self.out / 'human.html'}; then human=FILE.csv, what it exports"))
+        notes = [("", note) for s in sections.values() for note in s.notes if note.startswith("WARNING")]
+        log.info(f"\n{table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
+
+    def record(self, subject: Subject, sections: dict[str, Section]) -> dict[str, Any]:
+        """What metrics.json holds."""
+        plain, cost = to_plain(self.cfg), subject.cost
+        used = vars(subject.reference).get("features")
+        return {
+            "run": str(subject.run.path),
+            "name": subject.run.facts().get("name"),
+            "samples": self.cfg.samples,
+            "ckpt": plain["ckpt"],
+            "weights": plain["weights"],
+            "n": len(subject.x),
+            "seed": plain["seed"],
+            "label": plain["label"],
+            **{part: plain[part] for part in SAMPLING},
+            "precision": plain["precision"],
+            "features": None if used is None else used.name,
+            "data": data_hash(subject.run.config()),
+            "nfe": None if cost is None else cost.rows / max(1, len(subject.x)),
+            "seconds": None if cost is None else cost.seconds,
+            "metrics": {k: asdict(v) for s in sections.values() for k, v in s.values.items()},
+            "tables": {k: v for s in sections.values() for k, v in s.tables.items()},
+        }
+
+    def write_scalars(self, sections: dict[str, Section]) -> None:
+        """eval/... of the run, at the step of its checkpoint, beside the curves of its training."""
+        from torch.utils.tensorboard import SummaryWriter
+
+        file = self.sampling.file
+        assert file is not None
+        step = load_checkpoint(file, mmap=True)["global_step"] if file.is_file() else None
+        with SummaryWriter(str(self.subject.run.path), filename_suffix=".eval") as writer:
+            for section in sections.values():
+                for name, value in section.values.items():
+                    writer.add_scalar(f"eval/{name}", value.value, step)
+
+    @property
+    def out(self) -> Path:
+        """Where it is written: by default a folder named after the settings, so that they can be evaluated again."""
+        if self.cfg.out:
+            return Path(self.cfg.out)
+        cfg, sampler = self.cfg, self.sampling.model.sampler
+        what = "given" if cfg.samples else f"{type(sampler).__name__.lower()}_{sampler.steps}"
+        return self.subject.run.path / "evaluations" / f"{what}_n_{self.subject.n}_seed_{cfg.seed}_{self.key}"
+
+    @property
+    def key(self) -> str:
+        """A hash of all that the samples depend on."""
+        cfg = to_plain(self.cfg)
+        settings = [cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples", "device", *SAMPLING)]
+        file = self.sampling.file
+        assert file is not None
+        settings += [file.name, file.stat().st_mtime_ns]  # a run that went on has other weights under the same name
+        return sha256(repr(settings).encode()).hexdigest()[:6]
+
+
+def load_data(trained: DictConfig) -> DataModule:
+    """The data of a run, set up."""
+    data: DataModule = instantiate(trained.data)
+    data.prepare_data()
+    data.setup()
+    if data.warning:
+        log.warning(f"WARNING: {data.warning}")
+    return data
+
+
+def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
+    """The samples of samples=, in the units of the data; None where they are to be drawn.
+
+    Raises:
+        UserError: where they cannot be read, or have another shape than the data.
+    """
+    if not cfg.samples:
+        return None
+    size = trained.data.size
+    x = read_samples(Path(cfg.samples).expanduser(), 2 + len(size), "samples")
+    check_shape(x, (trained.data.channels, *size), "samples")
+    return ((x + 1) / 2).clamp(0, 1) if len(size) == 2 else x
+
+
+def without_samples(measures: dict[str, Measure], named: bool) -> dict[str, Measure]:
+    """Those that a plain denoiser, which cannot generate, can be measured by."""
+    asked = [name for name, measure in measures.items() if measure.needs_samples]
+    if named and asked:
+        raise UserError(f"metrics={asked[0]} wants samples, but this run is a plain denoiser, which draws none")
+    return {name: measure for name, measure in measures.items() if not measure.needs_samples}
+
+
+def fits(name: str, measure: Measure, subject: Subject, named: bool) -> bool:
+    """Whether a measure can be taken of the subject.
+
+    Raises:
+        UserError: where it cannot, but was asked for by name.
+    """
+    why = measure.refusal(subject)
+    if why is not None and named:
+        raise UserError(f"metrics={name} cannot be measured here: {why}")
+    return why is None
+
+
+def read_kept(file: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The samples of a file, where they were drawn with the settings of this key."""
+    if not file.is_file():
+        return None
+    with np.load(file) as kept:
+        return dict(kept.items()) if kept.get("key") == key else None  # type: ignore[arg-type]
+
+
+def data_hash(trained: DictConfig) -> str:
+    """What the data of a run are, whatever the seed and batch size."""
+    node = to_plain(trained.data)
+    # Files whose contents are known are the same wherever they are.
+    left_out = (*HOW, "root") if node.get("sha256") else HOW
+    return sha256(repr({k: v for k, v in sorted(node.items()) if k not in left_out}).encode()).hexdigest()[:12]

@@ -1,0 +1,130 @@
+"""How far the samples are from the data, as sets of features."""
+
+import torch
+from torch import Tensor
+from torchmetrics.image.inception import InceptionScore
+from torchmetrics.image.kid import KernelInceptionDistance
+
+from src.measures.base import Measure, Section, Subject, Value
+from src.metrics.frechet import Given, Moments, frechet_interval, frechet_metric
+from src.metrics.intervals import share_interval
+from src.metrics.neighbours import Manifolds, manifolds
+from src.utils.errors import UserError
+from src.utils.seeding import derive_seed, generator
+
+
+class Distances(Measure):
+    """Distances to the test data, each beside its floor: that of as many training data.
+
+    The Fréchet distance compares means and covariances, the kernel distance all moments up to the third; precision and
+    density say how real single samples are, recall and coverage how much of the data they reach.
+
+    Args:
+        resamples: of the bootstrap, for the interval of the Fréchet distance.
+        subsets: of the kernel distance.
+        neighbours: k, for precision, recall, density and coverage.
+        most: samples of each kind that these are computed on.
+
+    Source: Heusel et al. 2017, arXiv:1706.08500; Bińkowski et al. 2018, arXiv:1801.01401; Salimans et al. 2016,
+        arXiv:1606.03498; Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797.
+    """
+
+    kinds = ("images",)
+
+    def __init__(self, resamples: int = 200, subsets: int = 100, neighbours: int = 5, most: int = 5000):
+        self.resamples, self.subsets, self.neighbours, self.most = resamples, subsets, neighbours, most
+
+    def refusal(self, subject: Subject) -> str | None:
+        known = super().refusal(subject)
+        if known is None:
+            check_count(subject.n, subject.features.width, self.neighbours)
+        return known
+
+    def __call__(self, subject: Subject) -> Section:
+        features, n = subject.features, len(subject.x)
+        data, fake = features.test, subject.fake
+        chosen = torch.randperm(len(features.train), generator=generator("floor", subject.seed))[:n]
+        other = features.train[chosen]
+        section = Section("Distances to the data")
+        values, moments = section.values, Moments.of(data)
+        low, high = frechet_interval(moments, fake, self.resamples)
+        values["frechet"] = Value("Fréchet distance", frechet(data, fake), low, high, frechet(data, other), "lower")
+        (mean, error), (floor, _) = (self.kernel(data, x) for x in (fake, other))
+        values["kernel"] = Value("kernel distance", mean, mean - 1.96 * error, mean + 1.96 * error, floor, "lower")
+        logits, real_logits = features.logits(fake), features.logits(other)
+        if logits is not None and real_logits is not None:
+            (mean, error), (floor, _) = (score(x, subject.seed) for x in (logits, real_logits))
+            interval = (mean - 1.96 * error, mean + 1.96 * error)
+            values["classifier_score"] = Value("classifier score (Inception-style)", mean, *interval, floor, "higher")
+        values |= self.manifold_values(data, fake, other)
+        section.notes = self.notes(subject, n, len(other))
+        return section
+
+    def kernel(self, real: Tensor, fake: Tensor) -> tuple[float, float]:
+        """The squared kernel distance, unbiased, and its standard error, scaled from the subsets to all samples."""
+        # A quarter of the samples, so that the subsets are nearly independent.
+        size = max(2, min(1000, len(fake) // 4, len(real)))
+        metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=self.subsets, subset_size=size)
+        metric.update(real, real=True)
+        metric.update(fake, real=False)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(derive_seed("kernel distance"))
+            mean, std = metric.compute()
+        return mean.item(), std.item() * (size / len(fake)) ** 0.5
+
+    def manifold_values(self, data: Tensor, fake: Tensor, other: Tensor) -> dict[str, Value]:
+        """Precision, recall, density and coverage, with as many real data as samples."""
+        n = min(self.most, len(fake), len(data))
+        data, fake = data[:n], fake[:n]
+        found, floors = manifolds(data, fake, self.neighbours), manifolds(data, other[:n], self.neighbours)
+        values = {}
+        for name in Manifolds._fields:
+            each, floor = getattr(found, name), getattr(floors, name).mean().item()
+            mean, margin = each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
+            low, high = mean - margin, mean + margin
+            if name != "density":  # a share
+                low, high = share_interval(each.sum().item(), len(each))
+            values[name] = Value(name, mean, low, high, floor, "higher")
+        return values
+
+    def notes(self, subject: Subject, n: int, n_floor: int) -> list[str]:
+        width = subject.features.width
+        text = [
+            f"Features: {subject.features.name}. Distances are to {len(subject.features.test):,} test data; the floor "
+            f"is the distance of {n_floor:,} training data from them, which a perfect model would have. Intervals hold "
+            "95 %. A distance falls with the number of samples: compare only figures of the same n and features."
+        ]
+        if n < 10 * width:
+            text.append(f"WARNING: {n:,} samples are few for {width} features; use n={10 * width} or more.")
+        if n_floor < n:
+            text.append(f"WARNING: the floor is that of all {n_floor:,} training data, fewer than the {n:,} samples.")
+        if len(subject.features.test) < 10 * width:
+            text.append(f"WARNING: {len(subject.features.test):,} test data are few for {width} features.")
+        return text
+
+
+def check_count(n: int, width: int, neighbours: int) -> None:
+    """Refuse fewer samples than a covariance of the features needs."""
+    least = max(width + 1, neighbours + 1)
+    if n < least:
+        raise UserError(f"n={n} samples are too few for {width} features: at least {least}, better {10 * width}")
+
+
+def frechet(real: Tensor, fake: Tensor) -> float:
+    """torchmetrics' Fréchet distance of features (M, D) and (N, D)."""
+    metric = frechet_metric(real.shape[1])
+    metric.set_dtype(torch.float64)
+    metric.update(real.double(), real=True)
+    metric.update(fake.double(), real=False)
+    return metric.compute().item()
+
+
+def score(logits: Tensor, seed: int) -> tuple[float, float]:
+    r"""torchmetrics' :math:`\exp E\, KL(p(y | x) \Vert p(y))` of logits (N, K), and its standard error."""
+    splits = min(10, len(logits))
+    metric = InceptionScore(feature=Given(logits.shape[1]), splits=splits)
+    metric.update(logits)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(derive_seed("classifier score", seed))
+        mean, std = metric.compute()
+    return mean.item(), std.item() / splits**0.5

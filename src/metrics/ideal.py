@@ -1,0 +1,58 @@
+"""The ideal denoiser of a finite set of data: what remembering them, and nothing else, comes to."""
+
+from collections.abc import Iterable
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Part = tuple[Tensor, Tensor | None]
+
+
+def ideal_denoiser(
+    x_t: Float[Tensor, "batch *shape"],
+    alpha: Float[Tensor, " batch"],
+    sigma: Float[Tensor, " batch"],
+    data: Iterable[Part],
+    label: Int[Tensor, " batch"] | None = None,
+) -> Float[Tensor, "batch *shape"]:
+    r"""The mean of the data behind noisy samples, where the data are a finite set and all of it equally likely.
+
+    .. math:: E[x_0 | x_t] = \sum_i w_i x_i, \quad
+              w = \operatorname{softmax}_i \left( -\frac{|x_t - \alpha x_i|^2}{2 \sigma^2} \right)
+
+    No denoiser has a lower squared error on the data themselves, averaged over all of them and the noise.
+
+    Args:
+        x_t: noisy samples; the device and precision of the computation are theirs.
+        alpha, sigma: of each.
+        data: the x_i with their labels, a part at a time: (x (M, *shape), label (M,) or None).
+        label: of each sample; the data are then those of its label, and of samples with label -1 all.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, eq. 57 in appendix B.3.
+    """
+    shape, origin = x_t.shape, None
+    alpha, sigma = (v.to(x_t.device, torch.float64).view(-1, 1) for v in (alpha, sigma))
+    near, far = (alpha / sigma**2).to(x_t), (alpha**2 / (2 * sigma**2)).to(x_t)
+    highest = x_t.new_full((len(x_t), 1), -torch.inf)
+    total, weighted = torch.zeros_like(highest), torch.zeros_like(x_t).flatten(1)
+    for x, labels in data:
+        x = x.to(x_t).flatten(1)
+        if origin is None:
+            # Distances are differences of squares, which are small, and so precise, around the middle of the data.
+            origin = x.mean(0)
+            noisy = x_t.flatten(1) - alpha.to(x_t) * origin
+        x = x - origin
+        # The square of the noisy sample is the same for all data, and is left out.
+        logits = near * (noisy @ x.T) - far * x.square().sum(1)
+        if label is not None and labels is not None:
+            foreign = (label[:, None] != labels) & (label[:, None] >= 0)
+            logits = logits.masked_fill(foreign.to(logits.device), -torch.inf)
+        higher = torch.maximum(highest, logits.amax(1, keepdim=True))
+        pivot = higher.clamp(min=torch.finfo(x_t.dtype).min)  # while no data of the label were seen
+        weights, shrink = (logits - pivot).exp(), (highest - pivot).exp()
+        total, weighted = shrink * total + weights.sum(1, keepdim=True), shrink * weighted + weights @ x
+        highest = higher
+    if origin is None:
+        raise ValueError("the ideal denoiser needs data")
+    return (weighted / total + origin).view(shape)

@@ -1,0 +1,190 @@
+"""What measures draw."""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.plots.pictures import (
+    BLUE,
+    GREY,
+    ORANGE,
+    READABLE,
+    draw_points,
+    label_colors,
+    limit_of,
+    new_figure,
+    to_picture,
+)
+
+BINS = 36  # of a histogram, whose law then begins and ends with one
+STYLES: list[dict[str, Any]] = [
+    {"color": ORANGE, "marker": "o"},
+    {"color": BLUE, "marker": "o"},
+    {"color": ORANGE, "linestyle": "--"},
+    {"color": BLUE, "linestyle": "--"},
+]
+
+
+def fitted_waves(x: Tensor, waves: Tensor, titles: list[str]) -> Image.Image:
+    """Signals (N, L) in rows of three panels, each with the wave (N, L) that was fitted to it."""
+    rows = ceil(len(x) / 3)
+    figure, axes = new_figure(9, 1.9 * rows + 0.4, rows, 3, sharex=True, sharey=True)
+    position = torch.linspace(0, 1, x.shape[1])
+    for axis, signal, wave, title in zip(axes.flat, x, waves, titles, strict=False):
+        axis.plot(position, signal.cpu(), color=BLUE, linewidth=1.8, label="sample")
+        axis.plot(position, wave.cpu(), color=ORANGE, linewidth=1.1, linestyle="--", label="fitted wave")
+        axis.set_title(title, fontsize=9)
+        axis.grid(alpha=0.3)
+    for axis in axes.flat[len(x) :]:
+        axis.axis("off")
+    for axis in axes[-1]:
+        axis.set_xlabel("position in the window", fontsize=9)
+    for axis in axes[:, 0]:
+        axis.set_ylabel("signal", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=2, fontsize=9)
+    return to_picture(figure)
+
+
+def law_histograms(
+    found: Mapping[str, Tensor],
+    real: Mapping[str, Tensor],
+    laws: Mapping[str, tuple[float, float]],
+    units: Mapping[str, str],
+    periods: Mapping[str, float],
+) -> Image.Image:
+    """Densities of numbers (N,) from samples and from data, one panel for each name, with the uniform law of it.
+
+    Args:
+        found, real: the numbers.
+        laws: the ends of the laws.
+        units: for the axes.
+        periods: of the numbers that lie on circles.
+    """
+    figure, axes = new_figure(3.6 * len(found), 3.2, 1, len(found))
+    for axis, (name, x) in zip(axes[0], found.items(), strict=True):
+        low, high = laws[name]
+        first, last = histogram_range(x, low, high, periods.get(name))
+        bins = torch.linspace(first, last, BINS + 1, dtype=torch.float64).numpy()
+        for values, style in (
+            (real[name], {"color": GREY, "histtype": "stepfilled", "alpha": 0.6, "label": "data"}),
+            (x, {"color": ORANGE, "histtype": "step", "linewidth": 1.6, "label": "samples"}),
+        ):
+            # What is outside stands in the outermost bins; on a circle nothing is.
+            inside = (values - first) % periods[name] + first if name in periods else values.clamp(first, last)
+            axis.hist(inside.cpu().numpy(), bins, density=True, **style)
+        if high > low:
+            height = 1 / (high - low)
+            axis.plot([low, low, high, high], [0, height, height, 0], color=BLUE, linewidth=1.4, label="law")
+        else:
+            axis.axvline(low, color=BLUE, linewidth=1.4, label="law")
+        axis.set_xlabel(f"{name} ({units[name]})", fontsize=9)
+        axis.tick_params(labelsize=8)
+    axes[0, 0].set_ylabel("density", fontsize=9)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=9)
+    return to_picture(figure)
+
+
+def histogram_range(x: Tensor, low: float, high: float, period: float | None) -> tuple[float, float]:
+    """One turn of a circle around the law; elsewhere the law with a margin, or the numbers where it is a point."""
+    if period is not None:
+        return (low + high - period) / 2, (low + high + period) / 2
+    if high > low:
+        return low - 0.25 * (high - low), high + 0.25 * (high - low)
+    reach = max(1.2 * float((x - low).abs().quantile(0.98)), 1e-3)
+    return low - reach, high + reach
+
+
+def spectrum_bands(frequency: Tensor, spectra: Mapping[str, Tensor], lowest: float) -> Image.Image:
+    """Mean power spectra against frequencies (K,), of spectra (N, K) by name, with their 5 to 95 % bands.
+
+    Args:
+        lowest: power that is shown.
+    """
+    figure, axes = new_figure(7.5, 4.2)
+    axis = axes[0, 0]
+    for (name, power), color in zip(spectra.items(), (BLUE, ORANGE), strict=True):
+        power = power.cpu().clamp(min=lowest / 10)
+        low, high = power.quantile(torch.tensor([0.05, 0.95], dtype=power.dtype), dim=0)
+        axis.fill_between(frequency, low, high, color=color, alpha=0.25, linewidth=0, label=f"{name}, 5 to 95 %")
+        axis.plot(frequency, power.mean(0), color=color, linewidth=1.6, label=f"{name}, mean")
+    axis.set(yscale="log", xlabel="frequency (cycles per window)", ylabel="power (squared units of the signal)")
+    axis.set_ylim(bottom=lowest)
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=9)
+    return to_picture(figure)
+
+
+def clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Image:
+    """Points (N, C), with labels (N,) or None, by title, side by side on common axes, as many of each."""
+    n = min(READABLE[2], *(len(x) for x, _ in sets.values()))
+    first = next(iter(sets.values()))[0]
+    figure, axes = new_figure(4.6 * len(sets), 4.8, 1, len(sets))
+    for axis, (title, (x, label)) in zip(axes[0], sets.items(), strict=True):
+        draw_points(axis, x[:n], BLUE if label is None else label_colors(label[:n]), limit_of(first))
+        axis.set_title(f"{title}, {n:,}", fontsize=11)
+    return to_picture(figure)
+
+
+def error_curves(log_snr: Tensor, curves: Mapping[str, Tensor]) -> Image.Image:
+    """Mean errors against the noise level, and how much larger the second curve is than the first.
+
+    Args:
+        log_snr: (L,).
+        curves: errors (L, n) by name: of the network on training and on test data, and of the ideal denoiser on both.
+    """
+    figure, axes = new_figure(10, 4.2, 1, 2)
+    for (name, error), style in zip(curves.items(), STYLES, strict=True):
+        axes[0, 0].plot(log_snr, error.mean(1), label=name, linewidth=1.6, markersize=4, **style)
+    train, test = list(curves.values())[:2]
+    # The ideal error on training data falls to nothing, and would flatten the others.
+    shown = torch.stack([train, test]).mean(2)
+    axes[0, 0].set_ylim(max(float(shown.min()) / 10, 1e-12), 3 * max(float(shown.max()), 1e-12))
+    axes[0, 0].set(yscale="log", ylabel="mean squared error (squared units of the data)")
+    axes[0, 0].legend(fontsize=9)
+    usual = train.mean(1)
+    gap = 100 * (test.mean(1) / usual - 1)
+    margin = 196 / usual * ((test.var(1) + train.var(1)) / train.shape[1]).sqrt()
+    axes[0, 1].fill_between(log_snr, gap - margin, gap + margin, color=GREY, alpha=0.4, linewidth=0, label="95 %")
+    axes[0, 1].plot(log_snr, gap, color=BLUE, marker="o", markersize=4, linewidth=1.6)
+    axes[0, 1].axhline(0, color="black", linewidth=0.8)
+    axes[0, 1].set(ylabel="model: test error above training error (%)")
+    for axis in axes[0]:
+        axis.set_xlabel("log-SNR (much noise to little)")
+        axis.grid(alpha=0.3)
+    return to_picture(figure)
+
+
+def class_bars(samples: Tensor, data: Tensor, names: Sequence[str]) -> Image.Image:
+    """Shares of the classes (K,) among samples and data, side by side."""
+    k = len(names)
+    figure, axes = new_figure(min(14.0, 3.5 + 0.55 * k), 3.2)
+    axis, places = axes[0, 0], range(k)
+    axis.bar([i - 0.2 for i in places], data, 0.4, color=GREY, label="data")
+    axis.bar([i + 0.2 for i in places], samples, 0.4, color=BLUE, label="samples")
+    long = max(map(len, names)) > 3 and k > 6
+    axis.set_xticks(places, names, rotation=45 if long else 0, ha="right" if long else "center")
+    axis.set(xlabel="class", ylabel="share")
+    axis.legend(ncols=2, fontsize=9)
+    axis.grid(alpha=0.3, axis="y")
+    axis.set_axisbelow(True)
+    axis.set_ylim(0, 1.25 * float(max(samples.max(), data.max())))
+    return to_picture(figure)
+
+
+def loss_by_noise(first: Mapping[str, float], last: Mapping[str, float]) -> Image.Image:
+    """Validation losses in bins of the log-SNR, as the training logged them at two steps."""
+    figure, axes = new_figure(8, 3.6)
+    axis = axes[0, 0]
+    for row, color in ((first, GREY), (last, ORANGE)) if first is not last else ((last, ORANGE),):
+        bins = {k.split("_", 3)[-1]: v for k, v in row.items() if k.startswith("val_ema/log_snr/")}
+        axis.plot(range(len(bins)), list(bins.values()), "o-", color=color, label=f"step {row['step']:,}")
+        axis.set_xticks(range(len(bins)), [name.replace("..", " to ").replace("inf", "∞") for name in bins], fontsize=8)
+    axis.set_yscale("log")
+    axis.set(xlabel="log-SNR (noise at the left, data at the right)", ylabel="validation loss")
+    axis.legend(fontsize=9)
+    axis.grid(alpha=0.3, which="both")
+    return to_picture(figure)

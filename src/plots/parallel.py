@@ -1,0 +1,96 @@
+"""Settings against what came out, in parallel coordinates."""
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import log10
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from src.plots.pictures import new_figure, to_picture
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def parallel_coordinates(
+    settings: Mapping[str, Sequence[str]],
+    title: str,
+    values: Sequence[float],
+    better: Literal["lower", "higher"] = "lower",
+) -> Image.Image:
+    """One line a run through its settings to what came out, which also colors it; the best are drawn on top.
+
+    Args:
+        settings: for each key what the runs have there, as text; numbers stand where they belong, words evenly.
+        title: of what came out.
+        values: what came out of each run.
+        better: which end of them is the better one.
+    """
+    from matplotlib import colormaps
+    from matplotlib.colors import Normalize
+
+    columns = [place(texts) for texts in settings.values()]
+    low, high = min(values), max(values)
+    heights = [*(c.heights for c in columns), [(v - low) / (high - low) if high > low else 0.5 for v in values]]
+    n = len(heights)
+    figure, axes = new_figure(max(6.0, 2.1 * n), 4.6)
+    axis = axes[0, 0]
+    colors = colormaps["viridis"]
+    scale = Normalize(low, high) if better != "higher" else Normalize(-high, -low)
+    order = sorted(range(len(values)), key=lambda i: values[i], reverse=better != "higher")
+    for rank, i in enumerate(order):
+        # Lines that share a setting are drawn side by side, since one would hide the other.
+        shift = 0.012 * (rank - (len(order) - 1) / 2) * min(1.0, 8 / len(order))
+        y = [*(h[i] + shift for h in heights[:-1]), heights[-1][i]]
+        value = -values[i] if better == "higher" else values[i]
+        axis.plot(*smooth(y), color=colors(0.92 * float(scale(value))), linewidth=2.2, alpha=0.9)
+    for at, (key, column) in enumerate(zip(settings, columns, strict=True)):
+        draw_ruler(axis, at, key, column.ticks)
+    ends = {f"{low:.4g}": 0.0, f"{high:.4g}": 1.0} if high > low else {f"{low:.4g}": 0.5}
+    draw_ruler(axis, n - 1, title, ends, last=True)
+    axis.set(xlim=(-0.4, n - 0.6), ylim=(-0.12, 1.16))
+    axis.axis("off")
+    return to_picture(figure)
+
+
+class Ruler(NamedTuple):
+    """Where runs stand on an axis, from 0 to 1, and what is written beside it."""
+
+    heights: list[float]
+    ticks: dict[str, float]
+
+
+def place(texts: Sequence[str]) -> Ruler:
+    """Numbers in proportion, or in that of their logarithms where they span more than five times; words evenly."""
+    names = list(dict.fromkeys(texts))
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        numbers = {name: float(i) for i, name in enumerate(sorted(names))}
+    if min(numbers.values()) > 0 and max(numbers.values()) > 5 * min(numbers.values()):
+        numbers = {name: log10(value) for name, value in numbers.items()}
+    low, high = min(numbers.values()), max(numbers.values())
+    ticks = {name: (value - low) / (high - low) if high > low else 0.5 for name, value in numbers.items()}
+    return Ruler([ticks[text] for text in texts], ticks)
+
+
+def smooth(y: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """A curve through (i, y_i) that is level at every axis, so that the eye can follow it across."""
+    t = torch.linspace(0, 1, 30, dtype=torch.float64)
+    ease = t * t * (3 - 2 * t)
+    pieces = [a + (b - a) * ease for a, b in pairwise(y)]
+    return torch.cat([i + t for i in range(len(pieces))]), torch.cat(pieces)
+
+
+def draw_ruler(axis: "Axes", at: float, title: str, ticks: Mapping[str, float], last: bool = False) -> None:
+    """An upright axis with its title above; what is written stands to the right of the last one."""
+    away, side = (0.05, "left") if last else (-0.05, "right")
+    axis.plot([at, at], [-0.03, 1.03], color="black", linewidth=1)
+    axis.text(at, 1.09, title, ha="center", fontsize=10, fontweight="bold")
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+    for name, height in ticks.items():
+        axis.plot([at - 0.02, at + 0.02], [height, height], color="black", linewidth=1)
+        axis.text(at + away, height, name, ha=side, va="center", fontsize=9, bbox=box)

@@ -1,0 +1,91 @@
+"""The distance of the samples while a run trains: what it is, when it comes, and that it changes nothing."""
+
+from functools import partial
+
+import pytest
+import torch
+
+from src.callbacks.quality import Quality
+from src.features.trained import ClassifierFeatures
+from src.metrics.frechet import Moments, frechet
+from src.metrics.sliced_wasserstein import SlicedWasserstein
+from src.samplers.ancestral import DDIM
+from src.tasks.generate import generate
+from src.utils.errors import UserError
+from src.utils.metrics_csv import read_metrics
+from src.utils.seeding import generator
+from tests import tiny
+from tests.tiny import Memory, fit, make_module, weights
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def quality(tmp_path, **arguments) -> Quality:
+    features = partial(ClassifierFeatures, cache=str(tmp_path / "cache"), width=4)
+    sampler = lambda schedule, steps: DDIM(schedule, steps, eta=1.0)  # noqa: E731
+    return Quality(sampler, features, **{"n": 30, "steps": 3, "every_n_steps": 4} | arguments)
+
+
+@pytest.fixture(params=["signals", "images"])
+def kind(request, monkeypatch):
+    if request.param == "images":
+        monkeypatch.setattr(tiny, "SHAPE", (1, 6, 6))
+        monkeypatch.setattr("src.features.trained.LEAST_STEPS", 20)
+    return request.param
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind, conditional):
+    callback, data = quality(tmp_path), Memory()
+    module, _, _ = fit(tmp_path, make_module(conditional, conditional=conditional), data, [callback])
+    label = torch.arange(30) % data.num_classes if conditional else None
+    model = module.models["ema"]
+    x = generate(model, DDIM(model.schedule, 3, eta=1.0), 30, data.shape, label=label).x
+    order = torch.randperm(40, generator=generator("floor"))[:30]
+    real, other = data.val_set.x, data.train_set.x[order]
+    if kind == "images":
+        see = callback.reference.features
+        expected = [frechet(Moments.of(see.test), Moments.of(see(data.to_units(part)))) for part in (x, other)]
+    else:
+        expected = []
+        for part in (x, other):
+            metric = SlicedWasserstein()
+            metric.update(real, real=True)
+            metric.update(part, real=False)
+            expected.append(metric.compute().item())
+    name = "quality/frechet" if kind == "images" else "quality/sliced"
+    assert callback.results == pytest.approx({name: expected[0], "quality/floor": expected[1]}, rel=1e-3)
+    last = read_metrics(tmp_path / "metrics.csv")[-1]
+    assert last[name] == pytest.approx(expected[0], rel=1e-3) and last["step"] == 6
+
+
+@pytest.mark.parametrize(("every", "interval", "steps"), [(4, 2, [4, 6]), (100, 2, [6]), (1, 3, [3, 6])])
+def test_when_it_is_measured(tmp_path, every, interval, steps):
+    fit(tmp_path, callbacks=[quality(tmp_path, every_n_steps=every)], val_check_interval=interval)
+    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv") if "quality/sliced" in row] == steps
+
+
+def test_it_does_not_change_the_training(tmp_path, kind):
+    """Weights and averages with and without it are the same to the last bit, dropout and dropped labels included."""
+
+    def run(*callbacks):
+        module = make_module(conditional=True, label_dropout=0.2, dropout=0.3)
+        return fit(tmp_path, module, callbacks=callbacks, val_check_interval=2)[0]
+
+    plain, measured = run(), run(quality(tmp_path, every_n_steps=1))
+    assert torch.equal(weights(plain), weights(measured))
+    for a, b in zip(plain.ema.parameters(), measured.ema.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_too_few_samples_are_refused_before_the_run(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "SHAPE", (1, 6, 6))
+    monkeypatch.setattr("src.features.trained.LEAST_STEPS", 20)
+    with pytest.raises(UserError, match=r"callbacks.quality.n=4 is too few for 4 features; use 40"):
+        fit(tmp_path, callbacks=[quality(tmp_path, n=4)])
+
+
+@pytest.mark.parametrize("wrong", [{"n": 1}, {"steps": 0}, {"every_n_steps": 0}])
+def test_impossible_settings(tmp_path, wrong):
+    with pytest.raises(ValueError, match="n is at least 2"):
+        quality(tmp_path, **wrong)
