@@ -3,6 +3,8 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 RUN ?= latest
+# Files of few but long tests come first in the order of the folders; xdist would leave them for the end.
+SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help train test test-all lint bench bench-samplers clean
@@ -14,10 +16,10 @@ train: .venv/run ## set up and train; make train ARGS="experiment=mnist_ddpm tra
 	@$(BIN)/python -m src.train experiment=mnist_ddpm $(ARGS)
 
 test: .venv/test ## set up and run the tests
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
 test-all: .venv/test ## the slow tests too
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadscope -m "" $(ARGS)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "" $(ARGS)
 
 lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy

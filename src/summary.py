@@ -58,6 +58,7 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         *rows,
         ("run folder", str(folder)),
         ("sample", f"python -m src.sample run={folder}"),
+        ("measure", f"python -m src.evaluate run={folder} n=2000"),
         ("watch", f"tensorboard --logdir {folder}"),
         ("go on", f"python -m src.train resume={folder} {more}"),
     ]

@@ -9,7 +9,7 @@ from PIL import Image
 
 from src.plots.pictures import write_gif
 
-HALF = 720  # pixels: pictures up to this width stand two in a row
+HALF = 760  # pixels: pictures up to this width stand two in a row
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a202c; --paper: #fff; --faint: #5a6577; --line: #d5dae2; --card: #f5f7fa;
   --accent: #2b6cb0; }

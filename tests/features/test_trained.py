@@ -17,6 +17,14 @@ def reference(num_classes: int = 10, seed: int = 0) -> Reference:
     return Reference(data, None)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def patience():
+    """As many steps as a user waits for."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.features.trained.LEAST_STEPS", 300)
+        yield
+
+
 @pytest.fixture(scope="module")
 def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
