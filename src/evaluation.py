@@ -91,13 +91,13 @@ class Evaluation:
     def draw(self) -> Subject:
         """The samples: drawn, or those of an earlier evaluation with the same settings."""
         subject = self.subject
-        if subject.given or not any(m.needs_samples for m in self.measures.values()):
+        if subject.given or not self.needs_samples:
             return subject
-        file = self.out / "samples.npz"
+        file = self.samples_file
         kept = read_kept(file, self.key)
         if kept is None:
             kept = self.draw_anew()
-            self.out.mkdir(parents=True, exist_ok=True)
+            file.parent.mkdir(parents=True, exist_ok=True)
             np.savez(file, **kept, key=np.array(self.key))  # type: ignore[arg-type]
         else:
             log.info(f"the samples are those in {file}, drawn with the same settings")
@@ -147,6 +147,8 @@ class Evaluation:
         if self.cfg.human is True:
             write_questions(subject, self.out / "human.html", self.key)
             rows.append(("for people", f"{self.out / 'human.html'}; then human=FILE.csv, what it exports"))
+        if not subject.given and len(subject.x):
+            rows.append(("samples", str(self.samples_file)))
         notes = [("", note) for s in sections.values() for note in s.notes if note.startswith("WARNING")]
         log.info(f"\n{table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
 
@@ -160,6 +162,7 @@ class Evaluation:
             "samples": self.cfg.samples,
             "ckpt": plain["ckpt"],
             "weights": plain["weights"],
+            "key": self.key,
             "n": len(subject.x),
             "seed": plain["seed"],
             "label": plain["label"],
@@ -191,8 +194,24 @@ class Evaluation:
         if self.cfg.out:
             return Path(self.cfg.out)
         cfg, sampler = self.cfg, self.sampling.model.sampler
-        what = "given" if cfg.samples else f"{type(sampler).__name__.lower()}_{sampler.steps}"
-        return self.subject.run.path / "evaluations" / f"{what}_n_{self.subject.n}_seed_{cfg.seed}_{self.key}"
+        drawn = "given" if cfg.samples else f"{type(sampler).__name__.lower()}_{sampler.steps}"
+        what = f"{drawn}_n_{self.subject.n}" if self.needs_samples else "without_samples"
+        measured = hashed(to_plain(cfg.metrics), to_plain(cfg.features))
+        return self.folder / f"{what}_seed_{cfg.seed}_{hashed(self.key, measured)}"
+
+    @property
+    def folder(self) -> Path:
+        """Of all evaluations of the run."""
+        return self.subject.run.path / "evaluations"
+
+    @property
+    def samples_file(self) -> Path:
+        """Where the samples are kept; those of other measures with the same settings are the same."""
+        return Path(self.cfg.out) / "samples.npz" if self.cfg.out else self.folder / f"samples_{self.key}.npz"
+
+    @property
+    def needs_samples(self) -> bool:
+        return any(measure.needs_samples for measure in self.measures.values())
 
     @property
     def key(self) -> str:
@@ -202,7 +221,12 @@ class Evaluation:
         file = self.sampling.file
         assert file is not None
         settings += [file.name, file.stat().st_mtime_ns]  # a run that went on has other weights under the same name
-        return sha256(repr(settings).encode()).hexdigest()[:6]
+        return hashed(*settings)
+
+
+def hashed(*settings: Any) -> str:
+    """Six letters that stand for these settings."""
+    return sha256(repr(settings).encode()).hexdigest()[:6]
 
 
 def load_data(trained: DictConfig) -> DataModule:

@@ -57,9 +57,15 @@ class Record:
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
-        """What src.evaluate wrote, the newest first."""
+        """What src.evaluate wrote of samples of the run, the newest first; measures of the same samples together."""
+        found: dict[tuple[Any, Any], dict[str, Any]] = {}
         files = self.run.path.glob("evaluations/*/metrics.json")
-        return [read for file in sorted(files, key=lambda f: -f.stat().st_mtime) if (read := read_json(file))]
+        for file in sorted(files, key=lambda f: -f.stat().st_mtime):
+            read = read_json(file)
+            if read and not read.get("samples"):
+                same = found.setdefault((read.get("key", file), read.get("features")), read)
+                same["metrics"] = read.get("metrics", {}) | same.get("metrics", {})
+        return list(found.values())
 
     @property
     def seed(self) -> int:

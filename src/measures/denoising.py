@@ -57,6 +57,8 @@ class Denoising(Measure):
         log_snr: the levels; those that the network was not trained at are left out.
     """
 
+    needs_samples = False
+
     def __init__(self, n: int = 256, log_snr: Iterable[float] = LOG_SNR):
         self.n, self.log_snr = n, sorted(map(float, log_snr), reverse=True)
 

@@ -26,6 +26,8 @@ class Likelihood(Measure):
         batch_size: test data that are solved for together.
     """
 
+    needs_samples = False
+
     def __init__(
         self,
         n: int = 64,

@@ -64,11 +64,11 @@ class Trajectory(Measure):
 
     def __call__(self, subject: Subject) -> Section:
         assert subject.trajectory is not None
-        steps, n = len(subject.trajectory) - 1, subject.trajectory.shape[1]
+        n = subject.trajectory.shape[1]
         label = None if subject.label is None else subject.label[:n]
         frames = trajectory_frames(subject.trajectory, label)
         section = Section("From noise to data")
-        section.pictures["trajectory"] = Picture(frames, f"The first {n} samples in {steps} steps.")
+        section.pictures["trajectory"] = Picture(frames, f"The first {n} samples on their way.")
         return section
 
 

@@ -76,17 +76,34 @@ def with_row_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
 
 def signal_grid(x: Tensor, columns: int | None = None) -> Image.Image:
     """Signals (B, C, L) as small curves on common axes."""
+    return signal_frames(x[None], columns)[0]
+
+
+def signal_frames(path: Tensor, columns: int | None = None) -> list[Image.Image]:
+    """The same for each of several moments (T, B, C, L), on axes that hold them all."""
+    x = path[0]
     n = len(x)
     columns = columns or ceil(sqrt(n))
     rows = ceil(n / columns)
     figure, axes = new_figure(1.9 * columns, 1.3 * rows, rows, columns, sharex=True, sharey=True)
+    lines = []
     for axis, signal in zip(axes.flat, x, strict=False):
-        axis.plot(signal.T.cpu(), linewidth=1.2)
+        lines.append(axis.plot(signal.T.cpu(), linewidth=1.2))
         axis.tick_params(labelsize=7)
         axis.grid(alpha=0.3)
     for axis in axes.flat[n:]:
         axis.axis("off")
-    return to_picture(figure)
+    if len(path) > 1:
+        low, high = path.min().item(), path.max().item()
+        axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
+    frames = [to_picture(figure)]
+    figure.set_layout_engine("none")  # stands as it is now; finding it takes most of the time
+    for x in path[1:]:
+        for curves, signal in zip(lines, x, strict=True):
+            for curve, channel in zip(curves, signal, strict=True):
+                curve.set_ydata(channel.cpu())
+        frames.append(to_picture(figure))
+    return frames
 
 
 def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = None, side: float = 6) -> Image.Image:
@@ -123,13 +140,13 @@ def trajectory_frames(path: Tensor, label: Tensor | None = None, frames: int = 4
     """At most so many pictures of samples (T, B, C, *S) on their way, in their own units, on common axes."""
     most = READABLE[path.ndim - 1]
     path, label = path[:, :most], None if label is None else label[:most]
+    path = path[torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()]
+    if path.ndim == 4:
+        return signal_frames(path)
     draw: Any = partial(image_grid, least=420)
     if path.ndim == 3:
         draw = partial(point_cloud, label=label, limit=limit_of(path[-1]), side=4.8)
-    elif path.ndim == 4:
-        draw = signal_grid
-    chosen = torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()
-    return [draw(x) for x in path[chosen]]
+    return [draw(x) for x in path]
 
 
 def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:

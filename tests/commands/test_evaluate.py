@@ -134,6 +134,7 @@ def test_a_plain_denoiser_is_measured_without_samples(evaluate, denoiser):
     done, record, out = evaluate(denoiser, "metrics.denoising.n=20")
     assert done.code == 0, done.error
     assert record["n"] == 0 and record["nfe"] is None and not (out / "samples.npz").exists()
+    assert any(v["name"] == "squared error on test data" for v in record["metrics"].values())
 
 
 def test_likelihood_on_request(evaluate, waves):

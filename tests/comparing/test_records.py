@@ -1,5 +1,6 @@
 """Run folders are read as they are: whole, half done, moved, missing."""
 
+import os
 import shutil
 
 import pytest
@@ -94,9 +95,24 @@ def test_curves_against_samples_and_seconds(write_run):
     assert logged.curve("val/loss_ema").seconds == [1.5, 2.5]
 
 
-def test_evaluations_the_newest_first_without_broken_ones(write_run):
-    import os
+def test_measures_of_the_same_samples_come_together(write_run):
+    """The newer number of each; those of other samples, other features or a file of samples stay apart."""
+    same = {"key": "abc", "features": "f"}
+    there = {
+        "old": same | {"metrics": {"frechet": 3, "recall": 1}},
+        "new": same | {"metrics": {"frechet": 2}},
+        "other features": same | {"features": "g", "metrics": {"frechet": 9}},
+        "other samples": same | {"key": "def", "metrics": {"frechet": 8}},
+        "given": same | {"samples": "file.npz", "metrics": {"frechet": 7}},
+    }
+    record = write_run("a", evaluations=there)
+    for age, place in enumerate(["new", "old", "other features", "other samples", "given"]):
+        os.utime(record.run.path / "evaluations" / place / "metrics.json", (1000 - age, 1000 - age))
+    found = [e["metrics"] for e in record.evaluations]
+    assert found == [{"frechet": 2, "recall": 1}, {"frechet": 9}, {"frechet": 8}]
 
+
+def test_evaluations_the_newest_first_without_broken_ones(write_run):
     record = write_run("a", evaluations={"one": {"n": 1}, "two": {"n": 2}, "three": {"n": 3}})
     for age, place in enumerate(("three", "one", "two")):
         os.utime(record.run.path / "evaluations" / place / "metrics.json", (1000 - age, 1000 - age))
