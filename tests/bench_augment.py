@@ -5,14 +5,18 @@ many steps, and tested on all real test digits.
 """
 
 import argparse
+from copy import copy
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from src.features.base import Reference
+from src.features.trained import ClassifierFeatures, read
 from src.utils.console import log, start_logging, table
 from src.utils.sample_files import read_samples
-from tests.digit_features import Classifier, data_config, fit, read_digits
+from tests.bench_digits import reference
+from tests.bench_nets import composed
 
 
 def read_folder(folder: Path) -> tuple[Tensor, Tensor]:
@@ -22,19 +26,15 @@ def read_folder(folder: Path) -> tuple[Tensor, Tensor]:
     return ((torch.cat(parts) + 1) * 127.5).round().to(torch.uint8), label
 
 
-@torch.no_grad()
-def accuracy(model: Classifier, x: Tensor, y: Tensor) -> float:
-    model.eval()
-    return float(torch.cat([model(part / 255).argmax(1) for part in x.split(1000)]).eq(y).float().mean())
-
-
-def trained(x: Tensor, y: Tensor, n: int, seed: int, test: tuple[Tensor, Tensor]) -> float:
-    """The test accuracy of a classifier that saw n digits an epoch, the given ones over and over."""
+def accuracy(real: Reference, x: Tensor, y: Tensor, n: int, seed: int) -> float:
+    """Percent of the test digits that a classifier is right of that saw n digits an epoch, the given over and over."""
+    classifier, order = copy(real.features), torch.arange(n) % len(x)
+    assert isinstance(classifier, ClassifierFeatures)
     torch.manual_seed(seed)
-    order = torch.arange(n) % len(x)
-    model = Classifier()
-    fit(model, x[order], y[order])
-    return 100 * accuracy(model, *test)
+    classifier.net = classifier.build()
+    classifier.fit(x[order], y[order])
+    classifier.net.eval()
+    return 100 * classifier.judge(*read(real.test))["accuracy"]
 
 
 def main() -> None:
@@ -45,15 +45,13 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     start_logging(None)
-    x, y, *test = read_digits(data_config(args.data_root))
-    x, y = x[: args.real], y[: args.real]
+    real = reference(composed(["experiment=mnist_ddpm"]), args.data_root)
+    x, y = (part[: args.real] for part in read(real.train))
     new_x, new_y = read_folder(args.folder)
     both = torch.cat([x, new_x]), torch.cat([y, new_y])
     rows = []
     for name, (some_x, some_y) in {"real": (x, y), "real and new": both, "new": (new_x, new_y)}.items():
-        found = torch.tensor(
-            [trained(some_x, some_y, len(both[0]), seed, (test[0], test[1])) for seed in range(args.seeds)]
-        )
+        found = torch.tensor([accuracy(real, some_x, some_y, len(both[0]), seed) for seed in range(args.seeds)])
         each = ", ".join(f"{value:.2f}" for value in found)
         rows.append((name, f"{len(some_x):,} digits: {found.mean():.2f} % of the test digits right ({each})"))
     log.info(table(rows))

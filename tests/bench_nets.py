@@ -2,7 +2,7 @@
 
 On sine waves all nets train for the same number of steps of `experiment=sine_ddpm`, and of their samples is said how
 far they are from the sine wave that fits them best. On MNIST all nets train for as long, at the rate that each of them
-has, and the figure is the Fréchet distance in features of digits (see digit_features.py). Runs are kept in
+has, and the figure is the Fréchet distance in features of digits (see bench_digits.py). Runs are kept in
 outputs/bench/nets and not repeated.
 
     python -m tests.bench_nets --nets mlp --encodings sinusoidal,fourier,learned
@@ -34,8 +34,8 @@ from src.utils.cli import CONF, one_line_errors
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
+from tests.bench_digits import floor, reference, score
 from tests.bench_results import align, replace
-from tests.digit_features import data_config, load_or_train
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
 NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "cnn", "mlp", "conv_dense"]}
@@ -164,19 +164,19 @@ def bench_mnist(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
     """The table of digits: every net for as long, with a schedule of the learning rate of the steps that it can do."""
     if not args.data_root:
         raise UserError("--data-root=FOLDER is needed: the folder of MNIST")
-    features = load_or_train(data_config(args.data_root), args.cache)
+    digits = reference(composed(["experiment=mnist_ddpm"]), args.data_root)
     table = [["net", "parameters", "images/s", "steps", "distance", "95 % interval", "confidence"]]
-    floor = features.floor(args.n)
-    table.append(["the data", "", "", "", f"{floor.distance:.2f}", f"{floor.low:.2f} to {floor.high:.2f}", ""])
+    real = floor(digits.features, args.n)
+    table.append(["the data", "", "", "", f"{real.distance:.2f}", f"{real.low:.2f} to {real.high:.2f}", ""])
     for job in jobs:
         words = [*job.overrides("mnist_ddpm"), f"data.root={Path(args.data_root).absolute()}", f"seed={args.seed}"]
         place, fast = folder(args, job, words, args.seconds), rate(words)
         steps = max(1, int(args.seconds * fast / composed(words).data.batch_size))
         words += [f"trainer.max_steps={steps}", f"trainer.val_check_interval={steps}"]
         run = train(words, place)
-        score = features.score(((sample(run, args.n) + 1) / 2).clamp(0, 1))
-        interval = f"{score.low:.2f} to {score.high:.2f}"
-        table.append([job.name, *cost(run, fast), f"{score.distance:.2f}", interval, f"{score.confidence:.3f}"])
+        found = score(digits.features, digits.features(digits.data.to_units(sample(run, args.n))))
+        interval = f"{found.low:.2f} to {found.high:.2f}"
+        table.append([job.name, *cost(run, fast), f"{found.distance:.2f}", interval, f"{found.confidence:.3f}"])
         log.info("  ".join(table[-1]))
     return table
 
@@ -193,7 +193,6 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Hydra overrides for all runs")
     parser.add_argument("--data-root", help="folder of MNIST")
-    parser.add_argument("--cache", type=Path, default=OUTPUTS / "cache", help="folder of the classifier")
     parser.add_argument("--out", type=Path, default=OUTPUTS / "bench" / "nets", help="folder of the runs")
     return parser.parse_args(words)
 

@@ -1,6 +1,6 @@
 """How well a trained MNIST run restores test digits: `python -m tests.bench_restore RUN --data FOLDER`.
 
-The judges are a classifier of digits (see digit_features.py), PSNR and SSIM. The run samples as it does by itself, and
+The judges are a classifier of digits (see bench_digits.py), PSNR and SSIM. The run samples as it does by itself, and
 every method is as in conf/method. Beside them stands what needs no model: bicubic interpolation, filling in the mean of
 the training digits, and the input itself.
 
@@ -9,7 +9,6 @@ the training digits, and the input itself.
 """
 
 import argparse
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.diffusion.measurements import Mask, Measurement
+from src.features.base import Features, Real, Reference
+from src.metrics.intervals import share_interval
 from src.metrics.restoration import restoration
 from src.plots.comparison import comparison
 from src.runs import Run, load_denoiser
@@ -30,9 +31,8 @@ from src.tasks.base import Inputs, Model
 from src.utils.cli import CONF, one_line_errors
 from src.utils.console import start_logging
 from src.utils.hardware import precision_for
-from tests.digit_features import DigitFeatures, data_config, features_of, load_or_train, read_digits
+from tests.bench_digits import reference
 
-CACHE = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")) / "cache"
 # The config of a method, and settings of it.
 METHODS = {
     "pigdm": ["pigdm"],
@@ -82,10 +82,8 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """That of Wilson, 95 %."""
-        z, p, n = 1.96, self.accuracy, self.n
-        middle, width = p + z**2 / (2 * n), z * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-        return (middle - width) / (1 + z**2 / n), (middle + width) / (1 + z**2 / n)
+        """That of the accuracy, 95 %."""
+        return share_interval(self.right, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -95,12 +93,11 @@ class Row:
         )
 
 
-def digits(data: Any, n: int, train: bool = False) -> Digits:
-    """The first n test digits, or the last n of those for training."""
-    x, y, x_test, y_test = read_digits(data)
-    mean = x.double().mean(0, keepdim=True).float() / 127.5 - 1
-    chosen, label = (x[-n:], y[-n:]) if train else (x_test[:n], y_test[:n])
-    return Digits(chosen / 127.5 - 1, label, mean)
+def digits(real: Reference, n: int, validation: bool = False) -> Digits:
+    """The first n test digits, or those for validation."""
+    chosen = (Real(real.data.val_set, real.data.to_units) if validation else real.test)[:n]
+    mean = real.train[:]["x"].mean(0, keepdim=True)
+    return Digits(2 * chosen["x"] - 1, chosen["label"], 2 * mean - 1)
 
 
 def load_model(run: str, n: int, batch_size: int = 100) -> Model:
@@ -118,11 +115,12 @@ def make_task(task: str, method: str, words: Sequence[str] = ()) -> Any:
     return instantiate(OmegaConf.merge(known, OmegaConf.from_dotlist(list(words))).task)
 
 
-@torch.no_grad()
-def judge(name: str, x: Tensor, truth: Digits, judges: DigitFeatures, nfe: float = 0.0, seconds: float = 0.0) -> Row:
+def judge(name: str, x: Tensor, truth: Digits, judges: Features, nfe: float = 0.0, seconds: float = 0.0) -> Row:
     """x in [-1, 1], against the truth."""
     units = ((x + 1) / 2).clamp(0, 1)
-    right = int((judges.model.head(features_of(judges.model, units)).argmax(1) == truth.label).sum())
+    logits = judges.logits(judges(units))
+    assert logits is not None
+    right = int((logits.argmax(1) == truth.label).sum())
     close = restoration(units, (truth.x + 1) / 2)
     return Row(name, len(x), right, close["psnr"], close["ssim"], nfe, seconds)
 
@@ -145,7 +143,7 @@ def without_a_model(measurement: Measurement, given: Tensor, mean: Tensor) -> tu
     return "inverse filter", measurement.pinv(given)
 
 
-def bench(model: Model, truth: Digits, judges: DigitFeatures, case: str, methods: Sequence[str],
+def bench(model: Model, truth: Digits, judges: Features, case: str, methods: Sequence[str],
           words: Sequence[str] = (), pictures: Path | None = None) -> list[Row]:  # fmt: skip
     """The rows of one case, printed as they come."""
     (task, *settings), _ = CASES[case]
@@ -181,15 +179,17 @@ def main() -> None:
     parser.add_argument("--methods", default=",".join(METHODS))
     parser.add_argument("--set", nargs="*", default=[], help="settings, such as method.guidance.scale=2")
     parser.add_argument("--steps", type=int, help="of the sampler")
-    parser.add_argument("--train", action="store_true", help="training digits, to choose settings by")
+    parser.add_argument("--train", action="store_true", help="digits for validation, to choose settings by")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the first digits")
     args = parser.parse_args()
     start_logging(None)
-    data = data_config(args.data)
-    judges, truth, model = load_or_train(data, CACHE), digits(data, args.n, args.train), load_model(args.run, args.n)
+    real = reference(Run.find(args.run).config(), args.data)
+    judges, truth = real.features, digits(real, args.n, args.train)
+    model = load_model(args.run, len(truth.x))
     if args.steps:
         model.sampler.steps = args.steps
-    print(f"{args.n} digits; the classifier takes {judge('', truth.x, truth, judges).accuracy:.1%} of them for theirs")
+    right = judge("", truth.x, truth, judges).accuracy
+    print(f"{len(truth.x)} digits; the classifier takes {right:.1%} of them for theirs")
     for case in CASES:
         if case.startswith(args.only):
             print(f"\n{case}\n\n| | right | PSNR | SSIM | evaluations | seconds |\n|---|---|---|---|---|---|")

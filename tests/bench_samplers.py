@@ -1,12 +1,11 @@
 """How good and how costly every sampler is on a trained MNIST run: `make bench-samplers RUN=outputs/train/...`.
 
-Quality is the Fréchet distance in features of digits (see digit_features.py) at a few numbers of network evaluations,
+Quality is the Fréchet distance in features of digits (see bench_digits.py) at a few numbers of network evaluations,
 overhead what the sampling loop takes beside the network. Samplers are those in conf/sampler; grid, clipping and
 variance are the run's own; there is no guidance, and a conditional network gets all labels in turn. All samplers start
 from the same noise. Results are kept in outputs/bench after each cell, so that a bench that was stopped goes on.
 
     python -m tests.bench_samplers RUN --only ddim,heun --grid uniform,karras
-    python -m tests.bench_samplers score FILE.npz...   the same distance for samples written by src.sample
 """
 
 import argparse
@@ -15,13 +14,11 @@ import os
 import statistics
 import sys
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
-import numpy as np
 import torch
 from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
@@ -36,8 +33,8 @@ from src.utils.cli import CONF, one_line_errors, to_plain
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
-from tests.bench_results import OVERHEAD_BATCH, REFERENCE, Results, align, markdown, replace, show
-from tests.digit_features import Score, data_config, load_or_train
+from tests.bench_digits import floor, reference, score
+from tests.bench_results import OVERHEAD_BATCH, REFERENCE, Results, markdown, replace, show
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
 OVERHEAD_AT = 20  # evaluations at which overhead is measured
@@ -123,8 +120,7 @@ class Bench:
         self.trained = self.run.config()
         if not self.trained.data._target_.endswith(".MNIST"):
             raise UserError(f"{self.run.path} was trained on {self.trained.data._target_}; this needs a run on MNIST")
-        data = OmegaConf.merge(self.trained.data, {"root": args.data_root} if args.data_root else {})
-        self.features = load_or_train(data, args.cache)
+        self.digits = reference(self.trained, args.data_root)
         self.device = pick_device("auto")
         self.denoiser = load_denoiser(str(self.run.path), args.ckpt).to(self.device).eval()
         self.shape = (self.trained.data.channels, *self.trained.data.size)
@@ -139,7 +135,7 @@ class Bench:
             "n": self.args.n,
             "seed": self.args.seed,
             "precision": precision_for(self.device.type),
-            "features": f"{self.features.key} {self.features.accuracy:.2%}",
+            "features": self.digits.features.name,
         }
 
     def draw(self, cfg: DictConfig, n: int, steps: int) -> Samples:
@@ -158,8 +154,9 @@ class Bench:
         finite = samples.x.isfinite().flatten(1).all(1)
         if not finite.all():
             raise UserError(f"{(~finite).sum()} of {self.args.n} samples are not finite at steps={steps}")
-        score = self.features.score(((samples.x + 1) / 2).clamp(0, 1))
-        return asdict(score) | {"steps": steps, "nfe": samples.nfe, "seconds": samples.seconds}
+        features = self.digits.features
+        found = score(features, features(self.digits.data.to_units(samples.x)))
+        return found._asdict() | {"steps": steps, "nfe": samples.nfe, "seconds": samples.seconds}
 
     def overhead(self, cfg: DictConfig, budget: int) -> dict[str, Any]:
         """Time outside of the network over time in it, several times over; the first time warms up."""
@@ -201,8 +198,9 @@ class Bench:
     def floor(self) -> None:
         """The row of real digits."""
         if self.args.fresh or "floor" not in self.results.cells:
-            score = self.features.floor(self.args.n, self.args.seed)
-            self.results.put("floor", {"row": "floor", "budget": 0, "kind": "floor", "sampler": None} | asdict(score))
+            found = floor(self.digits.features, self.args.n, self.args.seed)
+            cell = {"row": "floor", "budget": 0, "kind": "floor", "sampler": None}
+            self.results.put("floor", cell | found._asdict())
 
 
 class NetTime:
@@ -286,57 +284,11 @@ def bench(args: argparse.Namespace) -> None:
     log.info(f"\n{page}\nwritten: {args.out}/samplers.md, samplers.json")
 
 
-def score_files(args: argparse.Namespace) -> None:
-    """Print what is said of the samples in each file, below the same number of real digits."""
-    features = load_or_train(data_config(args.data_root) if args.data_root else None, args.cache)
-    table = [["samples", "n", "distance", "95 % interval", "confidence", "share of each digit, %"]]
-    floors: set[int] = set()
-    for file in args.files:
-        x = read_samples(Path(file))[: args.n]
-        if len(x) not in floors:
-            floors.add(len(x))
-            table.append(score_row("real training digits", features.floor(len(x))))
-        table.append(score_row(file, features.score(x)))
-    log.info(align(table))
-
-
-def score_row(name: str, score: Score) -> list[str]:
-    """A line of `score`."""
-    shares = " ".join(f"{100 * count / score.n:4.1f}" for count in score.histogram)
-    return [
-        name,
-        f"{score.n:,}",
-        f"{score.distance:.2f}",
-        f"{score.low:.2f} to {score.high:.2f}",
-        f"{score.confidence:.3f}",
-        shares,
-    ]
-
-
-def read_samples(file: Path) -> Tensor:
-    """x (N, 1, 28, 28) of a samples.npz.
-
-    Raises:
-        UserError: where there is no such file or nothing of that name in it.
-    """
-    try:
-        with np.load(file) as arrays:
-            return torch.from_numpy(arrays["x"]).float()
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile, AttributeError) as error:
-        raise UserError(f"{file} is not there, or not a samples.npz that src.sample wrote") from error
-
-
 def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
-    score = words[:1] == ["score"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data-root", help="folder of MNIST; by default that of the run, or what is in the cache")
-    parser.add_argument("--cache", type=Path, default=OUTPUTS / "cache", help="folder of the classifier")
-    if score:
-        parser.add_argument("files", nargs="+")
-        parser.add_argument("--n", type=int, help="score the first n samples of each file")
-        return parser.parse_args(words[1:])
     parser.add_argument("run", nargs="?", default="latest")
+    parser.add_argument("--data-root", help="folder of MNIST; by default that of the run")
     parser.add_argument("--n", type=int, default=1000, help="samples a cell")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--budgets", type=int, nargs="+", default=[5, 10, 20, 50], help="network evaluations")
@@ -356,7 +308,7 @@ def main() -> None:
     args = parse(sys.argv[1:])
     start_logging(None)
     with one_line_errors("sample"):
-        score_files(args) if "files" in args else bench(args)
+        bench(args)
 
 
 if __name__ == "__main__":

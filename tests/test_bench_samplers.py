@@ -1,6 +1,7 @@
 """The bench of samplers measures what it says."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -14,8 +15,6 @@ from src.samplers.ode import Heun
 from src.utils.errors import UserError
 from tests import bench_samplers as bench
 from tests.bench_results import Results
-from tests.digit_features import Moments, check_digits, frechet
-from tests.tiny import SHAPE
 
 
 @dataclass
@@ -36,18 +35,14 @@ def sampler(target, **settings):
     return OmegaConf.create({"sampler": {"_target_": target, "_partial_": True, **settings}})
 
 
-def test_distance_is_that_of_torchmetrics(randn):
-    from torchmetrics.image.fid import _compute_fid
-
-    a, b = Moments.of(randn(300, 8)), Moments.of(randn(200, 8) * torch.linspace(0.5, 2, 8) + 1)
-    assert frechet(a, b) == pytest.approx(float(_compute_fid(*a, *b)))
-    assert frechet(a, a) == pytest.approx(0, abs=1e-9)
-
-
-@pytest.mark.parametrize("x", [torch.zeros(1, 1, 28, 28), torch.full((4, 1, 28, 28), -1.0), torch.zeros(4, *SHAPE)])
-def test_what_are_no_digits_is_refused(x):
-    with pytest.raises(UserError):
-        check_digits(x)
+def test_the_distance_of_moved_features_is_known(randn):
+    """By m in each of D directions it is D m^2; real ones in place of samples are nearer."""
+    features = SimpleNamespace(test=randn(500, 4), train=randn(400, 4), logits=lambda x: 0 * x)
+    score, floor = bench.score(features, features.test + 3), bench.floor(features, 300)
+    assert score.distance == pytest.approx(36) and score.low < 36 < score.high and score.confidence == 0.25
+    assert 0 <= floor.low < floor.distance < 0.1
+    with pytest.raises(UserError, match="n=401 is more than the 400 training digits"):
+        bench.floor(features, 401)
 
 
 @pytest.mark.parametrize(

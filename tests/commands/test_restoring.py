@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.features.trained import read
 from src.runs import Run
-from tests.bench_augment import read_folder, trained
-from tests.bench_restore import CACHE, CASES, bench, digits, load_model
-from tests.digit_features import load_or_train, read_digits
+from tests.bench_augment import accuracy, read_folder
+from tests.bench_digits import reference
+from tests.bench_restore import CASES, bench, digits, load_model
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 N = 200
@@ -32,8 +33,8 @@ def trained_run(make_run, mnist_words, tmp_path_factory):
 def restoring(trained_run):
     """The model, test digits, and what judges them."""
     run = trained_run("mnist_ddpm")
-    data = Run(run).config().data
-    return load_model(str(run), N), digits(data, N), load_or_train(data, CACHE)
+    real = reference(Run(run).config())
+    return load_model(str(run), N), digits(real, N), real.features
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -51,10 +52,9 @@ def test_a_classifier_is_not_worse_for_new_digits(trained_run, command, tmp_path
     words = ["n=3000", "sampler=dpmpp_2m", "sampler.steps=10", "grid=karras", "guidance=none", f"out={tmp_path}"]
     done = command("sample", f"run={run}", "task=augment", *words)
     assert done.code == 0, done.error
-    x, y, *test = read_digits(Run(run).config().data)
+    real = reference(Run(run).config())
+    x, y = (part[:1000] for part in read(real.train))
     new_x, new_y = read_folder(tmp_path / "images")
-    real, both = (x[:1000], y[:1000]), (torch.cat([x[:1000], new_x]), torch.cat([y[:1000], new_y]))
-    alone, with_new = (
-        sum(trained(*some, 4000, seed, (test[0], test[1])) for seed in range(3)) / 3 for some in (real, both)
-    )
+    both = torch.cat([x, new_x]), torch.cat([y, new_y])
+    alone, with_new = (sum(accuracy(real, *some, 4000, seed) for seed in range(3)) / 3 for some in ((x, y), both))
     assert with_new > alone - 0.5
