@@ -23,6 +23,7 @@ STYLE = """
 body { max-width: 90rem; }
 figure { display: inline-block; margin-right: 1rem; vertical-align: top; }
 figure img { max-width: min(100%, 62rem); }
+@media (min-width: 60rem) { figure.half { max-width: calc(50% - 1.5rem); } }
 th { white-space: nowrap; }
 th:not(:first-child) { text-align: right; }
 td:first-child { min-width: 8rem; overflow-wrap: normal; }

@@ -12,6 +12,7 @@ from src.plots.compare import Point, quality_against_cost, side_by_side, trainin
 from src.plots.parallel import parallel_coordinates
 
 LOSS, FLOOR = "val/loss_ema", "quality/floor"  # as they are logged; the floor is that of as many training data
+NAMES = {"frechet": "Fréchet distance of few samples", "sliced": "sliced Wasserstein distance of few samples"}
 
 
 def samples(report: Report, drawn: Mapping[str, Tensor]) -> None:
@@ -28,7 +29,8 @@ def curves(report: Report, groups: Sequence[Group]) -> None:
     """The validation loss and what quality was measured during training, against images and against seconds."""
     records = [r for g in groups for r in g.records]
     logged = dict.fromkeys(key for r in records for row in r.rows for key in row)
-    keys = {key: key.removeprefix("quality/") for key in logged if key.startswith("quality/") and key != FLOOR}
+    named = {key: key.removeprefix("quality/") for key in logged if key.startswith("quality/") and key != FLOOR}
+    keys = {key: NAMES.get(name, name) for key, name in named.items()}
     floor = next((row[FLOOR] for r in records for row in r.rows if FLOOR in row), None)
     if LOSS in logged:
         keys = {LOSS: "validation loss", **keys}
@@ -42,7 +44,9 @@ def curves(report: Report, groups: Sequence[Group]) -> None:
         for x, lines in ((f"training {unit(records)}", by_samples), ("seconds of training", by_seconds)):
             if any(lines.values()):
                 name = f"{title} by {x}".replace("/", "_").replace(" ", "_")
-                report.picture(name, training_curves(lines, x, title, real), f"{title.capitalize()} against {x}.")
+                report.picture(
+                    name, training_curves(lines, x, title, real), f"{title[:1].upper()}{title[1:]} against {x}."
+                )
 
 
 def fronts(report: Report, groups: Sequence[Group], chosen: Sequence[Evaluation | None]) -> None:
@@ -88,7 +92,7 @@ def add_fronts(
 
 def main_metric(evaluations: Sequence[Evaluation | None]) -> tuple[str, str] | None:
     """The key and the name of the first metric of which one knows what is better."""
-    names = quality.metric_names(evaluations)
+    names = quality.main_names(evaluations) | quality.metric_names(evaluations)
     return next(((key, name) for key, name in names.items() if quality.direction(key, evaluations)), None)
 
 
