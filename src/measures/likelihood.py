@@ -64,7 +64,9 @@ class Likelihood(Measure):
             value.floor = value.value - excess.mean().item()
             section.values["bits_above_truth"] = in_bits("bits per dimension above those of the true density", excess)
             section.notes.append("The floor is the true density of the data, at the same points.")
-        section.values["nfe"] = Value("evaluations of the network, each with its backward passes", evaluations)
+        section.values["likelihood_nfe"] = Value(
+            "evaluations of the network for a likelihood, each with its backward passes", evaluations
+        )
         return section
 
     def log_density(self, subject: Subject, x: Tensor, label: Tensor | None) -> tuple[Tensor, float]:

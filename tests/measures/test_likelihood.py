@@ -93,7 +93,7 @@ def test_the_evaluations_are_counted_and_labels_given(subject, randn):
         return gaussian(0.0, 1.0, schedule)(x_t, t, cond)
 
     made = subject(x[:2], (x, label), (x, label), predict=predict, schedule=schedule)
-    nfe = Likelihood(20, tolerance=1e-3, batch_size=20)(made).values["nfe"].value
+    nfe = Likelihood(20, tolerance=1e-3, batch_size=20)(made).values["likelihood_nfe"].value
     assert nfe == len(calls) > 10 and all(sorted(cond.tolist()) == [0] * 10 + [1] * 10 for cond in calls)
 
 
