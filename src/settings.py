@@ -66,11 +66,10 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
     if not chosen:
         return
-    alone = compose("train", ["~experiment", *(f"{group}={choice}" for group, choice in chosen.items())])
     experiment = [o for o in overrides if o == "~experiment" or o.startswith("experiment=")]
     other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
-    for group in chosen:
-        own = alone[group] if OmegaConf.is_dict(alone.get(group)) else {}
+    for group, choice in chosen.items():
+        own = own_settings(group, choice)
         with open_dict(cfg):
             for key in list(cfg[group] or {}):
                 if any(name.startswith(f"{group}.{key}") for name in named):
@@ -79,6 +78,15 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
                     del cfg[group][key]
                 elif group == "net" and other_net and not OmegaConf.is_interpolation(cfg[group], key):
                     cfg[group][key] = own[key]
+
+
+def own_settings(group: str, choice: str) -> Any:
+    """What the file of a choice says; composed only where it builds on others, since that takes a while."""
+    file = CONF / group / f"{choice}.yaml"
+    own = OmegaConf.load(file) if file.is_file() else None
+    if own is None or "defaults" in own:
+        own = compose("train", ["~experiment", f"{group}={choice}"]).get(group)
+    return own if OmegaConf.is_dict(own) else {}
 
 
 def settle_length(cfg: DictConfig, overrides: list[str]) -> None:

@@ -1,5 +1,6 @@
 """What all tests share: one thread, shapes checked at run time, and models whose truth is known in closed form."""
 
+import logging
 import math
 import os
 import struct
@@ -56,6 +57,16 @@ SCHEDULES = {
 }
 VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")
 ENDS_IN_NOISE = ("laplace", "flow", "zero_snr", "trigonometric")
+
+
+@pytest.fixture(autouse=True)
+def no_log_left_open():
+    """What a command said where to log to ends with the test, as it does with its process."""
+    yield
+    root = logging.getLogger()
+    for handler in [h for h in root.handlers if type(h) in (logging.StreamHandler, logging.FileHandler)]:
+        root.removeHandler(handler)
+        handler.close()
 
 
 @pytest.fixture

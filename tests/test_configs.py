@@ -61,8 +61,8 @@ NEEDS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def hydra(tmp_path):
+@pytest.fixture(autouse=True, scope="module")
+def hydra():
     before = Singleton.get_state()
     GlobalHydra.instance().clear()
     with initialize_config_dir(str(CONF), version_base="1.3"):

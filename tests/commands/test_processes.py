@@ -1,5 +1,7 @@
 """Several processes train as one does, and several jobs beside each other."""
 
+from pathlib import Path
+
 import pytest
 import torch
 import yaml
@@ -7,41 +9,39 @@ import yaml
 from src.utils.metrics_csv import read_metrics
 from tests.commands.running import SETTINGS, assert_same_run, forked, kill_at, started
 
+# Dropout depends on the number of processes; nothing else does.
+SAME = [*SETTINGS, "net.dropout=0", "callbacks=quality", "callbacks.quality.n=81", "callbacks.quality.every_n_steps=8"]
+SAME += ["callbacks.quality.steps=4", "callbacks.checkpoints.every_n_steps=1"]
+TWO = [*SAME, "trainer=ddp_cpu", "trainer.precision=32-true"]
 
-def test_two_processes_resume_exactly(tmp_path):
-    words = [*SETTINGS, "trainer=ddp_cpu", "trainer.precision=32-true", "callbacks.checkpoints.every_n_steps=1"]
-    whole, broken = tmp_path / "whole", tmp_path / "broken"
-    done = started(*words, f"hydra.run.dir={whole}")
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory) -> Path:
+    """A run of two processes."""
+    run = tmp_path_factory.mktemp("two")
+    done = started(*TWO, f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
-    assert started(*words, f"hydra.run.dir={broken}", *kill_at(9)).returncode != 0
-    resumed = started(f"resume={broken}", "callbacks.fault=null")
+    return run
+
+
+def test_two_processes_resume_exactly(two, tmp_path):
+    assert started(*TWO, f"hydra.run.dir={tmp_path}", *kill_at(9)).returncode != 0
+    resumed = started(f"resume={tmp_path}", "callbacks.fault=null")
     assert resumed.returncode == 0, resumed.stderr
-    assert_same_run(whole, broken)
+    assert_same_run(two, tmp_path)
 
 
-def test_one_and_two_processes_agree(tmp_path):
-    """The global batch, its noise and its times do not depend on the number of processes; dropout does."""
-    same = ["net.dropout=0", "trainer.max_steps=8", "callbacks=quality", "callbacks.quality.n=81"]
-    same += ["callbacks.quality.every_n_steps=4", "callbacks.quality.steps=4"]
-    one, two = tmp_path / "one", tmp_path / "two"
-    assert forked(*SETTINGS, *same, f"hydra.run.dir={one}").returncode == 0
-    done = started(*SETTINGS, "trainer=ddp_cpu", "trainer.precision=32-true", *same, f"hydra.run.dir={two}")
+def test_one_and_two_processes_agree(two, tmp_path):
+    """The global batch, its noise and its times, and the samples that are measured on the way."""
+    done = forked(*SAME, f"hydra.run.dir={tmp_path}")
     assert done.returncode == 0, done.stderr
-    losses = [
-        [(r["step"], r["train/loss"]) for r in read_metrics(run / "metrics.csv") if "train/loss" in r]
-        for run in (one, two)
-    ]
-    torch.testing.assert_close(torch.tensor(losses[0]), torch.tensor(losses[1]), rtol=1e-4, atol=1e-5)
-    distances = [
-        [
-            (r["step"], r["quality/frechet"], r["quality/floor"])
-            for r in read_metrics(run / "metrics.csv")
-            if "quality/frechet" in r
+    for keys, count in ((["train/loss"], 8), (["quality/frechet", "quality/floor"], 2)):
+        found = [
+            [[row["step"], *(row[key] for key in keys)] for row in read_metrics(run / "metrics.csv") if keys[0] in row]
+            for run in (tmp_path, two)
         ]
-        for run in (one, two)
-    ]
-    assert len(distances[0]) == 2
-    torch.testing.assert_close(torch.tensor(distances[0]), torch.tensor(distances[1]), rtol=1e-3, atol=1e-3)
+        assert len(found[0]) == count
+        torch.testing.assert_close(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-3, atol=1e-3)
 
 
 @pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])

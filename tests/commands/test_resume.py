@@ -22,9 +22,9 @@ def undisturbed(tmp_path_factory) -> Path:
     ("kill", "extra"),
     [
         pytest.param(kill_at(9), [], id="in mid-epoch"),
-        pytest.param(kill_at(7), [], id="between epochs"),
+        pytest.param(kill_at(7), [], id="between epochs", marks=pytest.mark.slow),
         pytest.param(kill_at(10, validating=True), [], id="while validating"),
-        pytest.param(kill_at(15), ["data.num_workers=2"], id="with workers"),
+        pytest.param(kill_at(15), ["data.num_workers=2"], id="with workers", marks=pytest.mark.slow),
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(undisturbed, tmp_path, kill, extra):
@@ -51,6 +51,7 @@ def test_accumulated_steps_resume_exactly(tmp_path):
     assert_same_run(whole, broken)
 
 
+@pytest.mark.slow
 def test_power_averages_and_their_snapshots_resume_exactly(tmp_path):
     words = [
         *SETTINGS,

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from scipy.stats import binomtest
 
-from src.measures.human import COLUMNS, Human, write_questions
+from src.measures.answers import COLUMNS
+from src.measures.human import Human, write_questions
 from src.utils.errors import UserError
 
 

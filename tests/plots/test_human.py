@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.measures.human import read_answers
+from src.measures.answers import read_answers
 from src.metrics.intervals import share_interval
 from src.plots.human import Question, Share, question_page, separate_pictures, shares_right
 

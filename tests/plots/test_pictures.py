@@ -21,6 +21,7 @@ from src.plots.pictures import (
 )
 from src.plots.schedule import schedule_picture
 from src.utils.metrics_csv import write_metrics
+from tests.conftest import SCHEDULES
 
 COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "grey": (160, 174, 192)}
 
@@ -303,8 +304,13 @@ def test_curves_of_an_empty_file(tmp_path):
     assert draw_curves(tmp_path, []).size == (900, 500)
 
 
-@pytest.mark.parametrize("shape", [(1, 1, 20), (1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8), (50, 2)])
-def test_schedule_picture(schedule, shape):
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [(name, (1, 1, 20)) for name in SCHEDULES]
+    + [(name, shape) for name in ("cosine", "edm") for shape in ((1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8), (50, 2))],
+)
+def test_schedule_picture(name, shape):
+    schedule = SCHEDULES[name]()
     x_0 = torch.linspace(-1, 1, 20).expand(1, 1, 20).repeat(1, shape[1], 1) if len(shape) == 3 else torch.zeros(shape)
     noise = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     picture = schedule_picture(schedule, x_0, noise)
