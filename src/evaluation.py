@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, open_dict
 
 from src.data.base import DataModule
 from src.diffusion.times import Fixed
@@ -25,6 +25,7 @@ from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, table
 from src.utils.errors import UserError, blame
 from src.utils.sample_files import read_samples
+from src.utils.whole_files import whole
 
 FRAMES = 40  # of a trajectory are kept
 # Settings of the data that change how they are read, and not what they are.
@@ -39,7 +40,6 @@ class Evaluation:
         sampling: how its samples are drawn.
         subject: what is measured; its samples come with `draw`.
         measures: by name.
-        named: whether they were asked for by name.
     """
 
     def __init__(self, cfg: DictConfig, sampling: Sampling, subject: Subject, measures: dict[str, Measure]):
@@ -59,10 +59,13 @@ class Evaluation:
         Raises:
             UserError: for every mistake in them.
         """
+        with open_dict(cfg):
+            cfg.gif = "trajectory" in cfg.metrics and not cfg.samples
         sampling = Sampling.prepare(cfg, named)
         trained = sampling.run.config()
         x = given_samples(cfg, trained)
         reference = like.subject.reference if like else Reference(load_data(trained), instantiate(cfg.features))
+        x = None if x is None else reference.data.to_units(x)
         model = sampling.model
         subject = Subject(
             x=torch.zeros(0, *model.shape) if x is None else x,
@@ -77,14 +80,25 @@ class Evaluation:
         with blame("metrics"):
             measures: dict[str, Measure] = {name: instantiate(node) for name, node in cfg.metrics.items()}
         if get_object(trained.times._target_) is Fixed and x is None:
-            measures = without_samples(measures, "metrics" in named)
+            measures = without_samples(measures, "metrics" in named, cfg.human)
         fitting = {name: m for name, m in measures.items() if fits(name, m, subject, "metrics" in named)}
         evaluation = cls(cfg, sampling, subject, fitting)
-        if isinstance(cfg.human, str):
-            evaluation.measures["human"] = Human(cfg.human, evaluation.key)
-        elif cfg.human not in (None, False, True):
-            raise UserError(f"human={cfg.human} is neither true nor the file of people's answers")
+        evaluation.ask_people()
         return evaluation
+
+    def ask_people(self) -> None:
+        """Check human=, and read the answers that it names.
+
+        Raises:
+            UserError: where nobody can be asked of such data, or there is something wrong with the answers.
+        """
+        human = self.cfg.human
+        if human not in (None, False) and self.subject.kind not in Human.kinds:
+            raise UserError(f"human={human} is for {' and '.join(Human.kinds)}: nobody can judge a single point")
+        if isinstance(human, str):
+            self.measures["human"] = Human(human, self.key)
+        elif human not in (None, False, True):
+            raise UserError(f"human={human} is neither true nor the file of people's answers")
 
     # ---- the work ----
 
@@ -95,10 +109,10 @@ class Evaluation:
             return subject
         file = self.samples_file
         kept = read_kept(file, self.key)
-        if kept is None:
+        if kept is None or (self.cfg.gif and "trajectory" not in kept):
             kept = self.draw_anew()
-            file.parent.mkdir(parents=True, exist_ok=True)
-            np.savez(file, **kept, key=np.array(self.key))  # type: ignore[arg-type]
+            with whole(file) as partial:
+                np.savez(partial, **kept, key=np.array(self.key))  # type: ignore[arg-type]
         else:
             log.info(f"the samples are those in {file}, drawn with the same settings")
         subject.x, subject.cost = torch.from_numpy(kept["x"]), Cost()
@@ -139,9 +153,8 @@ class Evaluation:
         self.out.mkdir(parents=True, exist_ok=True)
         record = self.record(subject, sections)
         write_report(self.out, record, sections)
-        partial = self.out / "metrics.partial"
-        partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
-        partial.replace(self.out / "metrics.json")  # the last file: where it is, the others are whole
+        with whole(self.out / "metrics.json") as partial:  # the last file: where it is, the others are there too
+            partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
         self.write_scalars(sections)
         rows = [(v.name, v.text) for s in sections.values() for v in s.values.values()]
         if self.cfg.human is True:
@@ -211,7 +224,8 @@ class Evaluation:
 
     @property
     def needs_samples(self) -> bool:
-        return any(measure.needs_samples for measure in self.measures.values())
+        """Whether samples are drawn."""
+        return self.cfg.human is True or any(measure.needs_samples for measure in self.measures.values())
 
     @property
     def key(self) -> str:
@@ -240,7 +254,7 @@ def load_data(trained: DictConfig) -> DataModule:
 
 
 def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
-    """The samples of samples=, in the units of the data; None where they are to be drawn.
+    """The samples of samples=, (N, C, *S) in the units of the model; None where they are to be drawn.
 
     Raises:
         UserError: where they cannot be read, or have another shape than the data.
@@ -249,15 +263,15 @@ def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
         return None
     size = trained.data.size
     x = read_samples(Path(cfg.samples).expanduser(), 2 + len(size), "samples")
-    check_shape(x, (trained.data.channels, *size), "samples")
-    return ((x + 1) / 2).clamp(0, 1) if len(size) == 2 else x
+    return check_shape(x, (trained.data.channels, *size), "samples")
 
 
-def without_samples(measures: dict[str, Measure], named: bool) -> dict[str, Measure]:
+def without_samples(measures: dict[str, Measure], named: bool, human: Any) -> dict[str, Measure]:
     """Those that a plain denoiser, which cannot generate, can be measured by."""
-    asked = [name for name, measure in measures.items() if measure.needs_samples]
-    if named and asked:
-        raise UserError(f"metrics={asked[0]} wants samples, but this run is a plain denoiser, which draws none")
+    asked = [f"metrics={name}" for name, measure in measures.items() if measure.needs_samples and named]
+    asked += [f"human={human}"] if human else []
+    if asked:
+        raise UserError(f"{asked[0]} wants samples, but this run is a plain denoiser, which draws none")
     return {name: measure for name, measure in measures.items() if not measure.needs_samples}
 
 

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
+from src.utils.describe import describe
+
 if TYPE_CHECKING:
     from src.training import Training
 
@@ -62,15 +64,6 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         ("watch", f"tensorboard --logdir {folder}"),
         ("go on", f"python -m src.train resume={folder} {more}"),
     ]
-
-
-def describe(node: dict[str, Any]) -> str:
-    """`Name(argument=value, ...)` of a node of the config, without what the code adds."""
-    arguments = ", ".join(
-        f"{k}={describe(v) if isinstance(v, dict) and '_target_' in v else v}" for k, v in node.items() if k[0] != "_"
-    )
-    name = node["_target_"].split(".")[-1]
-    return f"{name}({arguments})" if arguments else name
 
 
 def device_name(trainer: pl.Trainer) -> str:

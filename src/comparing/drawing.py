@@ -7,11 +7,7 @@ from omegaconf import DictConfig
 from torch import Tensor
 
 from src.comparing.records import Record
-from src.runs import load_denoiser
-from src.sampling import Sampling, build_model, labels, pick_device, take_from_run, takes_label
-from src.tasks.base import Inputs
-from src.tasks.generate import Generate
-from src.utils.cli import to_plain
+from src.sampling import Sampling
 
 POINTS = 1000  # drawn of a run on points of the plane, which one sees in clouds only
 PASSED_ON = ("seed", "batch_size", "device", "precision", "ckpt", "weights")
@@ -34,15 +30,10 @@ def draw(record: Record, cfg: DictConfig) -> Drawn:
     Raises:
         UserError: where the run does not hold the weights.
     """
-    trained = record.run.config()
-    shape = (trained.data.channels, *trained.data.size)
-    n = cfg.samples if len(shape) > 1 else POINTS
+    points = not record.run.config().data.size
     own = compose("sample")
-    own.update({key: cfg[key] for key in PASSED_ON} | {"n": n, "run": str(record.run.path)})
-    take_from_run(own, trained, set())
-    denoiser = load_denoiser(str(record.run.path), cfg.ckpt, cfg.weights).to(pick_device(cfg.device))
-    known = trained.data.num_classes if takes_label(to_plain(own.guidance)) else trained.net.num_classes
-    model = build_model(own, denoiser.requires_grad_(False), shape, labels(None, n, known))
-    sampling = Sampling(own, record.run, model, Generate(n), Inputs())
+    own.update({key: cfg[key] for key in PASSED_ON})
+    own.update({"n": POINTS if points else cfg.samples, "run": str(record.run.path)})
+    sampling = Sampling.prepare(own, set())
     x = sampling.draw().x
-    return Drawn(sampling.to_units(x), sampling.cost.rows / n)
+    return Drawn(sampling.to_units(x), sampling.cost.rows / len(x))

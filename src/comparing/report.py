@@ -1,6 +1,5 @@
 """The files of a comparison: a table for people and one for programs, plots, and a page that holds them all."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,6 +8,7 @@ from PIL import Image
 from src.comparing.table import MARK, aligned, markdown
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
 from src.utils.console import log
+from src.utils.whole_files import whole
 
 MEANING = (
     f"{MARK} marks the best of a column where it is better than every other by more than the noise: by Welch's test "
@@ -99,7 +99,6 @@ class Report:
 
 
 def write_whole(file: Path, text: str) -> None:
-    """Write a file in one move."""
-    partial = file.with_name(f".{file.name}.{os.getpid()}")
-    partial.write_text(text)
-    partial.replace(file)
+    """Write a text in one move."""
+    with whole(file) as partial:
+        partial.write_text(text, "utf-8")

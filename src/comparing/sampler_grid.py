@@ -173,7 +173,7 @@ class SamplerGrid:
         metrics = "distances" if len(trained.data.size) == 2 else "sliced"
         cfg = compose("evaluate", [*words, f"metrics=[{metrics}]"])
         with open_dict(cfg):
-            cfg.update({key: self.cfg[key] for key in PASSED_ON} | {"gif": False})
+            cfg.update({key: self.cfg[key] for key in PASSED_ON})
         take_from_run(cfg, trained, named)
         return cfg
 

@@ -4,7 +4,6 @@ A small network is trained once on the run's own data, and kept with the feature
 hash of the data and of how it was trained.
 """
 
-import os
 from abc import abstractmethod
 from hashlib import sha256
 from itertools import pairwise
@@ -20,6 +19,7 @@ from src.features.base import Features, Real, Reference
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
+from src.utils.whole_files import whole
 
 LEAST_STEPS = 300
 LARGEST = 64  # pixels: larger images are seen at this size
@@ -236,7 +236,5 @@ def digest(recipe: str, *tensors: Tensor | None) -> str:
 
 def keep(kept: dict[str, Any], file: Path) -> None:
     """Write in one move: several processes may want the same features."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_suffix(f".{os.getpid()}")
-    torch.save(kept, partial)
-    partial.replace(file)
+    with whole(file) as partial:
+        torch.save(kept, partial)

@@ -7,6 +7,7 @@ from typing import Any
 from src.measures.base import Section, Value
 from src.plots.pictures import write_gif
 from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
+from src.utils.describe import describe
 
 
 def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
@@ -67,11 +68,3 @@ def summary(record: Mapping[str, Any]) -> list[list[str]]:
     else:
         rows += [["sampler", describe(record["sampler"])], ["guidance", describe(record["guidance"])]]
     return rows + ([["features", record["features"]]] if record["features"] else [])
-
-
-def describe(node: Any) -> str:
-    """`Name(argument=value, ...)` of a node of the config."""
-    if not isinstance(node, Mapping) or "_target_" not in node:
-        return "none" if node is None else str(node)
-    inside = ", ".join(f"{k}={describe(v)}" for k, v in node.items() if k[0] != "_")
-    return node["_target_"].split(".")[-1] + (f"({inside})" if inside else "")

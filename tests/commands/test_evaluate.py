@@ -1,6 +1,7 @@
 """`python -m src.evaluate`: what is measured and written, and what a user gets wrong."""
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -137,6 +138,18 @@ def test_a_plain_denoiser_is_measured_without_samples(evaluate, denoiser):
     assert any(v["name"] == "squared error on test data" for v in record["metrics"].values())
 
 
+def test_the_trajectory_is_drawn_where_it_is_missing(command, digits):
+    """Samples that were kept without it are drawn once more, and are the same."""
+    words = [f"run={digits}", "n=30", "seed=5"]
+    kept = []
+    for metrics in ("samples", "trajectory", "samples"):
+        done = command("evaluate", *words, f"metrics=[{metrics}]")
+        assert done.code == 0, done.error
+        kept.append(dict(np.load(re.search(r"\S+/samples_\w+\.npz", done.out).group())))
+    assert ["trajectory" in samples for samples in kept] == [False, True, True]
+    assert (kept[0]["x"] == kept[1]["x"]).all() and (kept[0]["key"] == kept[2]["key"]).all()
+
+
 def test_likelihood_on_request(evaluate, waves):
     done, record, _ = evaluate(
         waves, "metrics=[likelihood]", "metrics.likelihood.n=2", "metrics.likelihood.tolerance=0.1"
@@ -172,6 +185,11 @@ def test_a_run_without_checkpoint(command, digits, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text((digits / "config.yaml").read_text())
     assert_one_line(command("evaluate", f"run={tmp_path / 'run'}"), "no checkpoint", "before the first one")
+
+
+def test_nobody_is_asked_about_points_or_what_cannot_be_drawn(command, points, denoiser):
+    assert_one_line(command("evaluate", f"run={points}", "human=true"), "human=True is for signals and images")
+    assert_one_line(command("evaluate", f"run={denoiser}", "human=true"), "human=True wants samples")
 
 
 def test_a_plain_denoiser_has_no_samples_to_measure(command, denoiser):
