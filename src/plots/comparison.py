@@ -30,6 +30,7 @@ def image_rows(rows: dict[str, Tensor]) -> Image.Image:
     n, side = len(first), 0.95
     height = side * first.shape[2] / first.shape[3]
     figure, axes = new_figure(0.4 + 0.09 * max(map(len, rows)) + side * n, (height + 0.06) * len(rows), len(rows))
+    figure.set_layout_engine("compressed")
     for axis, (name, x) in zip(axes.flat, rows.items(), strict=True):
         axis.imshow(image_grid(x, columns=n, gap=1, least=0), interpolation="nearest")
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)

@@ -169,6 +169,7 @@ def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], ti
     names = ["original", *(f"{kind} {title}" for title in titles for kind in ("noisy", "denoised"))]
     rows = [x_0, *(row for pair in zip(noisy, denoised, strict=True) for row in pair)]
     figure, axes = new_figure(1.6 + 0.75 * n, 0.8 * len(rows) * x_0.shape[2] / x_0.shape[3], len(rows))
+    figure.set_layout_engine("compressed")  # leaves room for the names, and none between pictures of a fixed shape
     for axis, row, name in zip(axes.flat, rows, names, strict=True):
         axis.imshow(image_grid(row, columns=n, gap=1, least=0))
         axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
