@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from src.utils.cli import run_command
+from src.commands import run_command
 
 
 def compare(cfg: DictConfig) -> None:
@@ -14,9 +14,15 @@ def compare(cfg: DictConfig) -> None:
     comparison.write()
 
 
+# What the command line calls as a folder of conf/ is called, in which Hydra would look for choices.
+CALLED = {"guidance=": "scales=", "sweep=": "sweep_folder="}
+
+
 def words_of_comparison(words: list[str]) -> list[str]:
-    """Let guidance=[0,1,3] be scales, where Hydra would look for choices of that name in conf/guidance."""
-    return ["scales" + word.removeprefix("guidance") if word.startswith("guidance=") else word for word in words]
+    """Let guidance=[0,1,3] be scales, and sweep=FOLDER a folder, and neither a choice of a group."""
+    for name, key in CALLED.items():
+        words = [key + word.removeprefix(name) if word.startswith(name) else word for word in words]
+    return words
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from src.diffusion.times import TimeSampler
 from src.metrics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
 from src.utils.seeding import derive_seed, generator
+from src.utils.sharding import FullyShard
 
 
 class DiffusionModule(pl.LightningModule):
@@ -62,6 +63,17 @@ class DiffusionModule(pl.LightningModule):
     def models(self) -> dict[str, Denoiser]:
         """The denoiser with its raw weights, and with their average."""
         return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether each process holds a part of the weights only."""
+        return isinstance(self.trainer.strategy, FullyShard)
+
+    def configure_model(self) -> None:
+        """Split the weights and their average among the processes, both in the same places."""
+        if self.is_sharded and not hasattr(next(self.denoiser.parameters()), "device_mesh"):
+            for model in (self.denoiser, self.ema.model):
+                self.trainer.strategy.shard(model)
 
     # ---- one batch ----
 
@@ -146,7 +158,7 @@ class DiffusionModule(pl.LightningModule):
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val:
             clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        self.last_batch["grad_norm"] = norm
+        self.last_batch["grad_norm"] = cast(Any, norm).full_tensor() if self.is_sharded else norm
         # Reading a value from an accelerator stalls it, so there the check waits for the next logged step.
         if self.device.type == "cpu" or self.is_logging_step(self.global_step + 1):
             self.check_finite()

@@ -1,8 +1,13 @@
 """Run folders: where they are, what is in them, and how a model is rebuilt from one."""
 
+import atexit
 import inspect
+import itertools
 import json
 import os
+import shutil
+import tempfile
+from contextlib import AbstractContextManager, nullcontext, suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
@@ -13,6 +18,8 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.utils.errors import UserError, blame
+from src.utils.processes import is_follower
+from src.utils.whole_files import whole
 
 CONFIG, RECORD = "config.yaml", "run.json"
 # The groups that say how to sample; those of the run itself unless the command line names others.
@@ -67,11 +74,16 @@ class Run:
             UserError: where the run holds none of that name.
         """
         path = self.checkpoints / f"{which}.ckpt"
-        if not path.is_file():
+        if not path.exists():
             there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
             hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
             raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
         return path
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        return (self.checkpoints / "last.ckpt").exists()
 
     def snapshots(self) -> list[Path]:
         """The paths of all snapshots of the averages.
@@ -93,16 +105,23 @@ class Run:
         path = self.path / RECORD
         return json.loads(path.read_text()) if path.exists() else {}
 
-    def start(self, cfg: dict[str, Any], overrides: list[str]) -> None:
-        """Make the folder, write the config and the command line, and point outputs/latest here."""
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end; not where trainer.max_time stopped it before."""
+        facts = self.facts()
+        return "results" in facts and facts.get("finished", True)
+
+    def start(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
+        """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.record(overrides=overrides, **facts)
         (self.path / CONFIG).write_text(yaml.safe_dump(cfg, sort_keys=False))
-        self.record(overrides=[o for o in overrides if not o.startswith("init_from=")])
         point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def record(self, **facts: Any) -> None:
         """Add facts to run.json."""
-        (self.path / RECORD).write_text(json.dumps(self.facts() | facts, indent=2, default=str) + "\n")
+        with whole(self.path / RECORD) as file:
+            file.write_text(json.dumps(self.facts() | facts, indent=2, default=str) + "\n")
 
 
 def moved(node: Any, old: str, new: str) -> Any:
@@ -131,39 +150,73 @@ def run_folder(resume: str | None, parent: str) -> str:
 
     Registered with Hydra as the resolver `run_folder`.
     """
+    if is_follower():
+        return waiting_room()
     return str(Run.find(resume).path) if resume else new_folder(parent)
 
 
-@cache
 def sweep_folder(parent: str) -> str:
-    """The folder of this process's sweep; the same for all of its jobs. Registered as the resolver `sweep_folder`."""
-    return new_folder(parent)
+    """A new folder for a sweep. Registered with Hydra as the resolver `sweep_folder`."""
+    return waiting_room() if is_follower() else new_folder(parent)
 
 
 def new_folder(parent: str) -> str:
-    """A folder under `parent` that is not there yet, named after the time."""
+    """Make a folder under `parent` that was not there, named after the time; no two processes make the same."""
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
-    folder, count = Path(parent) / name, 1
-    while folder.exists():
-        count += 1
-        folder = Path(parent) / f"{name}_{count}"
-    return str(folder)
+    for count in itertools.count(1):
+        folder = Path(parent) / (name if count == 1 else f"{name}_{count}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return str(folder)
+    raise AssertionError("unreachable")
+
+
+@cache
+def waiting_room() -> str:
+    """A folder for a process that will be told where the run is, since Hydra wants one first."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
 
 
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("sweep_folder", sweep_folder, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 
 
 def words_of_resumed_run(words: list[str]) -> list[str]:
-    """Put the words that a run was started with before those that resume it.
+    """Put the words that a run, or a sweep, was started with before those that resume it.
 
     Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
     """
-    resume = next((word.removeprefix("resume=") for word in words if word.startswith("resume=")), "null")
-    if resume in ("null", ""):
+    if sweep := value_of("sweep.resume", words):
+        return words_of_resumed_sweep(words, sweep)
+    if not (resume := value_of("resume", words)):
         return words
     saved = Run.find(resume).overrides()
     return words if words[: len(saved)] == saved else [*saved, *words]
+
+
+def words_of_resumed_sweep(words: list[str], folder: str) -> list[str]:
+    """The words of a sweep that goes on: its own, where none are given but those that say so.
+
+    Raises:
+        UserError: where the folder is not one of a sweep.
+    """
+    plan = Path(folder) / "sweep.json"
+    if not plan.is_file():
+        raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {plan.name}")
+    words = [word for word in words if word not in ("-m", "--multirun")]
+    given = [word for word in words if not word.startswith("sweep.")]
+    typed = [] if given else [word for part in ("hydra_words", "words") for word in json.loads(plan.read_text())[part]]
+    start = ("sweep.resume=", "sweep.retry=", "sweep.dry_run=")
+    own = [word for word in typed if not word.startswith(start) and word not in words]
+    return ["-m", *own, *words, f"hydra.sweep.dir={Path(folder).absolute()}"]
+
+
+def value_of(name: str, words: list[str]) -> str | None:
+    """What the words of a command line say of a setting, where they say anything."""
+    value = next((word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")), "")
+    return value if value not in ("", "null") else None
 
 
 def words_of_sampled_run(words: list[str]) -> list[str]:
@@ -175,8 +228,13 @@ def words_of_sampled_run(words: list[str]) -> list[str]:
     return ["++" + w if "." in w and (part := w.split(".")[0]) in SAMPLING and part not in chosen else w for w in words]
 
 
-def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
-    """The denoiser that a config describes: network, schedule, parameterization and variance."""
+def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
+    """The denoiser that a config describes: network, schedule, parameterization and variance.
+
+    Args:
+        cfg: the config of a run.
+        context: in which the network is made.
+    """
     from src.diffusion.denoiser import Denoiser
 
     parts = {}
@@ -194,7 +252,8 @@ def build_denoiser(cfg: DictConfig | dict[str, Any]) -> Any:
         if key not in takes:
             why = "self_conditioning" if key == "inputs" else "this variance"
             raise UserError(f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why} needs; use net=unet")
-    net = instantiate(cfg["net"], **wanted)
+    with context or nullcontext():
+        net = instantiate(cfg["net"], **wanted)
     with blame("denoiser"):
         return Denoiser(net, **parts, self_conditioning=share)
 

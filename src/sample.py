@@ -2,8 +2,9 @@
 
 from omegaconf import DictConfig
 
+from src.commands import run_command
 from src.runs import words_of_sampled_run
-from src.utils.cli import named_settings, run_command
+from src.utils.cli import named_settings
 
 
 def sample(cfg: DictConfig) -> None:

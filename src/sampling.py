@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -103,7 +104,7 @@ class Sampling:
     def write(self, result: Result) -> None:
         """Write samples.npz and the pictures, and say so."""
         cfg, n, seconds = self.cfg, len(result.x), self.cost.seconds
-        out = Path(cfg.out) if cfg.out else self.run.path / "samples" / self.name(n)
+        out = Path(cfg.out) if cfg.out else folder_of_job() or self.run.path / "samples" / self.name(n)
         out.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
         arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
@@ -268,3 +269,9 @@ def pick_device(name: str) -> torch.device:
         return torch.zeros(1, device=name).device
     except (RuntimeError, AssertionError) as error:
         raise UserError(f"device={name} cannot be used here; try device=cpu") from error
+
+
+def folder_of_job() -> Path | None:
+    """In a sweep the folder of this job, since other samples of the run may have the same name; None otherwise."""
+    hydra = HydraConfig.get()
+    return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None

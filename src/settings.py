@@ -1,51 +1,45 @@
 """The settings of a run: what Hydra composed, with all that is left to us filled in."""
 
-import sys
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.runs import Run
 from src.utils.cli import CONF
 from src.utils.errors import UserError
-from src.utils.hardware import is_main_process, precision_for
+
+# Words that say how a run is started; the run itself does not remember them.
+OF_THE_START = ("auto_resume=", "init_from=", "plan", "sweep=", "sweep.")
 
 
 def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
-    """The config with all that is left to us filled in, and the overrides that are this command line's own.
+    """The config with all that is left to us filled in, but for the precision, and the overrides that are its own.
+
+    Args:
+        cfg: what Hydra composed.
+        run: the run folder that it names.
 
     Raises:
-        UserError: where the run folder is already another run's.
+        UserError: for settings that contradict each other.
     """
-    hydra_cfg = HydraConfig.get()
-    one_job_per_relaunch(hydra_cfg)
-    overrides = list(hydra_cfg.overrides.task)
+    words = list(HydraConfig.get().overrides.task)
+    overrides = [word for word in words if not word.lstrip("+~").startswith(OF_THE_START)]
     if any(word.lstrip("+~").startswith("paths.run=") for word in overrides):
         raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
     drop_foreign_keys(cfg, overrides)
     if cfg.resume:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
-    elif run.exists and is_main_process():
-        raise UserError(f"{run.path} already holds a run; go on with it by resume={run.path}, or name another folder")
     settle_length(cfg, overrides)
-    if cfg.trainer.precision == "auto":
-        cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
     return cfg, overrides
-
-
-def one_job_per_relaunch(hydra_cfg: Any) -> None:
-    """In a sweep, let processes that Lightning starts by repeating the command line run this one job, not the sweep."""
-    if hydra_cfg.mode == RunMode.MULTIRUN:
-        sys.argv = [sys.argv[0], *hydra_cfg.overrides.task]
 
 
 def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> DictConfig:
     """The config that a run was started with, with what this command line changes."""
-    saved.resume = cfg.resume
+    with open_dict(saved):
+        saved.update({key: cfg[key] for key in cfg if key not in saved})
     for override in overrides:
         key = override.lstrip("+~").split("=")[0].split("@")[0]
         if key in ("experiment", "debug", "ema", "ema.sigma_rel"):

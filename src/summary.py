@@ -53,7 +53,7 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         last = f"last {results['val/loss_ema']:.5g} with averaged weights, {results['val/loss_raw']:.5g} with raw"
         rows.append(("validation", f"{best}; {last}"))
     rows += [row for callback in trainer.callbacks for row in getattr(callback, "report", [])]
-    more = f"trainer.max_steps={2 * results['steps']}"
+    more = "" if training.out_of_time else f"trainer.max_steps={2 * results['steps']}"
     if trainer.max_steps <= 0 and trainer.max_epochs > 0:
         more = f"trainer.max_epochs={2 * trainer.max_epochs}"
     return [
@@ -62,7 +62,7 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         ("sample", f"python -m src.sample run={folder}"),
         ("measure", f"python -m src.evaluate run={folder} n=2000"),
         ("watch", f"tensorboard --logdir {folder}"),
-        ("go on", f"python -m src.train resume={folder} {more}"),
+        ("go on", f"python -m src.train resume={folder} {more}".rstrip()),
     ]
 
 

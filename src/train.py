@@ -2,19 +2,29 @@
 
 from omegaconf import DictConfig
 
+from src.commands import run_command
+from src.planning.words import words_of_planned_run
 from src.runs import words_of_resumed_run
-from src.utils.cli import run_command
 
 
-def train(cfg: DictConfig) -> float | None:
-    """Compose and check the config, build the parts, announce, fit, report; returns the best validation loss."""
+def train(cfg: DictConfig) -> float | list[float] | None:
+    """Settle all settings and the folder, build the parts, announce, fit, report; returns what a search looks at."""
+    if cfg.get("plan"):
+        from src.planning.command import plan_run
+
+        plan_run(cfg)
+        return None
+    from src.settling import settle
     from src.training import Training  # torch and Lightning take seconds to import, which --help need not wait for
 
-    training = Training.prepare(cfg)
-    training.announce()
-    training.fit()
-    return training.report()
+    run = settle(cfg)
+    if not run.finished:
+        training = Training.prepare(run)
+        training.announce()
+        training.fit()
+        training.report()
+    return run.outcome()
 
 
 if __name__ == "__main__":
-    run_command(train, "train", words_of_resumed_run)
+    run_command(train, "train", lambda words: words_of_planned_run(words_of_resumed_run(words)))

@@ -1,46 +1,45 @@
 """One training run, from its config to its report."""
 
-import os
 import platform
 import sys
-import time
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.denoising import DenoisingTest
 from src.callbacks.finetune import FineTune
 from src.callbacks.progress import Progress
+from src.callbacks.quality import Quality
 from src.data.base import DataModule
+from src.diffusion.ema import Power
 from src.module import DiffusionModule, planned_steps
 from src.runs import Run, build_denoiser, load_weights, submodule
-from src.settings import complete_config
+from src.settling import Settled
 from src.summary import after_training, before_training, git_commit
-from src.utils.check_config import check_config
 from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
-from src.utils.cli import flat_keys, to_plain
+from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import is_main_process
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
+from src.utils.sharding import SHARDED, FullyShard
 
 
 class Training:
     """The parts of a run.
 
     Attributes:
-        cfg: the whole config, resolved.
-        run: the run folder.
+        settled: its settings and its folder; `cfg` is the whole config, resolved, and `run` the run folder.
         data, module, trainer: what they say.
         resume: the checkpoint to go on from, or None.
     """
@@ -49,38 +48,36 @@ class Training:
 
     def __init__(
         self,
-        cfg: dict[str, Any],
-        run: Run,
+        settled: Settled,
         data: DataModule,
         module: DiffusionModule,
         trainer: pl.Trainer,
         resume: Path | None,
     ):
-        self.cfg, self.run, self.data, self.module, self.trainer, self.resume = cfg, run, data, module, trainer, resume
+        self.settled, self.cfg, self.run = settled, settled.plain, settled.run
+        self.data, self.module, self.trainer, self.resume = data, module, trainer, resume
 
     # ---- before ----
 
     @classmethod
-    def prepare(cls, cfg: DictConfig) -> "Training":
-        """Complete and check the config, and build the parts.
+    def prepare(cls, settled: Settled) -> "Training":
+        """Build the parts.
 
         Raises:
             UserError: for every mistake that can be seen before the training starts.
         """
-        run = Run(HydraConfig.get().runtime.output_dir)
+        if is_main_process():
+            settled.take_folder()
         try:
-            return cls._prepare(cfg, run)
+            return cls._prepare(settled)
         except BaseException:
-            with suppress(OSError):
-                run.path.rmdir()  # Hydra made it; it goes if nothing is in it
+            settled.release_folder()
             raise
 
     @classmethod
-    def _prepare(cls, cfg: DictConfig, run: Run) -> "Training":
-        cfg, overrides = complete_config(cfg, run)
-        plain = to_plain(cfg)
-        check_config(plain)
-        resume = run.checkpoint("last") if cfg.resume else None
+    def _prepare(cls, settled: Settled) -> "Training":
+        cfg, run = settled.cfg, settled.run
+        resume = run.checkpoint("last") if settled.resumes else None
         start_logging(run.path / "train.log" if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
@@ -93,6 +90,8 @@ class Training:
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)
+        if isinstance(trainer.strategy, FullyShard):
+            refuse_what_needs_all_weights(module, trainer.callbacks)
         for callback in trainer.callbacks:
             if isinstance(callback, FineTune):
                 callback.check(module)
@@ -105,14 +104,14 @@ class Training:
             spare = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
             instantiate(cfg.lr_schedule)(spare, planned)  # which may refuse that length
             if resume is None:
-                run.start(plain, overrides)
+                run.start(settled.plain, settled.overrides, key=settled.key)
             elif 0 < planned <= step:
                 raise UserError(
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
                 )
             else:
                 rewind_loggers(trainer, step)
-        return cls(plain, run, data, module, trainer, resume)
+        return cls(settled, data, module, trainer, resume)
 
     @rank_zero_only
     def announce(self) -> None:
@@ -133,6 +132,7 @@ class Training:
             python=platform.python_version(),
             commit=git_commit(),
             command=" ".join(sys.argv),
+            failed=None,
         )
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and self.resume is None:
@@ -142,36 +142,43 @@ class Training:
 
     def fit(self) -> None:
         """Train; go on from the checkpoint where there is one."""
-        self.began = time.perf_counter()
         try:
             self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+        except Exception as error:
+            if is_main_process() and getattr(error, "exit_code", 1) < 128:
+                self.run.record(failed=in_one_line(error))
+            raise
         finally:
             leave_process_group()
+            self.settled.release_folder()
 
     # ---- after ----
 
-    def report(self) -> float | None:
+    @rank_zero_only
+    def report(self) -> None:
         """Say what came out, and what to do next."""
-        if self.trainer.global_rank != 0:
-            return None
         checkpoints = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
         progress = next(c for c in self.trainer.callbacks if isinstance(c, Progress))
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
-        seconds = time.perf_counter() - self.began
         results = {
             "best_val_loss": checkpoints.best,
             "best_step": checkpoints.best_step,
             "steps": self.trainer.global_step,
-            "seconds": round(seconds, 1),
+            "seconds": round(progress.elapsed, 1),
             "samples_per_second": round(progress.mean_rate, 1),
             **metrics,
         }
         results |= {k: v for c in self.trainer.callbacks for k, v in getattr(c, "results", {}).items()}
         note = [f"{name}: {text}" for c in self.trainer.callbacks for name, text in getattr(c, "report", [])]
-        self.run.record(results=results, note=note)
+        self.run.record(results=results, note=note, finished=not self.out_of_time)
         self.log_hyperparameters({k: v for k, v in results.items() if v is not None})
-        log.info(f"\nDone\n{table(after_training(self, results))}")
-        return checkpoints.best
+        log.info(f"\n{'Out of time' if self.out_of_time else 'Done'}\n{table(after_training(self, results))}")
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether trainer.max_time has stopped the run before its last step."""
+        timers = [c for c in self.trainer.callbacks if isinstance(c, Timer)]
+        return any(t.time_remaining() <= 0 for t in timers) and self.trainer.global_step < self.module.planned_steps()  # type: ignore[operator]
 
     def log_hyperparameters(self, metrics: dict[str, float]) -> None:
         """The settings beside the final metrics, for TensorBoard's table of runs."""
@@ -189,17 +196,31 @@ def initial_checkpoint(cfg: DictConfig) -> Path | None:
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
 
 
+def refuse_what_needs_all_weights(module: DiffusionModule, callbacks: list[pl.Callback]) -> None:
+    """Refuse what one process does alone with weights that are split among several.
+
+    Raises:
+        UserError: naming it.
+    """
+    alone = [type(c).__name__ for c in callbacks if isinstance(c, Quality | DenoisingTest | FineTune)]
+    if isinstance(module.ema, Power):
+        alone.append("ema=power, whose snapshots one process writes")
+    if any(True for _ in module.denoiser.schedule.parameters()):
+        alone.append("schedule=learned, which all processes read between two steps")
+    if alone:
+        raise UserError(f"trainer=fsdp splits the weights, but all of them are needed by {alone[0]}; use trainer=ddp")
+
+
 def leave_process_group() -> None:
     """End what Lightning started for several processes, so that the next job of a sweep can start its own."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         torch.distributed.destroy_process_group()
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
-        for name in ("LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
-            os.environ.pop(name, None)
 
 
 def load_into(module: DiffusionModule, source: Path) -> int:
     """Load raw and averaged weights from a checkpoint; returns the step that it was written at."""
+    if (source / SHARDED).is_file():  # of which the strategy reads each process its part
+        return torch.load(source / SHARDED, weights_only=True)["global_step"]
     checkpoint = load_checkpoint(source)
     load_weights(module.denoiser, submodule(checkpoint["state_dict"], "denoiser."), source)
     load_weights(module.ema.model, submodule(checkpoint["state_dict"], "ema.model."), source)
@@ -210,9 +231,11 @@ def build_trainer(cfg: DictConfig) -> Any:
     """The trainer with its callbacks, loggers and our way of writing checkpoints."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
-    sharded = "FSDP" in str(cfg.trainer.strategy) or "fsdp" in str(cfg.trainer.strategy)
-    plugins = None if sharded else [AtomicCheckpointIO()]
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins)
+    strategy = instantiate(cfg.trainer.strategy) if OmegaConf.is_config(cfg.trainer.strategy) else cfg.trainer.strategy
+    plugins: list[Any] = [] if isinstance(strategy, FullyShard) else [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # GracefulStop does it, at the end of a step
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, strategy=strategy)
 
 
 def rewind_loggers(trainer: Any, step: int) -> None:

@@ -43,7 +43,7 @@ def plain_loop(cfg, batches, steps: int, skip: int, autocast: bool) -> list[floa
     for step in range(steps):
         begin = time.perf_counter()
         x = batches[step % len(batches)]
-        t = times(len(x), generator)
+        t = times(len(x), generator, denoiser.schedule)
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             value = loss(denoiser, x, t, torch.randn_like(x)).mean()
         optimizer.zero_grad()

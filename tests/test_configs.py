@@ -34,6 +34,7 @@ from src.diffusion.variances import Variance
 from src.features.base import Reference
 from src.measures.base import Measure
 from src.module import DiffusionModule
+from src.planning.device import Plan
 from src.samplers.ancestral import DDIM
 from src.samplers.base import Sampler
 from src.settings import drop_foreign_keys
@@ -44,12 +45,17 @@ from src.utils.errors import UserError
 from tests.diffusion.oracles import Oracle
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
-GROUPS = {folder.name: sorted(p.stem for p in folder.glob("*.yaml")) for folder in CONF.iterdir() if folder.is_dir()}
+GROUPS = {
+    folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
+    for folder in CONF.iterdir()
+    if folder.is_dir() and folder.name != "hydra"  # launchers and sweepers: tests/sweeping, tests/commands
+}
 FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
 # What a choice makes no sense without.
 NEEDS = {
     ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "mixture"): ["experiment=sine_ddpm", "net=mlp"],
+    ("data", "image_shards"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
@@ -226,6 +232,15 @@ def check_sampler(cfg):
     assert isinstance(sampler, Sampler) and sampler.steps == cfg.sampler.steps
 
 
+def check_sweep(cfg):
+    """A whole run as a job has it; tests/sweeping/test_ready.py looks at what is swept."""
+    assert isinstance(instantiate(cfg.module)(denoiser=src.runs.build_denoiser(cfg)), DiffusionModule)
+
+
+def check_plan(cfg):
+    assert isinstance(instantiate(cfg.plan), Plan)
+
+
 def check_ema(cfg):
     ema, net = instantiate(cfg.ema), torch.nn.Linear(2, 2)
     assert isinstance(ema(net), Average)
@@ -258,8 +273,10 @@ CHECKS = {
     "net": check_net,
     "optimizer": check_optimizer,
     "parameterization": partial(check_is, "parameterization", Parameterization),
+    "plan": check_plan,
     "sampler": check_sampler,
     "schedule": partial(check_is, "schedule", Schedule),
+    "sweep": check_sweep,
     "task": partial(check_is, "task", Task),
     "times": partial(check_is, "times", TimeSampler),
     "trainer": check_trainer,
@@ -351,7 +368,8 @@ FROM_CODE = {
     "inputs",
     "outputs",
 }
-NOT_ALL_FOR_USERS = ("experiment", "debug", "callbacks", "logger", "trainer", "optimizer", "data")  # data: tests/data
+# Those of data are in tests/data.
+NOT_ALL_FOR_USERS = ("experiment", "debug", "sweep", "plan", "callbacks", "logger", "trainer", "optimizer", "data")
 PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USERS]
 
 

@@ -150,7 +150,7 @@ def test_records_are_added_to(outputs):
 
 
 def test_the_words_are_remembered(outputs):
-    run = start(outputs / "x", ["experiment=y", "init_from=latest", "seed=2"])
+    run = start(outputs / "x", ["experiment=y", "seed=2"])
     assert run.overrides() == ["experiment=y", "seed=2"]
     assert Run(outputs / "nowhere").overrides() == []
 
@@ -168,7 +168,7 @@ def test_folders_never_collide(tmp_path, monkeypatch):
     names = []
     for _ in range(4):
         folder = Path(run_folder(None, str(tmp_path / "x")))
-        folder.mkdir(parents=True)
+        assert folder.is_dir(), "made at once, so that no other process can take it"
         names.append(folder.name)
     assert names == ["2026-01-02_03-04-05", *(f"2026-01-02_03-04-05_{i}" for i in (2, 3, 4))]
     assert all(re.fullmatch(r"[\w-]+", name) for name in names)

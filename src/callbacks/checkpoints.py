@@ -7,6 +7,8 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from src.utils.whole_files import remove, take_place
+
 
 class Checkpoints(Checkpoint):
     """Keeps `last.ckpt`, and as `best.ckpt` the one with the lowest validation loss.
@@ -81,13 +83,17 @@ class Checkpoints(Checkpoint):
             return
         self.save_last(trainer)
         if is_best and trainer.is_global_zero:
-            partial = self.dirpath / ".best.ckpt.partial"
-            shutil.copyfile(self.last_path, partial)
-            partial.replace(self.best_path)
+            copy_checkpoint(self.last_path, self.best_path)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.global_step != self.saved_step:
             self.save_last(trainer)
+
+    def on_save_checkpoint(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
+    ) -> None:
+        # trainer.max_time is that of a start: a run that goes on has it anew, and does not stop at once.
+        checkpoint["callbacks"].pop("Timer", None)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best": self.best, "best_step": self.best_step, "saved_step": self.saved_step}
@@ -95,3 +101,14 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.saved_step = state_dict["saved_step"]
+
+
+def copy_checkpoint(source: Path, target: Path) -> None:
+    """Copy a checkpoint, a file or of sharded weights a folder, in the place of another."""
+    partial = target.with_name(f".{target.name}.partial")
+    remove(partial)
+    if source.is_dir():
+        shutil.copytree(source, partial)
+    else:
+        shutil.copyfile(source, partial)
+    take_place(partial, target)

@@ -1,20 +1,28 @@
-"""Stop on Ctrl-C and SIGTERM without losing a step."""
+"""Stop on Ctrl-C, SIGTERM and SLURM's warning without losing a step."""
 
+import os
 import signal
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
+import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.utils.console import log
 from src.utils.errors import UserError
 
+# SLURM sends the last before a job's time is over, where the job asked for it with --signal=USR1@SECONDS.
+SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+
 
 class GracefulStop(pl.Callback):
-    """On SIGINT or SIGTERM finishes the step at hand, writes `last.ckpt` and leaves with exit code 128 + signal.
+    """On SIGINT, SIGTERM or SIGUSR1 finishes the step, writes `last.ckpt` and leaves with exit code 128 + signal.
 
-    A second signal of the same kind ends the process at once.
+    A second signal of the same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the queue,
+    where the same command with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends, and
+    where a job is preempted SLURM requeues it by itself.
 
     Args:
         run: the run folder, for the message that says how to resume.
@@ -26,7 +34,7 @@ class GracefulStop(pl.Callback):
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in SIGNALS:
             self.previous[number] = signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: Any) -> None:
@@ -35,22 +43,22 @@ class GracefulStop(pl.Callback):
         log.info(f"{signal.Signals(number).name}: finishing this step, then saving; once more to end at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
-        stop = self.received is not None
+        number = self.received or 0
         if trainer.world_size > 1:
             # All processes must leave at the same step; asking at every one would cost a round trip each.
             if trainer.fit_loop.epoch_loop.total_batch_idx % 10:
                 return
-            stop = trainer.strategy.reduce_boolean_decision(stop, all=False)
-        if not stop or trainer.fit_loop.epoch_loop._should_accumulate():
+            number = int(trainer.strategy.reduce(torch.tensor(number, device=pl_module.device), reduce_op="max"))
+        if not number or trainer.fit_loop.epoch_loop._should_accumulate():
             return
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints) and callback.saved_step != trainer.global_step:
                 callback.save_last(trainer)
-        name = signal.Signals(self.received).name if self.received else "a signal to another process"
+        queued = number == SIGNALS[-1] and trainer.is_global_zero and requeue()
         raise UserError(
-            f"stopped by {name} at step {trainer.global_step}, which is saved. "
-            f"Resume with: python -m src.train resume={self.run}",
-            exit_code=128 + (self.received or signal.SIGTERM),
+            f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, which is saved. "
+            + (queued or f"Resume with: python -m src.train resume={self.run}"),
+            exit_code=128 + number,
         )
 
     def restore(self, *_: Any) -> None:
@@ -61,3 +69,18 @@ class GracefulStop(pl.Callback):
 
     on_train_end = restore  # type: ignore[assignment]
     on_exception = restore  # type: ignore[assignment]
+
+
+def requeue() -> str | None:
+    """Put this job of SLURM back into the queue; returns what came of it, or None where there is no such job."""
+    if "SLURM_JOB_ID" not in os.environ:
+        return None
+    job = os.environ["SLURM_JOB_ID"]
+    if "SLURM_ARRAY_JOB_ID" in os.environ:
+        job = f"{os.environ['SLURM_ARRAY_JOB_ID']}_{os.environ['SLURM_ARRAY_TASK_ID']}"
+    try:
+        subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        reason = getattr(error, "stderr", None) or error
+        return f"SLURM did not take job {job} back into its queue: {reason}"
+    return f"Job {job} is in SLURM's queue again; with auto_resume=true it goes on from here"

@@ -74,8 +74,8 @@ class Pictures(pl.Callback):
         if ends or time.monotonic() - self.curves_drawn > PAUSE:
             self.draw_curves(trainer)
             self.curves_drawn = time.monotonic()
-        if not ends and step - self.drawn_step < self.every_n_steps:
-            return
+        if pl_module.is_sharded or (not ends and step - self.drawn_step < self.every_n_steps):
+            return  # one process alone cannot draw with its part of the weights
         self.drawn_step = step
         with trainer.precision_plugin.forward_context():
             if self.n != 0:

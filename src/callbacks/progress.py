@@ -27,18 +27,28 @@ class Progress(ProgressBar):
         self.bar: tqdm | None = None
         self.samples, self.since, self.rate = 0, 0.0, 0.0
         self.total_samples, self.total_seconds = 0, 0.0
+        self.began, self.before = time.perf_counter(), 0.0
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds of the whole run, with all that is not training; not those lost when it was killed."""
+        return self.before + time.perf_counter() - self.began
 
     def state_dict(self) -> dict[str, Any]:
-        return {"samples": self.total_samples, "seconds": self.total_seconds}
+        return {"samples": self.total_samples, "seconds": self.total_seconds, "elapsed": self.elapsed}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.total_samples, self.total_seconds = state_dict["samples"], state_dict["seconds"]
+        self.before = state_dict.get("elapsed", self.total_seconds)
 
     def enable(self) -> None:
         self.shown = True
 
     def disable(self) -> None:
         self.shown = False
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self.began = time.perf_counter()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)

@@ -23,7 +23,8 @@ class Quality(pl.Callback):
     """The distance between a few samples of the averaged weights and the test data, from the same noise each time.
 
     Of images the Fréchet distance in features of the data, logged as `quality/frechet`; of signals and points the
-    sliced Wasserstein distance, `quality/sliced`. Beside it stands `quality/floor`, that of as many training data. With
+    sliced Wasserstein distance, `quality/sliced`. Beside it stands `quality/floor`, that of as many training data, and
+    among the results of the run `quality/nfe`, the evaluations of the net that a sample took. With
     so few samples the distance is large even of a perfect model: it tells runs and moments apart, and is no result.
     Processes share the samples out.
 
@@ -92,15 +93,16 @@ class Quality(pl.Callback):
         rank, world_size = trainer.global_rank, trainer.world_size
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         model = self.model(pl_module, data)
-        with trainer.precision_plugin.forward_context(), model.measured():
+        with trainer.precision_plugin.forward_context(), model.measured() as cost:
             size = model.batch_size * world_size
             rows = [range(i + rank, min(i + size, self.n), world_size) for i in range(0, self.n, size)]
             x = torch.cat([data.to_units(model.walk(r)).float().cpu() for r in rows])
         if self.floor is None:
             order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
             self.floor = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
-        self.results = {self.name: self.distance(x, trainer), "quality/floor": self.floor}
-        pl_module.write(self.results)
+        measured = {self.name: self.distance(x, trainer), "quality/floor": self.floor}
+        pl_module.write(measured)
+        self.results = measured | {"quality/nfe": cost.rows / len(x)}
 
     def distance(self, x: Tensor, trainer: pl.Trainer) -> float:
         """From the samples x (B, C, *S) of this process, and those of all others, to the test data."""

@@ -7,7 +7,7 @@ from src.comparing.sampler_grid import SamplerGrid
 from src.utils.console import start_logging
 from src.utils.errors import UserError
 
-WAYS = {"runs": "runs=[RUN,RUN]", "sweep": "sweep=FOLDER", "run": "run=RUN"}
+WAYS = {"runs": "runs=[RUN,RUN]", "sweep_folder": "sweep=FOLDER", "run": "run=RUN"}
 
 
 def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
@@ -19,6 +19,6 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
     start_logging(None)
     given = [key for key in WAYS if cfg[key] is not None]
     if len(given) != 1:
-        found = f"not {' and '.join(given)}" if given else "none is given"
+        found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"
         raise UserError(f"one of {', '.join(WAYS.values())} is needed, {found}")
     return (SamplerGrid if given == ["run"] else RunComparison).prepare(cfg)

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from src.runs import CONFIG, Run, moved
+from src.sweeping.jobs import SWEEP, Plan, read_jobs
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.metrics_csv import Row, read_metrics
@@ -107,7 +108,8 @@ class Record:
             return None
         planned = self.config["trainer"]["max_steps"]
         got = f"at step {self.steps:,}" + (f" of {planned:,}" if planned > 0 else "")
-        return f"{got}, {'with' if self.has_checkpoint else 'without'} a checkpoint"
+        failed = f"; it failed: {self.facts['failed']}" if self.facts.get("failed") else ""
+        return f"{got}, {'with' if self.has_checkpoint else 'without'} a checkpoint{failed}"
 
     @property
     def data(self) -> dict[str, Any]:
@@ -155,8 +157,8 @@ def find_sweep(folder: str) -> tuple[list[Record], list[str]]:
     found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural)
     records = with_names([Run(there) for there in found])
     lines = [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
-    for sweep in sorted(path.rglob("multirun.yaml")):
-        lines += [f"Run {name} was not started: {' '.join(words)}." for name, words in not_started(sweep)]
+    for sweep in sorted(path.rglob(SWEEP)):
+        lines += not_begun(sweep.parent)
     return records, lines
 
 
@@ -165,23 +167,15 @@ def natural(path: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
-def not_started(sweep: Path) -> list[tuple[str, list[str]]]:
-    """The number, and the words that tell it from the others, of each job that a sweep planned and has no folder of.
-
-    Args:
-        sweep: multirun.yaml, in which Hydra keeps the command line of a sweep.
-    """
-    from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
-    from hydra.core.override_parser.overrides_parser import OverridesParser
-
-    hydra = yaml.safe_load(sweep.read_text()).get("hydra", {})
-    if not str(hydra.get("sweeper", {}).get("_target_")).endswith("BasicSweeper"):
-        return []  # one that searches chooses its jobs as it goes
-    words = OverridesParser.create().parse_overrides(hydra["overrides"]["task"])
-    (jobs,) = BasicSweeper.split_arguments(words, None)
-    swept = [i for i, values in enumerate(zip(*jobs, strict=True)) if len(set(values)) > 1]
-    own = [(str(number), [job[i] for i in swept]) for number, job in enumerate(jobs)]
-    return [(number, job) for number, job in own if not (sweep.parent / number / CONFIG).is_file()]
+def not_begun(sweep: Path) -> list[str]:
+    """A line for each job that a sweep planned and that has no run, with the error where it failed."""
+    plan, errors = Plan.read(sweep), {job.number: job.error for job in read_jobs(sweep)}
+    missing = [n for n in range(len(plan.jobs)) if not (sweep / str(n) / CONFIG).is_file()]
+    words = {n: " ".join(plan.own_words(plan.jobs[n])) for n in missing}
+    return [
+        f"Run {n} failed: {words[n]}: {errors[n]}." if errors.get(n) else f"Run {n} was not started: {words[n]}."
+        for n in missing
+    ]
 
 
 def with_names(runs: Sequence[Run]) -> list[Record]:

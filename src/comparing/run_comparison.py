@@ -47,8 +47,8 @@ class RunComparison:
         """
         if not isinstance(cfg.samples, int) or cfg.samples < 0:
             raise UserError(f"samples={cfg.samples} is no whole number from 0")
-        if cfg.sweep is not None:
-            records, missing = find_sweep(str(cfg.sweep))
+        if cfg.sweep_folder is not None:
+            records, missing = find_sweep(str(cfg.sweep_folder))
         else:
             names = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
             records, missing = find_runs(names, cfg.paths.outputs), []

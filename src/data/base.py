@@ -1,6 +1,7 @@
 """What all data have in common: batches whose order is a function of (seed, epoch), and the loaders around them."""
 
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
 from typing import Protocol, cast
 
 import pytorch_lightning as pl
@@ -67,8 +68,25 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tensor:
     """Mirror the images whose coin, drawn for each of the n samples from (seed, epoch), falls so."""
-    coins = torch.rand(n, generator=generator(seed, "flip", epoch))[indices] < 0.5
+    coins = _coins(n, epoch, seed)[indices]
     return torch.where(coins.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+@lru_cache(maxsize=2)  # a million take as long to draw as a batch to decode
+def _coins(n: int, epoch: int, seed: int) -> Tensor:
+    return torch.rand(n, generator=generator(seed, "flip", epoch)) < 0.5
+
+
+def mixed(n: int, draws: torch.Generator, shards: Tensor | None = None, window: int = 1) -> Tensor:
+    """A random order (n,) of the samples; where the shard (n,) of each is given, they come `window` shards at a time.
+
+    The shards follow each other in random order, too. Within a window all samples are mixed.
+    """
+    order = torch.randperm(n, generator=draws)
+    if shards is None:
+        return order
+    turn = torch.randperm(int(shards.max()) + 1, generator=draws) // window
+    return order[turn[shards[order]].argsort(stable=True)]
 
 
 def split(n: int, n_val: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -111,6 +129,7 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         seed: of the order.
         rank, world_size: this process and how many there are; it takes every world_size-th sample.
         epoch, start: where to begin.
+        shards, window: see `mixed`, for data that should not be read at random.
     """
 
     def __init__(
@@ -123,11 +142,14 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         world_size: int = 1,
         epoch: int = 0,
         start: int = 0,
+        shards: Tensor | None = None,
+        window: int = 1,
     ):
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.first_epoch, self.start = epoch, start
         self.epoch = epoch
+        self.shards, self.window = shards, window
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -140,7 +162,7 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         epoch = self.epoch
         order = torch.arange(self.n)
         if self.shuffle:
-            order = torch.randperm(self.n, generator=generator(self.seed, "order", epoch))
+            order = mixed(self.n, generator(self.seed, "order", epoch), self.shards, self.window)
         start = self.start if epoch == self.first_epoch else 0
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
@@ -153,6 +175,7 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         channels, size: shape of a sample, (C, *S).
         num_classes: number of labels; 0 where there are none.
+        shards, window: see `mixed`, of the training samples; set in `load` for data that should not be read at random.
         source: where the data came from, a line for the summary; set in `load`.
         warning: what the user must know of the data, or None; set in `load`.
 
@@ -165,6 +188,8 @@ class DataModule(pl.LightningDataModule):
 
     train_set: BatchDataset
     val_set: BatchDataset
+    shards: Tensor | None = None
+    window: int = 1
     source: str = ""
     warning: str | None = None
 
@@ -254,7 +279,8 @@ class DataModule(pl.LightningDataModule):
     def _loader(self, data: BatchDataset, shuffle: bool, epoch: int = 0, start: int = 0) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.check_batch_size(world_size)
-        batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, rank, world_size, epoch, start)
+        place = (rank, world_size, epoch, start)
+        batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, *place, self.shards, self.window)
         return DataLoader(
             cast(Dataset, data),
             batch_size=None,

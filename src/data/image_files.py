@@ -1,78 +1,123 @@
-"""Where image files lie: in the folders below another one, or in a zip archive."""
+"""Where image files lie: in the folders below another one, or in zip and tar archives."""
 
 import os
+import zlib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from io import BytesIO
+from dataclasses import dataclass, field
+from functools import lru_cache
+from io import BytesIO, FileIO
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
-from zipfile import ZipFile, is_zipfile
+from typing import BinaryIO
 
-from src.utils.errors import UserError
+import torch
+from torch import Tensor
 
 ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+AHEAD = 1 << 20  # bytes that the system is asked for at a time
+LARGEST = 4 << 30  # bytes of an archive that is read from end to end; a larger one would not stay in memory
 
 
-class Files(Protocol):
-    """Where images lie; it can be sent to another process."""
+@dataclass
+class Files:
+    """Images in a folder; a million of them in a few tensors, which processes can share and a file can keep.
 
-    names: list[str]  # relative, with forward slashes, sorted
-
-    def open(self, name: str) -> BinaryIO: ...
-
-
-class Folder:
-    """The images below a folder."""
-
-    def __init__(self, root: Path):
-        self.root = root
-        walk = os.walk(root, followlinks=True)
-        paths = (Path(folder, name).relative_to(root).as_posix() for folder, _, names in walk for name in names)
-        self.names = sorted(filter(_is_image, paths))
-
-    def open(self, name: str) -> BinaryIO:
-        return (self.root / name).open("rb")
-
-
-class Archive:
-    """The images in a zip file, which each process opens for itself."""
-
-    def __init__(self, path: Path):
-        self.path = path
-        self._opened: tuple[int, ZipFile] | None = None
-        self.names = sorted(filter(_is_image, self._zip().namelist()))
-
-    def open(self, name: str) -> BinaryIO:
-        return BytesIO(self._zip().read(name))
-
-    def _zip(self) -> ZipFile:
-        if self._opened is None or self._opened[0] != os.getpid():
-            self._opened = os.getpid(), ZipFile(self.path)
-        return self._opened[1]
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_opened": None}
-
-
-def find_images(root: Path, key: str) -> Files:
-    """The images in a folder or zip file; the key is the setting that errors name.
-
-    Raises:
-        UserError: where it does not exist, is neither folder nor zip file, or holds no image.
+    Args:
+        root: the folder.
+        folders: those that images lie in, relative, sorted, with a slash at the end; "" is the root itself.
+        folder: (N,) the number of each image's folder.
+        text, ends: names in their folders, in UTF-8, all in one (bytes,) uint8; and where each (N,) ends in it.
+        stamps: of all that was looked through, to see whether it has changed.
+        label: (N,) int64, the classes that an archive gives by itself, or None.
+        complaints: of the images that cannot be read; None before they have been looked at.
     """
-    if not root.exists():
-        raise UserError(f"{key}={root} does not exist; set {key}=FOLDER, or a zip file, with the images")
-    if root.is_file() and not is_zipfile(root):
-        raise UserError(f"{key}={root} is neither a folder nor a zip file; set {key}=FOLDER with the images")
-    files: Files = Archive(root) if root.is_file() else Folder(root)
-    if not files.names:
-        raise UserError(f"{key}={root} holds no image; files that end in {', '.join(ENDINGS)} are looked for")
-    return files
+
+    root: str
+    folders: list[str]
+    folder: Tensor
+    text: Tensor
+    ends: Tensor
+    stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
+    label: Tensor | None = None
+    complaints: dict[int, str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    def name(self, i: int) -> str:
+        """Relative, with forward slashes."""
+        start = int(self.ends[i - 1]) if i else 0
+        return self.folders[int(self.folder[i])] + os.fsdecode(self.text[start : int(self.ends[i])].numpy().tobytes())
+
+    def open(self, i: int, most: int | None = None) -> BinaryIO:
+        """An image, or no more than what is asked for of its first bytes, where that saves time."""
+        return (Path(self.root) / self.name(i)).open("rb")
+
+    def archive(self, indices: Tensor) -> Tensor | None:
+        """The number (N,) of the archive that each image lies in, or None."""
+        return None
 
 
-def _is_image(name: str) -> bool:
-    hidden = any(part.startswith(".") or part == "__MACOSX" for part in name.split("/"))
-    return name.lower().endswith(ENDINGS) and not hidden
+@dataclass
+class Packed(Files):
+    """Images in archives, which are read at the places where the images lie.
+
+    Args:
+        archives: their names in the root.
+        where: (N, 4) int64: the number of the archive, offset and size in bytes, and whether it is deflated.
+    """
+
+    archives: list[str] = field(default_factory=list)
+    where: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int64))
+
+    def name(self, i: int) -> str:
+        name = super().name(i)
+        return name if len(self.archives) == 1 else f"{self.archives[int(self.where[i, 0])]}/{name}"
+
+    def open(self, i: int, most: int | None = None) -> BinaryIO:
+        archive, offset, size, deflated = self.where[i].tolist()
+        with FileIO(f"{self.root}/{self.archives[archive]}") as file:
+            file.seek(offset)
+            data = file.read(size if most is None else min(size, most))
+        return BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data) if deflated else data)
+
+    def archive(self, indices: Tensor) -> Tensor | None:
+        return self.where[indices, 0]
+
+    def read_ahead(self, i: int) -> None:
+        """Let the system read the archive of an image from end to end, if it is none of the last ones."""
+        _read_ahead(f"{self.root}/{self.archives[int(self.where[i, 0])]}")
+
+
+@lru_cache(maxsize=64)
+def _read_ahead(path: str) -> None:
+    """Images are then picked from memory, so that disks need not seek."""
+    size = Path(path).stat().st_size
+    if not hasattr(os, "posix_fadvise") or size > LARGEST:
+        return
+    with FileIO(path) as file:
+        for start in range(0, size, AHEAD):  # the system may cut longer wishes short
+            os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+def is_image(name: str) -> bool:
+    return name.lower().endswith(ENDINGS)
+
+
+def is_hidden(name: str) -> bool:
+    """Whether the name, without folders, is one of those that systems leave behind."""
+    return name.startswith(".") or name == "__MACOSX"
+
+
+def split_names(names: Sequence[str]) -> tuple[list[str], Tensor, Tensor, Tensor]:
+    """The folders, folder, text and ends of Files."""
+    cuts = [name.rfind("/") + 1 for name in names]
+    folder_of = [name[:cut] for name, cut in zip(names, cuts, strict=True)]
+    folders = sorted(set(folder_of))
+    number = {folder: i for i, folder in enumerate(folders)}
+    inner = [os.fsencode(name[cut:]) for name, cut in zip(names, cuts, strict=True)]
+    text = torch.frombuffer(bytearray(b"".join(inner)) or bytearray(1), dtype=torch.uint8)
+    ends = torch.tensor([len(name) for name in inner], dtype=torch.int64).cumsum(0)
+    return folders, torch.tensor([number[folder] for folder in folder_of], dtype=torch.int32), text, ends
 
 
 @dataclass
@@ -81,34 +126,51 @@ class Part:
 
     Args:
         files: where they lie.
-        names: which, as files.names has them.
-        prefix: what all names begin with that says nothing of the image, such as "cifar/train/".
+        indices: which, (N,) int64.
+        prefix: what the folders of all begin with that says nothing of the image, such as "cifar/train/".
     """
 
     files: Files
-    names: list[str]
+    indices: Tensor
     prefix: str = ""
 
-    def folders(self) -> list[str]:
-        """The top-level folder below the prefix of each image; "" where it lies in none."""
-        inner = (name.removeprefix(self.prefix) for name in self.names)
-        return [name.split("/")[0] if "/" in name else "" for name in inner]
+    @classmethod
+    def of(cls, files: Files) -> "Part":
+        """All of them."""
+        return cls(files, torch.arange(len(files)))
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def tops(self) -> tuple[list[str], Tensor]:
+        """The top-level folders below the prefix, sorted, and the number (N,) of each image's; "" stands for none."""
+        inner = {i: self.files.folders[i].removeprefix(self.prefix).split("/")[0] for i in self._used()}
+        names = sorted(set(inner.values()))
+        number = {name: i for i, name in enumerate(names)}
+        of_folder = torch.tensor([number.get(inner.get(i, ""), 0) for i in range(len(self.files.folders))])
+        return names, of_folder[self.files.folder[self.indices]]
+
+    def _used(self) -> list[int]:
+        """The numbers of the folders that these images lie in."""
+        return self.files.folder[self.indices].unique().tolist()
 
     def below(self, folder: str) -> "Part":
         """The images in one of the top-level folders."""
         prefix = f"{self.prefix}{folder}/"
-        return Part(self.files, [name for name in self.names if name.startswith(prefix)], prefix)
+        inside = torch.tensor([name.startswith(prefix) for name in self.files.folders])
+        return Part(self.files, self.indices[inside[self.files.folder[self.indices]]], prefix)
 
-    def only(self, indices: Sequence[int]) -> "Part":
-        """The images at the indices."""
-        return Part(self.files, [self.names[i] for i in indices], self.prefix)
+    def only(self, chosen: Tensor) -> "Part":
+        """The images at the places (n,) among these."""
+        return Part(self.files, self.indices[chosen], self.prefix)
 
     def unwrapped(self, keep: Iterable[str] = ()) -> "Part":
         """The same images, seen from inside a folder around all of them, such as archives tend to have.
 
         A folder with nothing but images in it is not looked through, nor is one of those to keep.
         """
-        tops, depth = set(self.folders()), max(name.removeprefix(self.prefix).count("/") for name in self.names)
-        if len(tops) > 1 or depth < 2 or tops & set(keep):
+        tops, _ = self.tops()
+        depth = max(self.files.folders[i].removeprefix(self.prefix).count("/") for i in self._used())
+        if len(tops) > 1 or depth < 2 or set(tops) & set(keep):
             return self
-        return self.below(tops.pop()).unwrapped(keep)
+        return self.below(tops[0]).unwrapped(keep)

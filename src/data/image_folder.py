@@ -1,4 +1,4 @@
-"""Folders and zip archives of images."""
+"""Folders, zip archives and tar shards of images."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -7,30 +7,36 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from src.data.base import DataModule, InMemory, split, val_count
-from src.data.image_files import Part, find_images
-from src.data.images import Decoder, OnDisk, cpus, decode_all, find_readable
+from src.data.base import DataModule, Indexed, InMemory, split, val_count
+from src.data.image_files import Part
+from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
+from src.data.index import Index
+from src.data.scan import find_images
+from src.data.tar_shards import VALIDATION
+from src.data.workers import cpus
 from src.utils.errors import UserError
-
-VALIDATION = ("val", "valid", "validation", "test")
 
 
 class ImageFolder(DataModule):
-    """PNG, JPEG, WebP, BMP and GIF files in any tree of folders, or in a zip file of one.
+    """PNG, JPEG, WebP, BMP and GIF files in any tree of folders, in a zip file of one, or in tar shards.
 
     Samples: (C, H, W) in [-1, 1]; labels count the sorted names of the top-level folders, `class_names`. Where these
     are `train` and one of `val`, `valid`, `validation`, `test`, they are the two parts of the data, with the classes
-    below. A folder around everything is looked through. Images are decoded once into memory where they fit, by workers
-    whenever they are needed otherwise; either way the batches are the same.
+    below. A folder around everything is looked through. Shards may give labels as `cls` files instead. Images are
+    decoded once into memory where they fit, by workers whenever they are needed otherwise; either way the batches are
+    the same.
 
     Args:
-        root: folder or zip file.
+        root: folder, zip file or tar file, or many tar files: their folder, a/train-*.tar, or a/train-{000..099}.tar.
         val_root: another one for validation; by default, what is found in root, or else a share of it.
         val_share: that share, drawn by the seed.
         resize: `crop` fills the size and cuts off what is left over, evenly; `stretch` changes the proportions.
         flip: mirror training images left to right with probability one half.
         cache_gb: memory to spend on decoded images, in GB per process of training; 0 always decodes anew.
         max_unreadable: share of images that may be left out because they cannot be read.
+        window: shards whose images are mixed; they are read so many at a time, in an order that changes by the epoch.
+            0 mixes all images, wherever they lie.
+        index, rescan: where lists of what does not fit in memory are kept, and whether to make them anew; see Index.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 1 or 3, size (H, W).
             num_classes is the number of class folders, or 0 to ignore them. num_workers 0 becomes the number of cores,
             at most 8, where images are not in memory.
@@ -48,6 +54,9 @@ class ImageFolder(DataModule):
         flip: bool = True,
         cache_gb: float = 2.0,
         max_unreadable: float = 0.01,
+        window: int = 0,
+        index: str | None = None,
+        rescan: bool = False,
         channels: int = 3,
         size: Sequence[int] = (32, 32),
         num_classes: int = 0,
@@ -62,80 +71,112 @@ class ImageFolder(DataModule):
             raise UserError(f"data.size={list(size)} is no size of an image; give height and width, such as [32,32]")
         if resize not in ("crop", "stretch"):
             raise UserError(f"data.resize={resize} is unknown; use crop or stretch")
+        if window < 0:
+            raise UserError(f"data.window={window} is no number of shards; use 1 or more, or 0 to mix all images")
         self.root, self.val_root, self.val_share = root, val_root, val_share
         self.flip, self.cache_gb, self.max_unreadable = flip, cache_gb, max_unreadable
+        self.window, self.index = window, Index(index, rescan)
         self.decoder = Decoder(channels, size, resize)
         self.class_names: list[str] = []
 
     def load(self) -> None:
         if self.root is None:
-            raise UserError("data=image_folder needs data.root=FOLDER, a folder or a zip file with the images")
+            raise UserError("data.root is not set; set data.root=FOLDER, a zip file or tar shards, with the images")
         train, val = self._parts(self.root)
-        n = len(train.names) + len(val.names)
+        n = len(train) + len(val)
         gigabytes = n * self.channels * self.size[0] * self.size[1] / 1e9
         cached = gigabytes <= self.cache_gb
         if not cached and self.num_workers == 0:
             self.num_workers = min(cpus(), 8)
-        train_set, bad = self._read(train, cached, self.flip)
-        val_set, bad_val = self._read(val, cached, flip=False)
+        train_set, good, bad = self._read(train, self.root, cached, training=True)
+        val_set, _, bad_val = self._read(val, self.val_root or self.root, cached, training=False)
         self.warning = self._judge(bad + bad_val, n)
+        self.shards = train.files.archive(good.indices) if self.window else None
         self.source = (
             f"{len(train_set):,} train / {len(val_set):,} validation images from {self.root}"
             + (f" and {self.val_root}" if self.val_root else "")
-            + f", {len(self.class_names)} class folders, "
+            + f", {len(self.class_names)} classes, "
             + (f"in memory ({gigabytes:.2g} GB)" if cached else f"decoded by {self.num_workers} workers")
         )
         self.train_set, self.val_set = train_set, val_set
 
     def _parts(self, root: str) -> tuple[Part, Part]:
         """What to train on, whose folders name the classes, and what to validate on."""
-        files = find_images(Path(root).expanduser(), "data.root")
-        train = everything = Part(files, files.names).unwrapped()
-        tops = set(everything.folders())
+        train = everything = Part.of(find_images(root, "data.root", self.index)).unwrapped()
+        tops, _ = everything.tops()
         given = next((name for name in VALIDATION if name in tops), None) if "train" in tops else None
         if given:
             train = everything.below("train")
-        self.class_names = sorted(set(train.folders()) - {""})
+        self.class_names = self._classes(train)
         self._check_classes()
         if self.val_root is not None:
-            others = find_images(Path(self.val_root).expanduser(), "data.val_root")
-            return train, self._shuffled(Part(others, others.names).unwrapped(keep=self.class_names))
+            others = Part.of(find_images(self.val_root, "data.val_root", self.index))
+            return train, self._shuffled(others.unwrapped(keep=self.class_names))
         if given:
             return train, self._shuffled(everything.below(given))
-        n = len(train.names)
+        n = len(train)
         indices, val_indices = split(n, val_count(n, self.val_share), self.seed)
-        return train.only(indices.tolist()), train.only(val_indices.tolist())
+        return train.only(indices), train.only(val_indices)
 
     def _shuffled(self, part: Part) -> Part:
         """The same images, mixed, so that any first few of them are of all classes."""
-        n = len(part.names)
-        return part.only(split(n, n, self.seed)[1].tolist())
+        return part.only(split(len(part), len(part), self.seed)[1])
+
+    def _classes(self, train: Part) -> list[str]:
+        """The names of the classes: of the folders, or the numbers that shards give."""
+        if train.files.label is None:
+            return [name for name in train.tops()[0] if name]
+        return [str(i) for i in range(int(train.files.label[train.indices].max()) + 1)]
 
     def _check_classes(self) -> None:
         found, asked = len(self.class_names), self.num_classes
         if asked and asked != found:
             some = ", ".join(self.class_names[:3]) + (", ..." if found > 3 else "")
             raise UserError(
-                f"data.num_classes={asked}, but {self.root} has {found} class folders{f' ({some})' if found else ''}; "
+                f"data.num_classes={asked}, but {self.root} has {found} classes{f' ({some})' if found else ''}; "
                 f"set data.num_classes={found}"
             )
 
-    def _read(self, part: Part, cached: bool, flip: bool) -> tuple[InMemory, list[str]]:
-        """The samples, and the complaints of the images that cannot be read."""
-        label = self._labels(part) if self.num_classes else None
-        images = OnDisk(part, self.decoder, self.shape)
-        x, good, bad = decode_all(images) if cached else find_readable(images)
-        return InMemory(x, None if label is None else label[good], flip, self.seed), bad
+    def _read(self, part: Part, root: str, cached: bool, training: bool) -> tuple[InMemory, Part, list[str]]:
+        """The samples, the images that they are, and what is wrong with those that cannot be read."""
+        label = self._labels(part, root) if self.num_classes else None
+        images = OnDisk(part, self.decoder, self.shape, ahead=training and self.window > 0)
+        x: Indexed
+        if cached:
+            x, good, bad = decode_all(images)
+        else:
+            good, bad = self._look(part, root)
+            x = images.only(good)
+        label = None if label is None else label[good]
+        return InMemory(x, label, self.flip and training, self.seed), part.only(good), bad
 
-    def _labels(self, part: Part) -> Tensor:
-        """The number (N,) int64 of each image's folder among the class folders."""
-        number = {name: i for i, name in enumerate(self.class_names)}
-        for name, folder in zip(part.names, part.folders(), strict=True):
-            if folder not in number:
+    def _look(self, part: Part, root: str) -> tuple[Tensor, list[str]]:
+        """The places (n,) of the images whose head is good, and what is wrong with the others."""
+        files = part.files
+        if files.complaints is None:
+            files.complaints = find_unreadable(files)
+            self.index.save(Path(root).expanduser(), files)
+        damaged = torch.isin(part.indices, torch.tensor(list(files.complaints), dtype=torch.int64))
+        return (~damaged).nonzero()[:, 0], [files.complaints[i] for i in part.indices[damaged].tolist()]
+
+    def _labels(self, part: Part, root: str) -> Tensor:
+        """The class (N,) int64 of each image: the number that its shard gives, or that of its folder."""
+        if part.files.label is not None:
+            label = part.files.label[part.indices]
+            if int(label.max()) >= self.num_classes:
                 raise UserError(
-                    f"{name} lies in none of the class folders of {self.root}; move it, or set data.num_classes=0"
+                    f"{root} has a label {int(label.max())}, but {self.root} has 0 to {self.num_classes - 1} only; "
+                    "give both the same classes, or set data.num_classes=0"
                 )
-        return torch.tensor([number[folder] for folder in part.folders()], dtype=torch.int64)
+            return label
+        folders, folder = part.tops()
+        for i, name in enumerate(folders):
+            if name not in self.class_names:
+                image = part.files.name(int(part.indices[folder == i][0]))
+                raise UserError(
+                    f"{image} lies in none of the class folders of {self.root}; move it, or set data.num_classes=0"
+                )
+        return torch.tensor([self.class_names.index(name) for name in folders])[folder]
 
     def _judge(self, bad: Sequence[str], n: int) -> str | None:
         if not bad:

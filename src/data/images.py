@@ -1,8 +1,8 @@
 """Image files of any kind, decoded to one shape."""
 
-import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from math import prod
 from typing import Literal
 
@@ -10,13 +10,14 @@ import numpy as np
 import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from src.data.image_files import Files, Part
+from src.data.image_files import Files, Packed, Part
+from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
 
 CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
+HEAD = 1 << 14  # bytes in which the size and kind of an image mostly stand
 
 
 class Unreadable(UserError):
@@ -30,14 +31,14 @@ class Unreadable(UserError):
 
 
 @contextmanager
-def _complaining(name: str) -> Iterator[None]:
+def _complaining(files: Files, i: int) -> Iterator[None]:
     try:
         yield
     except UnidentifiedImageError as error:  # whose own message is about an object in memory
-        raise Unreadable(f"{name} (no image of a known kind)") from error
+        raise Unreadable(f"{files.name(i)} (no image of a known kind)") from error
     except Exception as error:  # damaged files raise anything, from OSError to struct.error
         reason = " ".join(str(error).split()) or type(error).__name__
-        raise Unreadable(f"{name} ({reason})") from error
+        raise Unreadable(f"{files.name(i)} ({reason})") from error
 
 
 class Decoder:
@@ -54,9 +55,9 @@ class Decoder:
         self.height, self.width = size
         self.resize = resize
 
-    def __call__(self, files: Files, name: str) -> Tensor:
-        """Raises Unreadable, naming the file."""
-        with _complaining(name), files.open(name) as file, Image.open(file) as image:
+    def __call__(self, files: Files, i: int) -> Tensor:
+        """Image i of the files. Raises Unreadable, naming it."""
+        with _complaining(files, i), files.open(i) as file, Image.open(file) as image:
             return self._decode(image)
 
     def _decode(self, image: Image.Image) -> Tensor:
@@ -92,13 +93,14 @@ class OnDisk:
         part: which images.
         decoder: decodes one.
         shape: (C, H, W).
+        ahead: whether the archive of an image is read from end to end, since others of it are soon asked for.
     """
 
-    def __init__(self, part: Part, decoder: Decoder, shape: Sequence[int]):
-        self.part, self.decoder, self.shape = part, decoder, tuple(shape)
+    def __init__(self, part: Part, decoder: Decoder, shape: Sequence[int], ahead: bool = False):
+        self.part, self.decoder, self.shape, self.ahead = part, decoder, tuple(shape), ahead
 
     def __len__(self) -> int:
-        return len(self.part.names)
+        return len(self.part)
 
     def __getitem__(self, indices: Tensor) -> Tensor:
         x = torch.empty(len(indices), *self.shape, dtype=torch.uint8)
@@ -109,59 +111,49 @@ class OnDisk:
                 raise Unreadable(f"{error} cannot be decoded; mend or remove this image") from error
         return x
 
+    def only(self, places: Tensor) -> "OnDisk":
+        """The images at the places (n,) among these."""
+        return OnDisk(self.part.only(places), self.decoder, self.shape, self.ahead)
+
     def decode(self, i: int) -> Tensor:
         """One image (C, H, W)."""
-        return self.decoder(self.part.files, self.part.names[i])
-
-    def look(self, i: int) -> Tensor:
-        """Nothing (0,), but Unreadable is raised where the head of the image is damaged."""
-        name = self.part.names[i]
-        with _complaining(name), self.part.files.open(name) as file, Image.open(file):
-            return torch.empty(0)
+        files, i = self.part.files, int(self.part.indices[i])
+        if self.ahead and isinstance(files, Packed):
+            files.read_ahead(i)
+        return self.decoder(files, i)
 
 
-def find_readable(images: OnDisk) -> tuple[OnDisk, list[int], list[str]]:
-    """Look at the head of each image: those that have a good one, their indices, and what is wrong with the others."""
-    good: list[int] = []
-    bad: list[str] = []
-    for _, indices, complaints in _in_chunks(images.look, len(images), CHUNK, "Looking at the images"):
-        good += indices
-        bad += complaints
-    return OnDisk(images.part.only(good), images.decoder, images.shape), good, bad
+def find_unreadable(files: Files) -> dict[int, str]:
+    """Look at the head of each image: the indices of those that have no good one, and what is wrong with them."""
+    found: dict[int, str] = {}
+    for _, _, bad in _in_chunks(partial(_look, files), len(files), CHUNK, "Looking at the images"):
+        found |= bad
+    return found
 
 
-def decode_all(images: OnDisk) -> tuple[Tensor, list[int], list[str]]:
-    """Decode all images: those that can be, (N, C, H, W) uint8, their indices, and what is wrong with the others."""
+def _look(files: Files, i: int) -> Tensor:
+    """Nothing (0,), but Unreadable is raised where the head of the image is damaged."""
+    with suppress(Exception), files.open(i, most=HEAD) as file, Image.open(file):
+        return torch.empty(0)
+    with _complaining(files, i), files.open(i) as file, Image.open(file):  # much may stand before the size of an image
+        return torch.empty(0)
+
+
+def decode_all(images: OnDisk) -> tuple[Tensor, Tensor, list[str]]:
+    """Decode all images: those that can be, (n, C, H, W) uint8, their places (n,), and complaints of the others."""
     x = torch.empty(len(images), *images.shape, dtype=torch.uint8)
     size = max(1, min(CHUNK, CHUNK_BYTES // prod(images.shape)))
     good: list[int] = []
-    bad: list[str] = []
-    for part, indices, complaints in _in_chunks(images.decode, len(images), size, "Decoding the images"):
+    complaints: list[str] = []
+    for part, indices, bad in _in_chunks(images.decode, len(images), size, "Decoding the images"):
         if indices:
             x[len(good) : len(good) + len(indices)] = part
         good += indices
-        bad += complaints
-    return x[: len(good)], good, bad
+        complaints += bad.values()
+    return x[: len(good)], torch.tensor(good, dtype=torch.int64), complaints
 
 
-Chunk = tuple[Tensor, list[int], list[str]]
-
-
-class _Chunks(Dataset):
-    """What `work` makes of the images at some indices, stacked; the indices where it can; its complaints elsewhere."""
-
-    def __init__(self, work: Callable[[int], Tensor]):
-        self.work = work
-
-    def __getitem__(self, indices: Sequence[int]) -> Chunk:
-        made: dict[int, Tensor] = {}
-        bad = []
-        for i in indices:
-            try:
-                made[i] = self.work(i)
-            except Unreadable as error:
-                bad.append(str(error))
-        return torch.stack(list(made.values())) if made else torch.empty(0), list(made), bad
+Chunk = tuple[Tensor, list[int], dict[int, str]]
 
 
 def _in_chunks(work: Callable[[int], Tensor], n: int, size: int, title: str) -> Iterator[Chunk]:
@@ -170,17 +162,19 @@ def _in_chunks(work: Callable[[int], Tensor], n: int, size: int, title: str) -> 
     In processes, because most of the time of a small image goes to Pillow's Python code, which threads cannot share.
     """
     chunks = [range(start, min(start + size, n)) for start in range(0, n, size)]
-    workers = min(cpus(), 8) if n >= 1000 else 0
-    # Its own generator, so that reading images does not move the global one.
-    loader = DataLoader(
-        _Chunks(work), batch_size=None, sampler=chunks, num_workers=workers, generator=torch.Generator()
-    )
     with tqdm(total=n, desc=title, delay=2, mininterval=0.5, leave=False) as bar:
-        for chunk in loader:
+        for chunk in in_processes(partial(_chunk, work), chunks, min(cpus(), 8) if n >= 1000 else 0):
             yield chunk
             bar.update(len(chunk[1]) + len(chunk[2]))
 
 
-def cpus() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+def _chunk(work: Callable[[int], Tensor], indices: Sequence[int]) -> Chunk:
+    """What `work` makes of the images at some indices, stacked; the indices where it can; its complaints elsewhere."""
+    made: dict[int, Tensor] = {}
+    bad: dict[int, str] = {}
+    for i in indices:
+        try:
+            made[i] = work(i)
+        except Unreadable as error:
+            bad[i] = str(error)
+    return torch.stack(list(made.values())) if made else torch.empty(0), list(made), bad

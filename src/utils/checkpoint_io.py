@@ -9,6 +9,9 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from src.utils.errors import UserError
+from src.utils.gather import gather
+from src.utils.sharding import SHARDED
+from src.utils.whole_files import take_place
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -37,7 +40,7 @@ def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
             torch.save(content, file)
             file.flush()
             os.fsync(file.fileno())
-        partial.replace(path)
+        take_place(partial, path)
     except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError of its archive writer
         with suppress(OSError):
             partial.unlink(missing_ok=True)
@@ -68,12 +71,14 @@ def load_checkpoint(
     Raises:
         UserError: where there is no such file, or it is truncated or no checkpoint.
     """
-    if not path.is_file():
+    if not path.is_file() and not (path / SHARDED).is_file():
         raise UserError(f"there is no checkpoint {path}")
     try:
+        if path.is_dir():  # written by several processes
+            return gather(path)
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except Exception as error:
-        size = path.stat().st_size
+        size = sum(f.stat().st_size for f in path.iterdir()) if path.is_dir() else path.stat().st_size
         raise UserError(
             f"{path} ({size:,} bytes) cannot be read: it is truncated or not a checkpoint of this project. {instead}"
         ) from error

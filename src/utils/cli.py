@@ -3,7 +3,7 @@
 import os
 import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -18,25 +18,16 @@ from omegaconf.errors import OmegaConfBaseException
 
 from src.utils.errors import UserError
 
+# Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
+QUOTED = re.compile(r"^([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)$")
+# By the names that the plugins have for their launchers they are ours, with our settings, and not the plugins' own.
+LAUNCHERS = {
+    f"hydra/launcher={theirs}": f"hydra/launcher={ours}"
+    for theirs, ours in (
+        ("joblib", "parallel"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm_here"), ("ray", "ray_tasks")
+    )
+}  # fmt: skip
 CONF = Path(__file__).resolve().parents[2] / "conf"
-
-
-def run_command(
-    task: Callable[[DictConfig], Any], config_name: str, complete: Callable[[list[str]], list[str]] = list
-) -> None:
-    """Run `task` with the config that Hydra composes from `conf/<config_name>.yaml` and the command line.
-
-    Args:
-        task: takes the composed config.
-        config_name: the file in conf/, without its ending.
-        complete: makes the words that Hydra sees of those on the command line.
-    """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
-    start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
-    with one_line_errors(config_name):
-        sys.argv[1:] = complete(flags_first(sys.argv[1:]))
-        # Twice, since Hydra prints the job's command line before it passes on an error of the job.
-        start(one_line_errors(config_name)(task))()
 
 
 def named_settings() -> set[str]:
@@ -45,11 +36,12 @@ def named_settings() -> set[str]:
 
 
 def flags_first(words: list[str]) -> list[str]:
-    """Let -m stand anywhere: Hydra refuses the words that follow it when others came before.
+    """Let -m stand anywhere, since Hydra refuses the words that follow it when others came before, and mend others.
 
     Raises:
         UserError: for a value without a name, and a group without a choice, on which Hydra stumbles.
     """
+    words = [QUOTED.sub(r"\1='\2'", LAUNCHERS.get(word, word)) for word in words]
     for word in words:
         if word.startswith("="):
             raise UserError(f"{word}: the name before the = is missing")
@@ -94,11 +86,22 @@ def explain(error: BaseException, config_name: str) -> str | None:
         return None
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return (
+            f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
+            "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
+        )
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, config_name)
     if refused_by_lightning(error):
         return f"the trainer refuses this configuration: {error}"
     return None
+
+
+def in_one_line(error: BaseException, config_name: str = "train") -> str:
+    """What is wrong, and of a bug of ours what kind it is."""
+    message = explain(error, config_name) or f"{type(error).__name__}: {error}"
+    return " ".join(message.split())
 
 
 def refused_by_lightning(error: BaseException | None) -> bool:
@@ -117,6 +120,9 @@ def explain_composition(error: BaseException, config_name: str) -> str:
     if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'\n", text):
         name, values = several.groups()
         return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
+    if plugin := re.search(r"Could not (?:find|load) '(hydra/\w+)/(\w+)'", text):
+        group, name = plugin.groups()
+        return f"{group}={name}: there is no such choice. Choices: {', '.join(choices(group))}"
     if option := re.search(r"Could not (?:find|load) '([^'/]+)/([^']*)'", text):
         group, name = option.groups()
         there = choices(group)

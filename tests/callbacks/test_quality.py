@@ -53,7 +53,9 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
             metric.update(part, real=False)
             expected.append(metric.compute().item())
     name = "quality/frechet" if kind == "images" else "quality/sliced"
-    assert callback.results == pytest.approx({name: expected[0], "quality/floor": expected[1]}, rel=1e-3)
+    assert callback.results == pytest.approx(
+        {name: expected[0], "quality/floor": expected[1], "quality/nfe": 3}, rel=1e-3
+    )
     last = read_metrics(tmp_path / "metrics.csv")[-1]
     assert last[name] == pytest.approx(expected[0], rel=1e-3) and last["step"] == 6
 

@@ -8,10 +8,10 @@ from typing import NamedTuple
 
 import pytest
 
+from src.commands import run_command
 from src.compare import words_of_comparison
 from src.runs import words_of_resumed_run, words_of_sampled_run
 from src.train import train
-from src.utils.cli import run_command
 
 # What makes the words that Hydra sees, of those on the command line of a command.
 COMPLETE = {

@@ -1,17 +1,20 @@
 """Runs in processes of their own, which may be killed; and whether two of them are the same."""
 
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 
+from src.commands import run_command
 from src.runs import words_of_resumed_run
 from src.train import train
-from src.utils.cli import run_command
 from src.utils.metrics_csv import read_metrics
 
 # Seven batches an epoch; dropout, label dropout, flips and accumulation all draw random numbers.
@@ -48,31 +51,54 @@ def started(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
 
 
-def forked(*words: str) -> Ended:
-    """The command in a copy of this process, which has torch and Lightning loaded already: seconds less."""
+def forked(*words: str, kill_after: float | None = None, number: int = signal.SIGKILL) -> Ended:
+    """The command in a copy of this process, which has torch and Lightning loaded already: seconds less.
+
+    Args:
+        words: of its command line.
+        kill_after, number: seconds until it is sent this signal, where it lives that long.
+    """
     with tempfile.TemporaryFile() as said:
         pid = os.fork()
         if pid == 0:
-            code = 1
-            try:
-                os.dup2(said.fileno(), 1)
-                os.dup2(said.fileno(), 2)
-                sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
-                sys.argv = ["src/train.py", *words]
-                run_command(train, "train", words_of_resumed_run)
-                code = 0
-            except SystemExit as exit:
-                code = int(exit.code or 0)
-            except BaseException:
-                import traceback
-
-                traceback.print_exc()
-            finally:
-                sys.stderr.flush()
-                os._exit(code)
-        _, status = os.waitpid(pid, 0)
+            in_this_copy(words, said.fileno())
+        status = wait(pid, kill_after, number)
         said.seek(0)
         return Ended(os.waitstatus_to_exitcode(status), said.read().decode(errors="replace"))
+
+
+def in_this_copy(words: Sequence[str], said: int) -> None:
+    """Run the command, and leave with its exit code."""
+    code = 1
+    try:
+        os.dup2(said, 1)
+        os.dup2(said, 2)
+        sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
+        sys.argv = ["src/train.py", *words]
+        run_command(train, "train", words_of_resumed_run)
+        code = 0
+    except SystemExit as exit:
+        code = int(exit.code or 0)
+    except BaseException:
+        import traceback
+
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(code)
+
+
+def wait(pid: int, kill_after: float | None, number: int) -> int:
+    """The status with which a process ended, by itself or killed."""
+    deadline = time.monotonic() + kill_after if kill_after is not None else None
+    while deadline is not None and time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.02)
+    if deadline is not None:
+        os.kill(pid, number)
+    return os.waitpid(pid, 0)[1]
 
 
 def kill_at(step: int, validating: bool = False) -> list[str]:

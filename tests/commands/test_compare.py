@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from src.sweeping.jobs import Plan
 from src.utils.metrics_csv import read_metrics, write_metrics
 
 SMALL = ["trainer=cpu", "debug=two_steps", "net.width=8", "sampler.steps=3", "grid=trailing"]
@@ -78,9 +79,8 @@ def test_a_half_finished_sweep(command, sweep, tmp_path):
     (half / "2/run.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "results"}))
     shutil.rmtree(half / "2/checkpoints")
     shutil.rmtree(half / "3")
-    task = ["schedule=linear,cosine", "seed=0,1"]
-    sweeper = "{_target_: hydra._internal.core_plugins.basic_sweeper.BasicSweeper}"
-    (half / "multirun.yaml").write_text(f"hydra: {{sweeper: {sweeper}, overrides: {{task: {json.dumps(task)}}}}}")
+    jobs = [[f"schedule={schedule}", f"seed={seed}"] for schedule in ("linear", "cosine") for seed in (0, 1)]
+    Plan("train", [], [], ["schedule", "seed"], jobs, 4).write(half)
     done = command("compare", f"sweep={half}", f"out={tmp_path}/out", "samples=2")
     assert done.code == 0, done.error
     assert [r["run"] for r in table_of(tmp_path / "out")] == ["0, 1", "2"]

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from src.commands import run_command
 from src.diffusion.tables import cosine
 from src.runs import words_of_resumed_run
 from src.samplers.grids import uniform
 from src.train import train
-from src.utils.cli import run_command
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_steps=6", "callbacks.pictures=null"]
 KEPT = ["optimizer.lr=0.05", "callbacks.checkpoints.keep_every_n_steps=2"]

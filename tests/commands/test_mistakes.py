@@ -155,12 +155,17 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
         (["run=RUN", "grid=align_your_steps", "grid.levels=[1,2]"], ["grid.levels", "falling", "[1, 2]"]),
         (["run=RUN", "variance=learned_range"], ["LearnedRange", "variance=fixed_small"]),
         (["guidance=autoguidance", "guidance.guide.ckpt=best"], ["run=RUN"]),
-        (["run=RUN", "-m", "sampler.stepz=3,4"], ["sampler.stepz", "Did you mean steps?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_in_sample_gets_one_line(command, run, words, parts):
     assert_one_line(command("sample", *[w.replace("RUN", str(run)) for w in words]), *parts)
+
+
+def test_a_mistake_in_each_job_of_a_sweep(command, run, tmp_path):
+    done = command("sample", f"run={run}", "-m", "sampler.stepz=3,4", f"paths.outputs={tmp_path}")
+    assert done.code == 1 and not done.error and "0 of 2 jobs done" in done.out
+    assert done.out.count("failed: sampler.stepz") == 2 and done.out.count("Did you mean steps?") == 4
 
 
 def test_a_label_out_of_range(command, tmp_path):

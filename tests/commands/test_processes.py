@@ -1,18 +1,47 @@
-"""Several processes train as one does, and several jobs beside each other."""
+"""Several processes train as one does, whoever starts them."""
 
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
-import yaml
 
+from src.utils.checkpoint_io import load_checkpoint
 from src.utils.metrics_csv import read_metrics
-from tests.commands.running import SETTINGS, assert_same_run, forked, kill_at, started
+from tests.commands.running import SETTINGS, assert_same, assert_same_run, forked, kill_at, started
 
 # Dropout depends on the number of processes; nothing else does.
-SAME = [*SETTINGS, "net.dropout=0", "callbacks=quality", "callbacks.quality.n=81", "callbacks.quality.every_n_steps=8"]
-SAME += ["callbacks.quality.steps=4", "callbacks.checkpoints.every_n_steps=1"]
-TWO = [*SAME, "trainer=ddp_cpu", "trainer.precision=32-true"]
+SAME = [
+    *SETTINGS,
+    "net.dropout=0",
+    "times=loss_aware",
+    "data.batch_size=64",
+    "trainer.max_steps=50",
+    "trainer.val_check_interval=11",
+    "trainer.log_every_n_steps=1",
+    "callbacks.pictures.every_n_steps=25",
+    "callbacks.checkpoints.every_n_steps=1",
+]
+MEASURED = [
+    "callbacks=quality",
+    "callbacks.quality.n=81",
+    "callbacks.quality.every_n_steps=25",
+    "callbacks.quality.steps=2",
+]
+TWO = [*SAME, *MEASURED, "trainer=ddp_cpu", "trainer.precision=32-true"]
+SHARDED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trainer.strategy.min_parameters=5000"]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory) -> Path:
+    """A run of one process."""
+    run = tmp_path_factory.mktemp("one")
+    done = forked(*SAME, *MEASURED, f"hydra.run.dir={run}")
+    assert done.returncode == 0, done.stderr
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +53,17 @@ def two(tmp_path_factory) -> Path:
     return run
 
 
+def logged(run: Path, *keys: str) -> torch.Tensor:
+    rows = read_metrics(run / "metrics.csv")
+    return torch.tensor([[row["step"], *(row[key] for key in keys)] for row in rows if keys[0] in row])
+
+
+def assert_agree(a: Path, b: Path, *keys: str, count: int) -> None:
+    """What two runs logged is the same, but for the order of sums."""
+    assert len(logged(a, *keys)) == count
+    torch.testing.assert_close(logged(a, *keys), logged(b, *keys), rtol=2e-4, atol=1e-5)
+
+
 def test_two_processes_resume_exactly(two, tmp_path):
     assert started(*TWO, f"hydra.run.dir={tmp_path}", *kill_at(9)).returncode != 0
     resumed = started(f"resume={tmp_path}", "callbacks.fault=null")
@@ -31,33 +71,101 @@ def test_two_processes_resume_exactly(two, tmp_path):
     assert_same_run(two, tmp_path)
 
 
-def test_one_and_two_processes_agree(two, tmp_path):
-    """The global batch, its noise and its times, and the samples that are measured on the way."""
-    done = forked(*SAME, f"hydra.run.dir={tmp_path}")
+def test_one_and_two_processes_agree(one, two):
+    """Over 50 steps: the global batch, its noise, its times, which learn from the losses; and what is measured."""
+    assert_agree(one, two, "train/loss", count=50)
+    assert_agree(one, two, "val/loss_raw", "val/loss_ema", count=5)
+    assert len(logged(one, "quality/frechet")) == 2
+    torch.testing.assert_close(logged(one, "quality/frechet"), logged(two, "quality/frechet"), rtol=1e-3, atol=1e-3)
+
+
+def test_split_weights_learn_the_same(one, tmp_path):
+    """Under fsdp, also the average; and one process goes on from what two have written."""
+    run = tmp_path / "run"
+    done = started(*SAME, *SHARDED, "trainer.precision=32-true", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
-    for keys, count in ((["train/loss"], 8), (["quality/frechet", "quality/floor"], 2)):
-        found = [
-            [[row["step"], *(row[key] for key in keys)] for row in read_metrics(run / "metrics.csv") if keys[0] in row]
-            for run in (tmp_path, two)
-        ]
-        assert len(found[0]) == count
-        torch.testing.assert_close(torch.tensor(found[0]), torch.tensor(found[1]), rtol=1e-3, atol=1e-3)
+    assert_agree(one, run, "train/loss", count=50)
+    assert_agree(one, run, "val/loss_raw", "val/loss_ema", count=5)
+    assert (run / "checkpoints/last.ckpt/__1_0.distcp").is_file() and not list(run.glob("samples/*"))
+    ours, theirs = (load_checkpoint(r / "checkpoints/last.ckpt") for r in (one, run))
+    assert ours["state_dict"].keys() == theirs["state_dict"].keys()
+    a, b = (torch.cat([v.flatten().float() for v in c["state_dict"].values()]) for c in (ours, theirs))
+    assert (a - b).norm() < 1e-3 * a.norm()
+    whole = shutil.copytree(run, tmp_path / "whole")
+    gathered = subprocess.run(
+        [sys.executable, "-m", "src.utils.gather", str(whole / "checkpoints/last.ckpt")], capture_output=True, text=True
+    )
+    assert gathered.returncode == 0 and "ckpt=last_whole" in gathered.stdout, gathered.stderr
+    assert_same(torch.load(whole / "checkpoints/last_whole.ckpt", weights_only=True), theirs)
+    for folder in (run, whole):
+        longer = forked(f"resume={folder}", "trainer.devices=1", "trainer.max_steps=55", "trainer.val_check_interval=5")
+        assert longer.returncode == 0, longer.stderr
+        assert load_checkpoint(folder / "checkpoints/last.ckpt")["global_step"] == 55
 
 
-@pytest.mark.parametrize("trainer", ["cpu", "ddp_cpu"])
-def test_a_sweep_makes_a_folder_for_each_job(tmp_path, trainer):
-    words = [
-        "-m",
-        "experiment=digits_ddpm",
-        "schedule=linear,cosine",
-        f"trainer={trainer}",
-        "debug=two_steps",
-        "net.width=8",
-        f"paths.outputs={tmp_path}",
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["callbacks=quality"], "Quality"),
+        (["ema=power"], "ema=power"),
+        (["schedule=learned", "loss=vlb", "loss.steps=null"], "schedule=learned"),
+    ],
+    ids=lambda words: words[0] if isinstance(words, list) else "",
+)
+def test_what_split_weights_cannot_do_is_refused(words, reason, tmp_path):
+    done = forked(*SETTINGS, *SHARDED, *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1 and reason in done.stderr and "use trainer=ddp" in done.stderr
+    assert not (tmp_path / "run").exists()
+
+
+# ---- launchers ----
+
+SHORT = [
+    *SETTINGS,
+    "trainer=ddp_cpu",
+    "trainer.precision=32-true",
+    "trainer.max_steps=4",
+    "trainer.val_check_interval=2",
+    "callbacks.pictures.n=0",
+]
+
+
+def check_one_folder(outputs: Path) -> None:
+    """All processes have written one run, and nothing beside it."""
+    (config,) = outputs.rglob("config.yaml")
+    assert [p.name for p in (outputs / "train/digits_ddpm").iterdir()] == [config.parent.name]
+    assert load_checkpoint(config.parent / "checkpoints/last.ckpt")["global_step"] == 4
+    assert len(logged(config.parent, "val/loss_ema")) == 2
+
+
+def test_torchrun(tmp_path):
+    """And a second time, with auto_resume, there is nothing left to do."""
+    port = 29000 + os.getpid() % 1000
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]
+    words = [*torchrun, "-m", "src.train", *SHORT, f"paths.outputs={tmp_path}", "auto_resume=true"]
+    for said in ("Done", "is finished already"):
+        done = subprocess.run(words, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.count(said) == 1
+        check_one_folder(tmp_path)
+
+
+@pytest.mark.slow
+def test_srun(tmp_path):
+    """Two tasks with the variables that SLURM gives them."""
+    job = {"SLURM_JOB_ID": str(os.getpid()), "SLURM_JOB_NAME": "train", "SLURM_NODELIST": "127.0.0.1"}
+    job |= {"SLURM_NTASKS": "2", "SLURM_NNODES": "1", "SLURM_NTASKS_PER_NODE": "2", "SLURM_NODEID": "0"}
+    words = [sys.executable, "-m", "src.train", *SHORT, "trainer.devices=2", f"paths.outputs={tmp_path}"]
+    tasks = [
+        subprocess.Popen(
+            words,
+            env=os.environ | job | {"SLURM_PROCID": rank, "SLURM_LOCALID": rank},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in "01"
     ]
-    done = (forked if trainer == "cpu" else started)(*words)
-    assert done.returncode == 0, done.stderr
-    jobs = sorted(p.parent for p in tmp_path.glob("sweeps/digits_ddpm/*/*/config.yaml"))
-    assert [j.name for j in jobs] == ["0", "1"]
-    targets = [yaml.safe_load((j / "config.yaml").read_text())["schedule"]["_target_"].split(".")[-1] for j in jobs]
-    assert targets == ["linear", "cosine"]
+    for task in tasks:
+        _, error = task.communicate(timeout=300)
+        assert task.returncode == 0, error
+    check_one_folder(tmp_path)

@@ -4,17 +4,13 @@ import os
 import shutil
 
 import pytest
-import yaml
 
 from src.comparing.records import check_data, find_runs, find_sweep, with_names
+from src.sweeping.jobs import Job, Plan
 from src.utils.errors import UserError
 
-MULTIRUN = {
-    "hydra": {
-        "sweeper": {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"},
-        "overrides": {"task": ["experiment=sine_ddpm", "optimizer.lr=1e-4,3e-4", "seed=1,2"]},
-    }
-}
+JOBS = [[f"optimizer.lr={lr}", f"seed={seed}"] for lr in ("1e-4", "3e-4") for seed in (1, 2)]
+PLAN = Plan("train", ["optimizer.lr=1e-4,3e-4", "seed=1,2"], [], ["optimizer.lr", "seed"], JOBS, 4)
 
 
 def test_runs_by_name(write_run, tmp_path):
@@ -42,21 +38,21 @@ def test_a_half_finished_sweep(write_run, tmp_path):
     write_run("0", seed=1)
     write_run("1", seed=2, finished=False)
     write_run("10", finished=False, checkpoint=False)
-    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(MULTIRUN))
+    PLAN.write(tmp_path)
+    Job(3, [], "failed", error="no reason").write(tmp_path)
     records, lines = find_sweep(str(tmp_path))
     assert [r.name for r in records] == ["0", "1", "10"]
     assert lines == [
         "Run 1 is unfinished: at step 100 of 100, with a checkpoint.",
         "Run 10 is unfinished: at step 100 of 100, without a checkpoint.",
-        "Run 2 was not started: optimizer.lr=0.0003 seed=1.",
-        "Run 3 was not started: optimizer.lr=0.0003 seed=2.",
+        "Run 2 was not started: optimizer.lr=3e-4 seed=1.",
+        "Run 3 failed: optimizer.lr=3e-4 seed=2: no reason.",
     ]
 
 
 def test_a_search_has_no_planned_jobs(write_run, tmp_path):
     write_run("0"), write_run("1")
-    searched = {"hydra": MULTIRUN["hydra"] | {"sweeper": {"_target_": "hydra_plugins.OptunaSweeper"}}}
-    (tmp_path / "multirun.yaml").write_text(yaml.safe_dump(searched))
+    Plan("train", [], [], ["seed"], [], 9).write(tmp_path)
     assert find_sweep(str(tmp_path))[1] == []
 
 

@@ -5,7 +5,7 @@ from itertools import chain
 import pytest
 import torch
 
-from src.data.base import DataModule, EpochBatches, InMemory, labels_if_asked, split, val_count
+from src.data.base import DataModule, EpochBatches, InMemory, labels_if_asked, mixed, split, val_count
 from src.utils.errors import UserError
 
 
@@ -130,3 +130,27 @@ def test_too_large_a_batch_is_refused():
     data.setup()
     with pytest.raises(UserError, match=r"data\.batch_size=11 is more than the 10 training samples; use at most 10"):
         data.train_dataloader()
+
+
+def test_shards_are_walked_a_window_at_a_time():
+    """In another order in each epoch; and within a window all samples are mixed."""
+    shards = torch.arange(60) // 6
+    orders = [mixed(60, torch.Generator().manual_seed(epoch), shards, window=3) for epoch in range(100)]
+    for order in orders:
+        assert sorted(order.tolist()) == list(range(60))
+        sets = [set(shards[part].tolist()) for part in order.split(18)]
+        assert [len(some) for some in sets] == [3, 3, 3, 1] and len(set.union(*sets)) == 10
+    assert len({tuple(order.tolist()) for order in orders}) == 100
+    assert len({int(shards[order[-1]]) for order in orders}) == 10, "every shard comes last at times"
+    firsts = torch.stack([(shards[order[:18]] == shards[order[0]]).float() for order in orders]).mean(0)[1:]
+    assert (firsts > 0).all(), "a shard is not read out before the next one of its window"
+
+
+@pytest.mark.parametrize("shards", [None, torch.arange(50) % 7])
+def test_resumed_or_shared_out_an_order_of_shards_is_the_same(shards):
+    def batches(**more):
+        return walk(EpochBatches(50, 4, True, 5, shards=shards, window=2, **more), epoch=3)
+
+    assert batches(epoch=3, start=5) == batches()[5:]
+    for rank in range(2):
+        assert batches(rank=rank, world_size=2) == [batch[rank::2] for batch in batches()]

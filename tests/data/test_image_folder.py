@@ -1,8 +1,8 @@
 """Image files of every kind against known pixels, and the trees that they come in."""
 
 import pickle
-import shutil
 from io import BytesIO
+from pathlib import Path
 from zipfile import ZipFile
 
 import numpy as np
@@ -11,10 +11,11 @@ import torch
 from PIL import Image
 from torch._utils import ExceptionWrapper
 
-from src.data.image_files import Archive, Folder
 from src.data.image_folder import ImageFolder
 from src.data.images import Decoder, Unreadable
+from src.data.scan import scan_folder, scan_zip
 from src.utils.errors import UserError
+from tests.data.trees import CLASSES, everything, images, pattern, refused, rgb, same, tree, zipped
 
 
 def decode(image, ending="png", channels=3, size=None, resize="crop", **save):
@@ -23,21 +24,10 @@ def decode(image, ending="png", channels=3, size=None, resize="crop", **save):
     image.save(stored, {"jpg": "jpeg"}.get(ending, ending), **save)
 
     class One:
-        names = ("one." + ending,)
-
-        def open(self, name):
+        def open(self, i):
             return BytesIO(stored.getvalue())
 
-    return Decoder(channels, size or image.size[::-1], resize)(One(), One.names[0])
-
-
-def pattern(height=6, width=5, channels=3, seed=0):
-    shape = (height, width, channels) if channels > 1 else (height, width)
-    return np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
-
-
-def rgb(array):
-    return torch.from_numpy(array).permute(2, 0, 1)
+    return Decoder(channels, size or image.size[::-1], resize)(One(), 0)
 
 
 # ---- one image ----
@@ -173,48 +163,10 @@ def test_large_jpeg_matches_full_decoding():
 # ---- trees ----
 
 
-def tree(root, names, size=(6, 5)):
-    """Images under the names, every one another."""
-    for i, name in enumerate(names):
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(pattern(*size, seed=i)).save(root / name, **({"lossless": True} if "webp" in name else {}))
-    return root
-
-
-def zipped(root):
-    """The tree as an archive, with the folder itself in it."""
-    return shutil.make_archive(str(root) + "-zip", "zip", root.parent, root.name)
-
-
-def images(root, **settings):
-    data = ImageFolder(root=str(root), **{"size": [6, 5], "batch_size": 2} | settings)
-    data.prepare_data()
-    data.setup()
-    return data
-
-
-def refused(root, **settings):
-    with pytest.raises(UserError) as caught:
-        images(root, **settings)
-    assert "\n" not in str(caught.value)
-    return str(caught.value)
-
-
-def everything(dataset, epoch=0):
-    return dataset[epoch, torch.arange(len(dataset))]
-
-
-CLASSES = [f"{kind}/{i}.{ending}" for kind in ("cat", "dog", "eel") for i, ending in enumerate(("png", "bmp", "webp"))]
-
-
-def same(first, second):
-    return first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-
-
 def test_labels_are_the_sorted_class_folders(tmp_path):
     data = images(tree(tmp_path / "pets", CLASSES), num_classes=3, val_share=0.2, flip=False)
     assert data.class_names == ["cat", "dog", "eel"] and (len(data.train_set), len(data.val_set)) == (7, 2)
-    assert data.source.startswith("7 train / 2 validation images from ") and "3 class folders, in memory" in data.source
+    assert data.source.startswith("7 train / 2 validation images from ") and "3 classes, in memory" in data.source
     for dataset in (data.train_set, data.val_set):
         batch = everything(dataset)
         assert batch["x"].shape[1:] == (3, 6, 5) and batch["x"].dtype == torch.float32
@@ -300,10 +252,10 @@ def test_only_training_images_are_flipped(tmp_path):
 
 def test_files_can_be_sent_to_other_processes(tmp_path):
     root = tree(tmp_path / "pets", CLASSES)
-    for files in (Folder(root), Archive(zipped(root))):
+    for files in (scan_folder(root, "data.root"), scan_zip(Path(zipped(root)), "data.root")):
         copy = pickle.loads(pickle.dumps(files))
-        with copy.open(copy.names[0]) as a, files.open(files.names[0]) as b:
-            assert a.read() == b.read()
+        with copy.open(4) as a, files.open(4) as b:
+            assert a.read() == b.read() == (root / CLASSES[4]).read_bytes() and files.name(4).endswith(CLASSES[4])
 
 
 # ---- what is refused ----
@@ -345,13 +297,13 @@ def test_an_image_that_breaks_off_is_named_in_one_line(tmp_path):
 
 
 def test_refuses_places_without_images(tmp_path):
-    with pytest.raises(UserError, match=r"data=image_folder needs data\.root=FOLDER"):
+    with pytest.raises(UserError, match=r"data\.root is not set; set data\.root=FOLDER"):
         ImageFolder(root=None).setup()
     assert "does not exist; set data.root=FOLDER" in refused(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no image")
     told = refused(tmp_path)
     assert "holds no image; files that end in .png, .jpg, .jpeg, .webp, .bmp, .gif" in told
-    assert "is neither a folder nor a zip file" in refused(tmp_path / "notes.txt")
+    assert "is neither a folder nor a zip or tar file" in refused(tmp_path / "notes.txt")
     with ZipFile(tmp_path / "empty.zip", "w"):
         pass
     assert "holds no image" in refused(tmp_path / "empty.zip")
@@ -362,8 +314,8 @@ def test_refuses_places_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("names", "settings", "message"),
     [
-        (CLASSES, {"num_classes": 2}, "has 3 class folders (cat, dog, eel); set data.num_classes=3"),
-        (["a.png", "b.png"], {"num_classes": 2}, "has 0 class folders; set data.num_classes=0"),
+        (CLASSES, {"num_classes": 2}, "has 3 classes (cat, dog, eel); set data.num_classes=3"),
+        (["a.png", "b.png"], {"num_classes": 2}, "has 0 classes; set data.num_classes=0"),
         ([*CLASSES, "stray.png"], {"num_classes": 3}, "stray.png lies in none of the class folders"),
         ([f"train/{name}" for name in CLASSES] + ["val/fox/1.png"], {"num_classes": 3}, "val/fox/1.png lies in none"),
         (["a.png"], {}, "give at least 2"),
@@ -372,6 +324,7 @@ def test_refuses_places_without_images(tmp_path):
         (CLASSES, {"size": [0, 32]}, "data.size=[0, 32]"),
         (CLASSES, {"resize": "squash"}, "data.resize=squash is unknown; use crop or stretch"),
         (CLASSES, {"val_share": 0.0}, "data.val_share=0.0"),
+        (CLASSES, {"window": -1}, "data.window=-1 is no number of shards"),
     ],
 )
 def test_refuses_settings(tmp_path, names, settings, message):

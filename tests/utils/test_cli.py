@@ -9,7 +9,8 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 import src.runs  # noqa: F401 - registers the resolver that conf/train.yaml uses
-from src.utils.cli import explain, flags_first, flat_keys, nearest, run_command, to_plain
+from src.commands import run_command
+from src.utils.cli import explain, flags_first, flat_keys, nearest, to_plain
 from src.utils.errors import UserError
 
 

@@ -1,0 +1,44 @@
+"""How a command starts: alone, or as the jobs of a sweep."""
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig
+
+from src.utils.cli import CONF, flags_first, one_line_errors
+
+
+def run_command(
+    task: Callable[[DictConfig], Any], config_name: str, complete: Callable[[list[str]], list[str]] = list
+) -> None:
+    """Run `task` with the config that Hydra composes from `conf/<config_name>.yaml` and the command line.
+
+    Args:
+        task: takes the composed config.
+        config_name: the file in conf/, without its ending.
+        complete: makes the words that Hydra sees of those on the command line.
+    """
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
+    start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
+    with one_line_errors(config_name):
+        sys.argv[1:] = complete(flags_first(sys.argv[1:]))
+        start(as_job(task, config_name))()
+
+
+def as_job(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[DictConfig], Any]:
+    """The task as Hydra runs it: a job of a sweep leaves its errors in the folder of the sweep, any other ends here."""
+
+    def job(cfg: DictConfig) -> Any:
+        if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
+            from src.sweeping.job import run_job  # which imports what --help need not wait for
+
+            return run_job(task, cfg)
+        with one_line_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
+            return task(cfg)
+
+    return job

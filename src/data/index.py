@@ -1,0 +1,60 @@
+"""Lists of images, kept for the next start."""
+
+import os
+import re
+import time
+from contextlib import suppress
+from hashlib import blake2b
+from pathlib import Path
+
+import torch
+
+from src.data.image_files import Files, Packed
+from src.utils.whole_files import whole
+
+VERSION = 1  # of what is kept
+SETTLED = 2.0  # seconds: a younger change could be followed by another that gets the same time from the file system
+
+
+class Index:
+    """What was found in large folders and archives, in a file for each.
+
+    It holds as long as every folder that was looked through, or every archive, has the same size and time of change.
+    Files added, removed or renamed change their folder; one that is overwritten in place does not, and counts as
+    readable, or as damaged, as it was. That is what `rescan` is for.
+
+    Args:
+        folder: where the files are kept; None keeps none.
+        rescan: whether to make them anew.
+    """
+
+    def __init__(self, folder: str | None, rescan: bool):
+        self.folder, self.rescan = folder, rescan
+
+    def load(self, root: Path) -> Files | None:
+        """What is kept of a root, if that has not changed."""
+        if self.folder is None or self.rescan:
+            return None
+        try:
+            kept = torch.load(self._file(root), weights_only=True)
+            fresh = kept.pop("version") == VERSION and all(stamp(p) == s for p, s in kept["stamps"].items())
+            return (Packed if "archives" in kept else Files)(**kept) if fresh else None
+        except Exception:  # none there, or a broken one, or a folder has gone: all are reasons to look again
+            return None
+
+    def save(self, root: Path, files: Files) -> None:
+        """Keep what was found, unless the root is still being changed, or there is no place for it."""
+        if self.folder is not None and max(s[0] for s in files.stamps.values()) < (time.time() - SETTLED) * 1e9:
+            with suppress(OSError), whole(self._file(root)) as file:
+                torch.save({"version": VERSION, **vars(files)}, file)
+
+    def _file(self, root: Path) -> Path:
+        name = re.sub(r"[^\w.-]+", "_", root.name)[:40]
+        place = blake2b(os.fsencode(root.absolute()), digest_size=8).hexdigest()
+        return Path(str(self.folder), f"{name}-{place}.pt")
+
+
+def stamp(path: Path | str) -> tuple[int, int]:
+    """What changes with a folder or file: the time of its change in nanoseconds, and its size."""
+    status = Path(path).stat()
+    return status.st_mtime_ns, status.st_size

@@ -1,0 +1,152 @@
+"""Tar shards as the library webdataset writes them: samples of files that share a key, such as 0001.jpg and 0001.cls.
+
+The library says which shards a pattern names, and which files make up a sample. It would stream them, too, but in an
+order that depends on the number of processes, and from the start of a shard only. So it is noted where each image lies.
+"""
+
+import os
+import re
+import tarfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from src.data.image_files import ENDINGS, Packed, is_hidden, is_image, split_names
+from src.data.index import stamp
+from src.data.workers import cpus, in_processes
+from src.utils.errors import UserError
+
+VALIDATION = ("val", "valid", "validation", "test")
+TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
+BLOCK = 512  # bytes; a tar file ends with blocks of zeros
+
+
+def find_shards(path: Path, key: str) -> list[Path]:
+    """The tar files that a path names, as train-*.tar, train-{00..09}.tar, one or their folder; none for other paths.
+
+    Raises:
+        UserError: where some do not exist, or the library is not there.
+    """
+    if path.is_dir():
+        return _shards_in(path)
+    if not path.name.endswith(TAR_ENDINGS):
+        return []
+    if re.match(r"\w\w+:", str(path)):
+        raise UserError(f"{key}={path} is no place on a disk; copy the shards to one")
+    names = map(Path, _webdataset().shardlists.expand_urls(str(path)))
+    paths = [p for name in names for p in (sorted(name.parent.glob(name.name)) if "*" in name.name else [name])]
+    if not paths:
+        raise UserError(f"{key}={path} names no shard that exists; set {key} to tar files, or to a folder of them")
+    lacking = [path for path in paths if not path.is_file()]
+    if lacking:
+        raise UserError(f"{key}={path}: of {len(paths)} shards {len(lacking)} do not exist, the first is {lacking[0]}")
+    return paths
+
+
+def _shards_in(folder: Path) -> list[Path]:
+    """The tar files in a folder; none where images or folders lie beside them."""
+    found = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir() or is_image(entry.name):
+                return []
+            if entry.name.endswith(".tar") and not is_hidden(entry.name):
+                found.append(folder / entry.name)
+    return sorted(found)
+
+
+def _webdataset() -> Any:
+    try:
+        import webdataset
+    except ImportError as error:
+        raise UserError("tar shards need the library webdataset: pip install 'diffusion-lab[webdataset]'") from error
+    return webdataset
+
+
+def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
+    """The images in tar shards, in their order.
+
+    Raises:
+        UserError: naming a shard that is damaged or holds no image, or an image without a label.
+    """
+    _webdataset()
+    listed = [root] if root.is_dir() else [root.parent] if "*" in root.name else []  # more may be added there
+    stamps = {str(path.absolute()): stamp(path) for path in [*paths, *listed]}
+    workers = min(cpus(), 8, len(paths)) if len(paths) > 1 else 0
+    shards: list[_Shard] = []
+    with tqdm(total=len(paths), desc="Looking through the shards", delay=2, leave=False) as bar:
+        for shard in in_processes(_scan, paths, workers):
+            if shard.wrong:
+                raise UserError(f"{key}: {paths[len(shards)]} {shard.wrong}")
+            shards.append(shard)
+            bar.update()
+    names = [prefix + name for prefix, shard in zip(_prefixes(paths), shards, strict=True) for name in shard.names]
+    where = torch.cat([shard.where for shard in shards])
+    where[:, 0] = torch.arange(len(shards)).repeat_interleave(torch.tensor([len(shard.names) for shard in shards]))
+    label = torch.cat([shard.label for shard in shards])
+    lacking = (label < 0).nonzero()[:, 0].tolist()
+    if 0 < len(lacking) < len(label):
+        name = f"{paths[int(where[lacking[0], 0])].name}/{names[lacking[0]]}"
+        raise UserError(f"{key}: {len(lacking)} images have no .cls file, such as {name}, but others have; add them")
+    folder = os.path.commonpath([path.absolute().parent for path in paths])
+    archives = [str(path.absolute().relative_to(folder)) for path in paths]
+    return Packed(folder, *split_names(names), stamps, None if lacking else label, archives=archives, where=where)
+
+
+def _prefixes(paths: Sequence[Path]) -> list[str]:
+    """The folder to see each shard in: its part of the data, where some are called train... and others val..."""
+    parts = [re.match("[a-z]*", path.name.lower())[0] for path in paths]  # type: ignore[index]
+    return [f"{part}/" if {"train"} < {*parts} <= {"train", *VALIDATION} else "" for part in parts]
+
+
+@dataclass
+class _Shard:
+    """What one shard holds: names of images, their rows of Packed.where, and labels, -1 for none; or what is wrong."""
+
+    names: list[str] = field(default_factory=list)
+    where: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int64))
+    label: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
+    wrong: str | None = None
+
+
+def _scan(path: Path) -> _Shard:
+    split_key = _webdataset().tariterators.base_plus_ext
+    names: list[str] = []
+    keys, rows, classes = [], [], {}
+    try:
+        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+            while (member := tar.next()) is not None:
+                cast(Any, tar).members.clear()  # which would all be kept otherwise
+                name = member.name.removeprefix("./")
+                sample, kind = split_key(name)
+                if not member.isreg() or sample is None or any(map(is_hidden, name.split("/"))):
+                    continue
+                if kind.lower() == "cls":
+                    file.seek(member.offset_data)
+                    classes[sample] = _class(file.read(member.size), name)
+                elif f".{kind.lower()}" in ENDINGS:
+                    names.append(name)
+                    keys.append(sample)
+                    rows.append((0, member.offset_data, member.size, 0))
+            file.seek(tar.offset)
+            if file.read(BLOCK) != bytes(BLOCK):
+                raise tarfile.ReadError("it breaks off")
+    except (tarfile.TarError, OSError) as error:
+        return _Shard(wrong=f"is damaged, or compressed ({error}); copy or unpack it again")
+    except ValueError as error:
+        return _Shard(wrong=f"cannot be used: {error}")
+    if not names:
+        return _Shard(wrong=f"holds no image; files named KEY{', KEY'.join(ENDINGS)} are looked for")
+    label = torch.tensor([classes.get(sample, -1) for sample in keys])
+    return _Shard(names, torch.tensor(rows), label)
+
+
+def _class(content: bytes, name: str) -> int:
+    if not content.strip().isdigit():
+        raise ValueError(f"{name} holds no number of a class")
+    return int(content)

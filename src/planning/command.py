@@ -1,0 +1,85 @@
+"""What a run would cost, said before it begins: python -m src.train plan=true ..."""
+
+import json
+import warnings
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from src.callbacks.pictures import Pictures
+from src.data.base import DataModule
+from src.planning.device import Plan, described, device_at_hand, measured_speed
+from src.planning.figures import Figures, Layout, grid_of, length_of, memory_of, time_of
+from src.planning.report import report
+from src.planning.step import build_module, measure, trial
+from src.runs import Run
+from src.settings import complete_config
+from src.utils.check_config import check_config
+from src.utils.cli import to_plain
+from src.utils.console import log, start_logging
+
+
+def plan_run(cfg: DictConfig) -> None:
+    """Print what a run of this config would cost; nothing is trained, and nothing left behind.
+
+    Raises:
+        UserError: for the mistakes that training refuses, and where the length of the run cannot be known.
+    """
+    warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+    start_logging(None)
+    run = Run(HydraConfig.get().runtime.output_dir)
+    with suppress(OSError):
+        run.path.rmdir()  # Hydra made it
+    check_config({"plan": to_plain(cfg.plan)})
+    plan: Plan = instantiate(cfg.plan)
+    cfg, _ = complete_config(cfg, run)
+    cfg.trainer.precision = plan.precision(cfg.trainer)
+    check_config(to_plain(cfg))
+    figures = calculate(cfg, plan)
+    log.info(report(cfg, figures))
+    if plan.out:
+        Path(plan.out).write_text(json.dumps(asdict(figures), indent=2) + "\n")
+
+
+def calculate(cfg: DictConfig, plan: Plan) -> Figures:
+    """The figures of a config."""
+    data: DataModule = instantiate(cfg.data)
+    devices, precision = plan.count(cfg.trainer), cfg.trainer.precision
+    data.check_batch_size(devices)
+    sharded = "FullyShard" in str(cfg.trainer.strategy)
+    layout = Layout(devices, data.batch_size // devices, sharded)
+    length = length_of(cfg, plan, data)
+
+    here = device_at_hand(cfg.trainer.accelerator) if plan.name is None else None
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    module = build_module(cfg, callbacks, fake=True)
+    costs = measure(module, data.shape, layout.batch, precision, on_gpu=here is None or here.type != "cpu")
+    pictures = next((c for c in callbacks if isinstance(c, Pictures) and not sharded), None)
+    grid = grid_of(pictures, module, data, length.steps)
+    if here is None:
+        speed = plan.speed(precision)
+    else:
+
+        def step(n: int) -> Callable[[], None]:
+            return trial(build_module(cfg, callbacks), data.shape, n, precision, here)
+
+        plan = described(plan, here)
+        speed = measured_speed(plan, costs, layout.batch, precision, here, step)
+        if here.type == "cpu":  # its processes share it
+            speed = replace(speed, flops=speed.flops / (devices // cfg.trainer.num_nodes))
+    return Figures(
+        plan,
+        layout,
+        length,
+        costs,
+        memory_of(costs, plan, layout),
+        speed,
+        time_of(costs, plan, layout, length, grid, speed),
+        grid,
+        costs.weights + costs.averages + costs.optimizer,
+    )

@@ -1,0 +1,107 @@
+"""Counts of what tensor code does: floating-point operations, bytes kept, and the most bytes alive at once."""
+
+import weakref
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
+
+# The fused attention of the CPU, which torch does not count: two products forward, and two for each of them backward.
+# What is computed again to save memory is no work.
+FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
+COUNT_FUSED = {
+    FUSED: lambda q, k, v, *args, **kwargs: sdpa_flop_count(q, k, v),
+    FUSED_BACKWARD: lambda grad, q, k, v, *args, **kwargs: 2 * sdpa_flop_count(q, k, v),
+}
+
+
+def count_flops() -> FlopCounterMode:
+    """Counts multiplications and additions, each as one, of matrix products, convolutions and attention."""
+    return FlopCounterMode(display=False, custom_mapping=COUNT_FUSED)
+
+
+class AsOnGPU(TorchFunctionMode):
+    """Does on fake tensors of the CPU what a GPU does otherwise: fused attention, and under autocast norms in float32.
+
+    Source: the lists of operations in the documentation of torch.amp.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is F.scaled_dot_product_attention:
+            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+                return func(*args, **kwargs)
+        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
+            with torch.autocast("cpu", enabled=False):
+                return func(args[0].float(), *args[1:], **kwargs)
+        return func(*args, **kwargs)
+
+
+class Kept:
+    """The distinct memory that is saved for the backward pass, but for that of tensors which are there anyway."""
+
+    def __init__(self, known: Iterable[Tensor]):
+        self.known = {place(tensor) for tensor in known}
+        self.tensors: dict[int, Tensor] = {}
+
+    def pack(self, tensor: Tensor) -> Tensor:
+        """A hook of `saved_tensors_hooks`."""
+        if place(tensor) not in self.known:
+            self.tensors[place(tensor)] = tensor
+        return tensor
+
+    def forget(self) -> int:
+        """The bytes so far; what is freed from now on may go."""
+        total = size_of(self.tensors.values())
+        self.tensors.clear()
+        return total
+
+
+class Traffic(TorchDispatchMode):
+    """The operations done while this is active, and the most bytes alive at once of what they make.
+
+    Attributes:
+        operations: how many, without those that only look at memory in another way.
+        peak: bytes.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.alive, self.now, self.peak, self.operations = set[int](), 0, 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        known = {place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        result = func(*args, **(kwargs or {}))
+        self.operations += func.namespace == "aten" and not func.is_view
+        for tensor in tree_leaves(result):
+            if isinstance(tensor, Tensor) and place(tensor) not in known | self.alive:
+                self.add(tensor.untyped_storage())
+        return result
+
+    def add(self, storage: torch.UntypedStorage) -> None:
+        self.alive.add(storage._cdata)
+        self.now += storage.nbytes()
+        self.peak = max(self.peak, self.now)
+        weakref.finalize(storage, self.free, storage._cdata, storage.nbytes()).atexit = False
+
+    def free(self, which: int, n: int) -> None:
+        self.alive.discard(which)
+        self.now -= n
+
+
+def place(tensor: Tensor) -> int:
+    """Tells apart the memory of tensors that are alive."""
+    return tensor.untyped_storage()._cdata
+
+
+def size_of(tensors: Iterable[Tensor]) -> int:
+    """Bytes, of shared memory once."""
+    return sum({place(t): t.untyped_storage().nbytes() for t in tensors}.values())

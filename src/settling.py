@@ -1,0 +1,206 @@
+"""What is settled before a run begins: all of its settings, its folder, and whether it goes on with what is there."""
+
+import itertools
+import json
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from typing import Any, cast
+
+from filelock import FileLock, Timeout
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from src.runs import RECORD, Run, moved
+from src.settings import complete_config
+from src.utils.check_config import check_config
+from src.utils.cli import to_plain
+from src.utils.errors import UserError
+from src.utils.hardware import is_main_process, precision_for
+from src.utils.processes import agreed, launched_together
+
+PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
+# Settings that say how a run is started, and not what it is.
+OF_THE_START = ("resume", "auto_resume", "sweep", "plan")
+
+
+class FailedBefore(UserError):
+    """A job of a sweep that failed when the sweep ran before; the message is the error of then."""
+
+
+@dataclass
+class Settled:
+    """A run before it begins.
+
+    Attributes:
+        cfg: its settings.
+        plain: the same as plain containers, resolved, without those that say how it is started.
+        run: its folder.
+        resumes: whether it goes on from the last checkpoint there.
+        finished: whether there is nothing left to do.
+        overrides, key: what it was started with, and what tells it from other runs; both for its record.
+    """
+
+    cfg: DictConfig
+    plain: dict[str, Any]
+    run: Run
+    resumes: bool
+    finished: bool
+    overrides: list[str]
+    key: str
+    lock: FileLock | None = None
+
+    def take_folder(self) -> None:
+        """Keep other processes from training in the same folder, for as long as this one lives.
+
+        Raises:
+            UserError: where one does.
+        """
+        self.run.path.mkdir(parents=True, exist_ok=True)
+        self.lock = FileLock(self.run.path / ".lock")
+        try:
+            self.lock.acquire(timeout=PATIENCE)
+        except Timeout:
+            raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
+        if self.run.exists and not self.resumes:
+            clear(self.run)
+
+    def release_folder(self) -> None:
+        """Let others train there, and leave no folder behind that holds nothing."""
+        if self.lock is not None:
+            self.lock.release()
+            if not self.run.exists:
+                Path(self.lock.lock_file).unlink(missing_ok=True)
+        with suppress(OSError):
+            self.run.path.rmdir()
+
+    def outcome(self) -> float | list[float] | None:
+        """The results that `sweep.objective` names, for a search; None in all but the first process."""
+        if not is_main_process():
+            return None
+        if self.finished and HydraConfig.get().mode == RunMode.RUN:
+            print(f"{self.run.path} is finished already; with more steps it goes on: resume={self.run.path}")
+        return objective(self.cfg.sweep.objective, self.run)
+
+
+def objective(names: Any, run: Run) -> float | list[float]:
+    """The result of a run that has a name, or those of a list of names.
+
+    Raises:
+        UserError: where the run has no such result.
+    """
+    facts = run.facts()
+    results = facts["results"] | {"parameters": facts["parameters"]}
+    for name in [names] if isinstance(names, str) else names:
+        if not isinstance(results.get(name), int | float):
+            there = ", ".join(key for key, value in results.items() if isinstance(value, int | float))
+            raise UserError(f"sweep.objective={name}: the run has no such result. It has {there}")
+    return float(results[names]) if isinstance(names, str) else [float(results[name]) for name in names]
+
+
+def settle(cfg: DictConfig) -> Settled:
+    """Complete and check the settings, and find the folder.
+
+    Raises:
+        UserError: for every mistake that the settings alone show, and a folder that is another run's.
+    """
+    made = Run(HydraConfig.get().runtime.output_dir)
+    try:
+        cfg, overrides = complete_config(cfg, made)
+        key = run_key(to_plain(cfg))
+        if cfg.trainer.precision == "auto":
+            cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+        check_config(to_plain(cfg))
+        number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
+        path, resumes, finished = agreed(f"folder {number}", lambda: find_folder(cfg, made, key))
+    except BaseException:
+        with suppress(OSError):
+            made.path.rmdir()  # Hydra made it; it goes if nothing is in it
+        raise
+    if Path(path) != made.path:
+        with suppress(OSError):
+            made.path.rmdir()
+    cfg.paths.run = path
+    if resumes:
+        cfg.resume = path
+    plain = {name: value for name, value in to_plain(cfg).items() if name not in OF_THE_START}
+    settled = Settled(cfg, plain, Run(path), resumes, finished, overrides, key)
+    follow(settled)
+    return settled
+
+
+def run_key(plain: dict[str, Any]) -> str:
+    """A hash of the settings that make a run this one; where it lies and how it was started do not."""
+    paths = plain["paths"]
+    anywhere = moved(moved(plain, paths["run"], "RUN"), paths["outputs"], "OUTPUTS")
+    own = {name: value for name, value in anywhere.items() if name not in (*OF_THE_START, "paths")}
+    return sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
+    """The folder of a run, whether it resumes there, and whether it is finished.
+
+    Args:
+        cfg: its settings.
+        made: the folder that Hydra made for it.
+        key: what tells it from other runs.
+    """
+    sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
+    if cfg.resume:
+        return str(made.path), True, False
+    if (cfg.auto_resume or sweeping) and is_main_process():
+        for run in beside(made):
+            facts = run.facts()
+            if facts.get("key") != key:
+                continue
+            if facts.get("failed") and sweeping and not cfg.sweep.retry:
+                raise FailedBefore(facts["failed"])
+            return str(run.path), not run.finished and run.has_checkpoint, run.finished
+    if made.exists and is_main_process():
+        if sweeping:  # by another job, of the sweep as it was
+            return next_folder(made.path.parent), False, False
+        raise UserError(f"{made.path} already holds a run; go on with it by resume={made.path}, or name another folder")
+    return str(made.path), False, False
+
+
+def beside(made: Run) -> Iterator[Run]:
+    """The run in the folder that Hydra made, where it was there before, and then those beside it, the newest first."""
+    if made.exists:
+        yield made
+    records = made.path.parent.glob(f"*/{RECORD}")
+    for record in sorted(records, key=lambda file: file.stat().st_mtime, reverse=True):
+        if record.parent != made.path:
+            yield Run(record.parent)
+
+
+def next_folder(sweep: Path) -> str:
+    """Make the folder of a job that is none of those which the sweep holds."""
+    numbers = [int(folder.name) for folder in sweep.iterdir() if folder.name.isdigit()]
+    for number in itertools.count(max(numbers) + 1):
+        with suppress(FileExistsError):
+            (sweep / str(number)).mkdir()
+            return str(sweep / str(number))
+    raise AssertionError("unreachable")
+
+
+def clear(run: Run) -> None:
+    """Begin anew in the folder of a run that was ended before its first checkpoint."""
+    for item in run.path.iterdir():
+        if item.is_dir() and not item.is_symlink():
+            shutil.rmtree(item)
+        elif item.name != ".lock":
+            item.unlink()
+
+
+def follow(settled: Settled) -> None:
+    """Let processes that Lightning starts by repeating the command line find this one run in its folder."""
+    config: Any = HydraConfig.instance().cfg
+    with read_write(config.hydra):
+        config.hydra.run.dir = str(settled.run.path)
+    if settled.resumes and launched_together() is None and not any(w.startswith("resume=") for w in settled.overrides):
+        sys.argv = [sys.argv[0], f"resume={settled.run.path}"]

@@ -1,0 +1,1 @@
+"""Sweeps: what each job came to, and how a sweep goes on."""

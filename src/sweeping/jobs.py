@@ -1,0 +1,116 @@
+"""What is known of a sweep and its jobs: files in its folder, which any process of any launcher can write and read."""
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from src.utils.whole_files import whole
+
+SWEEP, JOBS = "sweep.json", "jobs"
+
+
+@dataclass
+class Job:
+    """One job of a sweep.
+
+    Attributes:
+        number: its place in the sweep.
+        words: the overrides that tell it from the others.
+        state: what became of it; `running` also of one that was killed.
+        began, ended: in seconds since 1970.
+        value: what it returned.
+        error: why it failed, in one line.
+    """
+
+    number: int
+    words: list[str]
+    state: Literal["running", "done", "failed", "stopped"] = "running"
+    began: float = 0.0
+    ended: float | None = None
+    value: float | list[float] | None = None
+    error: str | None = None
+
+    def write(self, sweep: Path) -> None:
+        """Leave it in the folder of the sweep."""
+        with whole(sweep / JOBS / f"{self.number}.json") as file:
+            file.write_text(json.dumps(asdict(self)))
+
+    def end(self, sweep: Path, state: Literal["done", "failed", "stopped"], **outcome: Any) -> None:
+        """Say in the folder of the sweep what became of it."""
+        self.state, self.ended = state, time.time()
+        for name, value in outcome.items():
+            setattr(self, name, value)
+        self.write(sweep)
+
+
+def read_jobs(sweep: Path) -> list[Job]:
+    """All jobs that were started since the sweep was, by number."""
+    files = (sweep / JOBS).glob("[0-9]*.json")
+    return sorted((Job(**json.loads(file.read_text())) for file in files), key=lambda job: job.number)
+
+
+@dataclass
+class Plan:
+    """What a sweep is to do.
+
+    Attributes:
+        command: which command it runs, such as `train`.
+        words, hydra_words: what was typed, for the command itself and for Hydra.
+        swept: the settings that differ between the jobs.
+        jobs: the overrides of each, where they are known before; searches choose as they go.
+        count: how many there will be, where that is known.
+    """
+
+    command: str
+    words: list[str]
+    hydra_words: list[str]
+    swept: list[str]
+    jobs: list[list[str]]
+    count: int | None
+
+    def write(self, sweep: Path) -> None:
+        """Leave it in the folder of the sweep."""
+        with whole(sweep / SWEEP) as file:
+            file.write_text(json.dumps(asdict(self), indent=2) + "\n")
+
+    @classmethod
+    def read(cls, sweep: Path) -> "Plan":
+        """The plan of the sweep in a folder."""
+        return cls(**json.loads((sweep / SWEEP).read_text()))
+
+    def own_words(self, overrides: Sequence[str]) -> list[str]:
+        """Those of the overrides of a job that tell it from the others."""
+        return [word for word in overrides if word.lstrip("+~").partition("=")[0] in self.swept]
+
+
+def progress(plan: Plan, jobs: Sequence[Job]) -> str:
+    """How far a sweep is, in one line: what is done, failed and running, and the time left.
+
+    Args:
+        plan: what it is to do.
+        jobs: those that were started.
+        began: when it began, in seconds since 1970.
+    """
+    count = {state: sum(job.state == state for job in jobs) for state in ("done", "failed", "running")}
+    parts = [f"{n} {state}" for state, n in count.items() if n or state == "done"]
+    worked = [job for job in jobs if job.ended and job.ended - job.began > 1]  # those done before end at once
+    if plan.count and worked:
+        left = plan.count - count["done"] - count["failed"]
+        since = min(job.began for job in worked)
+        pace = (max(job.ended or 0 for job in worked) - since) / len(worked)
+        spent = sum(time.time() - job.began for job in jobs if job.state == "running")
+        seconds = max(0.0, pace * left - spent / max(1, count["running"]))
+        if left:
+            parts.append(f"about {duration(seconds)} left")
+    return ", ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A length of time in the unit that suits it."""
+    for unit, size in (("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.0f} s"

@@ -1,0 +1,77 @@
+"""The processes of one run that torchrun or srun has started, before Lightning connects them."""
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from src.utils.errors import UserError
+
+
+def launched_together() -> Any:
+    """Lightning's view of the launcher that started this process beside others; None where it runs alone.
+
+    Raises:
+        UserError: where the launcher was not told what Lightning wants to know.
+    """
+    if "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
+        return None  # which need not import torch
+    from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
+
+    for kind in (TorchElasticEnvironment, SLURMEnvironment):
+        if kind.detect():
+            try:
+                environment = kind()
+            except RuntimeError as error:  # such as tasks that are not given per node
+                raise UserError(str(error)) from error
+            return environment if environment.world_size() > 1 else None
+    return None
+
+
+def is_follower() -> bool:
+    """Whether another process, started together with this one, decides where the run is."""
+    environment = launched_together()
+    return environment is not None and environment.global_rank() > 0
+
+
+def agreed(question: str, decide: Callable[[], Any]) -> Any:
+    """What the first process decides, on every process that was started together with it.
+
+    Args:
+        question: a name, its own for each thing to agree on.
+        decide: gives plain containers; called in the first process only.
+
+    Raises:
+        UserError: what `decide` raises. The others, to whom its message is of no use, leave quietly.
+    """
+    environment = launched_together()
+    if environment is None:
+        return decide()
+    first = environment.global_rank() == 0
+    store = meeting_point(environment.main_address, environment.main_port, first)
+    key = f"diffusion-lab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{question}"
+    if not first:
+        answer = json.loads(store.get(key))
+        if answer is None:
+            sys.exit(1)
+        return answer[0]
+    try:
+        decision = decide()
+    except UserError:
+        store.set(key, "null")
+        raise
+    store.set(key, json.dumps([decision]))
+    return decision
+
+
+@cache
+def meeting_point(address: str, port: int, first: bool) -> Any:
+    """A store that all processes reach: torchrun's own, or one that the first process keeps open until it ends."""
+    from torch.distributed import TCPStore
+
+    if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        return TCPStore(address, port, is_master=False)
+    beside = port + 5000 if port + 5000 < 1 << 16 else port - 5000  # the port itself is for the training
+    return TCPStore(address, beside, is_master=first, wait_for_workers=False)

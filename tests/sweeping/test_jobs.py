@@ -1,0 +1,48 @@
+"""What is known of a sweep while it runs."""
+
+import time
+
+import pytest
+
+from src.sweeping.jobs import Job, Plan, duration, progress, read_jobs
+
+PLAN = Plan("train", ["seed=1,2,3,4"], [], ["seed"], [[f"seed={n}"] for n in (1, 2, 3, 4)], 4)
+
+
+def test_jobs_are_read_as_they_were_written(tmp_path):
+    jobs = [Job(10, ["seed=1"], began=1.0), Job(9, ["seed=2"], "failed", 1.0, 2.0, error="no")]
+    for job in jobs:
+        job.write(tmp_path)
+    assert read_jobs(tmp_path) == jobs[::-1]
+    jobs[0].end(tmp_path, "done", value=[1.0, 2.0])
+    assert read_jobs(tmp_path)[1].value == [1.0, 2.0] and read_jobs(tmp_path)[1].ended > 1
+    PLAN.write(tmp_path)
+    assert Plan.read(tmp_path) == PLAN
+    assert PLAN.own_words(["experiment=x", "+seed=3", "seedling=1"]) == ["+seed=3"]
+
+
+@pytest.mark.parametrize(
+    ("done", "failed", "before", "left"),
+    [(0, 0, 0, None), (1, 0, 0, 180), (2, 1, 0, 60), (3, 0, 0, 60), (1, 0, 2, 60), (0, 0, 3, None), (3, 1, 0, None)],
+)
+def test_time_left(done, failed, before, left):
+    """As long as each job took that ended, for each that is left; those that were done before take none."""
+    states = ["done"] * (done + failed)
+    jobs = [Job(n, [], state, 60.0 * n, 60.0 * (n + 1)) for n, state in enumerate(states)]
+    for job in jobs[:failed]:
+        job.state = "failed"
+    jobs += [Job(100 + n, [], "done", 0.0, 0.1) for n in range(before)]
+    said = progress(PLAN, jobs)
+    assert said.startswith(f"{done + before} done") and (f"{failed} failed" in said) == bool(failed)
+    assert (f"about {duration(left)} left" in said) if left else ("left" not in said)
+
+
+def test_what_a_running_job_has_done_counts():
+    now = time.time()
+    jobs = [Job(0, [], "done", now - 90, now - 30), Job(1, [], "running", now - 30)]
+    assert progress(PLAN, jobs) == f"1 done, 1 running, about {duration(3 * 60 - 30)} left"
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (90, "1.5 min"), (5400, "1.5 h")])
+def test_durations(seconds, text):
+    assert duration(seconds) == text
