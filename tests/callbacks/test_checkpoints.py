@@ -162,3 +162,12 @@ def test_its_state_survives():
     again = Checkpoints("x")
     again.load_state_dict(checkpoints.state_dict())
     assert again.state_dict() == checkpoints.state_dict() == {"best": 0.5, "best_step": 3, "saved_step": 7}
+
+
+def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
+    """Lightning would count what was spent before, and stop at once."""
+    checkpoints, short = Checkpoints(str(tmp_path)), {"max_steps": 100000, "max_time": {"seconds": 1}}
+    _, first, _ = fit(tmp_path, callbacks=[checkpoints], **short)
+    assert 0 < first.global_step < 100000
+    _, second, _ = fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], ckpt_path=tmp_path / "last.ckpt", **short)
+    assert second.global_step > first.global_step + 10

@@ -6,9 +6,9 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -51,18 +51,20 @@ def started(*words: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
 
 
-def forked(*words: str, kill_after: float | None = None, number: int = signal.SIGKILL) -> Ended:
+def forked(
+    *words: str, kill_when: Callable[[], Any] | None = None, later: float = 0.0, number: int = signal.SIGKILL
+) -> Ended:
     """The command in a copy of this process, which has torch and Lightning loaded already: seconds less.
 
     Args:
         words: of its command line.
-        kill_after, number: seconds until it is sent this signal, where it lives that long.
+        kill_when, later, number: send it this signal so many seconds after this is so, where it lives that long.
     """
     with tempfile.TemporaryFile() as said:
         pid = os.fork()
         if pid == 0:
             in_this_copy(words, said.fileno())
-        status = wait(pid, kill_after, number)
+        status = wait(pid, kill_when, later, number)
         said.seek(0)
         return Ended(os.waitstatus_to_exitcode(status), said.read().decode(errors="replace"))
 
@@ -88,15 +90,17 @@ def in_this_copy(words: Sequence[str], said: int) -> None:
         os._exit(code)
 
 
-def wait(pid: int, kill_after: float | None, number: int) -> int:
+def wait(pid: int, kill_when: Callable[[], Any] | None, later: float, number: int) -> int:
     """The status with which a process ended, by itself or killed."""
-    deadline = time.monotonic() + kill_after if kill_after is not None else None
-    while deadline is not None and time.monotonic() < deadline:
+    deadline = float("inf")
+    while kill_when is not None and time.monotonic() < deadline:
         ended, status = os.waitpid(pid, os.WNOHANG)
         if ended:
             return status
+        if deadline == float("inf") and kill_when():
+            deadline = time.monotonic() + later
         time.sleep(0.02)
-    if deadline is not None:
+    if kill_when is not None:
         os.kill(pid, number)
     return os.waitpid(pid, 0)[1]
 

@@ -16,7 +16,7 @@ TINY = [
     "trainer=cpu",
     "trainer.precision=32-true",
     "net.width=8",
-    "data.batch_size=200",
+    "data.batch_size=100",
     "trainer.max_steps=9",
     "trainer.val_check_interval=3",
     "trainer.log_every_n_steps=1",
@@ -69,7 +69,13 @@ def test_a_killed_sweep_goes_on_to_the_same_table(undisturbed, tmp_path, kills):
     moments, words = random.Random(kills), [*SWEPT, f"paths.outputs={tmp_path}"]
     for kill in range(kills):
         resume = [f"sweep.resume={folder_of(tmp_path)}"] if kill else []
-        killed = forked(*words, *resume, kill_after=moments.uniform(1.5, 3.5))
+        began = [plan.stat().st_mtime for plan in tmp_path.rglob("sweep.json")]
+        killed = forked(
+            *words,
+            *resume,
+            kill_when=lambda began=began: [p.stat().st_mtime for p in tmp_path.rglob("sweep.json")] != began,
+            later=moments.uniform(0.5, 2.5),
+        )
         assert killed.returncode == -signal.SIGKILL, killed.stderr
     done = forked(*words, f"sweep.resume={folder_of(tmp_path)}")
     assert done.returncode == 0, done.stderr
@@ -106,13 +112,19 @@ def test_a_job_that_fails_ends_only_itself(tmp_path):
     again = forked("-m", f"sweep.resume={sweep}")
     assert again.returncode == 1
     assert "as when the sweep ran before: the loss is not finite at step 3" in read_jobs(sweep)[0].error
-    retried = forked(*words, broken, "+callbacks.fault.step=2,100", f"sweep.resume={sweep}", "sweep.retry=true")
-    assert retried.returncode == 1 and read_jobs(sweep)[0].error.startswith("the loss is not finite")
+    one = [*words, "parameterization=v", broken, "+callbacks.fault.step=2", f"sweep.resume={sweep}"]
+    assert forked(*one, "sweep.retry=true").returncode == 1
+    assert read_jobs(sweep)[0].error.startswith("the loss is not finite")
 
 
 def test_jobs_of_several_processes(tmp_path):
-    """Each has its one folder, which one process writes to."""
-    words = ["-m", *TINY, "trainer=ddp_cpu", "schedule=linear,cosine", f"paths.outputs={tmp_path}"]
+    """Each has its one folder, which one process writes to; and one of one process comes after it."""
+    words = [
+        "-m",
+        *(word for word in TINY if word != "trainer=cpu"),
+        "trainer=ddp_cpu,cpu",
+        f"paths.outputs={tmp_path}",
+    ]
     done = started(*words, "trainer.max_steps=2")
     assert done.returncode == 0, done.stderr
     sweep = folder_of(tmp_path)
@@ -124,7 +136,7 @@ def test_jobs_of_several_processes(tmp_path):
 
 def test_ctrl_c_ends_the_sweep_and_says_how_it_goes_on(tmp_path):
     words = ["-m", *TINY, "trainer.max_steps=100000", "seed=1,2", f"paths.outputs={tmp_path}"]
-    stopped = forked(*words, kill_after=5, number=signal.SIGINT)
+    stopped = forked(*words, kill_when=lambda: list(tmp_path.rglob("metrics.csv")), number=signal.SIGINT)
     sweep = folder_of(tmp_path)
     assert stopped.returncode == 130, stopped.stderr
     assert f"python -m src.train -m sweep.resume={sweep}" in stopped.stderr and "Traceback" not in stopped.stderr

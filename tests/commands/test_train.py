@@ -4,7 +4,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.utils.metrics_csv import read_metrics
+from tests.commands.running import forked
 
 EXPERIMENTS = sorted(p.stem for p in Path("conf/experiment").glob("*.yaml"))
 
@@ -223,16 +223,9 @@ def test_a_signal_saves_and_says_how_to_resume(tmp_path, number, code):
         "trainer.max_steps=100000",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "src.train", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
-    metrics = tmp_path / "run/metrics.csv"
-    deadline = time.time() + 120
-    while not metrics.exists() and time.time() < deadline:
-        time.sleep(0.2)
-    process.send_signal(number)
-    _, error = process.communicate(timeout=120)
-    assert process.returncode == code, error
+    stopped = forked(*words, kill_when=(tmp_path / "run/metrics.csv").exists, number=number)
+    error = stopped.stderr
+    assert stopped.returncode == code, error
     assert f"python -m src.train resume={tmp_path / 'run'}" in error
     assert "Traceback" not in error
     step = torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"]
