@@ -47,6 +47,7 @@ def test_fine_tuning(command, tmp_path, words):
     assert facts(second)["results"]["val/mse"] != facts(second)["results"]["val/mse_before"]
 
 
+@pytest.mark.slow
 def test_any_net_can_be_fine_tuned(command, tmp_path, tiny):
     first, second = tmp_path / "first", tmp_path / "second"
     words = ["experiment=sine_ddpm", *tiny]

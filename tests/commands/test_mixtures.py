@@ -46,6 +46,7 @@ def test_experiments_are_all_here():
     }
 
 
+@pytest.mark.slow
 def test_points_from_the_law_pass_and_others_do_not():
     points = Mixture(n=2 * N, seed=5)
     points.load()

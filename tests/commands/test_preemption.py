@@ -20,13 +20,6 @@ LONG = [
     "callbacks.pictures.n=0",
     "trainer.val_check_interval=1000",
 ]
-    *SETTINGS,
-    "data.batch_size=50",
-    "trainer.log_every_n_steps=1",
-    "trainer.max_steps=100000",
-    "callbacks.pictures.n=0",
-    "trainer.val_check_interval=1000",
-]
 
 
 def runs(outputs):
@@ -41,10 +34,8 @@ def goes_on_from(outputs, step):
     """Whether a run there has made some steps more than this."""
 
     def does() -> bool:
-        rows = [
-            row for run in runs(outputs) if (run / "metrics.csv").exists() for row in read_metrics(run / "metrics.csv")
-        ]
-        return any(row["step"] > step + 1 for row in rows)
+        files = [run / "metrics.csv" for run in runs(outputs)]
+        return any(row["step"] > step + 1 for file in files if file.exists() for row in read_metrics(file))
 
     return does
 

@@ -64,6 +64,7 @@ def assert_agree(a: Path, b: Path, *keys: str, count: int) -> None:
     torch.testing.assert_close(logged(a, *keys), logged(b, *keys), rtol=2e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_two_processes_resume_exactly(two, tmp_path):
     often = "callbacks.checkpoints.every_n_steps=1"
     assert started(*TWO, often, f"hydra.run.dir={tmp_path}", *kill_at(9)).returncode != 0

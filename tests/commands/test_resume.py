@@ -36,6 +36,7 @@ def test_a_killed_run_resumes_to_the_same_bits(undisturbed, tmp_path, kill, extr
     assert_same_run(undisturbed, tmp_path)
 
 
+@pytest.mark.slow
 def test_accumulated_steps_resume_exactly(tmp_path):
     words = [
         *SETTINGS,

@@ -119,13 +119,8 @@ def test_a_job_that_fails_ends_only_itself(tmp_path):
 
 def test_jobs_of_several_processes(tmp_path):
     """Each has its one folder, which one process writes to; and one of one process comes after it."""
-    words = [
-        "-m",
-        *(word for word in TINY if word != "trainer=cpu"),
-        "trainer=ddp_cpu,cpu",
-        f"paths.outputs={tmp_path}",
-    ]
-    done = started(*words, "trainer.max_steps=2")
+    words = [word for word in TINY if word != "trainer=cpu"]
+    done = started("-m", *words, "trainer=ddp_cpu,cpu", "trainer.max_steps=2", f"paths.outputs={tmp_path}")
     assert done.returncode == 0, done.stderr
     sweep = folder_of(tmp_path)
     assert sorted(p.parent.name for p in tmp_path.rglob("config.yaml")) == ["0", "1"]

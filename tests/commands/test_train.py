@@ -195,6 +195,7 @@ def test_early_stopping_on_request(command, tmp_path):
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 4
 
 
+@pytest.mark.slow
 def test_overfitting_one_batch_learns_it(command, tmp_path):
     words = [
         "experiment=digits_ddpm",

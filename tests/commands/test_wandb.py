@@ -92,6 +92,7 @@ def test_an_offline_run_holds_metrics_pictures_config_and_checkpoints(command, t
     assert [p for p in (tmp_path / "home").rglob("*") if p.suffix == ".ckpt" or "staging" in p.parts] == []
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_under_its_id_and_each_job_of_a_sweep_has_its_own(command, tiny, tmp_path):
     done = command("train", "-m", *OFFLINE, *tiny, "seed=1,2", f"hydra.sweep.dir={tmp_path / 'sweep'}")
     assert done.code == 0, done.error
