@@ -79,7 +79,7 @@ class Settled:
         with suppress(OSError):
             self.run.path.rmdir()
 
-    def outcome(self) -> float | list[float] | None:
+    def outcome(self) -> Any:
         """The results that `sweep.objective` names, for a search; None in all but the first process."""
         if not is_main_process():
             return None
@@ -88,19 +88,19 @@ class Settled:
         return objective(self.cfg.sweep.objective, self.run)
 
 
-def objective(names: Any, run: Run) -> float | list[float]:
-    """The result of a run that has a name, or those of a list of names.
+def objective(names: Any, run: Run) -> Any:
+    """The result of a run that has a name, or those of a list of names; None where it has no value.
 
     Raises:
         UserError: where the run has no such result.
     """
     facts = run.facts()
-    results = facts["results"] | {"parameters": facts["parameters"]}
+    results = {key: value for key, value in facts["results"].items() if value is None or isinstance(value, int | float)}
+    results["parameters"] = facts["parameters"]
     for name in [names] if isinstance(names, str) else names:
-        if not isinstance(results.get(name), int | float):
-            there = ", ".join(key for key, value in results.items() if isinstance(value, int | float))
-            raise UserError(f"sweep.objective={name}: the run has no such result. It has {there}")
-    return float(results[names]) if isinstance(names, str) else [float(results[name]) for name in names]
+        if name not in results:
+            raise UserError(f"sweep.objective={name}: the run has no such result. It has {', '.join(results)}")
+    return results[names] if isinstance(names, str) else [results[name] for name in names]
 
 
 def settle(cfg: DictConfig) -> Settled:
@@ -202,5 +202,6 @@ def follow(settled: Settled) -> None:
     config: Any = HydraConfig.instance().cfg
     with read_write(config.hydra):
         config.hydra.run.dir = str(settled.run.path)
-    if settled.resumes and launched_together() is None and not any(w.startswith("resume=") for w in settled.overrides):
+    alone = launched_together() is None and config.hydra.mode == RunMode.RUN
+    if settled.resumes and alone and not any(word.startswith("resume=") for word in settled.overrides):
         sys.argv = [sys.argv[0], f"resume={settled.run.path}"]

@@ -1,5 +1,7 @@
 """Train a diffusion model: python -m src.train experiment=mnist_ddpm"""
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from src.commands import run_command
@@ -7,7 +9,7 @@ from src.planning.words import words_of_planned_run
 from src.runs import words_of_resumed_run
 
 
-def train(cfg: DictConfig) -> float | list[float] | None:
+def train(cfg: DictConfig) -> Any:
     """Settle all settings and the folder, build the parts, announce, fit, report; returns what a search looks at."""
     if cfg.get("plan"):
         from src.planning.command import plan_run

@@ -34,6 +34,9 @@ from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard
 
+# What a search can look at, beside what callbacks measure.
+RESULTS = ("best_val_loss", "best_step", "steps", "seconds", "samples_per_second", "parameters")
+
 
 class Training:
     """The parts of a run.
@@ -95,6 +98,7 @@ class Training:
         for callback in trainer.callbacks:
             if isinstance(callback, FineTune):
                 callback.check(module)
+        check_objective(cfg.sweep.objective, trainer.callbacks)
         data.check_batch_size(trainer.world_size)
         if is_main_process():
             data.prepare_data()
@@ -194,6 +198,22 @@ class Training:
 def initial_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint whose weights a new run begins with."""
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
+
+
+def check_objective(names: Any, callbacks: list[pl.Callback]) -> None:
+    """Refuse to train for a result that there will not be.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name in [names] if isinstance(names, str) else names:
+        if "/" not in name and name not in RESULTS:
+            there = ", ".join(RESULTS)
+            raise UserError(
+                f"sweep.objective={name} is no result of a run. Choices: {there}, quality/frechet and so on"
+            )
+        if name.startswith("quality/") and not any(isinstance(c, Quality) for c in callbacks):
+            raise UserError(f"sweep.objective={name} is measured by callbacks=quality only; add it")
 
 
 def refuse_what_needs_all_weights(module: DiffusionModule, callbacks: list[pl.Callback]) -> None:

@@ -49,6 +49,7 @@ def test_what_a_search_looks_at(tmp_path):
     run.record(parameters=7, results={"best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None})
     assert objective("best_val_loss", run) == 0.5
     assert objective(["best_val_loss", "quality/nfe", "parameters"], run) == [0.5, 10.0, 7.0]
-    for wrong in ("quality", "none", ["best_val_loss", "verdict"]):
-        with pytest.raises(UserError, match="best_val_loss, quality/nfe, parameters"):
+    assert objective("none", run) is None, "as the loss of a run that was never validated"
+    for wrong in ("quality", ["best_val_loss", "verdict"]):
+        with pytest.raises(UserError, match="best_val_loss, quality/nfe, none, parameters"):
             objective(wrong, run)

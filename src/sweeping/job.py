@@ -12,8 +12,7 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from src.runs import Run
-from src.settling import FailedBefore, objective
+from src.settling import FailedBefore, settle
 from src.sweeping.jobs import Job, Plan, duration, progress, read_jobs
 from src.utils.cli import explain, fail, in_one_line
 from src.utils.console import start_logging
@@ -96,9 +95,10 @@ def in_processes(cfg: DictConfig) -> Any:
     Raises:
         UserError: where it failed, or was stopped.
     """
-    hydra = HydraConfig.get()
-    run, words = Run(hydra.runtime.output_dir), list(hydra.overrides.task)
-    words = [word for word in words if not word.startswith("sweep.resume=")]
+    settled, hydra = settle(cfg), HydraConfig.get()
+    if settled.finished:
+        return settled.outcome()
+    run, words = settled.run, [word for word in hydra.overrides.task if not word.startswith("sweep.")]
     words += [f"hydra.sweep.dir={hydra.sweep.dir}", f"hydra.run.dir={run.path}", "hydra.mode=RUN", "auto_resume=true"]
     child = subprocess.Popen([sys.executable, "-m", "src.train", *words])
     before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
@@ -109,7 +109,7 @@ def in_processes(cfg: DictConfig) -> Any:
     if code:
         reason = run.facts().get("failed") or f"it ended with exit code {code}; its messages stand above"
         raise UserError(reason, exit_code=code if code in (130, 143) else 1)
-    return objective(cfg.sweep.objective, run)
+    return settled.outcome()
 
 
 def wait(child: subprocess.Popen) -> int:

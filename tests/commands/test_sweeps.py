@@ -152,3 +152,11 @@ def test_a_mistake_gets_one_line(words, parts, tmp_path):
     assert done.returncode == 1
     line = done.stderr.strip()
     assert line.startswith("error: ") and "\n" not in line and all(part in line for part in parts), line
+
+
+@pytest.mark.parametrize(
+    ("objective", "part"), [("best_loss", "is no result of a run"), ("[steps,quality/nfe]", "callbacks=quality only")]
+)
+def test_what_is_not_measured_cannot_be_looked_for(objective, part, tmp_path):
+    done = forked(*TINY, f"sweep.objective={objective}", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1 and part in done.stderr and not (tmp_path / "run").exists()
