@@ -68,8 +68,8 @@ def make_run():
 
 @pytest.fixture(scope="session")
 def tiny():
-    """Words that make any run small."""
-    return ["trainer=cpu", "debug=two_steps", "net.width=8"]
+    """Words that make any run small, without pictures, which take as long as all else."""
+    return ["trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.pictures=null"]
 
 
 @pytest.fixture(scope="session")

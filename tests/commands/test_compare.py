@@ -12,7 +12,7 @@ import yaml
 from src.sweeping.jobs import Plan
 from src.utils.metrics_csv import read_metrics, write_metrics
 
-SMALL = ["trainer=cpu", "debug=two_steps", "net.width=8", "sampler.steps=3", "grid=trailing"]
+SMALL = ["trainer=cpu", "debug=two_steps", "net.width=8", "sampler.steps=3", "grid=trailing", "callbacks.pictures=null"]
 
 
 @pytest.fixture(scope="module")

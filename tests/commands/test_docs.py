@@ -42,6 +42,7 @@ def quick(name: str, words: list[str]) -> list[str]:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
 def test_its_commands(command, page, tiny, tiny_images, tiny_mnist, tmp_path, monkeypatch):
     """In their order, since some sample from the run before; each made small by the words that come last."""

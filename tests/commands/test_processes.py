@@ -138,6 +138,7 @@ def check_one_folder(outputs: Path) -> None:
     assert len(logged(config.parent, "val/loss_ema")) == 2
 
 
+@pytest.mark.slow
 def test_torchrun(tmp_path):
     port = 29000 + os.getpid() % 1000
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", f"--master-port={port}"]

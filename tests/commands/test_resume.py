@@ -23,7 +23,7 @@ def undisturbed(tmp_path_factory) -> Path:
     [
         pytest.param(kill_at(9), [], id="in mid-epoch"),
         pytest.param(kill_at(7), [], id="between epochs", marks=pytest.mark.slow),
-        pytest.param(kill_at(10, validating=True), [], id="while validating"),
+        pytest.param(kill_at(10, validating=True), [], id="while validating", marks=pytest.mark.slow),
         pytest.param(kill_at(15), ["data.num_workers=2"], id="with workers", marks=pytest.mark.slow),
     ],
 )

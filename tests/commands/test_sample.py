@@ -173,7 +173,14 @@ def test_help_lists_the_choices():
 
 def test_signals(command, tmp_path):
     run = tmp_path / "run"
-    words = ["experiment=sine_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", f"hydra.run.dir={run}"]
+    words = [
+        "experiment=sine_ddpm",
+        "trainer=cpu",
+        "debug=two_steps",
+        "net.width=8",
+        "callbacks.pictures=null",
+        f"hydra.run.dir={run}",
+    ]
     assert command("train", *words).code == 0
     done = command("sample", f"run={run}", "n=5", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
     assert done.code == 0, done.error

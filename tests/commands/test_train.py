@@ -122,6 +122,7 @@ def test_tensorboard_shows_what_is_promised(finished):
     assert all(abs(scalar[r["step"]] - r["val/loss_ema"]) < 1e-6 for r in rows)
 
 
+@pytest.mark.slow
 def test_a_run_repeats_bit_for_bit(command, tiny, tmp_path):
     states = []
     for name in ("a", "b"):
