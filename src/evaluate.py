@@ -1,5 +1,7 @@
 """Measure a run: python -m src.evaluate run=latest n=2000"""
 
+from typing import Any
+
 from omegaconf import DictConfig
 
 from src.commands import run_command
@@ -7,14 +9,18 @@ from src.runs import words_of_sampled_run
 from src.utils.cli import named_settings
 
 
-def evaluate(cfg: DictConfig) -> None:
-    """Rebuild the model from the run folder, draw samples, measure them, and write the figures and the report."""
-    from src.evaluation import Evaluation  # torch takes seconds to import, which --help need not wait for
+def evaluate(cfg: DictConfig) -> Any:
+    """Rebuild the model from the run folder, draw samples, measure them, and write the figures and the report.
+
+    Returns what a sweep looks at.
+    """
+    from src.evaluation import Evaluation, objective  # torch takes seconds to import, which --help need not wait for
 
     evaluation = Evaluation.prepare(cfg, named_settings())
     subject = evaluation.draw()
     sections = evaluation.measure(subject)
     evaluation.write(subject, sections)
+    return objective(cfg.sweep.objective, sections)
 
 
 if __name__ == "__main__":

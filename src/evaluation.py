@@ -301,3 +301,18 @@ def data_hash(trained: DictConfig) -> str:
     # Files whose contents are known are the same wherever they are.
     left_out = (*HOW, "root") if node.get("sha256") else HOW
     return sha256(repr({k: v for k, v in sorted(node.items()) if k not in left_out}).encode()).hexdigest()[:12]
+
+
+def objective(names: Any, sections: dict[str, Section]) -> Any:
+    """The metric of a name, or those of a list of names; by default the first of which less is better.
+
+    Raises:
+        UserError: where there is none of that name.
+    """
+    values = {name: value for section in sections.values() for name, value in section.values.items()}
+    if names is None:
+        return next((value.value for value in values.values() if value.better == "lower"), None)
+    for name in [names] if isinstance(names, str) else names:
+        if name not in values:
+            raise UserError(f"sweep.objective={name}: no such metric was measured. There are {', '.join(values)}")
+    return values[names].value if isinstance(names, str) else [values[name].value for name in names]

@@ -125,7 +125,7 @@ def closing(
         lines.append(f"no best one: losses cannot be compared over {' and '.join(losses_differ)}; {hint} can")
     elif len(valued) > 1:
         best = (max if highest else min)(valued, key=lambda job: job.value or 0.0)
-        which = f"{'highest' if highest else 'lowest'} {objective}"
+        which = f"{'highest' if highest else 'lowest'} {objective or 'first metric'}"
         lines.append(f"{which}: {best.value:.5g}, job {best.number}, {' '.join(best.words)}")
     failed = [job for job in jobs if job.state == "failed"]
     lines += [f"failed: job {job.number}, {' '.join(job.words)}: {job.error}" for job in failed]

@@ -91,6 +91,8 @@ def explain(error: BaseException, config_name: str) -> str | None:
             f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
             "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
         )
+    if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+        return "the process of a job was killed, perhaps for want of memory; go on with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return explain_composition(error, config_name)
     if refused_by_lightning(error):

@@ -194,3 +194,18 @@ def test_nobody_is_asked_about_points_or_what_cannot_be_drawn(command, points, d
 
 def test_a_plain_denoiser_has_no_samples_to_measure(command, denoiser):
     assert_one_line(command("evaluate", f"run={denoiser}", "metrics=[sliced]"), "plain denoiser")
+
+
+def test_a_sweep_over_samplers(command, points, tmp_path):
+    """Each job is an evaluation of its own, and the one with the lowest metric is named."""
+    words = ["-m", f"run={points}", "metrics=[sliced,sampling_cost]", "n=20", "sampler=ddim", "sampler.steps=2,9"]
+    done = command("evaluate", *words, f"paths.outputs={tmp_path}", "sweep.objective=sliced_wasserstein")
+    assert done.code == 0, done.error
+    records = [json.loads(file.read_text()) for file in points.glob("evaluations/ddim_*_n_20_*/metrics.json")]
+    values = {r["sampler"]["steps"]: r["metrics"]["sliced_wasserstein"]["value"] for r in records}
+    assert values.keys() == {2, 9}
+    best = min(values, key=values.__getitem__)
+    job = f"job {int(best == 9)}, sampler.steps={best}"
+    assert f"lowest sliced_wasserstein: {values[best]:.5g}, {job}" in done.out
+    wrong = command("evaluate", *words, f"paths.outputs={tmp_path}", "sweep.objective=slised")
+    assert wrong.code == 1 and "no such metric was measured. There are sliced_wasserstein" in wrong.out
