@@ -87,6 +87,7 @@ def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
     assert runs(outputs) == [first, other]
 
 
+@pytest.mark.slow
 def test_a_run_that_never_saved_begins_anew_in_its_folder(tmp_path):
     words = [*SETTINGS, f"paths.outputs={tmp_path}", "auto_resume=true", "trainer.max_steps=3"]
     assert forked(*words, "trainer.val_check_interval=3").returncode == 0

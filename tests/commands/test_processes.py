@@ -21,9 +21,9 @@ SAME = [
     "times=loss_aware",
     "data.batch_size=64",
     "trainer.max_steps=50",
-    "trainer.val_check_interval=11",
+    "trainer.val_check_interval=25",
     "trainer.log_every_n_steps=1",
-    "callbacks.pictures.every_n_steps=25",
+    "callbacks.pictures.every_n_steps=1000",
 ]
 MEASURED = [
     "callbacks=quality",
@@ -76,7 +76,7 @@ def test_two_processes_resume_exactly(two, tmp_path):
 def test_one_and_two_processes_agree(one, two):
     """Over 50 steps: the global batch, its noise, its times, which learn from the losses; and what is measured."""
     assert_agree(one, two, "train/loss", count=50)
-    assert_agree(one, two, "val/loss_raw", "val/loss_ema", count=5)
+    assert_agree(one, two, "val/loss_raw", "val/loss_ema", count=2)
     assert len(logged(one, "quality/frechet")) == 2
     torch.testing.assert_close(logged(one, "quality/frechet"), logged(two, "quality/frechet"), rtol=1e-3, atol=1e-3)
 
@@ -87,7 +87,7 @@ def test_split_weights_learn_the_same(one, tmp_path, capsys):
     done = started(*SAME, *SHARDED, "trainer.precision=32-true", f"hydra.run.dir={run}")
     assert done.returncode == 0, done.stderr
     assert_agree(one, run, "train/loss", count=50)
-    assert_agree(one, run, "val/loss_raw", "val/loss_ema", count=5)
+    assert_agree(one, run, "val/loss_raw", "val/loss_ema", count=2)
     assert (run / "checkpoints/last.ckpt/__1_0.distcp").is_file() and not list(run.glob("samples/*"))
     ours, theirs = (load_checkpoint(r / "checkpoints/last.ckpt") for r in (one, run))
     assert ours["state_dict"].keys() == theirs["state_dict"].keys()

@@ -68,11 +68,11 @@ def mlp(**options):
 @pytest.mark.parametrize(
     ("schedule", "part", "weighting", "times"),
     [
-        (cosine, Epsilon, weightings.simple, Stratified()),
+        pytest.param(cosine, Epsilon, weightings.simple, Stratified(), marks=pytest.mark.slow),
         (cosine, Velocity, weightings.velocity, Stratified()),
-        (cosine, Data, weightings.uniform, DiscreteUniform(1000)),
+        pytest.param(cosine, Data, weightings.uniform, DiscreteUniform(1000), marks=pytest.mark.slow),
         (edm_levels, EDM, weightings.edm, LogNormal(-0.5, 1.2)),
-        (Flow, FlowVelocity, weightings.flow, LogitNormal()),
+        pytest.param(Flow, FlowVelocity, weightings.flow, LogitNormal(), marks=pytest.mark.slow),
     ],
     ids=["eps", "v", "x0", "edm", "flow"],
 )

@@ -44,6 +44,7 @@ def test_it_knows_the_digits(cache):
     assert f"{features.accuracy:.1%} of the test data right" in features.name
 
 
+@pytest.mark.slow
 def test_an_autoencoder_keeps_most_of_an_image(cache):
     features = AutoencoderFeatures(reference(0), str(cache))
     lost = float(features.name.split("features, ")[1].split("%")[0])

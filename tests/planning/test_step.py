@@ -55,8 +55,8 @@ def test_a_transformer_in_closed_form(settings, on_gpu):
     ("words", "precision"),
     [
         (["net.width=16", "net.attention=[0]"], "bf16-mixed"),
-        (["net=dit", "net.depth=2"], "32-true"),
-        (["net=cnn", "net.depth=2", "net.dilations=[1]"], "bf16-mixed"),
+        pytest.param(["net=dit", "net.depth=2"], "32-true", marks=pytest.mark.slow),
+        pytest.param(["net=cnn", "net.depth=2", "net.dilations=[1]"], "bf16-mixed", marks=pytest.mark.slow),
     ],
     ids=["unet", "dit", "cnn"],
 )

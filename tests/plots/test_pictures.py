@@ -306,7 +306,7 @@ def test_curves_of_an_empty_file(tmp_path):
 
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [(name, (1, 1, 20)) for name in SCHEDULES]
+    [(name, (1, 1, 20)) for name in ("linear", "flow", "laplace", "ve_sde")]
     + [(name, shape) for name in ("cosine", "edm") for shape in ((1, 2, 20), (1, 1, 8, 8), (1, 3, 6, 8), (50, 2))],
 )
 def test_schedule_picture(name, shape):
