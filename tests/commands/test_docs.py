@@ -57,9 +57,9 @@ def test_its_commands(command, page, tiny, tiny_images, tiny_mnist, tmp_path, mo
             small = [*tiny, "data.batch_size=8", "trainer.max_steps=2", "sampler.steps=2"]
             mnist = any("mnist" in word for word in words)
             of_mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
-            small += [*of_mnist, "callbacks.pictures.n=10"] if mnist else ["data.size=[16]"]
+            small += of_mnist if mnist else ["data.size=[16]"]
         if "data.root=FOLDER" in words:
-            small += [f"data.root={tiny_images}", "data.size=[16,16]", "callbacks.pictures.n=4"]
+            small += [f"data.root={tiny_images}", "data.size=[16,16]"]
         done = command(name, *words, *small)
         assert done.code == 0, f"{' '.join(words)}\n{done.error}"
 
