@@ -113,6 +113,8 @@ def outcomes(
     found = [
         Outcome("val loss", [over(g, val_loss) for g in groups], losses_better),
         Outcome("train loss", [over(g, train_loss) for g in groups], losses_better),
+        Outcome("Fréchet, few samples", [over(g, lambda r: result(r, "quality/frechet")) for g in groups], "lower"),
+        Outcome("sliced, few samples", [over(g, lambda r: result(r, "quality/sliced")) for g in groups], "lower"),
         *metrics([[evaluations[i] for i in g.places] for g in groups], quality.main_names(evaluations), same),
         Outcome(f"{of} seen", [over(g, samples_seen) for g in groups]),
         Outcome("training s", [over(g, lambda r: result(r, "seconds")) for g in groups], "lower"),
