@@ -1,5 +1,6 @@
 """Several processes train as one does, whoever starts them."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.sweeping.jobs import read_jobs
 from src.utils import gather
 from src.utils.checkpoint_io import load_checkpoint
 from src.utils.metrics_csv import read_metrics
@@ -36,21 +38,34 @@ SHARDED = ["trainer=fsdp", "trainer.accelerator=cpu", "trainer.devices=2", "trai
 
 
 @pytest.fixture(scope="module")
-def one(tmp_path_factory) -> Path:
-    """A run of one process."""
-    run = tmp_path_factory.mktemp("one")
-    done = forked(*SAME, *MEASURED, f"hydra.run.dir={run}")
+def sweep(tmp_path_factory) -> Path:
+    """The same run by one process and by two, as the jobs of a sweep."""
+    folder = tmp_path_factory.mktemp("sweep")
+    words = [word for word in (*SAME, *MEASURED) if word != "trainer=cpu"]
+    done = forked("-m", *words, "trainer=cpu,ddp_cpu", f"hydra.sweep.dir={folder}")
     assert done.returncode == 0, done.stderr
-    return run
+    return folder
 
 
 @pytest.fixture(scope="module")
-def two(tmp_path_factory) -> Path:
-    """A run of two processes."""
-    run = tmp_path_factory.mktemp("two")
-    done = started(*TWO, f"hydra.run.dir={run}")
-    assert done.returncode == 0, done.stderr
-    return run
+def one(sweep) -> Path:
+    """The run of one process."""
+    return sweep / "0"
+
+
+@pytest.fixture(scope="module")
+def two(sweep) -> Path:
+    """The run of two processes."""
+    return sweep / "1"
+
+
+def test_jobs_of_several_processes(sweep):
+    """Each job of a sweep has its one folder, which one process writes to."""
+    assert sorted(p.parent.name for p in sweep.rglob("config.yaml")) == ["0", "1"]
+    for job in read_jobs(sweep):
+        results = json.loads((sweep / f"{job.number}/run.json").read_text())["results"]
+        assert job.state == "done" and job.value == results["best_val_loss"]
+    assert (sweep / "comparison/table.csv").is_file()
 
 
 def logged(run: Path, *keys: str) -> torch.Tensor:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from src.sweeping.jobs import read_jobs
-from tests.commands.running import assert_same_run, forked, started
+from tests.commands.running import assert_same_run, forked
 
 TINY = [
     "experiment=digits_ddpm",
@@ -115,18 +115,6 @@ def test_a_job_that_fails_ends_only_itself(tmp_path):
     one = [*words, "parameterization=v", broken, "+callbacks.fault.step=2", f"sweep.resume={sweep}"]
     assert forked(*one, "sweep.retry=true").returncode == 1
     assert read_jobs(sweep)[0].error.startswith("the loss is not finite")
-
-
-def test_jobs_of_several_processes(tmp_path):
-    """Each has its one folder, which one process writes to; and one of one process comes after it."""
-    words = [word for word in TINY if word != "trainer=cpu"]
-    done = started("-m", *words, "trainer=ddp_cpu,cpu", "trainer.max_steps=2", f"paths.outputs={tmp_path}")
-    assert done.returncode == 0, done.stderr
-    sweep = folder_of(tmp_path)
-    assert sorted(p.parent.name for p in tmp_path.rglob("config.yaml")) == ["0", "1"]
-    assert [job.value for job in read_jobs(sweep)] == [
-        json.loads((sweep / f"{n}/run.json").read_text())["results"]["best_val_loss"] for n in range(2)
-    ]
 
 
 def test_ctrl_c_ends_the_sweep_and_says_how_it_goes_on(tmp_path):
