@@ -96,6 +96,7 @@ def test_one_and_two_processes_agree(one, two):
     torch.testing.assert_close(logged(one, "quality/frechet"), logged(two, "quality/frechet"), rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_split_weights_learn_the_same(one, tmp_path, capsys):
     """Under fsdp, also the average; and one process goes on from what two have written."""
     run = tmp_path / "run"

@@ -63,7 +63,7 @@ def test_what_it_says(undisturbed):
     assert len(table_of(sweep)) == 4 and (sweep / "comparison/comparison.html").is_file()
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(10, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kills", [1, pytest.param(10, marks=pytest.mark.slow)])
 def test_a_killed_sweep_goes_on_to_the_same_table(undisturbed, tmp_path, kills):
     """Killed with -9 at random points, and started again by the same command each time."""
     moments, words = random.Random(kills), [*SWEPT, f"paths.outputs={tmp_path}"]
