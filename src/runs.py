@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.utils.errors import UserError, blame
 from src.utils.processes import is_follower
-from src.utils.whole_files import whole
+from src.utils.whole_files import put_back, whole
 
 CONFIG, RECORD = "config.yaml", "run.json"
 # The groups that say how to sample; those of the run itself unless the command line names others.
@@ -74,6 +74,7 @@ class Run:
             UserError: where the run holds none of that name.
         """
         path = self.checkpoints / f"{which}.ckpt"
+        put_back(path)
         if not path.exists():
             there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
             hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
@@ -83,7 +84,9 @@ class Run:
     @property
     def has_checkpoint(self) -> bool:
         """Whether there is one to go on from."""
-        return (self.checkpoints / "last.ckpt").exists()
+        last = self.checkpoints / "last.ckpt"
+        put_back(last)
+        return last.exists()
 
     def snapshots(self) -> list[Path]:
         """The paths of all snapshots of the averages.

@@ -6,7 +6,7 @@ from typing import Any
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from src.utils.whole_files import take_place
+from src.utils.whole_files import remove, take_place
 
 SHARDED = "meta.pt"  # the file of a sharded checkpoint with all but its tensors
 
@@ -48,6 +48,9 @@ class FullyShard(ModelParallelStrategy):
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(str(filepath)))
         partial = path.with_name(f".{path.name}.partial")
+        if self.is_global_zero:
+            remove(partial)  # of a process that was killed
+        self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
         if self.is_global_zero:

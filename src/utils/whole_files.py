@@ -24,16 +24,29 @@ def whole(file: Path) -> Iterator[Path]:
 
 
 def take_place(new: Path, path: Path) -> None:
-    """Put a file or folder where another one is, that of the two kinds which cannot be replaced in one move too."""
-    if new.is_dir() or path.is_dir():
-        old = path.with_name(f".{path.name}.old")
-        remove(old)
-        if path.exists():
-            path.rename(old)
-        new.rename(path)
-        remove(old)
-    else:
+    """Put a file or folder in the place of another: a file in one move, a folder in two, between which the old one is
+    put aside; `put_back` mends what a kill there leaves.
+    """
+    if not (new.is_dir() or path.is_dir()):
         new.replace(path)
+        return
+    put_back(path)
+    if path.exists():
+        remove(aside(path))
+        path.rename(aside(path))
+    new.rename(path)
+    remove(aside(path))
+
+
+def put_back(path: Path) -> None:
+    """Give a file or folder that was put aside its place again, where nothing has taken it."""
+    if not path.exists() and aside(path).exists():
+        aside(path).rename(path)
+
+
+def aside(path: Path) -> Path:
+    """Where what is to be replaced waits."""
+    return path.with_name(f".{path.name}.old")
 
 
 def remove(path: Path) -> None:
