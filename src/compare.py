@@ -3,6 +3,7 @@
 from omegaconf import DictConfig
 
 from src.commands import run_command
+from src.words import words_of_comparison
 
 
 def compare(cfg: DictConfig) -> None:
@@ -12,17 +13,6 @@ def compare(cfg: DictConfig) -> None:
     comparison = choose(cfg)
     comparison.sample()
     comparison.write()
-
-
-# What the command line calls as a folder of conf/ is called, in which Hydra would look for choices.
-CALLED = {"guidance=": "scales=", "sweep=": "sweep_folder="}
-
-
-def words_of_comparison(words: list[str]) -> list[str]:
-    """Let guidance=[0,1,3] be scales, and sweep=FOLDER a folder, and neither a choice of a group."""
-    for name, key in CALLED.items():
-        words = [key + word.removeprefix(name) if word.startswith(name) else word for word in words]
-    return words
 
 
 if __name__ == "__main__":

@@ -5,8 +5,8 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.commands import run_command
-from src.runs import words_of_sampled_run
 from src.utils.cli import named_settings
+from src.words import words_of_sampling
 
 
 def evaluate(cfg: DictConfig) -> Any:
@@ -24,4 +24,4 @@ def evaluate(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(evaluate, "evaluate", words_of_sampled_run)
+    run_command(evaluate, "evaluate", words_of_sampling)

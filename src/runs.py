@@ -186,51 +186,6 @@ OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replac
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 
 
-def words_of_resumed_run(words: list[str]) -> list[str]:
-    """Put the words that a run, or a sweep, was started with before those that resume it.
-
-    Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
-    """
-    if sweep := value_of("sweep.resume", words):
-        return words_of_resumed_sweep(words, sweep)
-    if not (resume := value_of("resume", words)):
-        return words
-    saved = Run.find(resume).overrides()
-    return words if words[: len(saved)] == saved else [*saved, *words]
-
-
-def words_of_resumed_sweep(words: list[str], folder: str) -> list[str]:
-    """The words of a sweep that goes on: its own, where none are given but those that say so.
-
-    Raises:
-        UserError: where the folder is not one of a sweep.
-    """
-    plan = Path(folder) / "sweep.json"
-    if not plan.is_file():
-        raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {plan.name}")
-    words = [word for word in words if word not in ("-m", "--multirun")]
-    given = [word for word in words if not word.startswith("sweep.")]
-    typed = [] if given else [word for part in ("hydra_words", "words") for word in json.loads(plan.read_text())[part]]
-    start = ("sweep.resume=", "sweep.retry=", "sweep.dry_run=")
-    own = [word for word in typed if not word.startswith(start) and word not in words]
-    return ["-m", *own, *words, f"hydra.sweep.dir={Path(folder).absolute()}"]
-
-
-def value_of(name: str, words: list[str]) -> str | None:
-    """What the words of a command line say of a setting, where they say anything."""
-    value = next((word.removeprefix(f"{name}=") for word in words if word.startswith(f"{name}=")), "")
-    return value if value not in ("", "null") else None
-
-
-def words_of_sampled_run(words: list[str]) -> list[str]:
-    """Let words such as sampler.repeats=5 change the run's own sampler, whose settings Hydra does not know.
-
-    `check_config` refuses those that it does not have.
-    """
-    chosen = {word.split("=")[0] for word in words}
-    return ["++" + w if "." in w and (part := w.split(".")[0]) in SAMPLING and part not in chosen else w for w in words]
-
-
 def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
     """The denoiser that a config describes: network, schedule, parameterization and variance.
 

@@ -3,8 +3,8 @@
 from omegaconf import DictConfig
 
 from src.commands import run_command
-from src.runs import words_of_sampled_run
 from src.utils.cli import named_settings
+from src.words import words_of_sampling
 
 
 def sample(cfg: DictConfig) -> None:
@@ -17,4 +17,4 @@ def sample(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(sample, "sample", words_of_sampled_run)
+    run_command(sample, "sample", words_of_sampling)

@@ -5,8 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.commands import run_command
-from src.planning.words import words_of_planned_run
-from src.runs import words_of_resumed_run
+from src.words import words_of_training
 
 
 def train(cfg: DictConfig) -> Any:
@@ -29,4 +28,4 @@ def train(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(train, "train", lambda words: words_of_planned_run(words_of_resumed_run(words)))
+    run_command(train, "train", words_of_training)

@@ -26,9 +26,9 @@ from src.runs import (
     read_weights,
     run_folder,
     submodule,
-    words_of_resumed_run,
 )
 from src.utils.errors import UserError
+from src.words import words_of_training
 
 
 def message_of(call) -> str:
@@ -184,13 +184,13 @@ def test_a_resumed_run_keeps_its_folder(outputs):
 def test_the_words_of_a_resumed_run_come_first(outputs):
     start(outputs / "x", ["experiment=y", "net=mlp"])
     words = ["resume=outputs/x", "trainer.max_steps=9"]
-    completed = words_of_resumed_run(words)
+    completed = words_of_training(words)
     assert completed == ["experiment=y", "net=mlp", *words]
-    assert words_of_resumed_run(completed) == completed, "a relaunched process repeats the completed words"
-    assert words_of_resumed_run(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
+    assert words_of_training(completed) == completed, "a relaunched process repeats the completed words"
+    assert words_of_training(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
     for others in ([], ["seed=1"], ["resume=null"], ["resume="]):
-        assert words_of_resumed_run(others) == others
-    assert "nowhere" in message_of(lambda: words_of_resumed_run(["resume=nowhere"]))
+        assert words_of_training(others) == others
+    assert "nowhere" in message_of(lambda: words_of_training(["resume=nowhere"]))
 
 
 # ---- the link ----

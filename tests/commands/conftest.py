@@ -9,15 +9,14 @@ from typing import NamedTuple
 import pytest
 
 from src.commands import run_command
-from src.compare import words_of_comparison
-from src.runs import words_of_resumed_run, words_of_sampled_run
 from src.train import train
+from src.words import words_of_comparison, words_of_sampling, words_of_training
 
 # What makes the words that Hydra sees, of those on the command line of a command.
 COMPLETE = {
-    "train": words_of_resumed_run,
-    "sample": words_of_sampled_run,
-    "evaluate": words_of_sampled_run,
+    "train": words_of_training,
+    "sample": words_of_sampling,
+    "evaluate": words_of_sampling,
     "compare": words_of_comparison,
 }
 
@@ -56,7 +55,7 @@ def make_run():
     def run(folder: Path, *words: str) -> Path:
         before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
         try:
-            run_command(train, "train", words_of_resumed_run)
+            run_command(train, "train", words_of_training)
         except SystemExit as exit:
             assert not exit.code, words
         finally:

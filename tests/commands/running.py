@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import torch
 
 from src.commands import run_command
-from src.runs import words_of_resumed_run
 from src.train import train
 from src.utils.metrics_csv import read_metrics
+from src.words import words_of_training
 
 # Seven batches an epoch; dropout, label dropout, flips and accumulation all draw random numbers.
 SETTINGS = [
@@ -77,7 +77,7 @@ def in_this_copy(words: Sequence[str], said: int) -> None:
         os.dup2(said, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         sys.argv = ["src/train.py", *words]
-        run_command(train, "train", words_of_resumed_run)
+        run_command(train, "train", words_of_training)
         code = 0
     except SystemExit as exit:
         code = int(exit.code or 0)

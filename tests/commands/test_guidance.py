@@ -9,9 +9,9 @@ import torch
 
 from src.commands import run_command
 from src.diffusion.tables import cosine
-from src.runs import words_of_resumed_run
 from src.samplers.grids import uniform
 from src.train import train
+from src.words import words_of_training
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_steps=6", "callbacks.pictures=null"]
 KEPT = ["optimizer.lr=0.05", "callbacks.checkpoints.keep_every_n_steps=2"]
@@ -23,7 +23,7 @@ def trained(folder: Path, *words: str) -> Path:
     """The folder of a small run with checkpoints that were kept."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["src/train.py", *SMALL, *KEPT, f"hydra.run.dir={folder}", *words])
-        run_command(train, "train", words_of_resumed_run)
+        run_command(train, "train", words_of_training)
     return folder
 
 
