@@ -204,8 +204,11 @@ def test_a_sweep_over_samplers(command, points, tmp_path):
     records = [json.loads(file.read_text()) for file in points.glob("evaluations/ddim_*_n_20_*/metrics.json")]
     values = {r["sampler"]["steps"]: r["metrics"]["sliced_wasserstein"]["value"] for r in records}
     assert values.keys() == {2, 9}
-    best = min(values, key=values.__getitem__)
+    best = min(sorted(values), key=values.__getitem__)  # of equal ones the first job
     job = f"job {int(best == 9)}, sampler.steps={best}"
     assert f"lowest sliced_wasserstein: {values[best]:.5g}, {job}" in done.out
+    (sweep,) = tmp_path.glob("sweeps/evaluate/*")
+    again = command("evaluate", f"sweep.resume={sweep}")
+    assert again.code == 0 and f"lowest sliced_wasserstein: {values[best]:.5g}, {job}" in again.out, again.error
     wrong = command("evaluate", *words, f"paths.outputs={tmp_path}", "sweep.objective=slised")
     assert wrong.code == 1 and "no such metric was measured. There are sliced_wasserstein" in wrong.out
