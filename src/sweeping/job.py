@@ -77,8 +77,7 @@ def say(sweep: Path, plan: Plan, job: Job) -> None:
         what = f"failed: {job.error}"
     else:
         value = f": {job.value:.5g}" if isinstance(job.value, float) else ""
-        seconds = job.ended - job.began
-        what = f"done {'before' if seconds < 1 else f'in {duration(seconds)}'}{value}"
+        what = f"done in {duration(job.ended - job.began)}{value}"
     print(f"[job {job.number}{of}] {words}  {what}  ({progress(plan, read_jobs(sweep))})", flush=True)
 
 
