@@ -80,4 +80,5 @@ def test_silence_has_no_amplitude():
 def test_many_signals_are_fitted_in_parts():
     *_, x = waves(1, 3, n=1001, length=20)
     whole, last = fit_sines(x), fit_sines(x[-1:])
-    assert all(torch.equal(a[-1:], b) for a, b in zip(whole, last, strict=True))
+    for a, b in zip(whole, last, strict=True):  # not to the bit: how matrix products add up depends on their sizes
+        torch.testing.assert_close(a[-1:], b, rtol=0, atol=1e-4)
