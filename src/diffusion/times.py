@@ -8,6 +8,17 @@ from torch import Tensor, nn
 from src.diffusion.schedules import Schedule, Time
 
 
+def stratified(n: int, generator: torch.Generator) -> Time:
+    """Uniform numbers in [0, 1) that cover it evenly: one is drawn, the others follow at distances of 1 / n.
+
+    Each alone is uniform, but the mean over them of whatever depends on them varies less.
+
+    Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
+    """
+    u = torch.rand((), generator=generator, dtype=torch.float64)
+    return (u + torch.arange(n, dtype=torch.float64) / n) % 1
+
+
 class TimeSampler(ABC):
     """A new one is one method, the call."""
 
@@ -44,14 +55,11 @@ class Uniform(TimeSampler):
 class Stratified(Uniform):
     r"""Times that cover [t_min, 1] evenly: :math:`u_i = (u + i / n) \bmod 1` with one uniform u for the whole batch.
 
-    Each time alone is uniform, but the loss of a batch varies less.
-
     Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
     """
 
     def __call__(self, n, generator, schedule):
-        u = torch.rand((), generator=generator, dtype=torch.float64)
-        return self.t_min + (1 - self.t_min) * ((u + torch.arange(n, dtype=torch.float64) / n) % 1)
+        return self.t_min + (1 - self.t_min) * stratified(n, generator)
 
 
 class Fixed(TimeSampler):
@@ -93,7 +101,7 @@ class DiscreteUniform(TimeSampler):
 class LogNormal(TimeSampler):
     r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, whatever the schedule.
 
-    Levels beyond the ends of the schedule are taken at its ends.
+    They cover that distribution evenly over each batch; levels beyond the ends of the schedule are taken at its ends.
 
     Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
     """
@@ -102,12 +110,14 @@ class LogNormal(TimeSampler):
         self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
-        log_ratio = self.mean + self.std * torch.randn(n, generator=generator, dtype=torch.float64)
+        log_ratio = self.mean + self.std * torch.special.ndtri(stratified(n, generator))
         return schedule.inverse_log_snr(-2 * log_ratio).clamp(self.t_min, 1)
 
 
 class LogitNormal(TimeSampler):
     r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favour the middle.
+
+    Over each batch z covers N(0, 1) evenly.
 
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
     """
@@ -116,7 +126,7 @@ class LogitNormal(TimeSampler):
         self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
-        z = torch.randn(n, generator=generator, dtype=torch.float64)
+        z = torch.special.ndtri(stratified(n, generator))
         return torch.sigmoid(self.mean + self.std * z).clamp(self.t_min, 1)
 
 

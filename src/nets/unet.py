@@ -108,7 +108,9 @@ class UNet(nn.Module):
                 self.up.append(level(c + skips.pop(), w, i in attention))
                 c = w
             if i > 0:
-                self.up.append(nn.Sequential(nn.Upsample(scale_factor=2), conv(c, c, 3, padding=1)))
+                # Fewer channels before the size is doubled: there this costs a quarter.
+                self.up.append(nn.Sequential(conv(c, widths[i - 1], 1), nn.Upsample(scale_factor=2)))
+                c = widths[i - 1]
 
         self.norm = nn.GroupNorm(gcd(groups, c), c)
         self.head = zero_init(conv(c, outputs * channels * patch**dims, 3, padding=1))

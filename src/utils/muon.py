@@ -1,0 +1,113 @@
+"""Muon: momentum whose matrices are made orthogonal, with Adam for what is no matrix."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+# Of the fifth-order polynomial that drives all singular values towards 1 (to within 0.7 and 1.2) in five steps.
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+STEPS = 5
+
+
+class Muon(torch.optim.Optimizer):
+    r"""Momentum, orthogonalised, for weight matrices; AdamW for biases, norms, embeddings and narrow matrices.
+
+    .. math:: M \leftarrow \mu M + G, \quad
+              W \leftarrow (1 - \eta \lambda) W - 0.2\, \eta \sqrt{\max(m, n)}\; U V^\top, \quad
+              G + \mu M = U \Sigma V^\top
+
+    where W is m by n; of a convolution m is the number of outputs and n that of all inputs of one. The factor makes
+    an update as large as one of AdamW, so that one learning rate serves both. :math:`U V^\top` is found by five steps
+    of a Newton-Schulz iteration.
+
+    Args:
+        params: parameters.
+        lr: learning rate, :math:`\eta`.
+        momentum: :math:`\mu`.
+        betas, eps: of AdamW.
+        weight_decay: :math:`\lambda`, of all.
+        narrow: matrices with fewer rows or columns are left to AdamW.
+
+    Source: Jordan 2024, https://kellerjordan.github.io/posts/muon; factor: Liu et al. 2025, arXiv:2502.16982, eq. 4.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float = 1e-3,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.99),
+        eps: float = 1e-8,
+        weight_decay: float = 0.01,
+        narrow: int = 16,
+    ):
+        if lr <= 0 or not 0 <= momentum < 1 or narrow < 1:
+            raise ValueError(f"lr > 0, momentum in [0, 1) and narrow > 0, not {lr}, {momentum} and {narrow}")
+        every = list(params)
+        wide = [p for p in every if p.ndim > 1 and min(p.flatten(1).shape) >= narrow]
+        rest = [p for p in every if not any(p is w for w in wide)]
+        groups: list[dict[str, Any]] = [{"params": wide, "matrices": True}, {"params": rest, "matrices": False}]
+        defaults = {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
+        super().__init__([g for g in groups if g["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for group in self.param_groups:
+            params: list[Tensor] = [p for p in group["params"] if p.grad is not None]
+            if params:
+                torch._foreach_mul_(params, 1 - group["lr"] * group["weight_decay"])
+                grads = [p.grad for p in params if p.grad is not None]
+                (self.step_matrices if group["matrices"] else self.step_adam)(params, grads, group)
+        return loss
+
+    def step_matrices(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
+        mean = self.states(params, "momentum")
+        torch._foreach_mul_(mean, group["momentum"])
+        torch._foreach_add_(mean, grads)
+        for p, g, m in zip(params, grads, mean, strict=True):
+            update = orthogonal(g.add(m, alpha=group["momentum"]).flatten(1))
+            p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+
+    def step_adam(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
+        b1, b2 = group["betas"]
+        mean, square = self.states(params, "mean"), self.states(params, "square")
+        group["step"] = step = group.get("step", 0) + 1
+        torch._foreach_lerp_(mean, grads, 1 - b1)
+        torch._foreach_mul_(square, b2)
+        torch._foreach_addcmul_(square, grads, grads, 1 - b2)
+        scale = list(torch._foreach_div(square, 1 - b2**step))
+        torch._foreach_sqrt_(scale)
+        torch._foreach_add_(scale, group["eps"])
+        torch._foreach_addcdiv_(params, mean, scale, -group["lr"] / (1 - b1**step))
+
+    def states(self, params: list[Tensor], name: str) -> list[Tensor]:
+        """One tensor of the state of each parameter, zeros at first."""
+        for p in params:
+            if name not in self.state[p]:
+                self.state[p][name] = torch.zeros_like(p)
+        return [self.state[p][name] for p in params]
+
+
+def orthogonal(g: Float[Tensor, "m n"]) -> Float[Tensor, "m n"]:
+    """Nearly U V^T of g = U S V^T: the singular values lie between 0.7 and 1.2, those below 0.002 of the norm lower.
+
+    A step is X <- Z X with Z a polynomial of X X^T. The product of all Z comes first, from X X^T alone: for long
+    matrices, such as convolutions, that is a third of the work, and cheap enough to be done in float32.
+    """
+    a, b, c = COEFFICIENTS
+    x = g.T if len(g) > g.shape[1] else g
+    x = x / (x.norm() + 1e-7)
+    gram, product = x @ x.T, torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(STEPS):
+        z = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        z.diagonal().add_(a)
+        product, gram = z @ product, z @ gram @ z
+    x = product @ x
+    return x.T if len(g) > g.shape[1] else x
