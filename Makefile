@@ -3,11 +3,12 @@ PYTHON ?= python3
 BIN := .venv/bin
 ARGS ?=
 RUN ?= latest
+MINUTES ?= 6
 # Files of few but long tests come first in the order of the folders; xdist would leave them for the end.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-all lint bench bench-samplers clean
+.PHONY: help train test test-all lint bench race bench-samplers clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -24,8 +25,11 @@ test-all: .venv/test ## the slow tests too
 lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
 
-bench: .venv/run ## how much the training loop costs beside the bare network
-	@$(BIN)/python -m tests.bench_overhead $(ARGS)
+bench: .venv/run ## what the framework costs beside plain torch; ARGS=--write updates docs/performance.md
+	@$(BIN)/python -m tests.bench $(ARGS)
+
+race: .venv/run  ## mnist_ddpm against other libraries, MINUTES=6 each; ARGS=data.root=FOLDER
+	@$(BIN)/python -m tests.race --minutes $(MINUTES) $(ARGS)
 
 bench-samplers: .venv/run ## how good and how costly every sampler is on a trained MNIST run, RUN=FOLDER
 	@$(BIN)/python -m tests.bench_samplers $(RUN) $(ARGS)

@@ -304,3 +304,16 @@ def test_others_weigh_all_times_alike(make):
 def test_refuses(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("times", "normal"),
+    [
+        (LogitNormal(0.3, 0.7), lambda t: (torch.logit(t) - 0.3) / 0.7),
+        (LogNormal(-0.4, 0.9), lambda t: (-SCHEDULE.log_snr(t) / 2 + 0.4) / 0.9),
+    ],
+)
+def test_a_batch_covers_a_normal_distribution_evenly(times, normal):
+    u = torch.special.ndtr(normal(draw(times, n=16))).sort().values
+    assert_close(u.diff(), torch.full((15,), 1 / 16, dtype=torch.float64), atol=2e-3, rtol=0)
+    assert not torch.equal(draw(times, n=16), draw(times, n=16, seed=1))

@@ -2,21 +2,18 @@
 
 The peers are denoising-diffusion-pytorch and diffusers, set as a careful user would (tests/race/peers.py), in an
 environment that is made beside the results. From each 1,000 samples are drawn in 50 evaluations and measured with the
-same features. Then the speed of all three at as many parameters. It writes race.json, race.png and samples.png.
+same features. Then the speed of all three at as many parameters. It writes race.json and two pictures; with `--write`
+also docs/performance.md.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
-import os
-import platform
 import shutil
-import subprocess
-import sys
 import time
 import venv
 from dataclasses import dataclass
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +26,12 @@ from torch import Tensor
 from src.features.base import Reference
 from src.metrics.frechet import Moments, frechet, frechet_interval
 from src.metrics.intervals import share_interval
-from src.summary import git_commit
 from src.utils.sample_files import read_samples
+from tests.bench.commands import OUTPUTS, run
+from tests.bench.page import PAGE, about, write_between
+from tests.bench_results import replace
+from tests.race.drawing import curves, grids
+from tests.race.report import report
 
 HERE = Path(__file__).parent
 OURS, PEERS = "diffusion-lab", ["denoising-diffusion-pytorch", "diffusers"]
@@ -59,7 +60,7 @@ class Race:
 
     def prepare(self) -> None:
         """Everything that is not part of the race: the peers' environment, the data, the features."""
-        self.peers_python = make_environment(self.out / "peers", self.out / "peers.log")
+        self.peers_python = make_environment(self.out / "peers")
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
             cfg = compose("evaluate", [])
             data = instantiate(compose("train", ["experiment=mnist_ddpm", *self.data]).data)
@@ -78,37 +79,34 @@ class Race:
         trial = self.train("trial", ["trainer.max_steps=60"])
         spare = self.seconds - trial["first_step_s"]
         steps = int(0.88 * spare / trial["step_s"])  # a part of the time goes to validation and pictures
-        run, limit = self.out / "ours", f"trainer.max_time='{timedelta_of(spare)}'"
+        folder, limit = self.out / "ours", f"trainer.max_time='{timedelta_of(spare)}'"
         found = self.train("ours", [f"trainer.max_steps={steps}", limit], MOMENTS)
-        draw = ["src.sample", f"run={run}", f"n={self.n}", "sampler.steps=50", f"out={run / 'drawn'}"]
-        run_command([sys.executable, "-m", *draw], run / "sample.log")
-        begin = time.perf_counter()
-        grid = ["src.sample", f"run={run}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10", f"out={run / 'grid'}"]
-        run_command([sys.executable, "-m", *grid], run / "grid.log")
-        found["grid_s"] = time.perf_counter() - begin
-        found["grid"] = self.measure(self.draw(run, "best", "dpmpp_2m", 10))
-        drawn = np.load(run / "drawn" / "samples.npz")
+        draw = ["src.sample", f"run={folder}", f"n={self.n}", "sampler.steps=50", f"out={folder / 'drawn'}"]
+        run(["-m", *draw])
+        grid = ["src.sample", f"run={folder}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10", f"out={folder / 'grid'}"]
+        found["grid_s"] = run(["-m", *grid]).seconds
+        found["grid"] = self.measure(self.draw(folder, "best", "sampler=dpmpp_2m", "sampler.steps=10"))
+        found["guided"] = self.measure(self.draw(folder, "best", *guided(found["kept"], self.seconds / 6)))
+        drawn = np.load(folder / "drawn" / "samples.npz")
         found |= {"samples_per_s": self.n / float(drawn["seconds"]), "steps": steps}
-        found |= self.measure(run / "drawn" / "samples.npz")
+        found |= self.measure(folder / "drawn" / "samples.npz")
         for name, moment in found["kept"].items():
-            moment |= self.measure(self.draw(run, name, "dpmpp_2m", 10))
+            moment |= self.measure(self.draw(folder, name, "sampler=dpmpp_2m", "sampler.steps=10"))
         return found
 
     def train(self, name: str, overrides: list[str], moments: list[float] | None = None) -> dict[str, Any]:
         """A run of ours, and what was seen of it."""
-        run, seen = self.out / name, self.out / name / "watch.json"
-        shutil.rmtree(run, ignore_errors=True)
-        run.mkdir(parents=True)
+        folder, seen = self.out / name, self.out / name / "watch.json"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
         watch = {"_target_": "tests.race.watch.Watch", "file": seen, "began": time.time(), "moments": moments or []}
         words = [f"+callbacks.watch.{key}={value}".replace(" ", "") for key, value in watch.items()]
-        command = ["src.train", "experiment=mnist_ddpm", *self.data, f"hydra.run.dir={run}", *overrides, *words]
-        peak = run_command([sys.executable, "-m", *command], run / "command.log")
-        return json.loads(seen.read_text()) | {"peak_mib": peak}
+        command = ["src.train", "experiment=mnist_ddpm", *self.data, f"hydra.run.dir={folder}", *overrides, *words]
+        return {"peak_mib": run(["-m", *command]).mib} | json.loads(seen.read_text())
 
-    def draw(self, run: Path, ckpt: str, sampler: str, steps: int) -> Path:
-        out = run / f"drawn_{ckpt}_{steps}"
-        words = [f"ckpt={ckpt}", f"n={self.n}", f"sampler={sampler}", f"sampler.steps={steps}", f"out={out}"]
-        run_command([sys.executable, "-m", "src.sample", f"run={run}", *words], run / "sample.log")
+    def draw(self, folder: Path, ckpt: str, *words: str) -> Path:
+        out = folder / f"drawn_{ckpt}_{len(list(folder.glob('drawn_*')))}"
+        run(["-m", "src.sample", f"run={folder}", f"ckpt={ckpt}", f"n={self.n}", f"out={out}", *words])
         return out / "samples.npz"
 
     def peer(self, name: str, *options: str) -> dict[str, Any]:
@@ -117,8 +115,8 @@ class Race:
         out.mkdir(exist_ok=True)
         options = options or (f"--seconds={self.seconds}", f"--samples={self.n}")
         files = [f"--images={self.out / 'images.npy'}", f"--out={out}", f"--began={time.time()}"]
-        peak = run_command([self.peers_python, HERE / "peers.py", name, *files, *options], out / "command.log")
-        found = json.loads((out / "result.json").read_text()) | {"peak_mib": peak}
+        run([HERE / "peers.py", name, *files, *options], python=self.peers_python)
+        found = json.loads((out / "result.json").read_text())
         return found | (self.measure(out / "samples.npy") if (out / "samples.npy").exists() else {})
 
     # ---- what came out ----
@@ -146,6 +144,13 @@ class Race:
         return rates
 
 
+def guided(kept: dict[str, Any], seconds: float) -> list[str]:
+    """50 evaluations, half of them of the checkpoint that was kept nearest to a moment of the run, as a guide."""
+    guide = min(kept, key=lambda name: abs(kept[name]["seconds"] - seconds))
+    guidance = ["guidance=autoguidance", f"guidance.guide.ckpt={guide}", "guidance.scale=2"]
+    return ["sampler=dpmpp_2m_sde", "sampler.steps=25", *guidance]
+
+
 def timedelta_of(seconds: float) -> str:
     """As trainer.max_time wants it, DD:HH:MM:SS."""
     minutes, seconds = divmod(int(seconds), 60)
@@ -165,17 +170,7 @@ def measure(x: Tensor, reference: Reference) -> dict[str, Any]:
     }
 
 
-def run_command(command: list[Any], log: Path) -> float:
-    """Run it; its peak memory in MiB."""
-    with log.open("w") as file:
-        process = subprocess.Popen([str(c) for c in command], stdout=file, stderr=subprocess.STDOUT)
-        _, status, usage = os.wait4(process.pid, 0)
-    if status:
-        raise SystemExit(f"error: {' '.join(map(str, command))} failed; its output is {log}")
-    return usage.ru_maxrss / 2**10
-
-
-def make_environment(folder: Path, log: Path) -> Path:
+def make_environment(folder: Path) -> Path:
     """The Python of an environment with the peers, made where it is missing or what they need has changed."""
     requirements = HERE / "requirements.txt"
     stamp, python = folder / "made_of", folder / "bin" / "python"
@@ -183,54 +178,12 @@ def make_environment(folder: Path, log: Path) -> Path:
     if not stamp.exists() or stamp.read_text() != made_of:
         print(f"making an environment for the peers in {folder}")
         venv.create(folder, clear=True, with_pip=True)
-        pip = [python, "-m", "pip", "install", "-q", "--disable-pip-version-check"]
-        run_command([*pip, "-c", "constraints.txt", "-r", requirements], log)
+        pip = ["-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        run([*pip, "-c", "constraints.txt", "-r", requirements], python=python)
         # It asks for torchvision, which beside a CPU build of torch cannot be imported, and is not used in a race.
-        run_command([*pip, "--no-deps", "denoising-diffusion-pytorch==2.3.4"], log)
+        run([*pip, "--no-deps", "denoising-diffusion-pytorch==2.3.4"], python=python)
         stamp.write_text(made_of)
     return python
-
-
-def report(found: dict[str, Any]) -> str:
-    """The table of the race, with what each is to ours."""
-    ours = found["contenders"][OURS]
-    rows = [f"| | {' | '.join(found['contenders'])} |", "|---|" + "---|" * len(found["contenders"])]
-
-    def row(title: str, form: str, key: str, scale: float = 1.0) -> None:
-        cells = []
-        for name, one in found["contenders"].items():
-            ratio = f" ({one[key] / ours[key]:.2f})" if name != OURS else ""
-            cells.append(form.format(one[key] * scale, *one.get(f"{key}_interval", ())) + ratio)
-        rows.append(f"| {title} | {' | '.join(cells)} |")
-
-    row("parameters, million", "{:.2f}", "parameters", 1e-6)
-    row("images/s in training", "{:.0f}", "images_per_s")
-    row("images seen", "{:.0f}", "images")
-    row("Fréchet distance", "{:.2f} [{:.2f}, {:.2f}]", "frechet")
-    row("confident digits, %", "{:.1f}", "confident", 100)
-    row("samples/s, 50 evaluations", "{:.1f}", "samples_per_s")
-    row("peak memory, MiB", "{:.0f}", "peak_mib")
-    row("seconds to the first step", "{:.1f}", "first_step_s")
-    for precision, rates in found["speeds"].items():
-        title = f"images/s at 4 million parameters, {'bf16' if precision == 'bf16' else 'float32'}"
-        mine = np.median(rates[OURS])
-        cells = [
-            f"{np.median(r):.0f}" + (f" ({np.median(r) / mine:.2f})" if n != OURS else "") for n, r in rates.items()
-        ]
-        rows.append(f"| {title} | {' | '.join(cells)} |")
-    best = min(found["contenders"][name]["frechet"] for name in PEERS)
-    reached = [m["seconds"] for m in ours["kept"].values() if m["frechet"] <= best]
-    when = f"after {min(reached):.0f} s" if reached else "not reached at the moments looked at"
-    return "\n".join(
-        [
-            *rows,
-            "",
-            f"In brackets what it is to ours. The distance of as many real digits is {found['floor']['frechet']:.2f}.",
-            f"Ours reaches the better peer's distance {when}.",
-            f"A grid of 64 digits in 10 evaluations, imports included, takes {ours['grid_s']:.1f} s; "
-            f"distance of {found['samples']} drawn so {ours['grid']['frechet']:.2f}.",
-        ]
-    )
 
 
 def main() -> None:
@@ -239,11 +192,13 @@ def main() -> None:
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2, help="of the measurement of the speed")
-    parser.add_argument("--out", type=Path, default=Path("outputs/race"))
+    parser.add_argument("--write", action="store_true", help=f"also update {PAGE} and its pictures")
+    parser.add_argument("--out", type=Path, default=OUTPUTS / "race")
     args = parser.parse_args()
 
+    args.out = args.out.absolute()
     args.out.mkdir(parents=True, exist_ok=True)
-    race = Race(args.out.absolute(), args.data, 60 * args.minutes, args.samples)
+    race = Race(args.out, args.data, 60 * args.minutes, args.samples)
     race.prepare()
     contenders = {}
     for name in (OURS, *PEERS):
@@ -254,9 +209,7 @@ def main() -> None:
         print(f"  distance {one['frechet']:.2f}, {one['images']} images", flush=True)
     print("speed at as many parameters", flush=True)
     found = {
-        "machine": f"{platform.machine()}, {os.cpu_count()} cores, torch {torch.__version__}",
-        "date": date.today().isoformat(),
-        "commit": git_commit(),
+        "about": about(),
         "data": race.source,
         "minutes": args.minutes,
         "samples": args.samples,
@@ -264,13 +217,19 @@ def main() -> None:
         "contenders": contenders,
         "speeds": race.speeds(args.rounds),
     }
-    (args.out / "race.json").write_text(json.dumps(found, indent=2) + "\n")
-    from tests.race.drawing import curves, grids
-
+    replace(args.out / "race.json", json.dumps(found, indent=1) + "\n")
     files = {OURS: race.out / "ours" / "drawn" / "samples.npz"} | {n: race.out / n / "samples.npy" for n in PEERS}
-    curves(found, OURS).save(args.out / "race.png")
-    grids({name: (read_samples(file, 4)[:64] + 1) / 2 for name, file in files.items()}).save(args.out / "samples.png")
-    print(f"\n{report(found)}\n\nwritten: {args.out}: race.json, race.png, samples.png")
+    pictures = {
+        "race": curves(found, OURS),
+        "race_samples": grids({name: (read_samples(file, 4)[:64] + 1) / 2 for name, file in files.items()}),
+    }
+    folders = [args.out, PAGE.parent] if args.write else [args.out]
+    for folder, (name, picture) in itertools.product(folders, pictures.items()):
+        picture.save(folder / f"{name}.png")
+    text = report(found, OURS)
+    if args.write:
+        write_between(PAGE, "race", text)
+    print(f"\n{text}\n\nwritten: {args.out}: race.json, race.png, race_samples.png{f'; {PAGE}' if args.write else ''}")
 
 
 if __name__ == "__main__":

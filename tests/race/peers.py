@@ -9,6 +9,7 @@ It runs in an environment of its own and imports nothing of this project:
 import argparse
 import importlib.machinery
 import json
+import resource
 import sys
 import time
 import types
@@ -143,7 +144,7 @@ def main() -> None:
         "first_step_s": ends[0] - args.began,
         "images": steps * args.batch_size,
         "step_s": float(np.median(np.diff(ends[2:]))),
-        "last_loss": loss.item(),
+        "peak_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10,  # of the training alone
     }
     if args.seconds:
         begin = time.perf_counter()
