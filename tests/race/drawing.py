@@ -22,6 +22,7 @@ def curves(found: dict[str, Any], ours: str) -> Image.Image:
         axes.axhline(peer["frechet"], color=ORANGE, linewidth=0.7, linestyle=":")
     axes.axhline(found["floor"]["frechet"], color=GREY, linestyle="--", label="as many real digits")
     axes.set(xscale="log", yscale="log", xlabel="seconds since the start of the process, imports included")
+    axes.yaxis.set_major_formatter("{x:g}")
     axes.set(ylabel=f"Fréchet distance of {found['samples']} samples")
     ticks = [
         t for t in (10, 20, 40, 60, 120, 240, 360, 600, 1200, 3600) if points[0]["seconds"] * 0.8 <= t <= seconds * 1.2
