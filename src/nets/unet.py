@@ -43,6 +43,7 @@ class UNet(nn.Module):
         groups: groups of each group normalisation.
         dropout: dropout in the residual blocks.
         num_classes: labels to condition on; 0 for none.
+        embedding: channels of the embedding of noise level and label, in multiples of `width`.
         encoding: makes what encodes the noise level, of a width.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
         outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
@@ -67,12 +68,13 @@ class UNet(nn.Module):
         groups: int = 8,
         dropout: float = 0.0,
         num_classes: int = 0,
+        embedding: int = 4,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
         inputs: int = 1,
         outputs: int = 1,
     ):
         super().__init__()
-        dims, depth, embedding = len(size), len(mults), 4 * width
+        dims, depth, embedded = len(size), len(mults), embedding * width
         check_size(
             "a U-Net", size, patch * 2 ** (depth - 1),
             f"with patch={patch} and {depth} levels halves the size {depth - 1} times",
@@ -82,12 +84,12 @@ class UNet(nn.Module):
         conv = CONV[dims]
 
         def level(c_in: int, c_out: int, attend: bool) -> Level:
-            block = ResBlock(dims, c_in, c_out, embedding, groups, dropout)
+            block = ResBlock(dims, c_in, c_out, embedded, groups, dropout)
             return Level(block, Attention(c_out, heads, gcd(groups, c_out)) if attend else None)
 
         widths = [width * m for m in mults]
         self.patches = Patches(patch)
-        self.conditioning = Conditioning(embedding, num_classes, encoding)
+        self.conditioning = Conditioning(embedded, num_classes, encoding)
         self.stem = conv(inputs * channels * patch**dims, width, 3, padding=1)
 
         skips, c = [width], width
