@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 # Of the fifth-order polynomial that drives all singular values towards 1 (to within 0.7 and 1.2) in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -47,7 +48,7 @@ class Muon(torch.optim.Optimizer):
         if lr <= 0 or not 0 <= momentum < 1 or narrow < 1:
             raise ValueError(f"lr > 0, momentum in [0, 1) and narrow > 0, not {lr}, {momentum} and {narrow}")
         every = list(params)
-        wide = [p for p in every if p.ndim > 1 and min(p.flatten(1).shape) >= narrow]
+        wide = [p for p in every if p.ndim > 1 and min(len(p), p.numel() // len(p)) >= narrow]
         rest = [p for p in every if not any(p is w for w in wide)]
         groups: list[dict[str, Any]] = [{"params": wide, "matrices": True}, {"params": rest, "matrices": False}]
         defaults = {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}
@@ -72,8 +73,8 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(mean, group["momentum"])
         torch._foreach_add_(mean, grads)
         nesterov = torch._foreach_add(grads, mean, alpha=group["momentum"])
-        for p, update in zip(params, orthogonal([n.flatten(1) for n in nesterov]), strict=True):
-            p.add_(update.view_as(p), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+        for p, update in zip(params, orthogonal([whole(n).flatten(1) for n in nesterov]), strict=True):
+            p.add_(split_as(p, update.view(p.shape)), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
 
     def step_adam(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]
@@ -93,6 +94,16 @@ class Muon(torch.optim.Optimizer):
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
         return [self.state[p][name] for p in params]
+
+
+def whole(x: Tensor) -> Tensor:
+    """Of a tensor that is split among processes all of it, on each: a part of a matrix has other singular vectors."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def split_as(p: Tensor, x: Tensor) -> Tensor:
+    """Of x, which every process has, the part that this process has of p."""
+    return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else x
 
 
 def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:

@@ -119,6 +119,15 @@ def test_split_weights_learn_the_same(one, tmp_path, capsys):
     assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
 
 
+@pytest.mark.slow
+def test_muon_sees_whole_matrices_where_weights_are_split(tmp_path):
+    words = [*SAME, "optimizer=muon", "net.width=16", "trainer.max_steps=10", "trainer.val_check_interval=10"]
+    for name, more in {"one": [], "two": SHARDED}.items():
+        done = started(*words, *more, "trainer.precision=32-true", f"hydra.run.dir={tmp_path / name}")
+        assert done.returncode == 0, done.stderr
+    assert_agree(tmp_path / "one", tmp_path / "two", "train/loss", count=10)
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
