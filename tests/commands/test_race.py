@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.race.__main__ import OURS, PEERS, guided, timedelta_of
+from tests.race.__main__ import OURS, PEERS, guided, main, timedelta_of
 from tests.race.drawing import curves, grids
 from tests.race.report import report
 
@@ -81,6 +81,14 @@ def test_our_run_is_watched(command, tmp_path):
     seen = json.loads(file.read_text())
     assert seen["images"] == 5 * seen["kept"]["step_1"]["images"] and list(seen["kept"]) == ["step_1"]
     assert (tmp_path / "checkpoints" / "step_1.ckpt").exists() and seen["first_step_s"] <= seen["train_s"]
+
+
+@pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=0"]])
+def test_a_race_of_nothing_is_refused(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["race", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert "at least 0.5" in capsys.readouterr().err
 
 
 def test_a_peer_is_refused_by_a_name_that_is_none(monkeypatch, capsys):

@@ -26,6 +26,7 @@ from torch import Tensor
 from src.features.base import Reference
 from src.metrics.frechet import Moments, frechet, frechet_interval
 from src.metrics.intervals import share_interval
+from src.utils.cli import one_line_errors
 from src.utils.sample_files import read_samples
 from tests.bench.commands import OUTPUTS, run
 from tests.bench.page import PAGE, about, write_between
@@ -36,7 +37,7 @@ from tests.race.report import report
 HERE = Path(__file__).parent
 OURS, PEERS = "diffusion-lab", ["denoising-diffusion-pytorch", "diffusers"]
 MOMENTS = [15, 20, 25, 30, 35, 40, 60, 120, 240]  # at which ours is looked at, in seconds
-AT_FOUR_MILLION = ["net.width=80", "data.batch_size=128"]  # 4.1 million parameters
+AT_FOUR_MILLION = ["net.width=80", "net.embedding=4", "data.batch_size=128"]  # 4.1 million parameters
 CONFIDENT = 0.9  # probability of its class from which a digit counts
 
 
@@ -113,11 +114,11 @@ class Race:
         """A run of a peer, and what it says of itself."""
         out = self.out / name
         out.mkdir(exist_ok=True)
-        options = options or (f"--seconds={self.seconds}", f"--samples={self.n}")
+        race = (f"--seconds={self.seconds}", f"--samples={self.n}")
         files = [f"--images={self.out / 'images.npy'}", f"--out={out}", f"--began={time.time()}"]
-        run([HERE / "peers.py", name, *files, *options], python=self.peers_python)
+        run([HERE / "peers.py", name, *files, *(options or race)], python=self.peers_python)
         found = json.loads((out / "result.json").read_text())
-        return found | (self.measure(out / "samples.npy") if (out / "samples.npy").exists() else {})
+        return found if options else found | self.measure(out / "samples.npy")
 
     # ---- what came out ----
 
@@ -158,6 +159,7 @@ def timedelta_of(seconds: float) -> str:
 
 
 def measure(x: Tensor, reference: Reference) -> dict[str, Any]:
+    """Of samples x (N, C, H, W) in [-1, 1]: their distance to the test data, the share that is sure, and intervals."""
     features, real = reference.features((x + 1) / 2), Moments.of(reference.features.test)
     logits = reference.features.logits(features)
     assert logits is not None
@@ -195,7 +197,14 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help=f"also update {PAGE} and its pictures")
     parser.add_argument("--out", type=Path, default=OUTPUTS / "race")
     args = parser.parse_args()
+    if args.minutes < 0.5 or args.samples < 2 or args.rounds < 1:
+        parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds at least 1")
+    with one_line_errors("train"):
+        hold(args)
 
+
+def hold(args: argparse.Namespace) -> None:
+    """The race, and all that is written of it."""
     args.out = args.out.absolute()
     args.out.mkdir(parents=True, exist_ok=True)
     race = Race(args.out, args.data, 60 * args.minutes, args.samples)
