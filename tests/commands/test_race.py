@@ -39,6 +39,7 @@ def found() -> dict:
     return {
         "about": {"cpu": "some", "cores": 2, "threads": 2, "torch": "2", "date": "today", "commit": "abc"},
         "minutes": 6,
+        "precision": "bf16",
         "samples": 100,
         "floor": {"frechet": 0.7, "confident": 0.98},
         "contenders": {OURS: contender(1) | ours, PEERS[0]: contender(10), PEERS[1]: contender(20)},

@@ -27,6 +27,7 @@ from src.features.base import Reference
 from src.metrics.frechet import Moments, frechet, frechet_interval
 from src.metrics.intervals import share_interval
 from src.utils.cli import one_line_errors
+from src.utils.hardware import cpu_multiplies_bf16
 from src.utils.sample_files import read_samples
 from tests.bench.commands import OUTPUTS, run
 from tests.bench.page import PAGE, about, write_between
@@ -38,6 +39,9 @@ HERE = Path(__file__).parent
 OURS, PEERS = "diffusion-lab", ["denoising-diffusion-pytorch", "diffusers"]
 MOMENTS = [15, 20, 25, 30, 35, 40, 60, 120, 240]  # at which ours is looked at, in seconds
 AT_FOUR_MILLION = ["net.width=80", "net.embedding=4", "data.batch_size=128"]  # 4.1 million parameters
+PRECISIONS = {"bf16": "bf16-mixed", "32": "32-true"}  # what the peers call them, and what ours does
+if not cpu_multiplies_bf16():
+    del PRECISIONS["bf16"]  # which is many times slower then
 CONFIDENT = 0.9  # probability of its class from which a digit counts
 
 
@@ -114,7 +118,7 @@ class Race:
         """A run of a peer, and what it says of itself."""
         out = self.out / name
         out.mkdir(exist_ok=True)
-        race = (f"--seconds={self.seconds}", f"--samples={self.n}")
+        race = (f"--seconds={self.seconds}", f"--samples={self.n}", f"--precision={next(iter(PRECISIONS))}")
         files = [f"--images={self.out / 'images.npy'}", f"--out={out}", f"--began={time.time()}"]
         run([HERE / "peers.py", name, *files, *(options or race)], python=self.peers_python)
         found = json.loads((out / "result.json").read_text())
@@ -131,9 +135,9 @@ class Race:
         return measure(self.reference.train.some(self.n, "race")["x"] * 2 - 1, self.reference)
 
     def speeds(self, rounds: int, steps: int = 8) -> dict[str, dict[str, list[float]]]:
-        """Training images a second at 4 million parameters and batches of 128, in turns."""
+        """Training images a second at 4 million parameters and batches of 128, in turns and in each precision."""
         rates: dict[str, dict[str, list[float]]] = {}
-        for precision, ours in {"bf16": "bf16-mixed", "32": "32-true"}.items():
+        for precision, ours in PRECISIONS.items():
             rates[precision] = {name: [] for name in (OURS, *PEERS)}
             for _ in range(rounds):
                 overrides = [f"trainer.max_steps={steps}", f"trainer.precision={ours}", *AT_FOUR_MILLION]
@@ -221,6 +225,7 @@ def hold(args: argparse.Namespace) -> None:
         "about": about(),
         "data": race.source,
         "minutes": args.minutes,
+        "precision": next(iter(PRECISIONS)),
         "samples": args.samples,
         "floor": race.floor(),
         "contenders": contenders,

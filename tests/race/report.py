@@ -49,8 +49,8 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     when = f"after {min(reached):.0f} s" if reached else "at none of the moments looked at"
     floor, n, grid, guided = found["floor"], found["samples"], mine["grid"]["frechet"], mine["guided"]
     return (
-        f"{found['minutes']:g} minutes each, {n} samples; in brackets what it is to ours. As many real digits are at a "
-        f"distance of {floor['frechet']:.2f}, and {100 * floor['confident']:.1f} % of them are classified with that "
+        f"{found['minutes']:g} minutes each in {PRECISIONS[found['precision']]}, {n} samples; in brackets what it is "
+        f"to ours. As many real digits are at a distance of {floor['frechet']:.2f}, and {100 * floor['confident']:.1f} % of them are classified with that "
         f"confidence. Ours is as good as the better of the others at its end {when}. 64 digits in 10 evaluations from "
         f"a checkpoint take {mine['grid_s']:.1f} s, imports included; {n} drawn so are at {grid:.2f}. In 25 steps of "
         f"`dpmpp_2m_sde`, guided by an early checkpoint of the same run (`guidance=autoguidance`, scale 2), also 50 "
