@@ -29,7 +29,7 @@ from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
-from src.utils.hardware import is_main_process
+from src.utils.hardware import compile_net, is_main_process
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard
@@ -93,6 +93,10 @@ class Training:
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)
+        if not isinstance(cfg.compile, bool):
+            raise UserError(f"compile={cfg.compile} is neither true nor false")
+        if cfg.compile:
+            compile_net(denoiser.net, trainer.strategy.root_device)
         if isinstance(trainer.strategy, FullyShard):
             refuse_what_needs_all_weights(module, trainer.callbacks)
         for callback in trainer.callbacks:

@@ -1,7 +1,13 @@
 """What the machine does well, and which process this is."""
 
+import os
+import shutil
+
 import torch
 from pytorch_lightning.utilities import rank_zero_only
+from torch import nn
+
+from src.utils.errors import UserError
 
 
 def precision_for(accelerator: str) -> str:
@@ -27,3 +33,15 @@ def cpu_multiplies_bf16() -> bool:
 def is_main_process() -> bool:
     """Whether this process is the one that writes; known from the launcher's variables before there is a trainer."""
     return getattr(rank_zero_only, "rank", 0) == 0
+
+
+def compile_net(net: nn.Module, device: torch.device) -> None:
+    """Let torch.compile rewrite the network when it is first called; its weights keep their names.
+
+    Raises:
+        UserError: where what it needs is not installed.
+    """
+    compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
+    if device.type == "cpu" and not any(map(shutil.which, compilers)):
+        raise UserError("compile=true needs a C++ compiler on a CPU, such as g++; install one, or leave it out")
+    net.compile()
