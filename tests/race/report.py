@@ -50,11 +50,12 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     floor, n, grid, guided = found["floor"], found["samples"], mine["grid"]["frechet"], mine["guided"]
     return (
         f"{found['minutes']:g} minutes each in {PRECISIONS[found['precision']]}, {n} samples; in brackets what it is "
-        f"to ours. As many real digits are at a distance of {floor['frechet']:.2f}, and {100 * floor['confident']:.1f} % of them are classified with that "
-        f"confidence. Ours is as good as the better of the others at its end {when}. 64 digits in 10 evaluations from "
-        f"a checkpoint take {mine['grid_s']:.1f} s, imports included; {n} drawn so are at {grid:.2f}. In 25 steps of "
-        f"`dpmpp_2m_sde`, guided by an early checkpoint of the same run (`guidance=autoguidance`, scale 2), also 50 "
-        f"evaluations, ours is at {guided['frechet']:.2f}, with {100 * guided['confident']:.1f} % of the digits sure. "
+        f"to ours. As many real digits are at a distance of {floor['frechet']:.2f}, and "
+        f"{100 * floor['confident']:.1f} % of them are classified with that confidence. Ours is as good as the better "
+        f"of the others at its end {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
+        f"imports included; {n} drawn so are at {grid:.2f}. In 25 steps of `dpmpp_2m_sde`, guided by an early "
+        f"checkpoint of the same run (`guidance=autoguidance`, scale 2), also 50 evaluations, ours is at "
+        f"{guided['frechet']:.2f}, with {100 * guided['confident']:.1f} % of the digits sure. "
         "Noise, too, can look like one digit to a classifier: see the pictures."
     )
 
