@@ -47,11 +47,14 @@ class UNet(nn.Module):
         encoding: makes what encodes the noise level, of a width.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
         outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
+        add_skips: add a skip connection to what comes up, and halve the variance of the sum, where both have as many
+            channels; otherwise it is put beside it, which costs the block that follows twice as much.
 
     Raises:
         ValueError: where `size` cannot be divided by the patch and halved as often as the levels ask.
 
-    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal, Nichol 2021, arXiv:2105.05233.
+    Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal, Nichol 2021, arXiv:2105.05233; added skips: Song
+    et al. 2021, arXiv:2011.13456, appendix H.
     """
 
     def __init__(
@@ -72,6 +75,7 @@ class UNet(nn.Module):
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
         inputs: int = 1,
         outputs: int = 1,
+        add_skips: bool = False,
     ):
         super().__init__()
         dims, depth, embedded = len(size), len(mults), embedding * width
@@ -80,7 +84,7 @@ class UNet(nn.Module):
             f"with patch={patch} and {depth} levels halves the size {depth - 1} times",
             "fewer net.mults, another net.patch",
         )  # fmt: skip
-        self.num_classes = num_classes
+        self.num_classes, self.add_skips = num_classes, add_skips
         conv = CONV[dims]
 
         def level(c_in: int, c_out: int, attend: bool) -> Level:
@@ -107,7 +111,8 @@ class UNet(nn.Module):
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             for _ in range(blocks + 1):
-                self.up.append(level(c + skips.pop(), w, i in attention))
+                skip = skips.pop()
+                self.up.append(level(c if add_skips and c == skip else c + skip, w, i in attention))
                 c = w
             if i > 0:
                 # Fewer channels before the size is doubled: there this costs a quarter.
@@ -132,5 +137,9 @@ class UNet(nn.Module):
         for layer in self.middle:
             x = layer(x, embedding)
         for layer in self.up:
-            x = layer(torch.cat([x, skips.pop()], 1), embedding) if isinstance(layer, Level) else layer(x)
+            x = layer(self.join(x, skips.pop()), embedding) if isinstance(layer, Level) else layer(x)
         return self.patches.unfold(self.head(F.silu(self.norm(x))))
+
+    def join(self, x: Tensor, skip: Tensor) -> Tensor:
+        """What comes up and a skip connection, added or side by side."""
+        return (x + skip) * 0.5**0.5 if self.add_skips and x.shape == skip.shape else torch.cat([x, skip], 1)

@@ -30,6 +30,26 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
     return LambdaLR(optimizer, factor)
 
 
+def trapezoid(
+    optimizer: Optimizer, total_steps: int, warmup: int = 0, hold: float = 0.5, final: float = 0.0
+) -> LambdaLR:
+    """Linear warm-up over `warmup` steps, the optimizer's rate up to the share `hold` of all steps, then straight down
+    to the share `final` of the rate at the last step.
+
+    Source: Hägele et al. 2024, arXiv:2405.18392, section 3 (constant rate with a cooldown).
+    """
+    need_length("trapezoid", total_steps)
+    if not 0 <= hold < 1:
+        raise UserError(f"lr_schedule.hold is a share of the steps, in [0, 1), not {hold}")
+    warmup = min(warmup, total_steps // 2)
+
+    def factor(step: int) -> float:
+        left = max(0.0, 1 - step / total_steps)
+        return min(1.0, (step + 1) / max(warmup, 1), final + (1 - final) * left / (1 - hold))
+
+    return LambdaLR(optimizer, factor)
+
+
 def one_cycle(
     optimizer: Optimizer, total_steps: int, rise: float = 0.3, start: float = 0.04, final: float = 4e-6
 ) -> LambdaLR:

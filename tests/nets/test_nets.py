@@ -43,6 +43,7 @@ NETS = {
     "unet attention": unet(attention=(0, 1), blocks=2),
     "unet bare": unet(mults=(1,), middle_attention=False),
     "unet deep": unet(mults=(1, 2, 2), attention=(2,)),
+    "unet adding": unet(mults=(1, 2), blocks=2, add_skips=True),
     "mlp": lambda channels, size, **more: MLP(channels, size, hidden=16, layers=2, **more),
     "mlp learned": lambda channels, size, **more: MLP(
         channels, size, hidden=16, layers=2, embedding=8, encoding=LearnedEmbedding, **more
@@ -271,6 +272,17 @@ def test_unet_refuses_sizes(size, options, factor, fitting):
         UNet(1, size, **SMALL, **options)
     suggestion = [int(side) for side in str(error.value).split()[-1].split("x")]
     UNet(1, suggestion, **SMALL, **options)
+
+
+def test_added_skips_take_the_place_of_wider_blocks():
+    x = torch.randn(2, 8, 4, 4)
+    beside, added = (UNet(1, (8, 8), **SMALL, mults=(1, 2), add_skips=add) for add in (False, True))
+    assert_close(beside.join(x, 2 * x), torch.cat([x, 2 * x], 1))
+    assert_close(added.join(x, 2 * x), 3 / math.sqrt(2) * x)
+    assert added.join(x, torch.randn(2, 16, 4, 4)).shape == (2, 24, 4, 4)
+    # Of the four blocks up three find as many channels; the second of the lower level joins 16 and 8.
+    inputs = [layer.block.conv_1.in_channels for net in (beside, added) for layer in net.up if hasattr(layer, "block")]
+    assert inputs == [32, 24, 16, 16, 16, 24, 8, 8]
 
 
 def test_unet_refuses_three_axes():

@@ -7,7 +7,7 @@ import torch
 from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from src.utils.errors import UserError
-from src.utils.lr_schedules import constant, cosine, one_cycle
+from src.utils.lr_schedules import constant, cosine, one_cycle, trapezoid
 
 LR = 0.02
 
@@ -49,6 +49,18 @@ def test_cosine(total, warmup, final):
     ]
     found = rates_of(cosine, total, warmup=warmup, final=final)
     assert found == pytest.approx([LR * f for f in expected], rel=1e-12, abs=1e-18)
+
+
+def test_trapezoid():
+    expected = [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1, 1, 0.91, 0.82, 0.73, 0.64, 0.55, 0.46, 0.37, 0.28, 0.19]
+    found = rates_of(trapezoid, 20, warmup=4, hold=0.5, final=0.1)
+    assert found == pytest.approx([LR * f for f in expected], rel=1e-12)
+    assert rates_of(trapezoid, 20, 21, warmup=4, hold=0.5, final=0.1)[20] == pytest.approx(0.1 * LR)
+
+
+def test_trapezoid_refuses_to_hold_for_more_than_all():
+    with pytest.raises(UserError, match="hold"):
+        trapezoid(optimizer(), 10, hold=1.0)
 
 
 def test_cosine_without_warm_up_is_that_of_torch():
