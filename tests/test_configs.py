@@ -316,9 +316,9 @@ def test_parts_are_exchangeable(tmp_path, group, name):
 def test_another_net_takes_its_own_numbers(tmp_path):
     """And what the experiment says of labels and rates; what the command line says comes first."""
     cfg = compose_config(tmp_path, "experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
-    own = OmegaConf.load(CONF / "net/dit.yaml")
+    own, experiment = (OmegaConf.load(CONF / file) for file in ("net/dit.yaml", "experiment/mnist_ddpm.yaml"))
     assert (cfg.net.width, cfg.net.patch, cfg.net.depth) == (own.width, own.patch, 2)
-    assert cfg.net.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == 2e-3
+    assert cfg.net.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == experiment.optimizer.lr
     assert cfg.net.encoding._target_.endswith("SinusoidalEmbedding")
     same = compose_config(tmp_path, "experiment=folder_ddpm", "data.root=nowhere", "net=unet")
     assert same.net.mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
