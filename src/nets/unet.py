@@ -47,8 +47,8 @@ class UNet(nn.Module):
         encoding: makes what encodes the noise level, of a width.
         inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
         outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
-        add_skips: add a skip connection to what comes up, and halve the variance of the sum, where both have as many
-            channels; otherwise it is put beside it, which costs the block that follows twice as much.
+        add_skips: add a skip connection to what comes up, over sqrt(2), where both have as many channels; otherwise it
+            is put beside it, and the first convolution of the block that follows is as much wider.
 
     Raises:
         ValueError: where `size` cannot be divided by the patch and halved as often as the levels ask.

@@ -31,10 +31,14 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
 
 
 def trapezoid(
-    optimizer: Optimizer, total_steps: int, warmup: int = 0, hold: float = 0.5, final: float = 0.0
+    optimizer: Optimizer, total_steps: int, warmup: int = 0, hold: float = 0.4, final: float = 0.0
 ) -> LambdaLR:
-    """Linear warm-up over `warmup` steps, the optimizer's rate up to the share `hold` of all steps, then straight down
-    to the share `final` of the rate at the last step.
+    r"""Linear warm-up, the optimizer's rate, then straight down to the share `final` of it after the last step.
+
+    .. math:: \min\left(1,\ \tfrac{k + 1}{\text{warmup}},\
+              \text{final} + (1 - \text{final}) \tfrac{1 - k / K}{1 - \text{hold}}\right)
+
+    is the share of the rate at step k of K, counted from 0; it falls from step `hold` K on.
 
     Source: Hägele et al. 2024, arXiv:2405.18392, section 3 (constant rate with a cooldown).
     """
