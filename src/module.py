@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
+from src.diffusion.clusters import SAMPLES
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
@@ -50,6 +51,8 @@ class DiffusionModule(pl.LightningModule):
     ):
         super().__init__()
         loss.check(denoiser)
+        if conditional and denoiser.clusters is not None:
+            raise ValueError("the net is told either labels or clusters; use conditional=false, or clusters=0")
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.times = loss, times
@@ -65,9 +68,24 @@ class DiffusionModule(pl.LightningModule):
         return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
 
     @property
+    def is_conditional(self) -> bool:
+        """Whether the network is told anything of the data."""
+        return self.conditional or self.denoiser.clusters is not None
+
+    @property
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the weights only."""
         return isinstance(self.trainer.strategy, FullyShard)
+
+    def setup(self, stage: str) -> None:
+        """Find the clusters, unless they came with the weights; before Lightning makes all processes alike."""
+        clusters, copy = self.denoiser.clusters, self.models["ema"].clusters
+        if clusters is not None and copy is not None and not clusters.found:
+            data = self.trainer.datamodule.train_set
+            rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:SAMPLES]
+            # In the order of the files, in which they are read faster.
+            clusters.find((data[0, some]["x"] for some in rows.sort().values.split(500)), self.seed)
+            copy.load_state_dict(clusters.state_dict())
 
     def configure_model(self) -> None:
         """Split the weights and their average among the processes, both in the same places."""
@@ -89,8 +107,12 @@ class DiffusionModule(pl.LightningModule):
         noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
         return t, noise[rank::world_size], generator(*keys, "label")
 
+    def told(self, batch: dict[str, Tensor]) -> Tensor | None:
+        """What the network is told of each sample (B,), or None."""
+        return self.denoiser.told(batch["x"], batch.get("label") if self.conditional else None)
+
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        x_0, label = batch["x"], batch.get("label") if self.conditional else None
+        x_0, label = batch["x"], self.told(batch)
         # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
         count = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
@@ -116,7 +138,7 @@ class DiffusionModule(pl.LightningModule):
         self.times.observe(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x_0, label = batch["x"], batch.get("label") if self.conditional else None
+        x_0, label = batch["x"], self.told(batch)
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
         t, noise, _ = self.draw(x_0, n, self.times.for_validation(), "validation", batch_idx)

@@ -193,6 +193,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         cfg: the config of a run.
         context: in which the network is made.
     """
+    from src.diffusion.clusters import Clusters
     from src.diffusion.denoiser import Denoiser
 
     parts = {}
@@ -202,18 +203,24 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
     share = cfg["self_conditioning"]
     if not isinstance(share, int | float):
         raise UserError(f"self_conditioning={share} is no number: it is a share of the training steps, 0 for none")
+    clusters = cfg.get("clusters", 0)
+    if not isinstance(clusters, int) or isinstance(clusters, bool) or clusters < 0 or clusters == 1:
+        raise UserError(f"clusters={clusters} is no number of clusters: use 2 or more, or 0 for none")
     # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
-    sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs}
+    sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs, "num_classes": clusters}
     wanted = {key: n for key, n in sizes.items() if n > 1}
+    why = {"inputs": "self_conditioning", "outputs": "this variance", "num_classes": "clusters"}
     takes = inspect.signature(get_object(cfg["net"]["_target_"])).parameters
     for key in wanted:
         if key not in takes:
-            why = "self_conditioning" if key == "inputs" else "this variance"
-            raise UserError(f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why} needs; use net=unet")
+            raise UserError(
+                f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why[key]} needs; use net=unet"
+            )
     with context or nullcontext():
         net = instantiate(cfg["net"], **wanted)
+    shape = (cfg["data"]["channels"], *cfg["data"]["size"]) if clusters else ()
     with blame("denoiser"):
-        return Denoiser(net, **parts, self_conditioning=share)
+        return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | float = "ema") -> Any:

@@ -75,7 +75,7 @@ class Sampling:
         n = cfg.n if task.makes_samples else inputs.n
         known = trained.data.num_classes if takes_label(to_plain(cfg.guidance)) else trained.net.num_classes
         label = labels(cfg.label, n, known, every=task.makes_samples)
-        if label is None and "guidance" in named:
+        if label is None and not trained.get("clusters") and "guidance" in named:
             refuse_without_labels(to_plain(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
@@ -83,6 +83,8 @@ class Sampling:
         denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
         model = build_model(cfg, denoiser, shape, label)
         model.classes = run.facts().get("classes") or []
+        if task.makes_samples and label is None:  # given data need no other than themselves, nor does a classifier
+            model.cluster = denoiser.draw_clusters(n, cfg.seed)
         return cls(cfg, run, model, task, inputs, source)
 
     def draw(self) -> Result:
@@ -188,7 +190,8 @@ def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], lab
         sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
         sampler.times()
     check_variance(sampler, denoiser)
-    return Model(denoiser, sampler, shape, instantiate(cfg.guidance), label, cfg.seed, cfg.batch_size)
+    guidance = instantiate(cfg.guidance)
+    return Model(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
 
 
 def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:

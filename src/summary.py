@@ -20,6 +20,7 @@ def before_training(training: "Training", parameters: int) -> Rows:
     cfg, data, trainer = training.cfg, training.data, training.trainer
     x = data.train_set[0, torch.arange(1)]["x"]
     classes = f", {data.num_classes} classes" if data.num_classes else ""
+    told = f", told of {cfg['clusters']} clusters of the data" if cfg["clusters"] else ""
     length = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
     if trainer.max_steps <= 0 and trainer.max_epochs < 0:
         length = f"until {cfg['trainer']['max_time'] or 'it is stopped'}"
@@ -29,7 +30,7 @@ def before_training(training: "Training", parameters: int) -> Rows:
     rows = [
         ("data", data.source),
         ("sample", f"{' x '.join(map(str, x.shape[1:]))} in [{x.min():.2f}, {x.max():.2f}]{classes}"),
-        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters"),
+        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters{told}"),
         ("schedule", describe(cfg["schedule"])),
         ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
         ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),

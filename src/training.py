@@ -108,6 +108,8 @@ class Training:
             data.prepare_data()
             data.setup("fit")
             data.check_batch_size(trainer.world_size)
+            if denoiser.clusters is not None:
+                denoiser.clusters.check(len(data.train_set))
             planned = planned_steps(trainer, data.train_batches)
             spare = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
             instantiate(cfg.lr_schedule)(spare, planned)  # which may refuse that length

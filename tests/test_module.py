@@ -8,6 +8,7 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.pictures import Pictures
+from src.diffusion.clusters import Clusters
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import EMA
 from src.diffusion.learned import Learned as LearnedSchedule
@@ -30,7 +31,7 @@ from tests.tiny import CLASSES, SHAPE, Memory, fit, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule"]
+KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
 
 
 def make_kind(kind, lr=1e-2):
@@ -51,8 +52,9 @@ def make_kind(kind, lr=1e-2):
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=lr)
 
-    denoiser = Denoiser(net, schedule, Velocity(), variance, share)
-    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=True, label_dropout=0.3)
+    clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
+    denoiser = Denoiser(net, schedule, Velocity(), variance, share, clusters)
+    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
 
 
 # ---- draws ----

@@ -81,7 +81,7 @@ class Quality(pl.Callback):
         denoiser = module.models["ema"]
         label = torch.arange(self.n) % data.num_classes if module.conditional else None
         sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
-        return Model(denoiser, sampler, data.shape, self.guidance, label)
+        return Model(denoiser, sampler, data.shape, self.guidance, label, denoiser.draw_clusters(self.n))
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)

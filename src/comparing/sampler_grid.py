@@ -107,7 +107,7 @@ class SamplerGrid:
         check_numbers("guidance", scales, (int, float), 0)
         if not isinstance(cfg.n, int) or cfg.n < 2:
             raise UserError(f"n={cfg.n} is no whole number from 2")
-        if scales and not run.config().net.num_classes:
+        if scales and not (run.config().net.num_classes or run.config().get("clusters")):
             raise UserError(f"guidance={scales}: {run.path} was trained without labels; leave guidance= out")
         # Cheap ones first, so that there is something to see soon.
         ways = product(sorted(set(steps)), dict.fromkeys(scales or [None]), dict.fromkeys(samplers))

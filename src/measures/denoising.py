@@ -98,9 +98,11 @@ HOW_TO_READ = [
 # ---- what is denoised ----
 
 
-def is_conditional(subject: Subject) -> bool:
-    """Whether the network is given labels."""
-    return bool(subject.run.config().module.conditional)
+def told(subject: Subject, x_0: Tensor, label: Tensor | None) -> Tensor | None:
+    """What the network is told of data in the units of the model: their clusters or labels (n,), or nothing."""
+    given = label if subject.run.config().module.conditional else None
+    found = subject.model.denoiser.told(x_0.to(subject.model.device), given)
+    return None if found is None else found.cpu()
 
 
 def trained_range(subject: Subject) -> tuple[float, float]:
@@ -128,7 +130,7 @@ def denoise(subject: Subject, n: int, levels: Levels) -> Denoised:
     """n training data, and then n test data, with one noise for each at all levels."""
     parts = [real.some(n, "denoising", subject.seed) for real in (subject.train, subject.test)]
     x_0 = to_model(subject, torch.cat([part["x"] for part in parts]))
-    label = torch.cat([part["label"] for part in parts]) if is_conditional(subject) else None
+    label = told(subject, x_0, torch.cat([part["label"] for part in parts]) if "label" in parts[0] else None)
     noise = torch.randn(x_0.shape, generator=generator("denoising", subject.seed))
     shape = (-1, *[1] * x_0.ndim)
     x_t = levels.alpha.view(shape).to(x_0) * x_0 + levels.sigma.view(shape).to(x_0) * noise
@@ -153,7 +155,7 @@ def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor
 
 
 def ideal_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor | None) -> Tensor:
-    """The same of the ideal denoiser of all training data, or of those with the label of each sample."""
+    """The same of the ideal denoiser of all training data, or of those that the network is told the same of."""
     count, n = x_t.shape[:2]
     flat, device = x_t.flatten(0, 1), subject.model.device
     alpha, sigma = (v.repeat_interleave(n) for v in (levels.alpha, levels.sigma))
@@ -170,7 +172,8 @@ def training_data(subject: Subject) -> Iterator[tuple[Tensor, Tensor | None]]:
     """All of it, with a progress bar."""
     with progress_bar(len(subject.train), "ideal denoiser", leave=False, delay=2, unit_scale=True) as bar:
         for batch in subject.train.batches():
-            yield to_model(subject, batch["x"]), batch.get("label")
+            x_0 = to_model(subject, batch["x"])
+            yield x_0, told(subject, x_0, batch.get("label"))
             bar.update(len(batch["x"]))
 
 

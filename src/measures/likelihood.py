@@ -5,7 +5,7 @@ from torch import Tensor
 
 from src.diffusion.likelihood import bits_per_dimension, dequantize, ode_log_likelihood
 from src.measures.base import Measure, Section, Subject, Value
-from src.measures.denoising import is_conditional, to_model, trained_range
+from src.measures.denoising import to_model, told, trained_range
 from src.tasks.base import Conditioned
 from src.utils.console import progress_bar
 from src.utils.seeding import generator
@@ -53,8 +53,10 @@ class Likelihood(Measure):
         x = to_model(subject, batch["x"])
         if images:
             x = dequantize(x, self.bins, generator("dequantize", subject.seed))
-        label = batch["label"] if is_conditional(subject) else None
+        label, clusters = told(subject, x, batch.get("label")), subject.model.denoiser.clusters
         log_density, evaluations = self.log_density(subject, x, label)
+        if clusters is not None and label is not None:  # which cluster it is has to be stored too
+            log_density = log_density + clusters.log_share(label).to(log_density)
         bits = bits_per_dimension(log_density, x[0].numel(), self.bins if images else None)
         value = in_bits("bits per dimension of test data", bits)
         section = Section("Likelihood", {"bits_per_dim": value}, notes=[how_to_read(self.bins if images else None)])

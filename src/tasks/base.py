@@ -97,6 +97,7 @@ class Model:
         shape: (C, *S) of one sample.
         guidance: wraps the denoiser.
         label: (N,) int64 of all samples, -1 for none; None for an unconditional network.
+        cluster: the same of new samples, for a network that is told of clusters.
         seed: of the noise; that of sample i is a function of (seed, i), whatever N and the batch size.
         batch_size: samples walked at a time.
         classes: the names of the labels, where they are known.
@@ -108,6 +109,7 @@ class Model:
     shape: tuple[int, ...]
     guidance: Guidance = field(default_factory=NoGuidance)
     label: Tensor | None = None
+    cluster: Tensor | None = None
     seed: int = 0
     batch_size: int = 256
     classes: list[str] = field(default_factory=list)
@@ -133,7 +135,8 @@ class Model:
 
     def denoise(self, rows: range, guidance: Guidance | None = None) -> Callable[[Tensor, Tensor], Prediction]:
         """Predicts these samples from (x_t, t), for one trajectory; `guidance` comes on top of the model's own."""
-        cond = None if self.label is None else self.label[rows.start : rows.stop : rows.step].to(self.device)
+        told = self.label if self.cluster is None else self.cluster
+        cond = None if told is None else told[rows.start : rows.stop : rows.step].to(self.device)
         denoise = self.guidance(Conditioned(self.denoiser), self.sampler.schedule)
         if guidance is not None:
             denoise = guidance(denoise, self.sampler.schedule)

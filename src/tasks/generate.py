@@ -82,7 +82,8 @@ def generate(
         raise ValueError(f"n and batch_size are at least 1, not {n} and {batch_size}")
     if label is not None and len(label) != n:
         raise ValueError(f"{len(label)} labels for {n} samples; one a sample is needed")
-    model = Model(denoiser, sampler, shape, guidance or NoGuidance(), label, seed, batch_size, on_step=on_step)
+    cluster = denoiser.draw_clusters(n, seed)
+    model = Model(denoiser, sampler, shape, guidance or NoGuidance(), label, cluster, seed, batch_size, on_step=on_step)
     with model.measured() as cost:
         x, trajectory = draw(model, n, keep)
     return Samples(x, cost.rows / n, cost.seconds, trajectory)

@@ -14,7 +14,7 @@ STEPS = 5
 
 
 class Muon(torch.optim.Optimizer):
-    r"""Momentum, orthogonalised, for weight matrices; AdamW for biases, norms, embeddings and narrow matrices.
+    r"""Momentum, orthogonalised, for weight matrices; AdamW for biases, norms and narrow matrices.
 
     .. math:: M \leftarrow \mu M + G, \quad
               W \leftarrow (1 - \eta \lambda) W - 0.2\, \eta \sqrt{\max(m, n)}\; U V^\top, \quad

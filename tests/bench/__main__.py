@@ -64,12 +64,12 @@ class Guard:
             found["first step"].append(trained.began)
             peaks.append(trained.mib)
             plain_peaks.append(run(["-m", "tests.bench.loops", folder / "config.yaml", STEPS]).mib)
-            words = [f"run={folder}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10"]
+            words = [f"run={folder}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
             found["sample"].append(run(["-m", "src.sample", *words]).seconds)
         titles = {
             "help": "`python -m src.train --help`",
             "first step": "`python -m src.train experiment=mnist_ddpm` until the first step is done",
-            "sample": "`python -m src.sample n=64 sampler=dpmpp_2m sampler.steps=10`",
+            "sample": "`python -m src.sample n=64 sampler=dpmpp_2m sampler.steps=10 guidance=none`",
         }
         starts = [Figure(t, "`import torch`", "s", found[name], found["torch"]) for name, t in titles.items()]
         return [*starts, Figure("peak memory, training `mnist_ddpm`", "plain loop", "MiB", peaks, plain_peaks)]

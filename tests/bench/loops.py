@@ -26,7 +26,8 @@ def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> li
     for step in range(steps):
         begin = time.perf_counter()
         batch = batches[step % len(batches)]
-        x, label = batch["x"], batch.get("label") if cfg.module.conditional else None
+        x = batch["x"]
+        label = denoiser.told(x, batch.get("label") if cfg.module.conditional else None)
         t = times(len(x), draws, denoiser.schedule)
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
             value = loss(denoiser, x, t, torch.randn_like(x), label).mean()

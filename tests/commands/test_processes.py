@@ -19,6 +19,9 @@ from tests.commands.running import SETTINGS, assert_same, assert_same_run, forke
 # Dropout depends on the number of processes; nothing else does.
 SAME = [
     *SETTINGS,
+    "module.conditional=false",
+    "net.num_classes=0",
+    "clusters=10",
     "net.dropout=0",
     "times=loss_aware",
     "data.batch_size=64",

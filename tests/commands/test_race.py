@@ -6,7 +6,7 @@ import sys
 import pytest
 import torch
 
-from tests.race.__main__ import OURS, PEERS, guided, main, timedelta_of
+from tests.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.race.drawing import curves, grids
 from tests.race.report import report
 
@@ -33,8 +33,7 @@ def found() -> dict:
         "kept": kept,
         "train_s": 350.0,
         "grid_s": 6.0,
-        "grid": {"frechet": 4.0},
-        "guided": {"frechet": 2.0, "confident": 0.95},
+        "grid": {"frechet": 4.0, "confident": 0.95},
     }
     return {
         "about": {"cpu": "some", "cores": 2, "threads": 2, "torch": "2", "date": "today", "commit": "abc"},
@@ -63,10 +62,6 @@ def test_the_pictures_show_all_contenders(found):
     assert curves(found, OURS).size == (800, 450)
     sheet = grids({name: torch.rand(64, 1, 28, 28) for name in (OURS, *PEERS)})
     assert sheet.width > 3 * 8 * 28 and sheet.height > 8 * 28
-
-
-def test_the_guide_is_the_checkpoint_nearest_to_a_moment(found):
-    assert "guidance.guide.ckpt=step_90" in guided(found["contenders"][OURS]["kept"], 60)
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(352.9, "00:00:05:52"), (90000, "01:01:00:00")])

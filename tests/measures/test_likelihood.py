@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
+from src.diffusion.clusters import Clusters
 from src.diffusion.schedules import Flow
 from src.measures.likelihood import Likelihood
 
@@ -102,3 +103,24 @@ def test_refuses_a_plain_denoiser(subject, rand):
     made = subject(rand(2, 1, 8), rand(9, 1, 8), rand(9, 1, 8), times=times)
     assert "one noise level" in Likelihood().refusal(made)
     assert Likelihood().refusal(subject(rand(2, 2), rand(9, 2), rand(9, 2))) is None
+
+
+def test_what_is_known_of_clusters_costs_their_shares(subject, randn):
+    """Two that lie far apart, three quarters and a quarter of the data: the density of the mixture."""
+    schedule, means, shares = Flow(), torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), torch.tensor([0.75, 0.25])
+    which = torch.arange(40) % 4 // 3
+    x = (means[which] + 0.4 * randn(40, 2)).float()
+
+    def predict(x_t, t, cond):
+        return gaussian(means.to(x_t)[cond], 0.4, schedule)(x_t, t, cond)
+
+    def log_density(x):
+        return ((Normal(means, 0.4).log_prob(x[:, None]).sum(2)) + shares.log()).logsumexp(1)
+
+    made = subject(x[:2], x, x, predict=predict, schedule=schedule, log_density=log_density)
+    clusters = Clusters(2, (2,))
+    clusters.centres.copy_(means)
+    clusters.shares.copy_(shares)
+    made.model.denoiser.clusters = clusters
+    value = Likelihood(40, **FINE)(made).values["bits_per_dim"]
+    assert value.value == pytest.approx(value.floor, abs=3e-3)

@@ -42,6 +42,7 @@ AT_FOUR_MILLION = ["net.width=88", "data.batch_size=128"]  # 3.8 million paramet
 # What the peers call a precision, and what the trainer does; the first is that of the race. Without units for it bf16
 # is many times slower than float32.
 PRECISIONS = ({"bf16": "bf16-mixed"} if cpu_multiplies_bf16() else {}) | {"32": "32-true"}
+IN_10_EVALUATIONS = ["sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
 CONFIDENT = 0.9  # probability of its class from which a digit counts
 
 
@@ -86,17 +87,16 @@ class Race:
         steps = int(0.88 * spare / trial["step_s"])  # a part of the time goes to validation and pictures
         folder, limit = self.out / "ours", f"trainer.max_time='{timedelta_of(spare)}'"
         found = self.train("ours", [f"trainer.max_steps={steps}", limit], MOMENTS)
-        draw = ["src.sample", f"run={folder}", f"n={self.n}", "sampler.steps=50", f"out={folder / 'drawn'}"]
+        draw = ["src.sample", f"run={folder}", f"n={self.n}", f"out={folder / 'drawn'}"]
         run(["-m", *draw])
-        grid = ["src.sample", f"run={folder}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10", f"out={folder / 'grid'}"]
+        grid = ["src.sample", f"run={folder}", "n=64", *IN_10_EVALUATIONS, f"out={folder / 'grid'}"]
         found["grid_s"] = run(["-m", *grid]).seconds
-        found["grid"] = self.measure(self.draw(folder, "best", "sampler=dpmpp_2m", "sampler.steps=10"))
-        found["guided"] = self.measure(self.draw(folder, "best", *guided(found["kept"], self.seconds / 6)))
+        found["grid"] = self.measure(self.draw(folder, "best", *IN_10_EVALUATIONS))
         drawn = np.load(folder / "drawn" / "samples.npz")
         found |= {"samples_per_s": self.n / float(drawn["seconds"]), "steps": steps}
         found |= self.measure(folder / "drawn" / "samples.npz")
         for name, moment in found["kept"].items():
-            moment |= self.measure(self.draw(folder, name, "sampler=dpmpp_2m", "sampler.steps=10"))
+            moment |= self.measure(self.draw(folder, name, *IN_10_EVALUATIONS))
         return found
 
     def train(self, name: str, overrides: list[str], moments: list[float] | None = None) -> dict[str, Any]:
@@ -147,13 +147,6 @@ class Race:
                     found = self.peer(name, f"--steps={steps}", f"--precision={precision}")
                     rates[precision][name].append(128 / found["step_s"])
         return rates
-
-
-def guided(kept: dict[str, Any], seconds: float) -> list[str]:
-    """50 evaluations, half of them of the checkpoint that was kept nearest to a moment of the run, as a guide."""
-    guide = min(kept, key=lambda name: abs(kept[name]["seconds"] - seconds))
-    guidance = ["guidance=autoguidance", f"guidance.guide.ckpt={guide}", "guidance.scale=2"]
-    return ["sampler=dpmpp_2m_sde", "sampler.steps=25", *guidance]
 
 
 def timedelta_of(seconds: float) -> str:

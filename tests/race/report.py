@@ -47,15 +47,13 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     best = min(one["frechet"] for name, one in found["contenders"].items() if name != ours)
     reached = [m["seconds"] for m in mine["kept"].values() if m["frechet"] <= best]
     when = f"after {min(reached):.0f} s" if reached else "at none of the moments looked at"
-    floor, n, grid, guided = found["floor"], found["samples"], mine["grid"]["frechet"], mine["guided"]
+    floor, n, grid = found["floor"], found["samples"], mine["grid"]
     return (
         f"{found['minutes']:g} minutes each in {PRECISIONS[found['precision']]}, {n} samples; in brackets what it is "
         f"to ours. As many real digits are at a distance of {floor['frechet']:.2f}, and "
         f"{100 * floor['confident']:.1f} % of them are classified with that confidence. Ours is as good as the better "
         f"of the others at its end {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
-        f"imports included; {n} drawn so are at {grid:.2f}. In 25 steps of `dpmpp_2m_sde`, guided by an early "
-        f"checkpoint of the same run (`guidance=autoguidance`, scale 2), also 50 evaluations, ours is at "
-        f"{guided['frechet']:.2f}, with {100 * guided['confident']:.1f} % of the digits sure. "
+        f"imports included; {n} drawn so are at {grid['frechet']:.2f}, {100 * grid['confident']:.1f} % of them sure. "
         "Noise, too, can look like one digit to a classifier: see the pictures."
     )
 
