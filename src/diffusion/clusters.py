@@ -23,17 +23,18 @@ class Clusters(nn.Module):
     of the same size learns them better, and the mixture is as good as they are: for a new sample k is drawn from
     :math:`\pi`. Labels, the names of the data or their number need not be known.
 
-    Data are compared by their pixels, at a size of at most 256 numbers a channel. That tells digits apart, and
-    centred objects; of photographs it sees little more than the colours.
+    Points are compared as they are, signals and images by their shapes: in small, blurred copies of at most 256
+    numbers a channel, whatever their brightness and contrast. That tells digits apart, and centred objects; of
+    photographs it sees little more than the colours.
 
     Args:
         count: K.
         shape: (C, *S) of one sample.
 
     Attributes:
-        centres: (K, D) float32.
-        shares: (K,) float64, :math:`\pi`; zeros until the clusters are found. None of them is empty for good: each
-            counts one more sample than it has.
+        centres: (K, D).
+        shares: (K,), :math:`\pi`; zeros until the clusters are found. Each cluster counts one more sample than it has,
+            so that none is impossible.
 
     Source: Bao et al. 2022, arXiv:2212.00362; Adaloglou et al. 2024, arXiv:2403.00570; k-means: Lloyd 1982,
     10.1109/TIT.1982.1056489.
@@ -44,8 +45,8 @@ class Clusters(nn.Module):
 
     def __init__(self, count: int, shape: tuple[int, ...]):
         super().__init__()
-        self.register_buffer("centres", torch.zeros(count, flat(torch.zeros(1, *shape)).shape[1], dtype=torch.float32))
-        self.register_buffer("shares", torch.zeros(count, dtype=torch.float64))
+        self.register_buffer("centres", torch.zeros(count, flat(torch.zeros(1, *shape)).shape[1]))
+        self.register_buffer("shares", torch.zeros(count))
 
     @property
     def count(self) -> int:
@@ -59,7 +60,7 @@ class Clusters(nn.Module):
 
     def forward(self, x_0: Float[Tensor, "batch *data"]) -> Int[Tensor, " batch"]:
         """The cluster of each sample: that of the nearest centre."""
-        return nearest(flat(x_0), self.centres)
+        return nearest(flat(x_0), self.centres.float())
 
     def check(self, n: int) -> None:
         """Refuse to find them among n data that are fewer than they.
@@ -93,7 +94,8 @@ class Clusters(nn.Module):
     def draw(self, n: int, seed: int) -> Int[Tensor, " n"]:
         """Those of n new samples, on the CPU; that of sample i is a function of (seed, i)."""
         u = torch.rand(n, generator=generator("cluster of each sample", seed), dtype=torch.float64)
-        return torch.searchsorted(self.shares.cpu().cumsum(0), u, right=True).clamp(max=self.count - 1)
+        bounds = self.shares.double().cpu().cumsum(0)
+        return torch.searchsorted(bounds / bounds[-1], u, right=True).clamp(max=self.count - 1)
 
     def log_share(self, which: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
         r""":math:`\log \pi_k` of the clusters of some data, in nats.
@@ -101,15 +103,20 @@ class Clusters(nn.Module):
         With it, what a model says of data in their clusters is a bound for the mixture:
         :math:`\log p(x) \ge \log \pi_k + \log p(x | k)`.
         """
-        return self.shares[which].log()
+        return (self.shares.double() / self.shares.double().sum())[which].log()
 
 
 def flat(x: Float[Tensor, "n channels *size"]) -> Float[Tensor, "n numbers"]:
-    """The numbers by which data are compared: small copies of signals and images, points as they are."""
+    """The numbers by which data are compared: those of a point; of signals and images of mean 0 and length 1."""
     x = x.float()
-    while prod(x.shape[2:]) > NUMBERS:
-        x = F.avg_pool1d(x, 2) if x.ndim == 3 else F.avg_pool2d(x, 2)
-    return x.flatten(1)
+    if x.ndim == 2:
+        return x
+    pool = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
+    while prod(x.shape[2:]) > NUMBERS:  # means of windows that overlap, so that a stroke beside another is near to it
+        x = pool(x, 4, 2, 1, count_include_pad=False)
+    x = x.flatten(1)
+    # Otherwise all thin digits are alike, since all of them are mostly black.
+    return F.normalize(x - x.mean(1, keepdim=True), eps=0.01)  # or blank images would be told apart by rounding
 
 
 def nearest(x: Float[Tensor, "n numbers"], centres: Float[Tensor, "k numbers"]) -> Int[Tensor, " n"]:

@@ -1,9 +1,8 @@
 """Clusters of data: found as another k-means finds them, drawn by their shares, and a bound for the whole."""
 
-import math
-
 import pytest
 import torch
+import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
@@ -67,12 +66,21 @@ def test_large_data_are_compared_in_small(shape):
     x = torch.randn(2, *shape)
     numbers = flat(x)
     assert numbers.shape[1] <= 256 * shape[0] and numbers.dtype == torch.float32
-    if len(shape) == 1 or math.prod(shape[1:]) <= 256:
-        assert torch.equal(numbers, x.flatten(1))
-    if shape == (1, 64, 64):
-        means = x.view(2, 16, 4, 16, 4).mean((2, 4)).flatten(1)
-        torch.testing.assert_close(numbers, means)
-    assert torch.allclose(flat(torch.full((1, *shape), 0.3)), torch.tensor(0.3))
+    if len(shape) == 1:
+        assert torch.equal(numbers, x)
+        return
+    torch.testing.assert_close(numbers.mean(1), torch.zeros(2))
+    torch.testing.assert_close(numbers.norm(dim=1), torch.ones(2))
+    torch.testing.assert_close(flat(0.1 * x + 0.5), numbers, msg="brightness and contrast make no difference")
+    assert flat(torch.full((1, *shape), 0.3)).abs().max() < 1e-3, "what is the same everywhere has no shape"
+
+
+def test_copies_are_means_of_overlapping_windows():
+    x = torch.randn(2, 3, 32, 32)
+    windows = F.pad(x, (1, 1, 1, 1), value=torch.nan).unfold(2, 4, 2).unfold(3, 4, 2)
+    means = windows.nanmean((4, 5)).flatten(1)
+    assert means.shape == (2, 3 * 16 * 16)
+    torch.testing.assert_close(flat(x), F.normalize(means - means.mean(1, keepdim=True)))
 
 
 def test_new_samples_are_drawn_by_the_shares():
@@ -92,7 +100,7 @@ def test_none_is_impossible():
     clusters = found(torch.zeros(20, 2), 4)
     assert clusters.shares.sum().item() == pytest.approx(1) and (clusters.shares > 0).all()
     which = torch.arange(4)
-    torch.testing.assert_close(clusters.log_share(which).exp(), clusters.shares)
+    torch.testing.assert_close(clusters.log_share(which).exp(), clusters.shares.double())
 
 
 def test_they_are_a_function_of_the_data_and_the_seed():
@@ -110,6 +118,18 @@ def test_they_are_kept_with_the_weights():
     assert clusters.found and not again.found
     again.load_state_dict(clusters.state_dict())
     assert again.found and torch.equal(again(x), clusters(x)) and torch.equal(again.draw(9, 0), clusters.draw(9, 0))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_converted_with_the_net(dtype):
+    """As trainer.precision=bf16-true does: groups that lie apart stay so, and the shares are still shares."""
+    x, _ = blobs((1, 6), [30, 30, 40])
+    clusters = found(x, 3)
+    before, drawn = clusters(x), clusters.draw(1000, 0)
+    clusters.to(dtype)
+    assert torch.equal(clusters(x.to(dtype)), before)
+    assert (clusters.draw(1000, 0) != drawn).float().mean() < 0.01
+    assert clusters.log_share(torch.arange(3)).exp().sum().item() == pytest.approx(1)
 
 
 def test_too_few_data():
