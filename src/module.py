@@ -52,7 +52,7 @@ class DiffusionModule(pl.LightningModule):
         super().__init__()
         loss.check(denoiser)
         if conditional and denoiser.clusters is not None:
-            raise ValueError("the net is told either labels or clusters; use conditional=false, or clusters=0")
+            raise ValueError("the net is told either labels or clusters; use module.conditional=false, or clusters=0")
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.times = loss, times
