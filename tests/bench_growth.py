@@ -103,7 +103,7 @@ class Growth:
         train(trained, [*self.words, "trainer=cpu"], SKIP + 2)
         for n in self.points["sampling"]:
             out = self.folder / f"samples_{n}"
-            words = [f"run={trained}", "sampler=ddim", f"sampler.steps={n}", "n=64", f"out={out}"]
+            words = [f"run={trained}", "sampler=ddim", f"sampler.steps={n}", "n=64", "guidance=none", f"out={out}"]
             usage = run(["-m", "src.sample", *words])
             with np.load(out / "samples.npz") as drawn:
                 curve.add(n, float(drawn["seconds"]), usage.mib, float(drawn["nfe"]))
