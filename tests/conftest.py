@@ -5,8 +5,6 @@ import math
 import os
 import struct
 import tempfile
-from collections import defaultdict
-from itertools import combinations
 
 import jaxtyping
 import numpy as np
@@ -24,6 +22,7 @@ jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYP
 
 from src.diffusion import schedules, tables  # noqa: E402 - the hook comes first
 from src.features import trained  # noqa: E402
+from tests.pairs import without_a_new_pair  # noqa: E402
 
 # Features of a data set are learned in a moment; tests/features asks for good ones.
 trained.LEAST_STEPS = 20
@@ -31,23 +30,9 @@ trained.LEAST_STEPS = 20
 
 @pytest.hookimpl(tryfirst=True)  # before pytest takes out the slow ones
 def pytest_collection_modifyitems(items):
-    """Of tests with three or more parameters run every pair of values; `make test-all` runs every combination.
-
-    Nearly all mistakes show in some pair (Kuhn et al. 2004, 10.1109/TSE.2004.24). Values that one decorator gives
-    together are all run.
-    """
-    seen = defaultdict(set)
-    for item in items:
-        if not hasattr(item, "callspec"):
-            continue
-        values = {name: repr(value) for name, value in sorted(item.callspec.params.items())}
-        rows = [mark.args[0] for mark in item.iter_markers("parametrize")]
-        rows = [row.replace(",", " ").split() if isinstance(row, str) else row for row in rows]
-        new = {tuple((name, values[name]) for name in row) for row in [*rows, *combinations(values, 2)]}
-        known = seen[item.nodeid.partition("[")[0]]
-        if new <= known:
-            item.add_marker(pytest.mark.slow)
-        known |= new
+    """Run every pair of values of many parameters; `make test-all` runs every combination."""
+    for item in without_a_new_pair(items):
+        item.add_marker(pytest.mark.slow)
 
 
 class Trigonometric(schedules.Schedule):
