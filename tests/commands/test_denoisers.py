@@ -76,6 +76,7 @@ def test_sines(command, tmp_path, experiment):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1800)
 def test_digits(command, tmp_path, mnist_words):
     """At least 12 dB above the noisy input, and fine-tuning makes it no worse."""
     first, second = tmp_path / "first", tmp_path / "second"
