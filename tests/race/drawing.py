@@ -30,7 +30,7 @@ def curves(found: dict[str, Any], ours: str) -> Image.Image:
     axes.set_xticks(ticks, [str(t) for t in ticks])
     axes.minorticks_off()
     axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.5, 1), ncols=4)
     return to_picture(figure)
 
 
