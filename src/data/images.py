@@ -18,6 +18,15 @@ from src.utils.errors import UserError
 
 CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
 HEAD = 1 << 14  # bytes in which the size and kind of an image mostly stand
+TURNS = {  # by EXIF orientation
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
 class Unreadable(UserError):
@@ -64,15 +73,23 @@ class Decoder:
         size, filter_ = (self.width, self.height), Image.Resampling.LANCZOS
         # Lets a JPEG be decoded at a fraction of its size, as long as that is still twice what is needed.
         image.draft(None, (2 * max(size),) * 2)
-        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:
-            image = ImageOps.exif_transpose(image)
-        image = _on_white(image)
+        image.load()  # the orientation may stand behind the pixels, and a TIFF is turned by this
+        turn = TURNS.get(_orientation(image))
+        image = _on_white(image if turn is None else image.transpose(turn))
         if image.mode != self.mode:
             image = image.convert(self.mode)
         if image.size != size:
             image = ImageOps.fit(image, size, filter_) if self.resize == "crop" else image.resize(size, filter_)
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.mode == "L" else pixels.permute(2, 0, 1)
+
+
+def _orientation(image: Image.Image) -> int:
+    """The EXIF orientation, 1 to 8; 1, upright, where the EXIF data cannot be read: the pixels can."""
+    try:
+        return image.getexif().get(ExifTags.Base.Orientation, 1)
+    except Exception:  # damaged EXIF raises anything, from SyntaxError to struct.error
+        return 1
 
 
 def _on_white(image: Image.Image) -> Image.Image:

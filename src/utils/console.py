@@ -53,6 +53,7 @@ def start_logging(file: Path | None) -> None:
         logging.getLogger(noisy).propagate = True
     for text in HARMLESS:
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of damaged EXIF data, while the pixels are good
 
 
 def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:

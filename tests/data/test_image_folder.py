@@ -3,6 +3,7 @@
 import pickle
 from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
 from zipfile import ZipFile
 
 import numpy as np
@@ -109,6 +110,29 @@ def test_exif_orientation(orientation):
     }[orientation](array)
     x = decode(image, "png", size=upright.shape[:2], exif=exif)
     assert torch.equal(x, rgb(np.ascontiguousarray(upright)))
+
+
+@pytest.mark.parametrize(
+    "exif", [b"Exif\0\0MM\0*\0\0", b"\0\x08\0\x02\x01\x12", b"MM\0*" + bytes([0xFF] * 8), b"\0" * 40]
+)
+@pytest.mark.parametrize(("ending", "save"), [("png", {}), ("webp", {"lossless": True}), ("jpg", {"quality": 95})])
+def test_exif_that_cannot_be_read_is_ignored(ending, save, exif):
+    image = Image.fromarray(pattern(16, 16))
+    assert torch.equal(decode(image, ending, exif=exif, **save), decode(image, ending, **save))
+
+
+def test_a_tiff_is_turned_once_and_read_whatever_its_exif():
+    array, exif = pattern(4, 7), Image.Exif()
+    exif[0x0112] = 6
+    x = decode(Image.fromarray(array), "tiff", size=(7, 4), exif=exif)
+    assert torch.equal(x, rgb(np.rot90(array, -1).copy()))
+    stored = BytesIO()
+    exif.get_ifd(0x8769)[0x9003] = "2020:01:01 00:00:00"
+    Image.fromarray(array).save(stored, "tiff", exif=exif.tobytes())
+    content = bytearray(stored.getvalue())
+    entry = content.index((0x8769).to_bytes(2, "little"))
+    content[entry + 8 : entry + 12] = (1 << 30).to_bytes(4, "little")  # its own part of the EXIF data lies nowhere
+    assert torch.equal(Decoder(3, (7, 4), "crop")(SimpleNamespace(open=lambda i: BytesIO(content)), 0), x)
 
 
 # ---- its shape ----
