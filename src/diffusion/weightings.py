@@ -2,9 +2,22 @@ r"""Weightings: how much each noise level counts, stated once, in the space of t
 
 The objective is :math:`E[\, w(t)\, \lVert \hat x_0 - x_0 \rVert^2 ]`, whatever the parameterization, so that changing
 what the network predicts does not change what it is trained for. Each function maps a schedule and times to w, float64
-and shaped as t. Most depend on t through the signal-to-noise ratio :math:`\text{SNR} = \alpha_t^2 / \sigma_t^2` alone;
-the error of the noise is SNR times that of the data, so that a weight of the noise's error is w / SNR.
+and shaped as t. The error of the noise is SNR times that of the data, :math:`\text{SNR} = \alpha_t^2 / \sigma_t^2`, so
+that a weight of the noise's error is w / SNR.
+
+The mean is over `times`. Most weightings are stated by their sources for t uniform on the schedule at hand: they depend
+on SNR alone, and the schedule decides how often each noise level is seen. `edm` is stated beside a distribution of
+noise levels, `times=log_normal`. `sigmoid` and `likelihood` are stated for a noise level,
+:math:`\lambda = \log \text{SNR}`: a weight :math:`\omega(\lambda)` of the noise's error is
+
+.. math:: \tfrac12 \int \omega(\lambda)\, E \lVert \hat\epsilon - \epsilon \rVert^2 \, d\lambda
+          = E_{t \sim U(0, 1)}[\, w(t)\, \lVert \hat x_0 - x_0 \rVert^2 ], \quad
+          w(t) = -\tfrac12 \frac{d\lambda_t}{dt}\, \text{SNR}\, \omega(\lambda_t)
+
+whatever the schedule (Kingma, Gao 2023, arXiv:2303.00848, sections 2 and 3).
 """
+
+import math
 
 import torch
 
@@ -83,7 +96,9 @@ def edm(schedule: Schedule, t: Time, sigma_data: float = 0.5) -> Time:
     r""":math:`w = (\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2 = \text{SNR} + 1 / \sigma_d^2` with
     :math:`\tilde\sigma = \sigma / \alpha`: unit weight for the output of `parameterization=edm`.
 
-    Source: Karras et al. 2022, arXiv:2206.00364, table 1.
+    The objective of the paper has `times=log_normal` beside it.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, table 1 and eq. 8.
     """
     if sigma_data <= 0:
         raise ValueError(f"weighting.sigma_data is above 0, not {sigma_data}")
@@ -91,20 +106,38 @@ def edm(schedule: Schedule, t: Time, sigma_data: float = 0.5) -> Time:
 
 
 def sigmoid(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
-    r""":math:`w = \text{SNR} \cdot \operatorname{sigmoid}(b - \lambda_t)`: a sigmoid weight of the noise's error.
+    r""":math:`\omega(\lambda) = \operatorname{sigmoid}(b - \lambda)`: with t uniform, one objective on every schedule.
 
-    Source: Kingma, Gao 2023, arXiv:2303.00848, section 5 and appendix; Hoogeboom et al. 2024, arXiv:2410.19324.
+    .. math:: w = -\tfrac12 \frac{d\lambda_t}{dt}\, \text{SNR} \operatorname{sigmoid}(b - \lambda_t)
+                = -\tfrac12 \frac{d\lambda_t}{dt}\, e^b \operatorname{sigmoid}(\lambda_t - b)
+
+    The second form, of the error of the data, is that of Hoogeboom et al. It grows as 1 / t towards t = 0, where the
+    log-SNR is infinite; see :func:`inside`.
+
+    Source: Kingma, Gao 2023, arXiv:2303.00848, section 5; Hoogeboom et al. 2024, arXiv:2410.19324,
+    section 3.
     """
-    log_snr = schedule.log_snr(t)
-    return snr_at(schedule, t) * torch.sigmoid(bias - log_snr)
+    t = inside(t)
+    return rate(schedule, t) * math.exp(bias) * torch.sigmoid(schedule.log_snr(t) - bias)
 
 
 def likelihood(schedule: Schedule, t: Time) -> Time:
-    r""":math:`w = -\tfrac12\, d\,\text{SNR} / dt`: with `loss=mse` and t uniform, the diffusion term of the negative
-    variational bound, in nats per dimension.
+    r""":math:`\omega = 1`, that is :math:`w = -\tfrac12\, d\,\text{SNR} / dt`: with `loss=mse` and t uniform, the
+    diffusion term of the negative variational bound, in nats per dimension.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17; Song et al. 2021, arXiv:2101.09258, eq. 7.
     """
-    # The limit, where a schedule ends without signal: there the factors are 0 and infinity.
-    t = t.clamp(max=1 - 1e-6)
-    return -snr_at(schedule, t) * schedule.log_snr_rate(t) / 2
+    t = inside(t)
+    return rate(schedule, t) * snr_at(schedule, t)
+
+
+def inside(t: Time) -> Time:
+    """Times at least 1e-6 from both ends: the limit at t = 1 where a schedule ends without signal, so that its rate is
+    infinite and its SNR 0, and a large finite weight at t = 0.
+    """
+    return t.clamp(1e-6, 1 - 1e-6)
+
+
+def rate(schedule: Schedule, t: Time) -> Time:
+    r""":math:`-\tfrac12\, d\lambda_t / dt`: noise levels passed in a unit of time."""
+    return -schedule.log_snr_rate(t) / 2

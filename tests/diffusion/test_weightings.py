@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 from src.diffusion import weightings as w
@@ -34,10 +35,18 @@ AGAIN = {
     # lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, of table 1, at sigma / alpha.
     "edm": (w.edm, lambda a, s: ((s / a) ** 2 + 0.25) / (s / a * 0.5) ** 2),
     "edm_2": (partial(w.edm, sigma_data=2.0), lambda a, s: ((s / a) ** 2 + 4) / (s / a * 2) ** 2),
-    "sigmoid": (w.sigmoid, lambda a, s: a**2 / s**2 / (1 + np.exp(-2) * a**2 / s**2)),
-    "sigmoid_-1": (partial(w.sigmoid, bias=-1.0), lambda a, s: a**2 / s**2 / (1 + np.exp(1) * a**2 / s**2)),
 }
-EVERY = {**{name: weighting for name, (weighting, _) in AGAIN.items()}, "likelihood": w.likelihood}
+# Those that are stated for a noise level: omega, of the squared error of the noise, and its integral over the log-SNR.
+OF_LEVELS = {
+    "likelihood": (w.likelihood, lambda log_snr: torch.ones_like(log_snr), lambda log_snr: log_snr),
+    "sigmoid": (w.sigmoid, lambda log_snr: torch.sigmoid(2 - log_snr), lambda log_snr: -softplus(2 - log_snr)),
+    "sigmoid_-1": (
+        partial(w.sigmoid, bias=-1.0),
+        lambda log_snr: torch.sigmoid(-1 - log_snr),
+        lambda log_snr: -softplus(-1 - log_snr),
+    ),
+}
+EVERY = {name: weighting for name, (weighting, *_) in {**AGAIN, **OF_LEVELS}.items()}
 
 
 @pytest.fixture(params=ALL)
@@ -71,7 +80,7 @@ def test_equals_numpy(weighting, schedule):
 
 def test_every_one_is_tested():
     """None is left out of the table above."""
-    functions = {f for f, _ in inspect.getmembers(w, inspect.isfunction)} - {"snr_at"}
+    functions = {f for f, _ in inspect.getmembers(w, inspect.isfunction)} - {"snr_at", "inside", "rate"}
     assert functions == {getattr(weighting, "func", weighting).__name__ for weighting in EVERY.values()}
 
 
@@ -115,18 +124,28 @@ def test_identities(schedule):
     assert_close(w.min_snr(schedule, T, gamma=1.0) + w.truncated_snr(schedule, T), snr + 1, rtol=1e-12, atol=0)
     assert_close(w.p2(schedule, T, gamma=0.0), snr, rtol=1e-12, atol=0)
     assert_close(w.p2(schedule, T), snr / w.velocity(schedule, T), rtol=1e-12, atol=0)
-    assert_close(w.sigmoid(schedule, T, bias=60.0), snr, rtol=1e-9, atol=0)
-    assert_close(np.exp(2) * w.p2(schedule, T, k=np.exp(2)), w.sigmoid(schedule, T), rtol=1e-9, atol=0)
+    assert_close(w.sigmoid(schedule, T, bias=60.0), w.likelihood(schedule, T), rtol=1e-9, atol=0)
 
 
-def test_likelihood_integrates_to_the_difference_of_the_log_snr(schedule):
-    """Where SNR times the squared error is 1, the mean over t is half the fall of the log-SNR."""
+@pytest.mark.parametrize("weighting", OF_LEVELS)
+def test_weights_of_noise_levels(weighting, schedule):
+    """Half of omega times the error of the noise, SNR times that of x_0, per unit of the log-SNR."""
+    mine, omega, _ = OF_LEVELS[weighting]
+    log_snr = schedule.log_snr(T)
+    expected = 0.5 * log_snr.exp() * omega(log_snr) * -schedule.log_snr_rate(T)
+    assert_close(mine(schedule, T), expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("weighting", OF_LEVELS)
+def test_weights_of_noise_levels_do_not_depend_on_the_schedule(weighting, schedule):
+    """Where SNR times the squared error is 1, the mean over t is half the integral of omega over the log-SNR."""
+    mine, _, integral = OF_LEVELS[weighting]
     ends = torch.tensor([0.002, 0.998], dtype=torch.float64)
     first, last = schedule.log_snr(ends)
     # The middles of equal parts that the nodes of the tables lie between.
     t = 0.002 + (torch.arange(9960, dtype=torch.float64) + 0.5) / 10_000
-    integrand = w.likelihood(schedule, t) / w.simple(schedule, t)
-    assert_close(integrand.sum() / 10_000, (first - last) / 2, rtol=1e-4, atol=0)
+    integrand = mine(schedule, t) / w.simple(schedule, t)
+    assert_close(integrand.sum() / 10_000, (integral(first) - integral(last)) / 2, rtol=1e-4, atol=0)
 
 
 @pytest.mark.parametrize("weighting", EVERY)
@@ -141,8 +160,8 @@ def test_finite_from_the_first_time_to_the_last(weighting, schedule):
 
 def test_finite_where_there_is_no_noise(schedule):
     """At t = 0 itself, which no training reaches."""
-    for name in set(EVERY) - {"likelihood"}:
-        assert EVERY[name](schedule, 0 * ONE).isfinite()
+    for weighting in EVERY.values():
+        assert weighting(schedule, 0 * ONE).float().isfinite()
 
 
 # ---- the objective ----
