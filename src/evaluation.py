@@ -261,9 +261,8 @@ def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
     """
     if not cfg.samples:
         return None
-    size = trained.data.size
-    x = read_samples(Path(cfg.samples).expanduser(), 2 + len(size), "samples")
-    return check_shape(x, (trained.data.channels, *size), "samples")
+    shape = (trained.data.channels, *trained.data.size)
+    return check_shape(read_samples(Path(cfg.samples).expanduser(), shape, "samples"), shape, "samples")
 
 
 def without_samples(measures: dict[str, Measure], named: bool, human: Any) -> dict[str, Measure]:

@@ -29,11 +29,11 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> Inputs:
         if cfg.truth:
             raise UserError("input=test is made from test data, which is the truth; leave truth= out")
         return Inputs(truth=test_samples(trained, cfg.n))
-    axes = 2 + len(trained.data.size)
-    x = torch.cat([read_samples(Path(path).expanduser(), axes) for path in paths(cfg.input)])
+    shape = (trained.data.channels, *trained.data.size)
+    x = torch.cat([read_samples(Path(path).expanduser(), shape) for path in paths(cfg.input)])
     if not cfg.truth:
         return Inputs(x)
-    truth = torch.cat([read_samples(Path(path).expanduser(), axes, "truth") for path in paths(cfg.truth)])
+    truth = torch.cat([read_samples(Path(path).expanduser(), shape, "truth") for path in paths(cfg.truth)])
     if len(truth) != len(x):
         raise UserError(f"truth holds {len(truth)} samples, but input {len(x)}; one for each is needed")
     return Inputs(x, truth)

@@ -21,7 +21,7 @@ from tests.bench_nets import composed
 
 def read_folder(folder: Path) -> tuple[Tensor, Tensor]:
     """Digits (N, 1, 28, 28) uint8 and labels (N,) of a folder with a folder for each digit."""
-    parts = [read_samples(folder / str(digit), 4) for digit in range(10)]
+    parts = [read_samples(folder / str(digit), (1, 28, 28)) for digit in range(10)]
     label = torch.cat([torch.full((len(part),), digit) for digit, part in enumerate(parts)])
     return ((torch.cat(parts) + 1) * 127.5).round().to(torch.uint8), label
 

@@ -12,7 +12,6 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 AHEAD = 1 << 20  # bytes that the system is asked for at a time
 LARGEST = 4 << 30  # bytes of an archive that is read from end to end; a larger one would not stay in memory
 
@@ -97,15 +96,6 @@ def _read_ahead(path: str) -> None:
     with FileIO(path) as file:
         for start in range(0, size, AHEAD):  # the system may cut longer wishes short
             os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
-
-
-def is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS)
-
-
-def is_hidden(name: str) -> bool:
-    """Whether the name, without folders, is one of those that systems leave behind."""
-    return name.startswith(".") or name == "__MACOSX"
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], Tensor, Tensor, Tensor]:

@@ -8,25 +8,17 @@ from typing import Literal
 
 import numpy as np
 import torch
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
 from src.data.image_files import Files, Packed, Part
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
+from src.utils.pictures import plain, why_unreadable
 
 CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
 HEAD = 1 << 14  # bytes in which the size and kind of an image mostly stand
-TURNS = {  # by EXIF orientation
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 
 
 class Unreadable(UserError):
@@ -43,11 +35,8 @@ class Unreadable(UserError):
 def _complaining(files: Files, i: int) -> Iterator[None]:
     try:
         yield
-    except UnidentifiedImageError as error:  # whose own message is about an object in memory
-        raise Unreadable(f"{files.name(i)} (no image of a known kind)") from error
-    except Exception as error:  # damaged files raise anything, from OSError to struct.error
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise Unreadable(f"{files.name(i)} ({reason})") from error
+    except Exception as error:
+        raise Unreadable(f"{files.name(i)} ({why_unreadable(error)})") from error
 
 
 class Decoder:
@@ -60,7 +49,7 @@ class Decoder:
     """
 
     def __init__(self, channels: int, size: Sequence[int], resize: Literal["crop", "stretch"]):
-        self.mode = "L" if channels == 1 else "RGB"
+        self.mode: Literal["L", "RGB"] = "L" if channels == 1 else "RGB"
         self.height, self.width = size
         self.resize = resize
 
@@ -73,34 +62,11 @@ class Decoder:
         size, filter_ = (self.width, self.height), Image.Resampling.LANCZOS
         # Lets a JPEG be decoded at a fraction of its size, as long as that is still twice what is needed.
         image.draft(None, (2 * max(size),) * 2)
-        image.load()  # the orientation may stand behind the pixels, and a TIFF is turned by this
-        turn = TURNS.get(_orientation(image))
-        image = _on_white(image if turn is None else image.transpose(turn))
-        if image.mode != self.mode:
-            image = image.convert(self.mode)
+        image = plain(image, self.mode)
         if image.size != size:
             image = ImageOps.fit(image, size, filter_) if self.resize == "crop" else image.resize(size, filter_)
         pixels = torch.from_numpy(np.array(image))
         return pixels[None] if self.mode == "L" else pixels.permute(2, 0, 1)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The EXIF orientation, 1 to 8; 1, upright, where the EXIF data cannot be read: the pixels can."""
-    try:
-        return image.getexif().get(ExifTags.Base.Orientation, 1)
-    except Exception:  # damaged EXIF raises anything, from SyntaxError to struct.error
-        return 1
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """The image at 8 bits, without transparency."""
-    if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow's own conversion clips
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image
 
 
 class OnDisk:

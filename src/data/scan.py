@@ -7,10 +7,11 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_z
 
 import torch
 
-from src.data.image_files import ENDINGS, Files, Packed, is_hidden, is_image, split_names
+from src.data.image_files import Files, Packed, split_names
 from src.data.index import Index, stamp
 from src.data.tar_shards import find_shards, scan_shards
 from src.utils.errors import UserError
+from src.utils.pictures import ENDINGS, is_hidden, is_image
 
 
 def find_images(root: str, key: str, index: Index) -> Files:

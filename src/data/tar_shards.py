@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.image_files import ENDINGS, Packed, is_hidden, is_image, split_names
+from src.data.image_files import Packed, split_names
 from src.data.index import stamp
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
+from src.utils.pictures import ENDINGS, is_hidden, is_image
 
 VALIDATION = ("val", "valid", "validation", "test")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")

@@ -1,55 +1,67 @@
 """Samples in files: pictures, folders of them, and arrays."""
 
+import os
+import zipfile
+from collections.abc import Sequence
+from math import prod
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from numpy.lib import format as npy
+from PIL import Image
 from torch import Tensor
 
 from src.utils.errors import UserError
+from src.utils.pictures import ENDINGS, is_hidden, is_image, plain, why_unreadable
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 ARRAYS = (".npy", ".npz")
 
 
-def read_samples(path: Path, axes: int, key: str = "input") -> Tensor:
+def read_samples(path: Path, shape: Sequence[int], key: str = "input") -> Tensor:
     """The samples (N, C, *S) of a file or folder, in the [-1, 1] of the model.
 
-    A picture has one channel where it is grey, else three. An array, x of a .npz such as the commands write, holds one
-    sample or several, images in [0, 1] (or uint8), signals as they are.
+    Pictures are read as those of training are, but keep their size; as many channels as the model has are made of them.
+    An array, x of a .npz such as the commands write, holds one sample or several, images in [0, 1] (or uint8), signals
+    as they are.
 
     Args:
         path: a picture, a folder of pictures of one size, a .npy or a .npz file.
-        axes: those of a batch: 4 of images, 3 of signals, 2 of points.
+        shape: (C, *S) of the model's samples; S is not that of what is read, which the caller checks.
         key: the setting that errors name.
 
     Raises:
         UserError: where there is nothing to read, or not what is wanted.
     """
+    images = len(shape) == 3
     if not path.exists():
         raise UserError(f"{key}={path} does not exist; give a picture, a folder of them, a .npy or a .npz file")
+    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
+        raise UserError(f"{key}={path} is neither a file nor a folder")
     if path.suffix.lower() in ARRAYS:
-        x = read_array(path, axes, key)
-    elif axes == 4:
-        x = read_pictures(path, key)
-    else:
+        x = read_array(path, 1 + len(shape), key)
+    elif not images:
         raise UserError(f"{key}={path}: signals and points are read from .npy and .npz files")
-    return 2 * x - 1 if axes == 4 else x
+    elif shape[0] not in (1, 3):
+        raise UserError(f"{key}={path}: data of {shape[0]} channels are read from .npy and .npz files")
+    else:
+        x = read_pictures(path, shape[0], key)
+    return 2 * x - 1 if images else x
 
 
 def read_array(path: Path, axes: int, key: str) -> Tensor:
     """An array as (N, C, *S) float32; what lacks axes has one sample, or one channel."""
     try:
-        with path.open("rb") as file:
-            loaded = np.load(file, allow_pickle=False)
-            array = loaded if isinstance(loaded, np.ndarray) else loaded["x"]
-    except (OSError, ValueError, EOFError, KeyError) as error:
-        raise UserError(f"{key}={path} cannot be read ({error}); an array named x is looked for in .npz") from error
+        array = load_array(path, axes)
+    except UserError as error:
+        raise UserError(f"{key}={path} {error}") from error
+    except Exception as error:  # of a damaged file anything, from BadZipFile to zlib.error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise UserError(f"{key}={path} cannot be read ({reason}); give another file") from error
     images = axes == 4
-    if array.dtype.kind not in "fiub" or not max(1, axes - 2) <= array.ndim <= axes or not array.size:
-        raise UserError(f"{key}={path} holds {array.dtype} of shape {array.shape}; numbers (N, C, ...) are needed")
-    x = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 and images else 1))
+    with np.errstate(over="ignore"):  # what is too large is refused below, as infinite
+        x = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 and images else 1))
     x = x[(None,) * (axes - x.ndim)]
     if not x.isfinite().all():
         raise UserError(f"{key}={path} holds numbers that are not finite")
@@ -58,32 +70,79 @@ def read_array(path: Path, axes: int, key: str) -> Tensor:
     return x
 
 
-def read_pictures(path: Path, key: str) -> Tensor:
-    """Pictures as (N, C, H, W) float32 in [0, 1]."""
-    files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES) if path.is_dir() else [path]
+def load_array(path: Path, axes: int) -> np.ndarray:
+    """The array of a .npy file, or x of a .npz, whose header is judged before the numbers are read."""
+    with path.open("rb") as file:
+        if path.suffix.lower() == ".npy":
+            check_header(file, path.stat().st_size, axes)
+            file.seek(0)
+            return npy.read_array(file, allow_pickle=False)
+        with zipfile.ZipFile(file) as archive:
+            if "x.npy" not in archive.namelist():
+                there = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:5])
+                raise UserError(f"holds no array named x, but {there or 'nothing'}; save the samples as x")
+            with archive.open("x.npy") as member:
+                check_header(member, archive.getinfo("x.npy").file_size, axes)
+            with archive.open("x.npy") as member:
+                array = npy.read_array(member, allow_pickle=False)
+                member.read()  # to the end, where the checksum is compared
+                return array
+
+
+def check_header(file: IO[bytes], size: int, axes: int) -> None:
+    """Refuse an array that is none of samples, or is not all there, or would not fit in memory.
+
+    Args:
+        file: at its beginning.
+        size: of all of it, in bytes.
+        axes: those of a batch.
+    """
+    short = npy.read_magic(file) == (1, 0)
+    shape, _, dtype = (npy.read_array_header_1_0 if short else npy.read_array_header_2_0)(file)
+    if dtype.kind not in "fiub" or not max(1, axes - 2) <= len(shape) <= axes or not all(shape):
+        raise UserError(f"holds {dtype} of shape {shape}; numbers (N, C, ...) are needed")
+    if file.tell() + prod(shape) * dtype.itemsize != size:
+        raise UserError(f"is cut off or damaged: {dtype} of shape {shape} would take another number of bytes")
+    if hasattr(os, "sysconf") and prod(shape) * (4 + dtype.itemsize) > memory():
+        raise UserError(f"holds {dtype} of shape {shape}, which is more than this machine's memory; give fewer samples")
+
+
+def memory() -> int:
+    """That of this machine, in bytes."""
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+
+
+def read_pictures(path: Path, channels: int, key: str) -> Tensor:
+    """Pictures as (N, C, H, W) float32 in [0, 1], those of a folder in the order of their names."""
+    files = picture_files(path) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{key}={path} holds no picture; files that end in {', '.join(PICTURES)} are looked for")
-    pictures = [read_picture(file, key) for file in files]
-    odd = next((file for file, p in zip(files, pictures, strict=True) if p.shape != pictures[0].shape), None)
-    if odd is not None:
-        raise UserError(f"{key}={path}: {odd.name} differs from {files[0].name} in size or channels")
-    return torch.stack(pictures)
+        raise UserError(f"{key}={path} holds no picture; files that end in {', '.join(ENDINGS)} are looked for")
+    pictures = []
+    for file in files:
+        pictures.append(read_picture(file, channels, key))
+        if pictures[-1].shape != pictures[0].shape:  # before the next one, so that many of them fill no memory
+            there, first = (" x ".join(map(str, picture.shape[1:])) for picture in (pictures[-1], pictures[0]))
+            raise UserError(
+                f"{key}={path}: {file.relative_to(path)} is {there}, but {files[0].relative_to(path)} {first}; "
+                "give pictures of one size"
+            )
+    return torch.stack(pictures).float() / 255
 
 
-def read_picture(file: Path, key: str) -> Tensor:
-    """One picture as (C, H, W) float32 in [0, 1]: grey where it has no colours, else RGB on white."""
+def picture_files(folder: Path) -> list[Path]:
+    """Those of a folder and the folders below it."""
+    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_image(path.name))
+    return [folder / name for name in inside if not any(map(is_hidden, name.split("/")))]
+
+
+def read_picture(file: Path, channels: int, key: str) -> Tensor:
+    """One picture as (C, H, W) uint8."""
     try:
         with Image.open(file) as image:
-            if image.mode.startswith(("I", "F")):  # 16-bit grey
-                return torch.from_numpy(np.asarray(image).astype(np.float32) / 65535)[None]
-            grey = image.mode in ("1", "L", "LA")
-            on_white: Image.Image = image
-            if "A" in image.getbands() or "transparency" in image.info:
-                on_white = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image.convert("RGBA"))
-            pixels = np.asarray(on_white.convert("L" if grey else "RGB")).astype(np.float32) / 255
-    except (OSError, UnidentifiedImageError, ValueError) as error:
-        raise UserError(f"{key}={file} is no picture that can be read") from error
-    return torch.from_numpy(pixels[None] if grey else pixels.transpose(2, 0, 1))
+            pixels = torch.from_numpy(np.array(plain(image, "L" if channels == 1 else "RGB")))
+    except Exception as error:
+        raise UserError(f"{key}={file} is no picture that can be read ({why_unreadable(error)})") from error
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
 
 def write_pictures(x: Tensor, folder: Path, first: int = 0) -> None:

@@ -170,7 +170,7 @@ def test_the_same_inputs_and_seed_give_the_same_result(sample, digits):
 def files(tmp_path) -> Path:
     """A folder of inputs that do not fit."""
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
-    Image.new("RGB", (8, 8)).save(tmp_path / "colour.png")
+    np.save(tmp_path / "colours.npy", np.zeros((1, 3, 8, 8)))
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("text")
     return tmp_path
@@ -182,8 +182,8 @@ def files(tmp_path) -> Path:
         (["task=inpaint"], ["input=FILE is needed"]),
         (["task=inpaint", "input=nowhere.png"], ["input=nowhere.png does not exist"]),
         (["task=inpaint", "input={}/text.png"], ["no picture that can be read"]),
-        (["task=inpaint", "input={}/colour.png"], ["3 x 8 x 8", "1 x 8 x 8"]),
-        (["task=denoise", "input={}/colour.png"], ["3 channel", "trained on 1"]),
+        (["task=inpaint", "input={}/colours.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
+        (["task=denoise", "input={}/colours.npy"], ["3 channel", "trained on 1"]),
         (["task=edit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),
         (["task=inpaint", "input={}/grey.png", "task.mask={}/wide.png"], ["task.mask=", "8 x 9", "8 x 8"]),
         (["task=inpaint", "input={}/grey.png", "task.box=[0,1]"], ["task.box=[0, 1]", "fractions"]),

@@ -128,7 +128,7 @@ class Race:
 
     def measure(self, file: Path) -> dict[str, Any]:
         """The distance of samples to the test data, with its 95 % interval, and how many are surely a digit."""
-        return measure(read_samples(file, 4), self.reference)
+        return measure(read_samples(file, (1, 28, 28)), self.reference)
 
     def floor(self) -> dict[str, Any]:
         """The same of as many training images."""
@@ -228,7 +228,7 @@ def hold(args: argparse.Namespace) -> None:
     files = {OURS: race.out / "ours" / "drawn" / "samples.npz"} | {n: race.out / n / "samples.npy" for n in PEERS}
     pictures = {
         "race": curves(found, OURS),
-        "race_samples": grids({name: (read_samples(file, 4)[:64] + 1) / 2 for name, file in files.items()}),
+        "race_samples": grids({name: (read_samples(file, (1, 28, 28))[:64] + 1) / 2 for name, file in files.items()}),
     }
     folders = [args.out, PAGE.parent] if args.write else [args.out]
     for folder, (name, picture) in itertools.product(folders, pictures.items()):

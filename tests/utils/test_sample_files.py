@@ -1,10 +1,19 @@
 """Samples come back from files as they were, and what cannot be read gets one line."""
 
+import os
+import struct
+import zipfile
+import zlib
+from io import BytesIO
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 
+from src.data.image_folder import ImageFolder
+from src.data.scan import find_images
+from src.utils import sample_files
 from src.utils.errors import UserError
 from src.utils.sample_files import read_samples, write_pictures
 
@@ -13,27 +22,62 @@ def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
+GREY, COLOURS, SIGNAL, POINT = (1, 6, 5), (3, 6, 5), (1, 20), (2,)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_pictures_come_back(tmp_path, channels, randn):
     x = (randn(3, channels, 5, 7).sigmoid() * 255).round().float() / 255
     write_pictures(x, tmp_path / "out")
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == ["00000.png", "00001.png", "00002.png"]
-    torch.testing.assert_close(read_samples(tmp_path / "out", 4), 2 * x - 1, atol=1e-6, rtol=0)
-    one = read_samples(tmp_path / "out/00001.png", 4)
+    torch.testing.assert_close(read_samples(tmp_path / "out", x.shape[1:]), 2 * x - 1, atol=1e-6, rtol=0)
+    one = read_samples(tmp_path / "out/00001.png", x.shape[1:])
     torch.testing.assert_close(one[0], 2 * x[1] - 1, atol=1e-6, rtol=0)
 
 
-def test_kinds_of_pictures(tmp_path):
-    grey, colour = pixels(6, 5), pixels(6, 5, 3)
-    Image.fromarray(grey).save(tmp_path / "grey.png")
-    Image.fromarray(colour).convert("P").save(tmp_path / "palette.png")
-    Image.fromarray(np.dstack([colour, np.zeros((6, 5), np.uint8)])).save(tmp_path / "clear.png")
-    Image.fromarray(grey.astype(np.uint16) * 257).save(tmp_path / "deep.png")
-    expected = torch.from_numpy(grey).float() / 127.5 - 1
-    for name in ("grey", "deep"):
-        torch.testing.assert_close(read_samples(tmp_path / f"{name}.png", 4)[0, 0], expected, atol=1e-5, rtol=0)
-    assert read_samples(tmp_path / "palette.png", 4).shape == (1, 3, 6, 5)
-    assert (read_samples(tmp_path / "clear.png", 4) == 1).all(), "what is transparent is white"
+def kinds_of_pictures():
+    grey, colour = Image.fromarray(pixels(6, 5)), Image.fromarray(pixels(6, 5, 3))
+    turned = Image.Exif()
+    turned[ExifTags.Base.Orientation] = 6
+    clear = np.dstack([pixels(6, 5, 3), pixels(6, 5)])
+    frames = [Image.fromarray(pixels(6, 5)), Image.fromarray(255 - pixels(6, 5))]
+    return {
+        "grey.png": (grey, {}),
+        "grey_as_colours.png": (grey.convert("RGB"), {}),
+        "colours.png": (colour, {}),
+        "turned.jpg": (Image.fromarray(pixels(5, 6, 3)), {"exif": turned}),
+        "turned.png": (Image.fromarray(pixels(5, 6)), {"exif": turned}),
+        "palette.png": (colour.convert("P"), {}),
+        "palette_clear.gif": (colour.convert("P"), {"transparency": 3}),
+        "cmyk.jpg": (colour.convert("CMYK"), {}),
+        "clear.png": (Image.fromarray(clear), {}),
+        "clear.webp": (Image.fromarray(clear), {"lossless": True}),
+        "grey_clear.png": (Image.fromarray(clear).convert("LA"), {}),
+        "bits.png": (grey.convert("1"), {}),
+        "deep.png": (Image.fromarray(pixels(6, 5).astype(np.uint16) * 200), {}),
+        "moving.gif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
+    }
+
+
+@pytest.mark.parametrize("shape", [GREY, COLOURS], ids=["grey", "colours"])
+@pytest.mark.parametrize("name", kinds_of_pictures())
+def test_a_picture_is_read_as_training_reads_it(tmp_path, name, shape):
+    """Of any kind, for any run: turned upright, on white, at 8 bits, in as many channels as the data have."""
+    image, options = kinds_of_pictures()[name]
+    image.save(tmp_path / name, **options)
+    data = ImageFolder(str(tmp_path), channels=shape[0], size=shape[1:])
+    trained = data.decoder(find_images(str(tmp_path), "data.root", data.index), 0)
+    read = read_samples(tmp_path / name, shape)
+    assert torch.equal(read, 2 * (trained[None].float() / 255) - 1)
+
+
+def test_pictures_in_folders_below(tmp_path):
+    """As the commands write them for each class; what systems leave beside them is no picture."""
+    names = ["1/00000.png", "0/00001.png", "0/00000.png"]
+    for i, name in enumerate([*names, "__MACOSX/0/00000.png", "0/._00000.png", ".trash/a.png"]):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((6, 5), i * 50, np.uint8)).save(tmp_path / name, "PNG")
+    assert ((read_samples(tmp_path, GREY)[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [100, 50, 0]
 
 
 def test_arrays(tmp_path, randn):
@@ -41,55 +85,137 @@ def test_arrays(tmp_path, randn):
     np.save(tmp_path / "many.npy", x)
     np.save(tmp_path / "line.npy", x[0, 0])
     np.save(tmp_path / "points.npy", x[:, 0, :2])
-    np.savez(tmp_path / "some.npz", x=x)
-    assert torch.equal(read_samples(tmp_path / "many.npy", 3), x)
-    assert torch.equal(read_samples(tmp_path / "some.npz", 3), x)
-    assert torch.equal(read_samples(tmp_path / "line.npy", 3), x[:1])
-    assert torch.equal(read_samples(tmp_path / "points.npy", 2), x[:, 0, :2])
+    np.save(tmp_path / "across.npy", np.asfortranarray(x).astype(">f8"))
+    np.savez(tmp_path / "some.npz", y=np.zeros(3), x=x)
+    np.savez_compressed(tmp_path / "packed.npz", x=x)
+    for name in ("many.npy", "across.npy", "some.npz", "packed.npz"):
+        assert torch.equal(read_samples(tmp_path / name, SIGNAL), x)
+    assert torch.equal(read_samples(tmp_path / "line.npy", SIGNAL), x[:1])
+    assert torch.equal(read_samples(tmp_path / "points.npy", POINT), x[:, 0, :2])
     image = pixels(2, 1, 4, 4)
     np.save(tmp_path / "bytes.npy", image)
     expected = torch.from_numpy(image).float() / 127.5 - 1
-    torch.testing.assert_close(read_samples(tmp_path / "bytes.npy", 4), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read_samples(tmp_path / "bytes.npy", GREY), expected, atol=1e-6, rtol=0)
 
 
-def damaged(folder):
-    (folder / "text.png").write_text("no picture")
-    (folder / "text.npz").write_text("no array")
-    (folder / "empty").mkdir()
-    (folder / "two").mkdir()
-    for name, shape in (("a", (4, 4)), ("b", (4, 5))):
-        Image.fromarray(pixels(*shape)).save(folder / f"two/{name}.png")
-    np.savez(folder / "other.npz", y=np.zeros(3))
-    np.save(folder / "words.npy", np.array(["a"]))
-    np.save(folder / "deep.npy", np.zeros((1, 1, 1, 2, 2)))
-    np.save(folder / "nan.npy", np.full((1, 1, 4, 4), np.nan))
-    np.save(folder / "bytes_as_floats.npy", np.full((1, 1, 4, 4), 200.0))
+def header(shape, dtype="<f4"):
+    """Of a .npy file that promises more than it holds."""
+    file = BytesIO()
+    np.lib.format.write_array_header_1_0(file, {"descr": dtype, "fortran_order": False, "shape": shape})
+    return file.getvalue()
 
 
-@pytest.mark.parametrize(
-    ("name", "said"),
-    [
-        ("nowhere.png", "does not exist"),
-        ("text.png", "no picture that can be read"),
-        ("text.npz", "cannot be read"),
-        ("empty", "holds no picture"),
-        ("two", "b.png differs from a.png"),
-        ("other.npz", "an array named x"),
-        ("words.npy", "numbers"),
-        ("deep.npy", "shape"),
-        ("nan.npy", "not finite"),
-        ("bytes_as_floats.npy", "images are [0, 1]"),
-    ],
-)
-def test_mistakes(tmp_path, name, said):
-    damaged(tmp_path)
+def png(width, height):
+    """A picture that promises more than it holds."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+
+
+def packed(name, content):
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return file.getvalue()
+
+
+def saved(array, save=np.save):
+    file = BytesIO()
+    save(file, array) if save is np.save else save(file, x=array)
+    return file.getvalue()
+
+
+IMAGES = pixels(40, 1, 6, 5)
+PICTURE = BytesIO()
+Image.fromarray(pixels(60, 50)).save(PICTURE, "PNG")
+
+
+def flipped(content, at):
+    return content[:at] + bytes([content[at] ^ 255]) + content[at + 1 :]
+
+
+DAMAGED = {
+    "text.png": (b"no picture", "no image of a known kind"),
+    "cut.png": (PICTURE.getvalue()[:1000], "truncated"),
+    "broken.png": (flipped(PICTURE.getvalue(), 1000), "no picture that can be read"),
+    "empty.png": (b"", "no image of a known kind"),
+    "bomb.png": (png(20000, 20000), "decompression bomb"),
+    "text.npz": (b"no array", "File is not a zip file"),
+    "text.npy": (b"no array", "magic string"),
+    "empty.npy": (b"", "cannot be read"),
+    "empty.npz": (b"", "not a zip file"),
+    "cut.npz": (saved(IMAGES, np.savez)[:800], "not a zip file"),
+    "flipped.npz": (flipped(saved(IMAGES, np.savez), 400), "CRC"),
+    "flipped_packed.npz": (flipped(saved(IMAGES, np.savez_compressed), 400), "cannot be read"),
+    "cut.npy": (saved(IMAGES)[:800], "cut off"),
+    "longer.npy": (saved(IMAGES) + b"more", "cut off or damaged"),
+    "flipped_header.npy": (flipped(saved(IMAGES), 12), "cannot be read"),
+    "huge.npy": (header((10**12, 1, 6, 5)), "cut off"),
+    "huge.npz": (packed("x.npy", header((10**12, 1, 6, 5))), "cut off"),
+    "objects.npy": (saved(np.array([{}])), "object"),
+    "objects.npz": (saved(np.array([{}]), np.savez), "object"),
+    "other.npz": (packed("y.npy", saved(IMAGES)), "no array named x, but y"),
+    "nothing.npz": (packed("x.txt", ""), "no array named x, but x.txt"),
+    "words.npy": (saved(np.array(["a"])), "numbers"),
+    "complex.npy": (saved(np.zeros((1, 1, 6, 5), complex)), "numbers"),
+    "records.npy": (saved(np.zeros(3, [("a", float)])), "numbers"),
+    "number.npy": (saved(np.array(1.0)), "shape ()"),
+    "none.npy": (saved(np.zeros((0, 1, 6, 5))), "shape (0, 1, 6, 5)"),
+    "deep.npy": (saved(np.zeros((1, 1, 1, 2, 2))), "shape"),
+    "nan.npy": (saved(np.full((1, 1, 4, 4), np.nan)), "not finite"),
+    "infinite.npz": (saved(np.full((1, 1, 4, 4), np.inf), np.savez), "not finite"),
+    "too_large.npy": (saved(np.full((1, 1, 4, 4), 1e300)), "not finite"),
+    "bytes_as_floats.npy": (saved(np.full((1, 1, 4, 4), 200.0)), "images are [0, 1]"),
+}
+
+
+def refusal(path, shape=GREY, key="input"):
     with pytest.raises(UserError) as error:
-        read_samples(tmp_path / name, 4)
-    assert said in str(error.value) and "\n" not in str(error.value)
-    assert str(error.value).startswith(f"input={tmp_path / name}")
+        read_samples(path, shape, key)
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", DAMAGED)
+def test_a_damaged_file(tmp_path, name):
+    content, said = DAMAGED[name]
+    (tmp_path / name).write_bytes(content)
+    message = refusal(tmp_path / name, key="truth")
+    assert said in message and message.startswith(f"truth={tmp_path / name}")
+
+
+def test_more_than_the_memory_is_not_read(tmp_path, monkeypatch):
+    np.save(tmp_path / "x.npy", IMAGES)
+    monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size - 1)
+    assert "more than this machine's memory" in refusal(tmp_path / "x.npy")
+    monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size)
+    assert len(read_samples(tmp_path / "x.npy", GREY)) == 40
+
+
+def test_what_is_no_file_of_samples(tmp_path):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "arrays.npy").mkdir()
+    (tmp_path / "two").mkdir()
+    for name, shape in (("a", (4, 4)), ("b", (4, 5))):
+        Image.fromarray(pixels(*shape)).save(tmp_path / f"two/{name}.png")
+    os.mkfifo(tmp_path / "pipe.npy")
+    for name, said in (
+        ("nowhere.png", "does not exist"),
+        ("empty", "holds no picture"),
+        ("arrays.npy", "cannot be read"),
+        ("two", "b.png is 4 x 5, but a.png 4 x 4"),
+        ("pipe.npy", "neither a file nor a folder"),
+    ):
+        message = refusal(tmp_path / name)
+        assert said in message and message.startswith(f"input={tmp_path / name}")
+    assert "data of 2 channels are read from .npy" in refusal(tmp_path / "two", (2, 4, 4))
 
 
 def test_signals_are_no_pictures(tmp_path):
     Image.fromarray(pixels(4, 4)).save(tmp_path / "a.png")
     with pytest.raises(UserError, match=r"signals and points are read from \.npy"):
-        read_samples(tmp_path / "a.png", 3)
+        read_samples(tmp_path / "a.png", SIGNAL)
