@@ -1,8 +1,8 @@
 """One evaluation of a run: from its folder to the figures and the report."""
 
 import json
-from dataclasses import asdict
 from hashlib import sha256
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from src.data.base import DataModule
 from src.diffusion.times import Fixed
 from src.features.base import Reference
-from src.measures.base import Measure, Section, Subject
+from src.measures.base import NOT_AVAILABLE, Measure, Section, Subject
 from src.measures.human import Human, write_questions
 from src.measures.report import write_report
 from src.runs import SAMPLING
@@ -81,6 +81,7 @@ class Evaluation:
             measures: dict[str, Measure] = {name: instantiate(node) for name, node in cfg.metrics.items()}
         if get_object(trained.times._target_) is Fixed and x is None:
             measures = without_samples(measures, "metrics" in named, cfg.human)
+        check_counts(measures, subject)
         fitting = {name: m for name, m in measures.items() if fits(name, m, subject, "metrics" in named)}
         evaluation = cls(cfg, sampling, subject, fitting)
         evaluation.ask_people()
@@ -142,7 +143,8 @@ class Evaluation:
             for name, measure in self.measures.items():
                 bar.set_postfix_str(name)
                 with blame(f"metrics.{name}"):
-                    sections[name] = measure(subject)
+                    lost = unusable(subject.x) if measure.needs_samples else None
+                    sections[name] = empty_section(name, lost) if lost else measure(subject)
                 bar.update()
         return sections
 
@@ -162,7 +164,8 @@ class Evaluation:
             rows.append(("for people", f"{self.out / 'human.html'}; then human=FILE.csv, what it exports"))
         if not subject.given and len(subject.x):
             rows.append(("samples", str(self.samples_file)))
-        notes = [("", note) for s in sections.values() for note in s.notes if note.startswith("WARNING")]
+        warnings = [note for s in sections.values() for note in s.notes if note.startswith("WARNING")]
+        notes = [("", note) for note in dict.fromkeys(warnings)]
         log.info(f"\n{table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
 
     def record(self, subject: Subject, sections: dict[str, Section]) -> dict[str, Any]:
@@ -185,7 +188,7 @@ class Evaluation:
             "data": data_hash(subject.run.config()),
             "nfe": None if cost is None else cost.rows / max(1, len(subject.x)),
             "seconds": None if cost is None else cost.seconds,
-            "metrics": {k: asdict(v) for s in sections.values() for k, v in s.values.items()},
+            "metrics": {k: v.plain() for s in sections.values() for k, v in s.values.items()},
             "tables": {k: v for s in sections.values() for k, v in s.tables.items()},
         }
 
@@ -199,7 +202,8 @@ class Evaluation:
         with SummaryWriter(str(self.subject.run.path), filename_suffix=".eval") as writer:
             for section in sections.values():
                 for name, value in section.values.items():
-                    writer.add_scalar(f"eval/{name}", value.value, step)
+                    if isfinite(value.value):
+                        writer.add_scalar(f"eval/{name}", value.value, step)
 
     @property
     def out(self) -> Path:
@@ -272,6 +276,37 @@ def without_samples(measures: dict[str, Measure], named: bool, human: Any) -> di
     if asked:
         raise UserError(f"{asked[0]} wants samples, but this run is a plain denoiser, which draws none")
     return {name: measure for name, measure in measures.items() if not measure.needs_samples}
+
+
+def check_counts(measures: dict[str, Measure], subject: Subject) -> None:
+    """Refuse fewer samples than a measure needs, before any are drawn.
+
+    Raises:
+        UserError: naming each such measure, and how many it needs.
+    """
+    wanted = {name: m.least_for(subject) for name, m in measures.items() if m.needs_samples and subject.kind in m.kinds}
+    short = {name: least for name, least in wanted.items() if least > subject.n}
+    if short:
+        needed = " and ".join(f"metrics={name} needs n >= {least}" for name, least in short.items())
+        others = ",".join(name for name in measures if name not in short)
+        instead = f", or metrics=[{others}]" if others else ""
+        raise UserError(f"{needed}, got n={subject.n}; use n={max(short.values())} or more{instead}")
+
+
+def empty_section(name: str, why: str) -> Section:
+    """What stands in the place of a measure that could not be taken."""
+    return Section(name.replace("_", " ").capitalize(), notes=[why])
+
+
+def unusable(x: torch.Tensor) -> str | None:
+    """Why nothing can be measured of samples (N, C, *S); None where all are finite."""
+    lost = len(x) - int(x.isfinite().flatten(1).all(1).sum())
+    if not lost:
+        return None
+    return (
+        f"WARNING: {NOT_AVAILABLE}: {lost:,} of {len(x):,} samples hold NaN or infinite numbers. "
+        "Use another sampler, more steps, precision=32 or another checkpoint"
+    )
 
 
 def fits(name: str, measure: Measure, subject: Subject, named: bool) -> bool:

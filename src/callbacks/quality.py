@@ -69,12 +69,12 @@ class Quality(pl.Callback):
         self.reference = Reference(data, self.make_features)
         self.name = "quality/frechet" if self.reference.kind == "images" else "quality/sliced"
         if self.reference.kind == "images":
+            width = self.reference.width
+            if self.n <= width:
+                raise UserError(f"callbacks.quality.n={self.n} is too few for {width} features; use {10 * width}")
             if trainer.is_global_zero:
                 self.reference.features  # noqa: B018 - made when it is asked for
             trainer.strategy.barrier("features")
-            if self.n <= self.reference.features.width:
-                width = self.reference.features.width
-                raise UserError(f"callbacks.quality.n={self.n} is too few for {width} features; use {10 * width}")
 
     def model(self, module: DiffusionModule, data: DataModule) -> Model:
         """The averaged weights, as they are sampled from here."""

@@ -1,6 +1,7 @@
 """What evaluations say of runs, as far as it can be compared."""
 
 from collections.abc import Sequence
+from math import isfinite
 from typing import Any
 
 from src.comparing.noise import Better, Estimate
@@ -55,16 +56,21 @@ def direction(key: str, evaluations: Sequence[Evaluation | None]) -> Better | No
 
 def estimate(key: str, evaluations: Sequence[Evaluation | None]) -> Estimate | None:
     """A metric over the seeds of one row; of a single one with its interval."""
-    values = [value for e in evaluations if e and (value := e["metrics"].get(key)) and value["value"] is not None]
+    values = [value for e in evaluations if e and (value := e["metrics"].get(key)) and is_number(value["value"])]
     if not values:
         return None
     single = values[0] if len(values) == 1 else {}
     return Estimate(tuple(v["value"] for v in values), single.get("low"), single.get("high"))
 
 
+def is_number(value: Any) -> bool:
+    """Whether a metric is there: None and NaN stand for one that could not be measured."""
+    return isinstance(value, int | float) and isfinite(value)
+
+
 def floor_of(key: str, evaluations: Sequence[Evaluation | None]) -> float | None:
     """What as many real data have in the place of a metric, where it is known."""
-    return next((f for e in evaluations if e and (f := e["metrics"].get(key, {}).get("floor")) is not None), None)
+    return next((f for e in evaluations if e and is_number(f := e["metrics"].get(key, {}).get("floor"))), None)
 
 
 def seconds_per_thousand(evaluation: Evaluation) -> float:

@@ -57,9 +57,8 @@ def fronts(report: Report, groups: Sequence[Group], chosen: Sequence[Evaluation 
     key, title = metric
     like = next(quality.settings(e) for e in chosen if e)
     ours = [(g.name, e) for g in groups for r in g.records for e in r.evaluations]
-    found = [(name, e) for name, e in ours if quality.settings(e) == like and key in e["metrics"]]
-    if len(found) > 1:
-        add_fronts(report, found, key, title)
+    found = [(name, e) for name, e in ours if quality.settings(e) == like]
+    add_fronts(report, found, key, title)
 
 
 def add_fronts(
@@ -72,6 +71,9 @@ def add_fronts(
         key, title: of the metric.
         joined: whether the evaluations of a series are one thing at several costs.
     """
+    found = [(name, e) for name, e in found if quality.is_number(e["metrics"].get(key, {}).get("value"))]
+    if len(found) < 2:
+        return
     report.section("Quality against cost")
     evaluations = [e for _, e in found]
     better = quality.direction(key, evaluations) or "lower"

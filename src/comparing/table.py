@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from io import StringIO
+from math import inf, isfinite
 from statistics import fmean
 
 from src.comparing import quality
@@ -158,7 +159,7 @@ def result(record: Record, key: str) -> float | None:
 
 def val_loss(record: Record) -> float | None:
     """The lowest of the averaged weights."""
-    return min((row["val/loss_ema"] for row in record.rows if "val/loss_ema" in row), default=None)
+    return min((v for row in record.rows if isfinite(v := row.get("val/loss_ema", inf))), default=None)
 
 
 def train_loss(record: Record) -> float | None:

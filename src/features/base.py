@@ -76,6 +76,13 @@ class Reference:
         """Data that it has not seen, at most 10,000 of them."""
         return Real(self.data.test_set, self.data.to_units, 10_000)
 
+    @property
+    def width(self) -> int:
+        """How many features there are; known without making them, where they have to be learned first."""
+        make = self.make_features
+        known = getattr(make, "keywords", {}).get("width") or getattr(getattr(make, "func", make), "width", None)
+        return known or self.features.width
+
     @cached_property
     def features(self) -> "Features":
         """The space in which images are compared; made when it is first asked for."""

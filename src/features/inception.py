@@ -32,10 +32,12 @@ class InceptionFeatures(Features):
     Source: Szegedy et al. 2016, arXiv:1512.00567; Heusel et al. 2017, arXiv:1706.08500.
     """
 
+    width = WIDTH
+
     def __init__(self, reference: Reference, cache: str, weights: str | None = None, batch_size: int = 50):
         if reference.kind != "images":
             raise UserError(f"features=inception are of images, and this run is one of {reference.kind}")
-        self.width, self.batch_size, self.name = WIDTH, batch_size, f"Inception-v3 of ImageNet, {WIDTH:,} features"
+        self.batch_size, self.name = batch_size, f"Inception-v3 of ImageNet, {WIDTH:,} features"
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.net = load_inception(weights).to(device or torch.device("cpu"))
         (x, _), (x_test, _) = read(reference.train), read(reference.test)

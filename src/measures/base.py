@@ -1,8 +1,9 @@
 """What is measured of a run: a measure takes a subject, and says in a section of the report what it found."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
+from math import isfinite
 from typing import Any, Literal, NamedTuple
 
 from PIL import Image
@@ -12,6 +13,8 @@ from src.data.base import DataModule
 from src.features.base import Features, Kind, Real, Reference
 from src.runs import Run
 from src.tasks.base import Cost, Model
+
+NOT_AVAILABLE = "not available"
 
 
 @dataclass
@@ -83,7 +86,7 @@ class Value:
         name: as the report shows it.
         value: the number.
         low, high: of its 95 % interval, where one is known.
-        floor: what as many real data have in its place.
+        floor: what as many real data have in its place: the least of a distance, the most of a precision.
         better: whether lower or higher is better; None for neither.
         digits: how many significant ones are shown.
     """
@@ -98,16 +101,26 @@ class Value:
 
     def shown(self, number: float) -> str:
         """A number as this one is shown."""
+        if not isfinite(number):
+            return NOT_AVAILABLE
         return f"{number:,.{self.digits}g}" if abs(number) < 1000 else f"{number:,.0f}"
 
     @property
     def text(self) -> str:
-        """It, its interval and its floor."""
-        interval = (
-            "" if self.low is None or self.high is None else f" [{self.shown(self.low)}, {self.shown(self.high)}]"
-        )
-        floor = "" if self.floor is None else f", floor {self.shown(self.floor)}"
+        """It, its interval, and what real data have in its place."""
+        interval = f" [{self.shown(self.interval[0])}, {self.shown(self.interval[1])}]" if self.interval else ""
+        floor = "" if self.floor is None else f", real data {self.shown(self.floor)}"
         return self.shown(self.value) + interval + floor
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """95 %, where it is known."""
+        known = self.low is not None and self.high is not None and isfinite(self.low) and isfinite(self.high)
+        return (self.low, self.high) if known else None  # type: ignore[return-value]
+
+    def plain(self) -> dict[str, Any]:
+        """For JSON, which knows no NaN: None stands for what is not available."""
+        return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(self).items()}
 
 
 class Picture(NamedTuple):
@@ -125,7 +138,8 @@ class Section:
         title: its heading in the report.
         values: by the name that they have in metrics.json and TensorBoard.
         pictures: by the name of their file, without its ending.
-        notes: what to say beside: findings first, then how to read the numbers.
+        verdict: what the numbers come to, in sentences; replaced by why there is none where one of them is missing.
+        notes: what to say beside, such as how to read the numbers.
         tables: anything else for metrics.json, of plain containers, such as curves.
     """
 
@@ -134,6 +148,15 @@ class Section:
     pictures: dict[str, Picture] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
+    verdict: str = ""
+
+    @property
+    def conclusion(self) -> str:
+        """The verdict; where a number of this section, or the end of an interval, is NaN or infinite, that instead."""
+        missing = [v.name for v in self.values.values() for end in (v.value, v.low, v.high) if not isfinite(end or 0.0)]
+        if not self.verdict or not missing:
+            return self.verdict
+        return f"No conclusion: {', '.join(dict.fromkeys(missing))}: not available (NaN or infinite)."
 
 
 class Measure(ABC):
@@ -142,22 +165,25 @@ class Measure(ABC):
     Attributes:
         kinds: the kinds of data that it can be taken of.
         needs_samples: whether it looks at samples, or at the denoiser alone.
+        least: samples that it needs.
     """
 
     kinds: tuple[Kind, ...] = ("points", "signals", "images")
     needs_samples = True
+    least = 1
 
     @abstractmethod
     def __call__(self, subject: Subject) -> Section:
         """Measure."""
 
+    def least_for(self, subject: Subject) -> int:
+        """How many samples it needs of such data, known before anything is drawn or learned."""
+        return self.least
+
     def refusal(self, subject: Subject) -> str | None:
         """Why this measure says nothing of such a subject, or None; asked before the samples are drawn.
 
         Those that are not asked for by name are then left out.
-
-        Raises:
-            UserError: where it is of the right kind, but too small.
         """
         if subject.kind not in self.kinds:
             return f"it is for {' and '.join(self.kinds)}, and this run is one of {subject.kind}"

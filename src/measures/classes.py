@@ -46,7 +46,7 @@ class Classes(Measure):
             section.values |= self.judge(subject.label, p[0].argmax(1), k, features.accuracy)
             section.notes.append(
                 "Accuracy, precision, recall and F1 (means over the classes) say how often the classifier finds the "
-                "class that was asked for; the floor is how often it is right of test data."
+                "class that was asked for; beside it stands how often it is right of test data."
             )
         return section
 

@@ -72,7 +72,7 @@ class Denoising(Measure):
         findings = Findings.of(*curves.values())
         units = subject.data.to_units
         quality = [restoration(units(x), units(found.x_0[n:])) for x in found.model[:, n:]]
-        section = Section("Denoising", notes=[findings.verdict(), *HOW_TO_READ])
+        section = Section("Denoising", notes=[*HOW_TO_READ], verdict=findings.verdict())
         section.values = findings.values() | quality_values(levels.log_snr.tolist(), quality)
         section.tables = {"log_snr": levels.log_snr.tolist()}
         section.tables |= {f"mse of {name}": curve.mean(1).tolist() for name, curve in curves.items()}

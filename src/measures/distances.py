@@ -9,12 +9,11 @@ from src.measures.base import Measure, Section, Subject, Value
 from src.metrics.frechet import Given, Moments, frechet_interval, frechet_metric
 from src.metrics.intervals import share_interval
 from src.metrics.neighbours import Manifolds, manifolds
-from src.utils.errors import UserError
 from src.utils.seeding import derive_seed, generator
 
 
 class Distances(Measure):
-    """Distances to the test data, each beside its floor: that of as many training data.
+    """Distances to the test data, each beside that of real data: of as many training data.
 
     The Fréchet distance compares means and covariances, the kernel distance all moments up to the third; precision and
     density say how real single samples are, recall and coverage how much of the data they reach.
@@ -34,11 +33,9 @@ class Distances(Measure):
     def __init__(self, resamples: int = 200, subsets: int = 100, neighbours: int = 5, most: int = 5000):
         self.resamples, self.subsets, self.neighbours, self.most = resamples, subsets, neighbours, most
 
-    def refusal(self, subject: Subject) -> str | None:
-        known = super().refusal(subject)
-        if known is None:
-            check_count(subject.n, subject.features.width, self.neighbours)
-        return known
+    def least_for(self, subject: Subject) -> int:
+        """As many as the covariance of the features needs."""
+        return max(subject.reference.width, self.neighbours) + 1
 
     def __call__(self, subject: Subject) -> Section:
         features, n = subject.features, len(subject.x)
@@ -90,24 +87,20 @@ class Distances(Measure):
     def notes(self, subject: Subject, n: int, n_floor: int) -> list[str]:
         width = subject.features.width
         text = [
-            f"Features: {subject.features.name}. Distances are to {len(subject.features.test):,} test data; the floor "
-            f"is the distance of {n_floor:,} training data from them, which a perfect model would have. Intervals hold "
-            "95 %. A distance falls with the number of samples: compare only figures of the same n and features."
+            f"Features: {subject.features.name}. Distances are to {len(subject.features.test):,} test data. "
+            f"Beside each value stands that of real data, {n_floor:,} training data, which a perfect model would have. "
+            "Intervals hold 95 %. A distance falls with the number of samples: compare only figures of the same n and "
+            "features."
         ]
         if n < 10 * width:
             text.append(f"WARNING: {n:,} samples are few for {width} features; use n={10 * width} or more.")
         if n_floor < n:
-            text.append(f"WARNING: the floor is that of all {n_floor:,} training data, fewer than the {n:,} samples.")
+            text.append(
+                f"WARNING: the values of real data are of all {n_floor:,} training data, fewer than the {n:,} samples."
+            )
         if len(subject.features.test) < 10 * width:
             text.append(f"WARNING: {len(subject.features.test):,} test data are few for {width} features.")
         return text
-
-
-def check_count(n: int, width: int, neighbours: int) -> None:
-    """Refuse fewer samples than a covariance of the features needs."""
-    least = max(width + 1, neighbours + 1)
-    if n < least:
-        raise UserError(f"n={n} samples are too few for {width} features: at least {least}, better {10 * width}")
 
 
 def frechet(real: Tensor, fake: Tensor) -> float:

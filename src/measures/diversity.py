@@ -6,7 +6,6 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from src.measures.base import Measure, Section, Subject, Value
 from src.metrics.neighbours import mean_distance
-from src.utils.errors import UserError
 from src.utils.seeding import generator
 
 # The weights of the five scales; small images have room for the first few, which are then made to add up to one.
@@ -25,15 +24,10 @@ class Diversity(Measure):
     """
 
     kinds = ("images",)
+    least = 2
 
     def __init__(self, pairs: int = 1000):
         self.pairs = pairs
-
-    def refusal(self, subject: Subject) -> str | None:
-        known = super().refusal(subject)
-        if known is None and subject.n < 2:
-            raise UserError("n=1: a single sample has no diversity; use n=2 or more")
-        return known
 
     def __call__(self, subject: Subject) -> Section:
         features, n = subject.features, len(subject.x)
@@ -52,7 +46,7 @@ class Diversity(Measure):
             (mean, error), interval = alike, (alike[0] - 1.96 * alike[1], alike[0] + 1.96 * alike[1])
             section.values["ms_ssim"] = Value("MS-SSIM within classes", mean, *interval, floor_alike[0])
         section.notes = [
-            "Samples that are less different than the data (their floor) come from a model that leaves something out; "
+            "Samples that are less different than the data come from a model that leaves something out; "
             "more different ones hold what is no data. MS-SSIM is 1 for equal images."
         ]
         return section

@@ -65,7 +65,7 @@ class Likelihood(Measure):
             excess = bits - bits_per_dimension(true(batch["x"]), x[0].numel()).to(bits)
             value.floor = value.value - excess.mean().item()
             section.values["bits_above_truth"] = in_bits("bits per dimension above those of the true density", excess)
-            section.notes.append("The floor is the true density of the data, at the same points.")
+            section.notes.append("Beside it stands the true density of the data, at the same points.")
         section.values["likelihood_nfe"] = Value(
             "evaluations of the network for a likelihood, each with its backward passes", evaluations
         )

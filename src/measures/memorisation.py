@@ -52,6 +52,7 @@ class Memorisation(Measure):
     def __call__(self, subject: Subject) -> Section:
         section = Section("Nearest training images")
         rows: dict[str, Tensor] = {}
+        found: list[str] = []
         for space in ("pixels", "features"):
             x, train, test = vectors(subject, space)
             near = nearest(x, train, torch.arange(len(subject.train)), NEIGHBOURS)
@@ -63,7 +64,7 @@ class Memorisation(Measure):
                     f"as close to a training image as 1 % of test data, by {space}", *copies, COPY
                 ),
             }
-            section.notes.append(f"By {space} {verdict(*nearer[1:], *copies[:2])}.")
+            found.append(f"By {space} {verdict(*nearer[1:], *copies[:2])}.")
             closest = near.closeness.argsort()[: self.shown]
             rows[f"closest by {space}"] = subject.x[closest].cpu()
             rows[f"training images by {space}"] = subject.train[near.row[closest, 0]]["x"]
@@ -72,6 +73,7 @@ class Memorisation(Measure):
         grid = image_grid(torch.cat(list(rows.values())), columns=min(self.shown, len(subject.x)))
         caption = "The samples that are closest to a single training image, each above that image"
         section.pictures["nearest"] = Picture(with_row_names(grid, list(rows)), caption)
+        section.verdict = " ".join(found)
         section.notes += HOW_TO_READ
         return section
 

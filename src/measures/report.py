@@ -34,17 +34,18 @@ def section_blocks(section: Section) -> list[str]:
     """A section: what is to be warned of, its numbers, its pictures, and how to read them."""
     blocks = [heading(section.title)]
     blocks += [value_table(list(section.values.values()))] if section.values else []
+    blocks += [paragraph(section.conclusion)] if section.conclusion else []
     blocks += [paragraph(note, faint=not note.startswith("WARNING")) for note in section.notes]
     return [*blocks, figures([picture_tag(p.image, p.caption) for p in section.pictures.values()])]
 
 
 def value_table(values: Sequence[Value]) -> str:
-    header = ["", "value", "95 % interval", "floor (real data)", "better is"]
+    header = ["", "value", "95 % interval", "real data", "better is"]
     rows = [
         [
             v.name,
             v.shown(v.value),
-            "" if v.low is None or v.high is None else f"{v.shown(v.low)} to {v.shown(v.high)}",
+            f"{v.shown(v.interval[0])} to {v.shown(v.interval[1])}" if v.interval else "",
             "" if v.floor is None else v.shown(v.floor),
             v.better or "",
         ]

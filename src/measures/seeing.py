@@ -25,10 +25,12 @@ class Samples(Measure):
         chosen = torch.randperm(len(subject.x), generator=generator("random samples", subject.seed))[:n]
         label = None if subject.label is None else subject.label[chosen]
         section.pictures["random"] = Picture(
-            sample_grid(subject.x[chosen], label=label), f"{n} samples, chosen at random."
+            sample_grid(subject.x[chosen], label=label), f"{n:,} of {len(subject.x):,} samples, chosen at random."
         )
         real = subject.test.some(n, "samples")["x"]
-        section.pictures["data"] = Picture(sample_grid(real), f"{len(real)} of the test data, for comparison.")
+        section.pictures["data"] = Picture(
+            sample_grid(real), f"{len(real):,} of {len(subject.test):,} test data, for comparison."
+        )
         if subject.kind == "images":
             self.show_extremes(subject, section, n)
         return section
@@ -52,7 +54,7 @@ class Samples(Measure):
             f"{sure[worst[0]]:.0%} to {sure[worst[-1]]:.0%}, the least sure first.",
         )
         section.pictures["best"] = Picture(
-            image_grid(subject.x[best], columns=8), f"The {len(best)} of which it is most sure."
+            image_grid(subject.x[best], columns=8), f"The {len(best)} of {len(p):,} of which it is most sure."
         )
 
 
@@ -68,7 +70,7 @@ class Trajectory(Measure):
         label = None if subject.label is None else subject.label[:n]
         frames = trajectory_frames(subject.trajectory, label)
         section = Section("From noise to data")
-        section.pictures["trajectory"] = Picture(frames, f"The first {n} samples on their way.")
+        section.pictures["trajectory"] = Picture(frames, f"The first {n:,} of {len(subject.x):,} samples on their way.")
         return section
 
 
@@ -85,7 +87,7 @@ class LossByNoise(Measure):
         from src.plots.measures import loss_by_noise
 
         found = verdict(rows := losses(subject))
-        section = Section("Has it converged?", notes=[f"Verdict: {found.text}."], tables={"falls": found.falls})
+        section = Section("Has it converged?", verdict=f"Verdict: {found.text}.", tables={"falls": found.falls})
         section.pictures["loss_by_noise"] = Picture(
             loss_by_noise(rows[0], rows[-1]), "Validation loss of the averaged weights in bins of the log-SNR."
         )

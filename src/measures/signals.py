@@ -37,7 +37,7 @@ class Signals(Measure):
         found, floor = fit_sines(x, low, high), fit_sines(real, low, high)
         distances = {name: to_law(found, name, laws) for name in UNITS}
         floors = {name: to_law(floor, name, laws) for name in UNITS}
-        section = Section("Sine waves", notes=[verdict(distances, len(x)), *HOW_TO_READ])
+        section = Section("Sine waves", notes=[*HOW_TO_READ], verdict=verdict(distances, len(x)))
         if len(real) < len(x):
             few = f"There are {len(real):,} real signals for {len(x):,} samples"
             section.notes.append(

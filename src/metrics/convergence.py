@@ -1,11 +1,12 @@
 """Whether a run still improves, and at which noise levels."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from typing import NamedTuple
 
 TOLERANCE = 0.01  # a fall of the loss by less is none
 LEAST = 6  # validations, fewer of which say nothing
-BIN = "val_ema/log_snr/"
+LOSS, BIN = "val/loss_ema", "val_ema/log_snr/"
 
 
 class Trend(NamedTuple):
@@ -50,12 +51,16 @@ def verdict(rows: Sequence[Mapping[str, float]], tolerance: float = TOLERANCE) -
     The mean loss is mostly that of noise levels at which nothing more can be learned, and looks flat long before the
     others are: a run has converged when the loss of no level falls any more.
     """
-    rows = [row for row in rows if "val/loss_ema" in row]
+    rows = [row for row in rows if LOSS in row]
     if len(rows) < LEAST:
         return Verdict(f"too early to say: {len(rows)} validations, of {LEAST} that are needed", None, {})
+    if lost := [row for row in rows if not all(isfinite(v) for k, v in row.items() if k == LOSS or k.startswith(BIN))]:
+        return Verdict(
+            f"not available: the validation loss is NaN or infinite at step {lost[0]['step']:,.0f}", None, {}
+        )
     names = [key for key in rows[-1] if key.startswith(BIN) and all(key in row and row[key] > 0 for row in rows)]
     trends = {level(key): trend([row[key] for row in rows], tolerance) for key in names}
-    overall = trend([row["val/loss_ema"] for row in rows], tolerance) if rows[0]["val/loss_ema"] > 0 else None
+    overall = trend([row[LOSS] for row in rows], tolerance) if rows[0][LOSS] > 0 else None
     falls = ({"all": overall.fall} if overall else {}) | {name: t.fall for name, t in trends.items()}
     known = trends or ({"all": overall} if overall else {})
     if not known:

@@ -3,6 +3,7 @@
 import shutil
 import traceback
 from contextlib import suppress
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -118,7 +119,7 @@ def closing(
     """
     again = f"python -m src.{plan.command} -m sweep.resume={sweep}"
     done = [job for job in jobs if job.state == "done"]
-    valued = [job for job in done if isinstance(job.value, float)]
+    valued = [job for job in done if isinstance(job.value, float) and isfinite(job.value)]
     lines = [f"{len(done)} of {plan.count or len(jobs)} jobs done in {sweep}"]
     if len(valued) > 1 and losses_differ and "loss" in str(objective):
         hint = "callbacks=quality sweep.objective=quality/frechet (of images)"

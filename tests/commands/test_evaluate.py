@@ -163,7 +163,7 @@ def test_likelihood_on_request(evaluate, waves):
     [
         ([], ["run=RUN is needed"]),
         (["run=nowhere"], ["there is no run folder nowhere"]),
-        (["run=RUN", "n=5"], ["n=5 samples are too few for 64 features", "at least 65"]),
+        (["run=RUN", "n=5"], ["metrics=distances needs n >= 65, got n=5", "use n=65"]),
         (["run=RUN", "metrics=[signals]"], ["metrics=signals cannot be measured here", "images"]),
         (["run=RUN", "metrics=[fid]"], ["metrics=fid", "no such choice", "distances"]),
         (["run=RUN", "metrics.distances.resample=5"], ["metrics.distances.resample", "resamples"]),

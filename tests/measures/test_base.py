@@ -1,13 +1,24 @@
 """What measures are given, and the example of how to write one."""
 
+import math
 import re
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 
+from src.evaluation import check_counts, unusable
 from src.features.base import Real
+from src.measures.base import Section, Value
+from src.measures.distances import Distances
+from src.measures.diversity import Diversity
+from src.measures.report import section_blocks
+from src.measures.seeing import Samples
+from src.measures.sliced import Sliced
+from src.utils.errors import UserError
 
 
 def test_the_example_in_the_docs(subject, rand):
@@ -38,3 +49,49 @@ def test_real_data_a_part_at_a_time(subject, rand, most):
     assert (
         len(some) == 5 and torch.equal(some, real.some(5, "a")["x"]) and not torch.equal(some, real.some(5, "b")["x"])
     )
+
+
+def never(reference, width=64):
+    raise AssertionError("features take minutes to learn")
+
+
+@pytest.mark.parametrize(
+    ("n", "names", "message"),
+    [
+        (64, ["distances", "samples"], r"distances needs n >= 65, got n=64; use n=65 or more, or metrics=\[samples\]$"),
+        (1, ["distances", "diversity"], "distances needs n >= 65 and metrics=diversity needs n >= 2, got n=1; use n="),
+        (1, ["sliced", "samples"], None),
+        (65, ["distances"], None),
+    ],
+)  # fmt: skip
+def test_too_few_samples_are_refused_before_features_are_made(subject, rand, n, names, message):
+    measures = {name: m for name, m in ALL.items() if name in names}
+    of = subject(rand(n, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4), features=partial(never, width=64))
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        check_counts(measures, of)
+
+
+ALL = {"distances": Distances(), "diversity": Diversity(), "sliced": Sliced(), "samples": Samples()}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_a_number_that_is_not_there(bad):
+    """It is said to be missing, and nothing is concluded from it."""
+    value = Value("distance", bad, bad, 2.0, 1.0)
+    assert value.text == "not available, real data 1"
+    assert value.plain() | {"floor": 0} == {"name": "distance", "value": None, "low": None, "high": 2.0, "floor": 0,
+                                            "better": None, "digits": 3}  # fmt: skip
+    good = Value("share", 0.5, 0.4, 0.6)
+    page = "".join(section_blocks(Section("Title", {"a": value, "b": good}, verdict="They are equal.")))
+    assert "equal" not in page and "No conclusion: distance: not available" in page
+    assert "They are equal." in "".join(section_blocks(Section("Title", {"b": good}, verdict="They are equal.")))
+    unknown = Section("Title", {"b": Value("share", 0.5, bad, bad)}, verdict="They are equal.")
+    assert "equal" not in unknown.conclusion and unknown.values["b"].text == "0.5"
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_samples_that_are_not_finite(rand, bad):
+    x = rand(20, 1, 4, 4)
+    assert unusable(x) is None
+    x[3, 0, 1, 1] = x[7] = bad
+    assert "not available: 2 of 20 samples" in unusable(x)

@@ -81,14 +81,14 @@ def test_perfect_memory(undrawn, subject, randn):
     found = Denoising(100, LEVELS)(subject(test[:3], train, test, predict=memory(schedule, train), schedule=schedule))
     assert found.values["remembered"].value == pytest.approx(1, abs=0.02)
     assert found.values["mse_train"].value == pytest.approx(found.values["ideal_mse_train"].value, rel=0.02)
-    assert found.notes[0].startswith("The network remembers its training data")
+    assert found.verdict.startswith("The network remembers its training data")
 
 
 def test_the_law_itself(undrawn, subject, randn):
     """The best denoiser of the law cannot tell training from test data, and beats memory on the latter."""
     schedule, train, test = tables.cosine(), randn(100, 1, 20), randn(200, 1, 20)
     found = Denoising(100, LEVELS)(subject(test[:3], train, test, predict=wiener(schedule), schedule=schedule))
-    assert found.notes[0].startswith("The network generalises") and "at 4 of 4 noise levels" in found.notes[0]
+    assert found.verdict.startswith("The network generalises") and "at 4 of 4 noise levels" in found.verdict
     assert abs(found.values["remembered"].value) < 0.05
     assert found.values["ideal_mse_train"].value < found.values["mse_train"].value
     assert found.values["ideal_mse_test"].value > found.values["mse_test"].value
@@ -103,14 +103,14 @@ def test_between_the_two(undrawn, subject, randn):
         return 0.85 * law(*args) + 0.15 * known(*args)
 
     found = Denoising(400, LEVELS)(subject(test[:3], train, test, predict=predict, schedule=schedule))
-    assert found.notes[0].startswith("The network has begun to remember")
+    assert found.verdict.startswith("The network has begun to remember")
     assert 0 < found.values["remembered"].low < found.values["remembered"].value < 0.5
 
 
 def test_nothing_learned(undrawn, subject, randn):
     """The denoiser that says 5 whatever it is given is worse than memory at every level."""
     made = subject(randn(3, 1, 20), randn(100, 1, 20), randn(100, 1, 20), predict=lambda x_t, t, cond: 0 * x_t + 5)
-    assert Denoising(100, LEVELS)(made).notes[0].startswith("The network under-fits")
+    assert Denoising(100, LEVELS)(made).verdict.startswith("The network under-fits")
 
 
 def test_dense_data(undrawn, subject, randn):
@@ -118,7 +118,7 @@ def test_dense_data(undrawn, subject, randn):
     schedule, train, test = tables.cosine(), randn(5000, 1), randn(300, 1)
     made = subject(test[:3], train, test, predict=wiener(schedule), schedule=schedule)
     found = Denoising(300, [1.0, 0.0, -2.0])(made)
-    assert "cannot be told apart" in found.notes[0] and "remembered" not in found.values
+    assert "cannot be told apart" in found.verdict and "remembered" not in found.values
 
 
 def test_estimates():

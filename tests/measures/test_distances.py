@@ -6,7 +6,6 @@ from scipy.linalg import sqrtm
 
 from src.features.base import Features
 from src.measures.distances import Distances
-from src.utils.errors import UserError
 
 K = 4
 
@@ -94,11 +93,9 @@ def test_the_same_samples_give_the_same_numbers(measured):
     assert first == again
 
 
-@pytest.mark.parametrize("n", [1, 4, 5])
-def test_fewer_samples_than_features_are_refused(subject, n):
-    of = subject(images(n, 1), images(50, 2), images(50, 3), features=Law)
-    with pytest.raises(UserError, match=f"n={n} samples are too few for 4 features: at least 6, better 40"):
-        Distances().refusal(of)
+def test_the_least_number_of_samples(subject):
+    of = subject(images(5, 1), images(50, 2), images(50, 3), features=Law)
+    assert Distances().least_for(of) == 6 and Distances(neighbours=2).least_for(of) == 5
 
 
 def test_few_samples_and_few_data_are_flagged(measured):

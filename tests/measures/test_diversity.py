@@ -5,7 +5,6 @@ import torch
 from torchmetrics.image import MultiScaleStructuralSimilarityIndexMeasure
 
 from src.measures.diversity import Diversity, scales_of
-from src.utils.errors import UserError
 from tests.measures.test_classes import Known, images
 
 
@@ -52,9 +51,3 @@ def test_small_images_have_fewer(side, rand):
     x, y = rand(2, 3, side, side + 3), rand(2, 3, side, side + 3)
     similarity = Diversity(pairs=2).similarity(torch.cat([x, x, y]), None, 0)
     assert (similarity is None) == (side < 5)
-
-
-def test_one_sample_is_refused(subject, rand):
-    of = subject(rand(1, 1, 8, 8), rand(9, 1, 8, 8), rand(9, 1, 8, 8))
-    with pytest.raises(UserError, match="n=2 or more"):
-        Diversity().refusal(of)

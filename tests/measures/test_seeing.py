@@ -78,5 +78,5 @@ def test_losses_by_noise_and_the_verdict(subject, rand):
     (of.run.path / "metrics.csv").write_text("\n".join(lines) + "\n")
     assert LossByNoise().refusal(of) is None
     section = LossByNoise()(of)
-    assert section.notes[0].startswith("Verdict: improving")
+    assert section.verdict.startswith("Verdict: improving")
     assert section.tables["falls"]["0 to inf"] == pytest.approx(1 - 0.9**2)

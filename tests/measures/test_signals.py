@@ -27,7 +27,7 @@ def test_the_data_module_tells_its_laws():
 def test_true_waves(subject):
     """They follow their laws as well as the floor does, and nothing is left over."""
     found = Signals()(subject(waves(300, 1), waves(200, 2), waves(300, 3), laws=LAWS))
-    assert found.notes[0].startswith("frequency, amplitude, phase: all as near")
+    assert found.verdict.startswith("frequency, amplitude, phase: all as near")
     for name in ("frequency", "amplitude", "phase"):
         assert found.values[f"{name}_p"].value > 0.05
         assert found.values[f"{name}_wasserstein"].value < 3 * found.values[f"{name}_wasserstein"].floor
@@ -45,7 +45,7 @@ def test_waves_of_another_law(undrawn, subject, law, expected):
     (name,) = law
     assert found.values[f"{name}_wasserstein"].value == pytest.approx(expected, rel=0.12)
     assert found.values[f"{name}_p"].value < 1e-9
-    assert found.notes[0].startswith("Farther") and f"{name} (KS" in found.notes[0]
+    assert found.verdict.startswith("Farther") and f"{name} (KS" in found.verdict
     assert sum(found.values[f"{other}_p"].value > 0.01 for other in ("frequency", "amplitude", "phase")) == 2
 
 
@@ -64,7 +64,7 @@ def test_laws_that_are_points(undrawn, subject):
     found = Signals()(subject(1.1 * real, real, real, laws=point | {"noise": 0.0}))
     assert found.values["amplitude_wasserstein"].value == pytest.approx(0.1, abs=1e-5)
     assert found.values["phase_wasserstein"].value < 1e-4 and "phase_ks" not in found.values
-    assert "points" in found.notes[0]
+    assert "points" in found.verdict
 
 
 def test_every_channel_counts(undrawn, subject):

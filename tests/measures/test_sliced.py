@@ -5,8 +5,9 @@ import math
 import pytest
 import torch
 
-from src.measures.sliced import Cells, Sliced, bootstrap
+from src.measures.sliced import Cells, Sliced, bootstrap, distance_along
 from src.metrics.sliced_wasserstein import SlicedWasserstein, squared_distances
+from src.utils.seeding import generator
 
 
 def points(n, randn, shift=0.0):
@@ -27,7 +28,7 @@ def test_a_shift(subject, randn):
     section = Sliced(400, 30)(subject(points(600, randn, 1.0), points(900, randn), points(900, randn)))
     value = section.values["sliced_wasserstein"]
     assert value.value == pytest.approx(1 / math.sqrt(2), rel=0.1) and value.low < value.value < value.high
-    assert value.floor < 0.2 < value.low and "times as far" in section.notes[0]
+    assert value.floor < 0.2 < value.low and "times as far" in section.verdict
 
 
 def test_new_data_cannot_be_told_from_data(subject, randn):
@@ -45,7 +46,9 @@ def test_few_training_data_are_said(subject, randn):
 def test_the_interval_holds_other_samples(randn):
     """Of 60 other sets of samples from the same source about 95 % are within the interval of one, give or take."""
     real, shifted = randn(1000, 1), lambda: randn(300, 1) + 0.5
-    low, high = bootstrap(shifted(), real, 200)
+    x = shifted()
+    distance = squared_distances(x, real).mean().sqrt()
+    low, high = (distance + v for v in bootstrap(x, real, 200))
     others = torch.stack([squared_distances(shifted(), real).mean().sqrt() for _ in range(300)])
     # The interval of one set is as wide as the spread of the others, whose middle it lies around by its own chance.
     assert (high - low) == pytest.approx((others.quantile(0.975) - others.quantile(0.025)).item(), rel=0.25)
@@ -56,6 +59,36 @@ def test_the_interval_holds_other_samples(randn):
 def test_the_short_way_to_the_distance(randn, n, m):
     x, y = randn(n, 6), 2 * randn(m, 6)
     assert Cells.of(y, n).distance(x).item() == pytest.approx(squared_distances(x, y).mean().sqrt().item(), rel=1e-6)
+
+
+def test_resamples_are_not_sorted_anew(randn):
+    x, real = randn(40, 3), randn(50, 3)
+    g, target = generator("bootstrap"), Cells.of(real, 40)
+    again = torch.stack([target.distance(x[torch.randint(40, (40,), generator=g)]) for _ in range(20)])
+    expected = (again - again.mean()).quantile(torch.tensor([0.025, 0.975], dtype=again.dtype))
+    assert bootstrap(x, real, 20) == pytest.approx(expected.tolist(), rel=1e-9)
+
+
+def test_distances_in_parts(randn, monkeypatch):
+    x, y, directions = randn(50, 4), randn(70, 4), randn(4, 6)
+    whole = distance_along(x, y, directions)
+    monkeypatch.setattr("src.measures.sliced.NUMBERS", 300)
+    assert distance_along(x, y, directions) == pytest.approx(whole, rel=1e-12)
+
+
+def test_many_samples_have_the_interval_of_some(subject, randn):
+    """Which is as wide as that of all, and is said."""
+    x, real, train = points(2000, randn, 1.0), points(900, randn), points(900, randn)
+    all_of_them, some = (Sliced(64, 200, most)(subject(x, train, real)) for most in (2000, 500))
+    full, part = (section.values["sliced_wasserstein"] for section in (all_of_them, some))
+    assert part.value == full.value and part.low < part.value < part.high
+    assert part.high - part.low == pytest.approx(full.high - full.low, rel=0.3)
+    assert "500 of the 2,000 samples" in some.notes[-1] and "scaled" not in " ".join(all_of_them.notes)
+
+
+def test_training_data_that_are_the_test_data(subject, randn):
+    x, real = points(50, randn, 1.0), points(50, randn)
+    assert "their distance is 0" in Sliced(8, 5)(subject(x, real, real)).verdict
 
 
 def test_signals_have_no_clouds(subject, rand):

@@ -1,5 +1,7 @@
 """What is said of curves whose course is known."""
 
+import math
+
 import pytest
 
 from src.metrics.convergence import trend, verdict
@@ -27,6 +29,12 @@ def test_a_trend():
     flat = trend([1.0, 0.5, 0.4, 0.4, 0.399, 0.4])
     assert flat.since == 2 and flat.fall == pytest.approx(1 - 0.399 / 0.4)
     assert trend([1.0, 0.5, 0.5, 0.5, 0.6, 0.7]).fall == pytest.approx(-0.2)
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf])
+def test_nothing_is_concluded_from_a_loss_that_is_not_finite(bad):
+    found = verdict(rows({"a_-inf..0": [*falling(9, 0.1), bad, bad, 1.0], "b_0..inf": falling(12, 0.1)}))
+    assert found == ("not available: the validation loss is NaN or infinite at step 100", None, {})
 
 
 def test_a_falling_loss_improves():
