@@ -142,7 +142,7 @@ class Evaluation:
         with progress_bar(len(self.measures), "measuring", unit="measure", leave=False, delay=2) as bar:
             for name, measure in self.measures.items():
                 bar.set_postfix_str(name)
-                with blame(f"metrics.{name}"):
+                with blame(f"metrics.{name}", (ValueError,)):
                     lost = unusable(subject.x) if measure.needs_samples else None
                     sections[name] = empty_section(name, lost) if lost else measure(subject)
                 bar.update()

@@ -1,12 +1,13 @@
 """The LightningModule: wires the parts together, and makes every draw a function of (seed, batch)."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, cast
+from typing import Annotated, Any, cast
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor, nn
-from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from src.diffusion.clusters import SAMPLES
 from src.diffusion.denoiser import Denoiser
@@ -46,8 +47,8 @@ class DiffusionModule(pl.LightningModule):
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
         ema: Callable[[nn.Module], Average],
         conditional: bool = False,
-        label_dropout: float = 0.0,
-        seed: int = 0,
+        label_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
+        seed: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
         loss.check(denoiser)
@@ -175,10 +176,12 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm, measuring it on the way; refuse to step on what is not finite."""
+        """Clip by the norm or the value, measuring the norm on the way; refuse to step on what is not finite."""
         parameters = [p for p in self.denoiser.parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
-        if gradient_clip_val:
+        if gradient_clip_val and gradient_clip_algorithm == "value":
+            clip_grad_value_(parameters, gradient_clip_val)
+        elif gradient_clip_val:
             clip_grads_with_norm_(parameters, gradient_clip_val, norm)
         self.last_batch["grad_norm"] = cast(Any, norm).full_tensor() if self.is_sharded else norm
         # Reading a value from an accelerator stalls it, so there the check waits for the next logged step.

@@ -201,11 +201,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         with blame(part):
             parts[part] = instantiate(cfg[part])
     share = cfg["self_conditioning"]
-    if not isinstance(share, int | float):
-        raise UserError(f"self_conditioning={share} is no number: it is a share of the training steps, 0 for none")
     clusters = cfg.get("clusters", 0)
-    if not isinstance(clusters, int) or isinstance(clusters, bool) or clusters < 0 or clusters == 1:
-        raise UserError(f"clusters={clusters} is no number of clusters: use 2 or more, or 0 for none")
     # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
     sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs, "num_classes": clusters}
     wanted = {key: n for key, n in sizes.items() if n > 1}

@@ -19,11 +19,12 @@ from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_g
 from src.runs import SAMPLING, Run, build_denoiser, load_weights, read_weights
 from src.tasks.base import Inputs, Model, Result, Task
 from src.tasks.generate import Generate
-from src.utils.check_config import check_config, targets
+from src.utils.check_config import check_config, check_options, targets
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
+from src.utils.options import Sample
 from src.utils.sample_files import write_pictures
 
 # The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
@@ -176,10 +177,7 @@ def check_settings(cfg: DictConfig, named: set[str]) -> None:
     """Refuse settings that are wrong whatever the run."""
     if not cfg.run:
         raise UserError("run=RUN is needed: a run folder, or run=latest")
-    if not all(isinstance(number, int) and number >= 1 for number in (cfg.n, cfg.batch_size)):
-        raise UserError(f"n and batch_size are whole numbers from 1, not {cfg.n} and {cfg.batch_size}")
-    if str(cfg.precision) not in ("auto", "32", "bf16"):
-        raise UserError(f"precision={cfg.precision} is none of auto, 32, bf16")
+    check_options(to_plain(cfg), Sample)
     if not isinstance(cfg.weights, str) and "ckpt" in named:
         raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
 
@@ -250,8 +248,8 @@ def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Te
     if label is None:
         return torch.arange(n) % num_classes if every else None
     chosen = list(label) if OmegaConf.is_list(label) else [label]
-    for value in chosen:
-        if not isinstance(value, int) or not 0 <= value < num_classes:
+    for value in chosen or [label]:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
             raise UserError(f"label={value}: this run has the labels 0 to {num_classes - 1}")
     return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
 

@@ -18,10 +18,11 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.runs import RECORD, Run, moved
 from src.settings import complete_config
-from src.utils.check_config import check_config
+from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
 from src.utils.errors import UserError
 from src.utils.hardware import is_main_process, precision_for
+from src.utils.options import Train
 from src.utils.processes import agreed, launched_together
 
 PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
@@ -115,6 +116,7 @@ def settle(cfg: DictConfig) -> Settled:
         key = run_key(to_plain(cfg))
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+        check_options(to_plain(cfg), Train)
         check_config(to_plain(cfg))
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
         path, resumes, finished = agreed(f"folder {number}", lambda: find_folder(cfg, made, key))

@@ -34,6 +34,7 @@ from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard
 
+NEEDED = {"checkpoints": Checkpoints, "progress": Progress}
 # What a search can look at, beside what callbacks measure.
 RESULTS = ("best_val_loss", "best_step", "steps", "seconds", "samples_per_second", "parameters")
 
@@ -93,8 +94,9 @@ class Training:
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)
-        if not isinstance(cfg.compile, bool):
-            raise UserError(f"compile={cfg.compile} is neither true nor false")
+        for name, kind in NEEDED.items():
+            if not any(isinstance(callback, kind) for callback in trainer.callbacks):
+                raise UserError(f"callbacks.{name} is needed: a run is kept and reported by it; leave it in")
         if cfg.compile:
             compile_net(denoiser.net, trainer.strategy.root_device)
         if isinstance(trainer.strategy, FullyShard):
@@ -111,8 +113,10 @@ class Training:
             if denoiser.clusters is not None:
                 denoiser.clusters.check(len(data.train_set))
             planned = planned_steps(trainer, data.train_batches)
-            spare = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])
-            instantiate(cfg.lr_schedule)(spare, planned)  # which may refuse that length
+            with blame("optimizer"):
+                spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
+            with blame("lr_schedule"):  # which may refuse that length
+                instantiate(cfg.lr_schedule)(spare, planned)
             if resume is None:
                 run.start(settled.plain, settled.overrides, key=settled.key)
             elif 0 < planned <= step:

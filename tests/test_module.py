@@ -407,6 +407,24 @@ def test_the_norm_before_clipping_is_logged_and_the_gradient_clipped(tmp_path, c
         assert norms == pytest.approx(watch.norms[: len(norms)], rel=1e-4)
 
 
+def test_clipping_by_value_bounds_each_number_of_the_gradient(tmp_path):
+    class Largest(pl.Callback):
+        def __init__(self):
+            self.found, self.share = [], []
+
+        def on_before_zero_grad(self, trainer, pl_module, optimizer):
+            grads = [p.grad for p in pl_module.denoiser.parameters() if p.grad is not None]
+            if grads and trainer.global_step:
+                flat = torch.cat([g.flatten() for g in grads]).abs()
+                self.found.append(flat.max().item())
+                self.share.append((flat == flat.max()).float().mean().item())
+
+    largest = Largest()
+    fit(tmp_path, callbacks=[largest], gradient_clip_val=1e-3, gradient_clip_algorithm="value", max_steps=5)
+    assert largest.found == pytest.approx([1e-3] * len(largest.found)) and len(largest.found) >= 4
+    assert min(largest.share) > 0.1, "many numbers at the bound, where the norm would have scaled all alike"
+
+
 def test_the_norm_is_that_of_the_accumulated_gradient(tmp_path):
     _, _, watch = fit(tmp_path, accumulate_grad_batches=3, max_steps=3, gradient_clip_val=1.0)
     logged = [r["train/grad_norm"] for r in read_metrics(tmp_path / "metrics.csv") if "train/grad_norm" in r]

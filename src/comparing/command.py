@@ -4,8 +4,11 @@ from omegaconf import DictConfig
 
 from src.comparing.run_comparison import RunComparison
 from src.comparing.sampler_grid import SamplerGrid
+from src.utils.check_config import check_options
+from src.utils.cli import to_plain
 from src.utils.console import start_logging
 from src.utils.errors import UserError
+from src.utils.options import Compare
 
 WAYS = {"runs": "runs=[RUN,RUN]", "sweep_folder": "sweep=FOLDER", "run": "run=RUN"}
 
@@ -17,6 +20,8 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
         UserError: for every mistake in them.
     """
     start_logging(None)
+    plain = to_plain(cfg)
+    check_options(plain | {"guidance": plain["scales"], "sweep": plain["sweep_folder"]}, Compare)
     given = [key for key in WAYS if cfg[key] is not None]
     if len(given) != 1:
         found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"

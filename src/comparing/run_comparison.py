@@ -45,8 +45,6 @@ class RunComparison:
         Raises:
             UserError: where there is nothing to compare, or what should not be compared.
         """
-        if not isinstance(cfg.samples, int) or cfg.samples < 0:
-            raise UserError(f"samples={cfg.samples} is no whole number from 0")
         if cfg.sweep_folder is not None:
             records, missing = find_sweep(str(cfg.sweep_folder))
         else:

@@ -103,10 +103,6 @@ class SamplerGrid:
             if name not in there:
                 hint = nearest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
-        check_numbers("steps", steps, int, 1)
-        check_numbers("guidance", scales, (int, float), 0)
-        if not isinstance(cfg.n, int) or cfg.n < 2:
-            raise UserError(f"n={cfg.n} is no whole number from 2")
         if scales and not (run.config().net.num_classes or run.config().get("clusters")):
             raise UserError(f"guidance={scales}: {run.path} was trained without labels; leave guidance= out")
         # Cheap ones first, so that there is something to see soon.
@@ -238,11 +234,3 @@ def outcomes(evaluations: Sequence[Evaluation], names: Mapping[str, str]) -> lis
 def listed(value: Any) -> list[Any]:
     """A list of one or of several; none of None."""
     return [] if value is None else list(value) if OmegaConf.is_list(value) else [value]
-
-
-def check_numbers(name: str, values: Sequence[Any], kind: Any, least: int) -> None:
-    """Refuse what is no number, or too small a one."""
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, kind) or value < least:
-            what = "whole numbers" if kind is int else "numbers"
-            raise UserError(f"{name}: {value} is not among the {what} from {least}")

@@ -19,9 +19,10 @@ from src.planning.report import report
 from src.planning.step import build_module, measure, trial
 from src.runs import Run
 from src.settings import complete_config
-from src.utils.check_config import check_config
+from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
 from src.utils.console import log, start_logging
+from src.utils.options import Train
 
 
 def plan_run(cfg: DictConfig) -> None:
@@ -35,6 +36,7 @@ def plan_run(cfg: DictConfig) -> None:
     run = Run(HydraConfig.get().runtime.output_dir)
     with suppress(OSError):
         run.path.rmdir()  # Hydra made it
+    check_options(to_plain(cfg), Train)
     check_config({"plan": to_plain(cfg.plan)})
     plan: Plan = instantiate(cfg.plan)
     cfg, _ = complete_config(cfg, run)

@@ -5,8 +5,10 @@ Along it :math:`dx = \hat x_0\, d\alpha + \hat\epsilon\, d\sigma`, whatever the 
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
 from src.samplers.base import Level, Noise, Sampler, move, renoise
@@ -44,10 +46,10 @@ class Heun(Sampler):
     Source: Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2.
     """
 
-    churn: float = 0.0
-    churn_min: float = 0.0
-    churn_max: float = math.inf
-    churn_noise: float = 1.0
+    churn: Annotated[float, Ge(0)] = 0.0
+    churn_min: Annotated[float, Ge(0)] = 0.0
+    churn_max: Annotated[float, Ge(0), Le(math.inf)] = math.inf
+    churn_noise: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

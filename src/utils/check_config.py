@@ -2,27 +2,22 @@
 
 import inspect
 import logging
-import types
 import typing
 from collections.abc import Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
 from typing import Any
 
-from beartype import BeartypeConf
-from beartype.door import is_bearable
-from beartype.roar import BeartypeException
 from hydra.utils import get_object
 
+from src.utils.bounds import complaint
 from src.utils.errors import UserError
-
-# An int is accepted where a float is expected.
-CONF = BeartypeConf(is_pep484_tower=True)
+from src.utils.foreign import foreign_hints
 
 
 def check_config(cfg: dict[str, Any]) -> None:
     """Refuse a config in which a value is left out, a `_target_` cannot be imported, or an argument is unknown, missing
-    or of a wrong type.
+    or not what its annotation says.
 
     Args:
         cfg: the resolved config, as plain containers.
@@ -35,6 +30,21 @@ def check_config(cfg: dict[str, Any]) -> None:
         raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
     for path, node in sorted(targets(cfg), key=lambda found: depth(found[0])):
         check_node(path, node)
+
+
+def check_options(cfg: dict[str, Any], options: type, path: str = "") -> None:
+    """Check those values of a config that stand in no part of it against the annotations of a class of options.
+
+    Raises:
+        UserError: naming the first that is wrong.
+    """
+    for key, hint in typing.get_type_hints(options, include_extras=True).items():
+        if key not in cfg:
+            continue
+        if typing.is_typeddict(hint) and isinstance(cfg[key], dict):
+            check_options(cfg[key], hint, f"{path}{key}.")
+        elif wrong := complaint(cfg[key], hint):
+            raise UserError(f"{path}{key}{wrong}")
 
 
 def depth(path: str) -> int:
@@ -73,7 +83,7 @@ def check_node(path: str, node: dict[str, Any]) -> None:
         raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
     parameters = signature(target)
     open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-    hints = type_hints(target)
+    hints = type_hints(target) | foreign_hints(target)
     for key, value in node.items():
         if key.startswith("_"):
             continue
@@ -83,8 +93,8 @@ def check_node(path: str, node: dict[str, Any]) -> None:
             near = get_close_matches(key, parameters, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(parameters)}"
             raise UserError(f"{path}.{key}: {name} has no such argument. {hint}")
-        if key in hints and not fits(value, hints[key]):
-            raise UserError(f"{path}.{key}: {value!r} is not {readable(hints[key])}")
+        if key in hints and (wrong := complaint(value, hints[key])):
+            raise UserError(f"{path}.{key}{wrong}")
     missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path}: {name} also needs {', '.join(missing)}")
@@ -111,43 +121,6 @@ def signature(target: Any) -> dict[str, inspect.Parameter]:
 def type_hints(target: Any) -> dict[str, Any]:
     function = target.__init__ if inspect.isclass(target) else target
     try:
-        return typing.get_type_hints(inspect.unwrap(function))
+        return typing.get_type_hints(inspect.unwrap(function), include_extras=True)
     except (NameError, TypeError, AttributeError):
         return {}
-
-
-def fits(value: Any, hint: Any) -> bool:
-    """Whether a value of the config can be what the annotation says; objects still to be made always can."""
-    if isinstance(value, dict) and "_target_" in value:
-        return True
-    if isinstance(value, list) and any(isinstance(v, dict) for v in value):
-        return True
-    try:
-        return any(
-            is_bearable(v, hint, conf=CONF) for v in ((value, tuple(value)) if isinstance(value, list) else (value,))
-        )
-    except BeartypeException:  # an annotation that beartype cannot read
-        return True
-
-
-def readable(hint: Any) -> str:
-    """An annotation as a user would say it."""
-    if isinstance(hint, type):
-        return f"of type {hint.__name__}"
-    values = literals(hint)
-    if values:
-        return f"one of {', '.join(map(repr, values))}"
-    return "of type " + str(hint).replace("typing.", "").replace("collections.abc.", "")
-
-
-def literals(hint: Any) -> list[Any]:
-    """The values that an annotation of literals, or of them and None, allows; nothing for any other."""
-    if hint is type(None):
-        return [None]
-    arguments = typing.get_args(hint)
-    if typing.get_origin(hint) is typing.Literal:
-        return list(arguments)
-    if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        parts = [literals(part) for part in arguments]
-        return [value for part in parts for value in part] if all(parts) else []
-    return []

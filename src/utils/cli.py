@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.utils.errors import UserError
+from src.utils.errors import OF_VALUES, UserError, refusal
 
 # Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
 QUOTED = re.compile(r"^([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)$")
@@ -27,6 +27,7 @@ LAUNCHERS = {
         ("joblib", "parallel"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm_here"), ("ray", "ray_tasks")
     )
 }  # fmt: skip
+NO_DEVICE = re.compile("No supported gpu backend|accelerator is not available|machine only has")
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -80,9 +81,12 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if isinstance(error, InstantiationException):
         cause = error.__cause__
         where = re.search(r"full_key: (\S+)", str(error))
-        if isinstance(cause, UserError | ValueError | ImportError) or refused_by_lightning(cause):
-            hint = " Use trainer=cpu, or trainer=auto" if where and where.group(1) == "trainer" else ""
-            return f"{where.group(1)}: {cause}{hint}" if where else str(cause)
+        if cause is not None and (
+            isinstance(cause, (UserError, ImportError, *OF_VALUES)) or refused_by_lightning(cause)
+        ):
+            part = where.group(1) if where else "config"
+            hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
+            return f"{refusal(part, cause)}{hint}"
         return None
     if isinstance(error, OSError) and error.errno == 28:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"

@@ -17,10 +17,20 @@ class UserError(Exception):
         self.exit_code = exit_code
 
 
+# What a part raises where it cannot be made of the values that it is given.
+OF_VALUES = (ValueError, TypeError, ArithmeticError, LookupError, MemoryError, RuntimeError)
+
+
+def refusal(part: str, error: BaseException) -> UserError:
+    """One line on a part of the config that could not be made."""
+    said = str(error) if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {error}"
+    return UserError(f"{part}: {said}")
+
+
 @contextmanager
-def blame(part: str) -> Iterator[None]:
-    """Say of which part of the config a ValueError speaks, raised where the part is put together with others."""
+def blame(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
+    """Say of which part of the config an error speaks, raised where the part is made or put together with others."""
     try:
         yield
-    except ValueError as error:
-        raise UserError(f"{part}: {error}") from error
+    except kinds as error:
+        raise refusal(part, error) from error

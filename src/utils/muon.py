@@ -1,9 +1,10 @@
 """Muon: momentum whose matrices are made orthogonal, with Adam for what is no matrix."""
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
@@ -11,6 +12,7 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 # Of the fifth-order polynomial that drives all singular values towards 1 (to within 0.7 and 1.2) in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
+Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -38,12 +40,12 @@ class Muon(torch.optim.Optimizer):
     def __init__(
         self,
         params: Iterable[nn.Parameter],
-        lr: float = 1e-3,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.99),
-        eps: float = 1e-8,
-        weight_decay: float = 0.01,
-        narrow: int = 16,
+        lr: Annotated[float, Gt(0)] = 1e-3,
+        momentum: Share = 0.95,
+        betas: tuple[Share, Share] = (0.9, 0.99),
+        eps: Annotated[float, Interval(gt=0, le=1)] = 1e-8,
+        weight_decay: Annotated[float, Ge(0)] = 0.01,
+        narrow: Annotated[int, Ge(1)] = 16,
     ):
         if lr <= 0 or not 0 <= momentum < 1 or narrow < 1:
             raise ValueError(f"lr > 0, momentum in [0, 1) and narrow > 0, not {lr}, {momentum} and {narrow}")

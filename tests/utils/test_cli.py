@@ -173,8 +173,18 @@ def test_a_value_that_a_part_refuses_is_named(cause):
     error = InstantiationException("Error in call to target 'x':\nValueError(...)\nfull_key: times")
     error.__cause__ = cause
     assert explain(error, "train") == "times: t_min lies in (0, 1)"
-    error.__cause__ = RuntimeError("a bug")
+    error.__cause__ = ZeroDivisionError("division by zero")
+    assert explain(error, "train") == "times: ZeroDivisionError: division by zero"
+    error.__cause__ = AttributeError("a bug")
     assert explain(error, "train") is None
+
+
+def test_only_what_lacks_a_device_is_sent_to_another_trainer():
+    error = InstantiationException("full_key: trainer")
+    error.__cause__ = ValueError("No supported gpu backend found!")
+    assert explain(error, "train").endswith("found!. Use trainer=cpu, or trainer=auto")
+    error.__cause__ = ValueError("Provided value is wrong")
+    assert explain(error, "train") == "trainer: Provided value is wrong"
 
 
 def test_nearest():

@@ -1,0 +1,107 @@
+"""The ranges of settings of parts that are not ours, whose own signatures give types alone."""
+
+import inspect
+import re
+import typing
+from typing import Annotated, Any, Literal
+
+from annotated_types import Ge, Gt, Interval, Predicate
+
+Count = Annotated[int, Ge(1)]
+Share = Annotated[float, Interval(gt=0, le=1)]
+
+
+def is_duration(text: str) -> bool:
+    """a time above 0 as DD:HH:MM:SS."""
+    return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) is not None and text.strip("0:") != ""
+
+
+def names_devices(text: str) -> bool:
+    """the numbers of devices, such as 0,1."""
+    return re.fullmatch(r"auto|-1|\d+(,\d+)*,?", text) is not None
+
+
+class Trainer:
+    """Of Lightning. What would not run here, such as a strategy that copies this process, is left out."""
+
+    strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"]
+    devices: (
+        Literal[-1]
+        | Annotated[int, Interval(ge=1, le=1024)]
+        | Annotated[str, Predicate(names_devices)]
+        | list[Annotated[int, Ge(0)]]
+    )
+    num_nodes: Count
+    precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", 32, 16, "32", "16", "bf16"]
+    max_steps: Literal[-1] | Count
+    max_epochs: Literal[-1] | Count | None
+    min_steps: Annotated[int, Ge(0)] | None
+    min_epochs: Annotated[int, Ge(0)] | None
+    max_time: Annotated[str, Predicate(is_duration)] | None
+    accumulate_grad_batches: Count
+    gradient_clip_val: Annotated[float, Ge(0)] | None
+    gradient_clip_algorithm: Literal["norm", "value"] | None
+    limit_train_batches: Count | Share
+    limit_val_batches: Count | Share
+    val_check_interval: Count | Share
+    check_val_every_n_epoch: Count | None
+    log_every_n_steps: Count
+    num_sanity_val_steps: Literal[-1] | Annotated[int, Ge(0)]
+    profiler: Literal["simple", "advanced", "pytorch"] | None
+    reload_dataloaders_every_n_epochs: Annotated[int, Ge(0)]
+    # These would take away what a run here relies on: its checkpoints, its order of the data.
+    enable_checkpointing: Literal[True] | None
+    fast_dev_run: Literal[False]
+    barebones: Literal[False]
+    overfit_batches: Literal[0]
+
+
+class Optimizer:
+    """Of torch, whichever: the names mean the same in all."""
+
+    lr: Annotated[float, Gt(0)]
+    betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Annotated[float, Interval(ge=0, lt=1)]]
+    eps: Annotated[float, Interval(gt=0, le=1)]
+    weight_decay: Annotated[float, Ge(0)]
+    momentum: Annotated[float, Interval(ge=0, lt=1)]
+    dampening: Annotated[float, Interval(ge=0, le=1)]
+    alpha: Annotated[float, Interval(ge=0, lt=1)]
+    rho: Annotated[float, Interval(ge=0, le=1)]
+    lr_decay: Annotated[float, Ge(0)]
+    initial_accumulator_value: Annotated[float, Ge(0)]
+    momentum_decay: Annotated[float, Ge(0)]
+
+
+class Adafactor:
+    """Of torch, with two eps."""
+
+    lr: Annotated[float, Gt(0)]
+    weight_decay: Annotated[float, Ge(0)]
+    d: Annotated[float, Gt(0)]
+
+
+class EarlyStopping:
+    """Of Lightning."""
+
+    patience: Annotated[int, Ge(0)]
+    mode: Literal["min", "max"]
+
+
+# By where they are defined; a name that ends in a dot stands for all that is below it.
+FOREIGN = {
+    "pytorch_lightning.trainer.trainer.Trainer": Trainer,
+    "pytorch_lightning.callbacks.early_stopping.EarlyStopping": EarlyStopping,
+    "torch.optim.Adafactor": Adafactor,
+    "torch.optim.": Optimizer,
+}
+
+
+def foreign_hints(target: Any) -> dict[str, Any]:
+    """Annotations for a target whose own say no range; none for any that is not listed."""
+    if not inspect.isclass(target):
+        return {}
+    name = f"{target.__module__}.{target.__qualname__}"
+    for place, hints in FOREIGN.items():
+        if name == place or (place.endswith(".") and name.startswith(place)):
+            return typing.get_type_hints(hints, include_extras=True)
+    return {}

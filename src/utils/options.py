@@ -1,0 +1,72 @@
+"""What the settings of a command that stand in no part of it must be, read by `check_config`."""
+
+from typing import Annotated, Any, Literal, TypedDict
+
+from annotated_types import Ge, Gt, Interval
+
+Count = Annotated[int, Ge(1)]
+Seed = Annotated[int, Ge(0)]
+Scale = Annotated[float, Ge(0)]
+OneOrMore = str | list[str]
+
+
+class Sweep(TypedDict):
+    """Of -m."""
+
+    resume: str | None
+    retry: bool
+    objective: OneOrMore | None
+    dry_run: bool
+
+
+class Train(TypedDict):
+    """Of src.train."""
+
+    name: str
+    seed: Seed
+    resume: str | None
+    init_from: str | None
+    auto_resume: bool
+    self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
+    clusters: Literal[0] | Annotated[int, Ge(2)]
+    compile: bool
+    sweep: Sweep
+    trainer: dict[str, Any]
+    callbacks: dict[str, Any]
+    logger: dict[str, Any] | None
+
+
+class _Drawing(TypedDict):
+    """Of the commands that draw samples from a run."""
+
+    run: str | None
+    ckpt: str
+    weights: str | Annotated[float, Gt(0)]
+    seed: Seed
+    out: str | None
+    batch_size: Count
+    device: str
+    precision: Literal["auto", 32, "32", "bf16"]
+
+
+class Sample(_Drawing):
+    """Of src.sample and src.evaluate."""
+
+    n: Count
+    gif: bool
+    samples: str | None
+    human: str | bool | None
+    sweep: Sweep
+
+
+class Compare(_Drawing):
+    """Of src.compare, by the names that its command line has for them."""
+
+    runs: OneOrMore | None
+    sweep: str | None
+    different_data: bool
+    samples: Annotated[int, Ge(0)]
+    samplers: OneOrMore
+    steps: Count | list[Count]
+    guidance: Scale | list[Scale] | None
+    n: Annotated[int, Ge(2)]  # a single sample says nothing of a distribution
