@@ -21,7 +21,7 @@ from src.utils.errors import UserError, blame
 from src.utils.processes import is_follower
 from src.utils.whole_files import put_back, whole
 
-CONFIG, RECORD = "config.yaml", "run.json"
+CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
 # The groups that say how to sample; those of the run itself unless the command line names others.
 SAMPLING = ("sampler", "variance", "grid", "clip", "guidance")
 
@@ -88,6 +88,11 @@ class Run:
         put_back(last)
         return last.exists()
 
+    @property
+    def is_blank(self) -> bool:
+        """Whether it was ended before its first checkpoint, so that there is nothing to lose by beginning anew."""
+        return not (self.has_checkpoint or self.finished or any(self.checkpoints.glob("*.ckpt")))
+
     def snapshots(self) -> list[Path]:
         """The paths of all snapshots of the averages.
 
@@ -118,7 +123,8 @@ class Run:
         """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.record(overrides=overrides, **facts)
-        (self.path / CONFIG).write_text(yaml.safe_dump(cfg, sort_keys=False))
+        with whole(self.path / CONFIG) as file:
+            file.write_text(yaml.safe_dump(cfg, sort_keys=False))
         point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def record(self, **facts: Any) -> None:

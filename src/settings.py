@@ -4,14 +4,28 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.runs import Run
 from src.utils.cli import CONF
 from src.utils.errors import UserError
+from src.utils.folders import check_named
 
 # Words that say how a run is started; the run itself does not remember them.
 OF_THE_START = ("auto_resume=", "init_from=", "plan", "sweep=", "sweep.")
+
+
+def folder_of_hydra() -> Run:
+    """The folder that Hydra has made for this run.
+
+    Raises:
+        UserError: where its name is empty.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN:
+        check_named("hydra.run.dir", hydra.run.dir)
+    return Run(hydra.runtime.output_dir)
 
 
 def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:

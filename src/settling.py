@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -16,11 +15,13 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.runs import RECORD, Run, moved
-from src.settings import complete_config
+from src.runs import LOG, RECORD, Run, moved
+from src.settings import complete_config, folder_of_hydra
 from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
+from src.utils.console import log
 from src.utils.errors import UserError
+from src.utils.folders import LOCK, check_empty, remove_if_empty
 from src.utils.hardware import is_main_process, precision_for
 from src.utils.options import Train
 from src.utils.processes import agreed, launched_together
@@ -57,28 +58,30 @@ class Settled:
     lock: FileLock | None = None
 
     def take_folder(self) -> None:
-        """Keep other processes from training in the same folder, for as long as this one lives.
+        """Keep other processes from training in the same folder, for as long as this one lives, and say whose it is.
 
         Raises:
             UserError: where one does.
         """
         self.run.path.mkdir(parents=True, exist_ok=True)
-        self.lock = FileLock(self.run.path / ".lock")
+        self.lock = FileLock(self.run.path / LOCK)
         try:
             self.lock.acquire(timeout=PATIENCE)
         except Timeout:
+            self.lock = None
             raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
-        if self.run.exists and not self.resumes:
-            clear(self.run)
+        if not self.run.exists:
+            self.run.record(overrides=self.overrides, key=self.key)
 
     def release_folder(self) -> None:
-        """Let others train there, and leave no folder behind that holds nothing."""
+        """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
         if self.lock is not None:
-            self.lock.release()
             if not self.run.exists:
-                Path(self.lock.lock_file).unlink(missing_ok=True)
-        with suppress(OSError):
-            self.run.path.rmdir()
+                for name in (LOG, RECORD, LOCK):
+                    (self.run.path / name).unlink(missing_ok=True)
+                remove_if_empty(self.run.checkpoints)
+            self.lock.release()
+        remove_if_empty(self.run.path)
 
     def outcome(self) -> Any:
         """The results that `sweep.objective` names, for a search; None in all but the first process."""
@@ -110,7 +113,7 @@ def settle(cfg: DictConfig) -> Settled:
     Raises:
         UserError: for every mistake that the settings alone show, and a folder that is another run's.
     """
-    made = Run(HydraConfig.get().runtime.output_dir)
+    made = folder_of_hydra()
     try:
         cfg, overrides = complete_config(cfg, made)
         key = run_key(to_plain(cfg))
@@ -121,12 +124,10 @@ def settle(cfg: DictConfig) -> Settled:
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
         path, resumes, finished = agreed(f"folder {number}", lambda: find_folder(cfg, made, key))
     except BaseException:
-        with suppress(OSError):
-            made.path.rmdir()  # Hydra made it; it goes if nothing is in it
+        remove_if_empty(made.path)
         raise
     if Path(path) != made.path:
-        with suppress(OSError):
-            made.path.rmdir()
+        remove_if_empty(made.path)
     cfg.paths.run = path
     if resumes:
         cfg.resume = path
@@ -154,20 +155,42 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
     """
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if cfg.resume:
-        return str(made.path), True, False
-    if (cfg.auto_resume or sweeping) and is_main_process():
+        return str(made.path), not made.is_blank, False
+    if not is_main_process():
+        return str(made.path), False, False
+    if cfg.auto_resume or sweeping:
         for run in beside(made):
-            facts = run.facts()
+            facts = readable_facts(run)
             if facts.get("key") != key:
                 continue
             if facts.get("failed") and sweeping and not cfg.sweep.retry:
                 raise FailedBefore(facts["failed"])
             return str(run.path), not run.finished and run.has_checkpoint, run.finished
-    if made.exists and is_main_process():
-        if sweeping:  # by another job, of the sweep as it was
-            return next_folder(made.path.parent), False, False
+    if made.exists and not sweeping:
         raise UserError(f"{made.path} already holds a run; go on with it by resume={made.path}, or name another folder")
+    try:
+        if made.exists or "overrides" not in readable_facts(made):  # which the first file of a run has
+            check_empty("hydra.run.dir", made.path)
+    except UserError:
+        if not sweeping:
+            raise
+        return next_folder(made.path.parent), False, False  # another job is here, of the sweep as it was
     return str(made.path), False, False
+
+
+def readable_facts(run: Run) -> dict[str, Any]:
+    """What the record of a run holds, of which one that is damaged must not stop the others."""
+    try:
+        facts = run.facts()
+        if isinstance(facts, dict):
+            return facts
+    except (UserError, ValueError):
+        pass
+    log.warning(
+        f"WARNING: {run.path / RECORD} is damaged, so this run is passed over; "
+        f"delete that file and go on with the run by resume={run.path}"
+    )
+    return {}
 
 
 def beside(made: Run) -> Iterator[Run]:
@@ -183,20 +206,11 @@ def beside(made: Run) -> Iterator[Run]:
 def next_folder(sweep: Path) -> str:
     """Make the folder of a job that is none of those which the sweep holds."""
     numbers = [int(folder.name) for folder in sweep.iterdir() if folder.name.isdigit()]
-    for number in itertools.count(max(numbers) + 1):
+    for number in itertools.count(max(numbers, default=-1) + 1):
         with suppress(FileExistsError):
             (sweep / str(number)).mkdir()
             return str(sweep / str(number))
     raise AssertionError("unreachable")
-
-
-def clear(run: Run) -> None:
-    """Begin anew in the folder of a run that was ended before its first checkpoint."""
-    for item in run.path.iterdir():
-        if item.is_dir() and not item.is_symlink():
-            shutil.rmtree(item)
-        elif item.name != ".lock":
-            item.unlink()
 
 
 def follow(settled: Settled) -> None:

@@ -22,7 +22,7 @@ from src.callbacks.quality import Quality
 from src.data.base import DataModule
 from src.diffusion.ema import Power
 from src.module import DiffusionModule, planned_steps
-from src.runs import Run, build_denoiser, load_weights, submodule
+from src.runs import LOG, Run, build_denoiser, load_weights, submodule
 from src.settling import Settled
 from src.summary import after_training, before_training, git_commit
 from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
@@ -82,7 +82,7 @@ class Training:
     def _prepare(cls, settled: Settled) -> "Training":
         cfg, run = settled.cfg, settled.run
         resume = run.checkpoint("last") if settled.resumes else None
-        start_logging(run.path / "train.log" if is_main_process() else None)
+        start_logging(run.path / LOG if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
         torch.manual_seed(derive_seed(cfg.seed, "initial weights"))
@@ -118,7 +118,10 @@ class Training:
             with blame("lr_schedule"):  # which may refuse that length
                 instantiate(cfg.lr_schedule)(spare, planned)
             if resume is None:
-                run.start(settled.plain, settled.overrides, key=settled.key)
+                if run.exists:  # and was ended before its first checkpoint
+                    rewind_loggers(trainer, 0)
+                if not (run.exists and cfg.resume):
+                    run.start(settled.plain, settled.overrides, key=settled.key)
             elif 0 < planned <= step:
                 raise UserError(
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
@@ -274,4 +277,4 @@ def rewind_loggers(trainer: Any, step: int) -> None:
         if isinstance(logger, MetricsCSV):
             logger.rewind(step)
         elif isinstance(logger, TensorBoardLogger):
-            logger._kwargs["purge_step"] = step + 1
+            logger._kwargs["purge_step"] = step + 1 if step else 0

@@ -3,11 +3,9 @@
 import json
 import warnings
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
@@ -17,11 +15,11 @@ from src.planning.device import Plan, described, device_at_hand, measured_speed
 from src.planning.figures import Figures, Layout, grid_of, length_of, memory_of, time_of
 from src.planning.report import report
 from src.planning.step import build_module, measure, trial
-from src.runs import Run
-from src.settings import complete_config
+from src.settings import complete_config, folder_of_hydra
 from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
 from src.utils.console import log, start_logging
+from src.utils.folders import remove_if_empty
 from src.utils.options import Train
 
 
@@ -33,9 +31,8 @@ def plan_run(cfg: DictConfig) -> None:
     """
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     start_logging(None)
-    run = Run(HydraConfig.get().runtime.output_dir)
-    with suppress(OSError):
-        run.path.rmdir()  # Hydra made it
+    run = folder_of_hydra()
+    remove_if_empty(run.path)
     check_options(to_plain(cfg), Train)
     check_config({"plan": to_plain(cfg.plan)})
     plan: Plan = instantiate(cfg.plan)

@@ -1,8 +1,6 @@
 """What happens around the jobs of a sweep: a Hydra callback, whatever sweeper and launcher are chosen."""
 
-import shutil
 import traceback
-from contextlib import suppress
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -14,9 +12,10 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.sweeping.engines import prepare
-from src.sweeping.jobs import JOBS, Job, Plan, read_jobs
+from src.sweeping.jobs import Job, Plan, forget_jobs, is_sweep, read_jobs
 from src.utils.cli import fail
 from src.utils.errors import UserError
+from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.processes import agreed, is_follower
 
 
@@ -35,7 +34,7 @@ class Sweep(Callback):
 
     def start(self, config: DictConfig) -> None:
         """Settle the folder, and write the plan into it; of a dry run show it."""
-        folder = agreed("sweep", lambda: str(Path(config.hydra.sweep.dir).absolute()))
+        folder = agreed("sweep", lambda: settle_folder(config.hydra.sweep.dir))
         with open_dict(config.hydra):
             config.hydra.sweep.dir = folder
             # The config of each job is composed from these words anew.
@@ -43,15 +42,14 @@ class Sweep(Callback):
         if config.sweep.dry_run:
             from src.sweeping.dry_run import describe
 
-            with suppress(OSError):
-                Path(folder).rmdir()
+            remove_if_empty(Path(folder))
             print(describe(config, planned(config).jobs))
             raise SystemExit(0)
         prepare(config)
         if is_follower():
             return
         plan = planned(config)
-        shutil.rmtree(Path(folder) / JOBS, ignore_errors=True)
+        forget_jobs(Path(folder))
         plan.write(Path(folder))
         many = f"{plan.count} jobs" if plan.count else "jobs"
         print(f"A sweep of {many} over {', '.join(plan.swept) or 'nothing'} in {folder}", flush=True)
@@ -68,6 +66,19 @@ class Sweep(Callback):
         print("\n".join(said), flush=True)
         if any(job.state != "done" for job in jobs) or len(jobs) < (plan.count or 0):
             raise SystemExit(1)
+
+
+def settle_folder(name: Any) -> str:
+    """The folder of a sweep: a new or an empty one, or one of a sweep as it was.
+
+    Raises:
+        UserError: where it is neither, or has no name.
+    """
+    check_named("hydra.sweep.dir", name)
+    folder = Path(name).absolute()
+    if not is_sweep(folder):
+        check_empty("hydra.sweep.dir", folder)
+    return str(folder)
 
 
 def planned(config: DictConfig) -> Plan:

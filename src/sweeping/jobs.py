@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -52,6 +53,14 @@ def read_jobs(sweep: Path) -> list[Job]:
     return sorted((Job(**json.loads(file.read_text())) for file in files), key=lambda job: job.number)
 
 
+def forget_jobs(sweep: Path) -> None:
+    """Remove what the jobs of an earlier start have left, and nothing else that lies there."""
+    for file in (sweep / JOBS).glob("[0-9]*.json"):
+        with suppress(ValueError, TypeError):
+            Job(**json.loads(file.read_text()))
+            file.unlink()
+
+
 @dataclass
 class Plan:
     """What a sweep is to do.
@@ -84,6 +93,14 @@ class Plan:
     def own_words(self, overrides: Sequence[str]) -> list[str]:
         """Those of the overrides of a job that tell it from the others."""
         return [word for word in overrides if word.lstrip("+~").partition("=")[0] in self.swept]
+
+
+def is_sweep(folder: Path) -> bool:
+    """Whether a sweep has begun in a folder."""
+    try:
+        return bool(Plan.read(folder))
+    except (OSError, ValueError, TypeError):
+        return False
 
 
 def progress(plan: Plan, jobs: Sequence[Job]) -> str:
