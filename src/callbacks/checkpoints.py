@@ -2,11 +2,12 @@
 
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint
 
+from src.utils.ranges import PositiveInt
 from src.utils.whole_files import remove, take_place
 
 
@@ -27,9 +28,9 @@ class Checkpoints(Checkpoint):
     def __init__(
         self,
         dirpath: str,
-        monitor: str = "val/loss_ema",
-        every_n_steps: int = 500,
-        keep_every_n_steps: int | None = None,
+        monitor: Literal["val/loss_ema", "val/loss_raw"] = "val/loss_ema",
+        every_n_steps: PositiveInt = 500,
+        keep_every_n_steps: PositiveInt | None = None,
     ):
         if keep_every_n_steps is not None and keep_every_n_steps < 1:
             raise ValueError(f"checkpoints.keep_every_n_steps is at least 1, or null, not {keep_every_n_steps}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from src.data.base import BatchDataset, DataModule
 from src.metrics.restoration import restoration
 from src.module import DiffusionModule
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 BATCH = 500
@@ -52,7 +53,7 @@ class DenoisingTest(pl.Callback):
         n: test samples; None for all.
     """
 
-    def __init__(self, run: str, n: int | None = None):
+    def __init__(self, run: str, n: PositiveInt | None = None):
         self.run, self.n = Path(run), n
         self.results: dict[str, float] = {}
         self.report: list[tuple[str, str]] = []

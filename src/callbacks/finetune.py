@@ -9,6 +9,7 @@ from src.callbacks.denoising import denoise
 from src.data.base import DataModule
 from src.module import DiffusionModule
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 
 MOST = 5000  # samples that the error is measured on
 
@@ -23,7 +24,7 @@ class FineTune(BaseFinetuning):
         layers: how many are trained.
     """
 
-    def __init__(self, layers: int = 4):
+    def __init__(self, layers: PositiveInt = 4):
         super().__init__()
         self.layers = layers
         self.before: float | None = None

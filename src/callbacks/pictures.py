@@ -3,11 +3,12 @@
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from annotated_types import Interval
 from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
@@ -16,6 +17,7 @@ from src.diffusion.guidance import Guidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.tasks.generate import generate
+from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
 PAUSE = 20.0  # seconds at least between two drawings of the loss curves, which short runs would draw all the time
@@ -42,9 +44,9 @@ class Pictures(pl.Callback):
         run: str,
         sampler: Callable[..., Sampler],
         guidance: Guidance | None = None,
-        n: int | None = None,
-        every_n_steps: int = 1000,
-        levels: tuple[float, ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
+        n: NonNegativeInt | None = None,
+        every_n_steps: PositiveInt = 1000,
+        levels: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
     ):
         self.run = Path(run)
         self.make_sampler, self.guidance = sampler, guidance

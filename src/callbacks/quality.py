@@ -1,9 +1,11 @@
 """How good the samples of a run are while it trains."""
 
 from collections.abc import Callable
+from typing import Annotated
 
 import pytorch_lightning as pl
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -16,6 +18,7 @@ from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.tasks.base import Model
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 
@@ -42,9 +45,9 @@ class Quality(pl.Callback):
         sampler: Callable[..., Sampler],
         features: Callable[[Reference], Features],
         guidance: Guidance | None = None,
-        n: int = 500,
-        steps: int = 10,
-        every_n_steps: int = 500,
+        n: Annotated[int, Ge(2)] = 500,
+        steps: PositiveInt = 10,
+        every_n_steps: PositiveInt = 500,
     ):
         if n < 2 or steps < 1 or every_n_steps < 1:
             raise ValueError(

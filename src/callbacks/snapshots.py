@@ -10,6 +10,7 @@ from src.diffusion.ema import Power
 from src.module import DiffusionModule
 from src.utils.checkpoint_io import write_whole
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 
 
 class Snapshots(pl.Callback):
@@ -23,7 +24,7 @@ class Snapshots(pl.Callback):
         every_n_steps: optimizer steps between two, instead.
     """
 
-    def __init__(self, dirpath: str, count: int = 20, every_n_steps: int | None = None):
+    def __init__(self, dirpath: str, count: PositiveInt = 20, every_n_steps: PositiveInt | None = None):
         if count < 1 or (every_n_steps is not None and every_n_steps < 1):
             raise ValueError(f"count and every_n_steps are at least 1, not {count} and {every_n_steps}")
         self.dirpath, self.count, self.every_n_steps = Path(dirpath), count, every_n_steps

@@ -1,11 +1,14 @@
 """The 8×8 digits that scikit-learn carries: real images, without a download."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 
 from src.data.base import DataModule, InMemory, labels_if_asked, split, val_count
 from src.utils.errors import UserError
+from src.utils.ranges import NonNegativeInt, OpenFraction, PositiveInt
 
 
 class Digits(DataModule):
@@ -26,13 +29,13 @@ class Digits(DataModule):
 
     def __init__(
         self,
-        val_share: float = 0.2,
-        channels: int = 1,
-        size: Sequence[int] = (8, 8),
-        num_classes: int = 10,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        val_share: OpenFraction = 0.2,
+        channels: PositiveInt = 1,
+        size: Sequence[PositiveInt] = (8, 8),
+        num_classes: NonNegativeInt = 10,
+        batch_size: PositiveInt = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,
+        seed: NonNegativeInt = 0,
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if self.shape != (1, 8, 8):

@@ -2,9 +2,10 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from src.data.base import DataModule, Indexed, InMemory, split, val_count
@@ -15,6 +16,7 @@ from src.data.scan import find_images
 from src.data.tar_shards import VALIDATION
 from src.data.workers import cpus
 from src.utils.errors import UserError
+from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 
 
 class ImageFolder(DataModule):
@@ -49,20 +51,20 @@ class ImageFolder(DataModule):
         self,
         root: str | None,
         val_root: str | None = None,
-        val_share: float = 0.05,
+        val_share: OpenFraction = 0.05,
         resize: Literal["crop", "stretch"] = "crop",
         flip: bool = True,
-        cache_gb: float = 2.0,
-        max_unreadable: float = 0.01,
-        window: int = 0,
+        cache_gb: NonNegativeFloat = 2.0,
+        max_unreadable: Fraction = 0.01,
+        window: NonNegativeInt = 0,
         index: str | None = None,
         rescan: bool = False,
-        channels: int = 3,
-        size: Sequence[int] = (32, 32),
-        num_classes: int = 0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        channels: PositiveInt = 3,
+        size: Sequence[PositiveInt] = (32, 32),
+        num_classes: NonNegativeInt = 0,
+        batch_size: PositiveInt = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,
+        seed: NonNegativeInt = 0,
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if channels not in (1, 3):

@@ -2,12 +2,15 @@
 
 from collections.abc import Sequence
 from math import isfinite, log, pi
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from src.data.base import DataModule, InMemory, split, val_count
 from src.utils.errors import UserError
+from src.utils.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 from src.utils.seeding import generator
 
 
@@ -43,18 +46,18 @@ class Mixture(DataModule):
 
     def __init__(
         self,
-        n: int = 20000,
-        val_share: float = 0.1,
-        modes: int = 8,
-        radius: float = 1.4,
-        std: float = 0.15,
-        weights: Sequence[float] | None = None,
-        channels: int = 2,
-        size: Sequence[int] = (),
-        num_classes: int = 8,
-        batch_size: int = 256,
-        num_workers: int = 0,
-        seed: int = 0,
+        n: Annotated[int, Ge(2)] = 20000,
+        val_share: OpenFraction = 0.1,
+        modes: PositiveInt = 8,
+        radius: NonNegativeFloat = 1.4,
+        std: PositiveFloat = 0.15,
+        weights: Sequence[NonNegativeFloat] | None = None,
+        channels: PositiveInt = 2,
+        size: Sequence[PositiveInt] = (),
+        num_classes: NonNegativeInt = 8,
+        batch_size: PositiveInt = 256,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,
+        seed: NonNegativeInt = 0,
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if self.shape != (2,):

@@ -3,14 +3,16 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from src.data import idx
 from src.data.base import BatchDataset, DataModule, InMemory, labels_if_asked, split
 from src.utils.errors import UserError
+from src.utils.ranges import NonNegativeInt, PositiveInt
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 # By this the fallback knows that it stands in for MNIST, and not for another set of the same format.
@@ -48,13 +50,13 @@ class MNIST(DataModule):
         sha256: Mapping[str, str] | None = None,
         subfolder: str = "MNIST/raw",
         offline: Literal["fallback", "error"] = "error",
-        val_size: int = 1024,
-        channels: int = 1,
-        size: Sequence[int] = (28, 28),
-        num_classes: int = 10,
-        batch_size: int = 128,
-        num_workers: int = 0,
-        seed: int = 0,
+        val_size: PositiveInt = 1024,
+        channels: PositiveInt = 1,
+        size: Sequence[PositiveInt] = (28, 28),
+        num_classes: NonNegativeInt = 10,
+        batch_size: PositiveInt = 128,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,
+        seed: NonNegativeInt = 0,
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         self.root = Path(root).expanduser()

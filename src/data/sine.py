@@ -3,13 +3,15 @@
 from collections.abc import Sequence
 from functools import cached_property
 from math import isfinite, pi
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from src.data.base import BatchDataset, DataModule, InMemory, split, val_count
 from src.utils.errors import UserError
+from src.utils.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 from src.utils.seeding import generator
 
 
@@ -38,19 +40,19 @@ class Sine(DataModule):
 
     def __init__(
         self,
-        n: int = 1000,
-        val_share: float = 0.2,
-        n_test: int = 100,
+        n: Annotated[int, Ge(2)] = 1000,
+        val_share: OpenFraction = 0.2,
+        n_test: PositiveInt = 100,
         frequency: Sequence[float] = (1.0, 3.0),
         amplitude: Sequence[float] = (0.5, 1.0),
         phase: Sequence[float] = (0.0, 2 * pi),
-        noise: float = 0.0,
-        channels: int = 1,
-        size: Sequence[int] = (100,),
-        num_classes: int = 0,
-        batch_size: int = 64,
-        num_workers: int = 0,
-        seed: int = 0,
+        noise: NonNegativeFloat = 0.0,
+        channels: PositiveInt = 1,
+        size: Sequence[PositiveInt] = (100,),
+        num_classes: NonNegativeInt = 0,
+        batch_size: PositiveInt = 64,
+        num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,
+        seed: NonNegativeInt = 0,
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if len(self.size) != 1 or self.size[0] < 2:

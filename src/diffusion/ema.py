@@ -4,9 +4,10 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from copy import deepcopy
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Ge, Gt, Interval, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -58,7 +59,13 @@ class EMA(Average):
     Source: warm-up as in TensorFlow's ExponentialMovingAverage(num_updates).
     """
 
-    def __init__(self, model: nn.Module, decay: float = 0.999, start: int = 0, warmup: bool = True):
+    def __init__(
+        self,
+        model: nn.Module,
+        decay: Annotated[float, Interval(ge=0, lt=1)] = 0.999,
+        start: Annotated[int, Ge(0)] = 0,
+        warmup: bool = True,
+    ):
         super().__init__(model)
         if not 0 <= decay < 1:
             raise ValueError(f"ema.decay lies in [0, 1), not {decay}")
@@ -89,10 +96,10 @@ class HalfLife(Average):
     def __init__(
         self,
         model: nn.Module,
-        half_life: float = 500_000,
-        batch_size: int = 1,
-        accumulate: int = 1,
-        rampup_ratio: float | None = 0.05,
+        half_life: Annotated[float, Gt(0)] = 500_000,
+        batch_size: Annotated[int, Ge(1)] = 1,
+        accumulate: Annotated[int, Ge(1)] = 1,
+        rampup_ratio: Annotated[float, Gt(0)] | None = 0.05,
     ):
         super().__init__(model)
         if half_life <= 0:
@@ -125,7 +132,9 @@ class Power(Average):
     Source: Karras et al. 2024, arXiv:2312.02696, section 3.1, eq. 127.
     """
 
-    def __init__(self, model: nn.Module, sigma_rel: Sequence[float] = (0.05, 0.10)):
+    def __init__(
+        self, model: nn.Module, sigma_rel: Annotated[Sequence[Annotated[float, Gt(0)]], MinLen(1)] = (0.05, 0.10)
+    ):
         super().__init__(model)
         if not sigma_rel or len(set(sigma_rel)) < len(sigma_rel):
             raise ValueError(f"ema.sigma_rel names one or more widths, each once, not {list(sigma_rel)}")

@@ -1,7 +1,10 @@
 """Guidance: wraps `denoise`, returns `denoise`, for one schedule."""
 
+import math
 from collections.abc import Callable
+from typing import Annotated
 
+import annotated_types as at
 import torch
 from torch import Tensor
 
@@ -37,7 +40,7 @@ class ClassifierFree:
 
     pushes_to_label = True
 
-    def __init__(self, scale: float = 2.0, rescale: float = 0.0):
+    def __init__(self, scale: float = 2.0, rescale: Annotated[float, at.Interval(ge=0, le=1)] = 0.0):
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
         self.scale, self.rescale = scale, rescale
@@ -71,7 +74,12 @@ class Interval:
     Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 4.
     """
 
-    def __init__(self, guidance: Guidance, low: float = 0.2, high: float = 5.0):
+    def __init__(
+        self,
+        guidance: Guidance,
+        low: Annotated[float, at.Ge(0)] = 0.2,
+        high: Annotated[float, at.Gt(0), at.Le(math.inf)] = 5.0,
+    ):
         if not 0 <= low < high:
             raise ValueError(f"0 <= guidance.low < guidance.high is needed, not {low} and {high}")
         self.guidance, self.low, self.high = guidance, low, high

@@ -1,6 +1,9 @@
 """A schedule that is learned with the network."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -26,7 +29,7 @@ class Learned(Schedule):
     Source: Kingma et al. 2021, arXiv:2107.00630, section 5.1 and appendices H and I.
     """
 
-    def __init__(self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, hidden: int = 64):
+    def __init__(self, log_snr_max: float = 13.3, log_snr_min: float = -5.0, hidden: Annotated[int, Ge(1)] = 64):
         super().__init__()
         if not log_snr_max > log_snr_min:
             raise ValueError(f"schedule.log_snr_max={log_snr_max} is not above log_snr_min={log_snr_min}")

@@ -8,8 +8,10 @@ see :mod:`src.diffusion.weightings`. `vlb` and `hybrid` are the variational boun
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -94,7 +96,7 @@ class L1(Weighted):
 class Huber(Weighted):
     r"""Of :math:`r = \sqrt{w} (\hat x_0 - x_0)`: half the square below `delta`, continued by its tangent."""
 
-    def __init__(self, weighting: Weighting, delta: float = 1.0):
+    def __init__(self, weighting: Weighting, delta: Annotated[float, Gt(0)] = 1.0):
         super().__init__(weighting)
         self.delta = check_positive("delta", delta)
 
@@ -114,7 +116,7 @@ class PseudoHuber(Weighted):
     Source: Song, Dhariwal 2024, arXiv:2310.14189, eq. 8; Lee et al. 2024, arXiv:2405.20320.
     """
 
-    def __init__(self, weighting: Weighting, c: float = 0.03):
+    def __init__(self, weighting: Weighting, c: Annotated[float, Gt(0)] = 0.03):
         super().__init__(weighting)
         self.c = check_positive("c", c)
 
@@ -131,7 +133,7 @@ class BCE(Weighted):
     their place, as steep as they are there and at least of slope 1, which pulls back.
     """
 
-    def __init__(self, weighting: Weighting, margin: float = 1e-3):
+    def __init__(self, weighting: Weighting, margin: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-3):
         super().__init__(weighting)
         if not 0 < margin < 0.5:
             raise ValueError(f"loss.margin lies between 0 and 0.5, not {margin}")
@@ -182,7 +184,7 @@ class VLB(Loss):
 
     trains_variance = True
 
-    def __init__(self, steps: int | None = 1000, bins: int | None = None):
+    def __init__(self, steps: Annotated[int, Ge(1)] | None = 1000, bins: Annotated[int, Ge(2)] | None = None):
         self.steps, self.bins = check_steps(steps), bins
         self.trains_variance, self.trains_schedule = steps is not None, steps is None
 
@@ -212,7 +214,13 @@ class Hybrid(Weighted):
 
     trains_variance = True
 
-    def __init__(self, weighting: Weighting, steps: int = 1000, scale: float = 0.001, bins: int | None = None):
+    def __init__(
+        self,
+        weighting: Weighting,
+        steps: Annotated[int, Ge(1)] = 1000,
+        scale: Annotated[float, Gt(0)] = 0.001,
+        bins: Annotated[int, Ge(2)] | None = None,
+    ):
         super().__init__(weighting)
         self.steps, self.scale, self.bins = check_steps(steps), scale, bins
 

@@ -7,9 +7,10 @@ The input is scaled to unit variance for data of unit variance, which leaves var
 """
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge, Gt
 
 from src.diffusion.schedules import Schedule, Time
 
@@ -125,7 +126,7 @@ class EDM(Parameterization):
     Source: Karras et al. 2022, arXiv:2206.00364, table 1.
     """
 
-    def __init__(self, sigma_data: float = 0.5):
+    def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):
         if sigma_data <= 0:
             raise ValueError(f"parameterization.sigma_data is above 0, not {sigma_data}")
         self.sigma_data = sigma_data
@@ -155,7 +156,7 @@ class Mean(Parameterization):
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2; Ho et al. 2020, arXiv:2006.11239, eq. 7 and 8.
     """
 
-    def __init__(self, steps: int = 1000):
+    def __init__(self, steps: Annotated[int, Ge(1)] = 1000):
         if steps < 1:
             raise ValueError(f"parameterization.steps is at least 1, not {steps}")
         self.steps = steps

@@ -9,8 +9,10 @@ They are made for one batch. What is measured, y, is (B, ...); the noise s is in
 """
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
@@ -38,7 +40,13 @@ class DDNM:
     Peng et al. 2024, arXiv:2402.02149.
     """
 
-    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, sigma_data: float = 0.5):
+    def __init__(
+        self,
+        measurement: Measurement,
+        y: Tensor,
+        noise: Annotated[float, Ge(0)] = 0.0,
+        sigma_data: Annotated[float, Gt(0)] = 0.5,
+    ):
         self.measurement, self.y, self.noise, self.sigma_data = measurement, y, noise, sigma_data
 
     def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
@@ -109,8 +117,14 @@ class PiGDM(Likelihood):
     Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR), section 3.
     """
 
-    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, scale: float = 1.0,
-                 sigma_data: float = 0.5):  # fmt: skip
+    def __init__(
+        self,
+        measurement: Measurement,
+        y: Tensor,
+        noise: Annotated[float, Ge(0)] = 0.0,
+        scale: Annotated[float, Ge(0)] = 1.0,
+        sigma_data: Annotated[float, Gt(0)] = 0.5,
+    ):
         super().__init__(measurement, y, noise, scale)
         self.sigma_data = sigma_data
 

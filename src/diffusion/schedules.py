@@ -9,12 +9,15 @@ Continuous processes are here, discrete ones in :mod:`src.diffusion.tables`.
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from jaxtyping import Float
 from torch import Tensor, nn
 
 Time = Float[Tensor, "*batch"]
+Positive = Annotated[float, Gt(0)]
 
 
 class Schedule(nn.Module, ABC):
@@ -88,7 +91,7 @@ class VPSDE(Schedule):
     Source: Song et al. 2021, arXiv:2011.13456, eq. 33 in appendix B and C.
     """
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0):
         super().__init__()
         check_betas(beta_min, beta_max)
         self.beta_min, self.beta_max = beta_min, beta_max
@@ -112,7 +115,7 @@ class SubVPSDE(Schedule):
     Source: Song et al. 2021, arXiv:2011.13456, eq. 29 in appendix B.
     """
 
-    def __init__(self, beta_min: float = 0.1, beta_max: float = 20.0):
+    def __init__(self, beta_min: Positive = 0.1, beta_max: Positive = 20.0):
         super().__init__()
         check_betas(beta_min, beta_max)
         self.beta_min, self.beta_max = beta_min, beta_max
@@ -135,7 +138,7 @@ class Flow(Schedule):
     arXiv:2403.03206, eq. 23.
     """
 
-    def __init__(self, shift: float = 1.0):
+    def __init__(self, shift: Positive = 1.0):
         super().__init__()
         self.shift = check_shift(shift)
 
@@ -165,7 +168,7 @@ class Laplace(Schedule):
     Source: Hang et al. 2024, arXiv:2407.03297, table 1.
     """
 
-    def __init__(self, mean: float = 0.0, scale: float = 0.5, shift: float = 1.0):
+    def __init__(self, mean: float = 0.0, scale: Positive = 0.5, shift: Positive = 1.0):
         super().__init__()
         if scale <= 0:
             raise ValueError(f"schedule.scale is above 0, not {scale}")

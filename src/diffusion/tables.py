@@ -7,13 +7,17 @@ signal and adds noise (NCSN, EDM). A new one is a function that gives its T beta
 import inspect
 import math
 from collections.abc import Callable
+from typing import Annotated
 
 import torch
+from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
 from src.diffusion.nodes import Nodes
-from src.diffusion.schedules import Schedule, check_betas, check_shift, variance_preserving
+from src.diffusion.schedules import Positive, Schedule, check_betas, check_shift, variance_preserving
+
+Steps = Annotated[int, Ge(1)]
 
 
 class Table(Schedule):
@@ -99,7 +103,7 @@ class Ladder(Schedule):
 # ---- ladders ----
 
 
-def ve_sde(steps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) -> Ladder:
+def ve_sde(steps: Steps = 1000, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0) -> Ladder:
     r"""Geometric noise levels: NCSN's ladder with few steps, the variance-exploding SDE with many.
 
     .. math:: \sigma_k = \sigma_\min (\sigma_\max / \sigma_\min)^{(k - 1) / (T - 1)}
@@ -110,7 +114,7 @@ def ve_sde(steps: int = 1000, sigma_min: float = 0.01, sigma_max: float = 50.0) 
     return Ladder(geometric(sigma_min, sigma_max, steps))
 
 
-def edm(steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rho: float = 7.0) -> Ladder:
+def edm(steps: Steps = 1000, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0) -> Ladder:
     r"""The noise levels of EDM, so that equal steps of t are its time steps.
 
     .. math:: \sigma_k = \left(\sigma_\min^{1/\rho} + \tfrac{k - 1}{T - 1}
@@ -125,7 +129,7 @@ def edm(steps: int = 1000, sigma_min: float = 0.002, sigma_max: float = 80.0, rh
     return Ladder(torch.linspace(low, high, steps, dtype=torch.float64) ** rho)
 
 
-def additive(steps: int = 10, scale: float = 0.1) -> Ladder:
+def additive(steps: Steps = 10, scale: Positive = 0.1) -> Ladder:
     r"""The textbook process :math:`x_k = x_{k-1} + \text{scale} \cdot z_k`, so that
     :math:`\sigma_k = \text{scale} \sqrt{k}`.
     """
@@ -139,7 +143,7 @@ def additive(steps: int = 10, scale: float = 0.1) -> Ladder:
 def table(betas: Callable[..., Tensor]) -> Callable[..., Table]:
     """Make a function that gives betas give their Table, and take the options of that beside its own arguments."""
 
-    def make(*args, zero_terminal_snr: bool = False, shift: float = 1.0, **kwargs):  # type: ignore[no-untyped-def]
+    def make(*args, zero_terminal_snr: bool = False, shift: Positive = 1.0, **kwargs):  # type: ignore[no-untyped-def]
         return Table(betas(*args, **kwargs), zero_terminal_snr, shift)
 
     own, options = inspect.signature(betas), inspect.signature(make).parameters
@@ -152,7 +156,7 @@ def table(betas: Callable[..., Tensor]) -> Callable[..., Table]:
 
 
 @table
-def linear(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02):
+def linear(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
     r"""Variances that grow linearly from `beta_min` to `beta_max`.
 
     Here and below these two are stated for T = 1000 and scaled by 1000 / T otherwise, so that the amount of noise at
@@ -165,7 +169,7 @@ def linear(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02):
 
 
 @table
-def quadratic(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02):
+def quadratic(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
     r"""Variances whose square roots grow linearly.
 
     Source: "quad" in the code of Ho et al. 2020; as "scaled linear", from 0.00085 to 0.012, in latent diffusion
@@ -177,7 +181,7 @@ def quadratic(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02)
 
 
 @table
-def constant(steps: int = 1000, beta: float = 0.01):
+def constant(steps: Steps = 1000, beta: Positive = 0.01):
     r"""Every variance alike, so that :math:`\alpha_t^2` falls exponentially.
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4 (compared there).
@@ -187,7 +191,7 @@ def constant(steps: int = 1000, beta: float = 0.01):
 
 
 @table
-def exponential(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.05):
+def exponential(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.05):
     r"""Variances that grow geometrically: :math:`\beta_k = \beta_\min (\beta_\max / \beta_\min)^{(k-1)/(T-1)}`."""
     check_steps(steps)
     check_betas(beta_min, beta_max)
@@ -195,7 +199,7 @@ def exponential(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.0
 
 
 @table
-def tanh(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, width: float = 3.0):
+def tanh(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02, width: Positive = 3.0):
     r"""Variances that grow as :math:`\frac12 (1 + \tanh u)`, u from -width to width.
 
     Since :math:`\frac12 (1 + \tanh u) = \operatorname{sigmoid}(2u)`, this is the schedule that other libraries call
@@ -207,7 +211,7 @@ def tanh(steps: int = 1000, beta_min: float = 1e-4, beta_max: float = 0.02, widt
 
 
 @table
-def cosine(steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999):
+def cosine(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_max: Positive = 0.999):
     r"""A squared cosine for :math:`\alpha^2`, which spends more time at middle noise.
 
     .. math:: \alpha_t^2 = f(t) / f(0), \quad f(t) = \cos^2\left(\frac{t + s}{1 + s} \frac{\pi}{2}\right), \quad
@@ -221,7 +225,13 @@ def cosine(steps: int = 1000, offset: float = 0.008, beta_max: float = 0.999):
 
 
 @table
-def sigmoid(steps: int = 1000, start: float = -3.0, end: float = 3.0, tau: float = 1.0, beta_max: float = 0.999):
+def sigmoid(
+    steps: Steps = 1000,
+    start: float = -3.0,
+    end: float = 3.0,
+    tau: Positive = 1.0,
+    beta_max: Positive = 0.999,
+):
     r"""A sigmoid for :math:`\alpha^2`, flat at both ends.
 
     .. math:: \alpha_t^2 = \frac{f(1) - f(t)}{f(1) - f(0)}, \quad

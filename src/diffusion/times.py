@@ -1,8 +1,10 @@
 """Which times to train on. Each is called for one global batch, whatever the number of processes."""
 
 from abc import ABC, abstractmethod
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor, nn
 
 from src.diffusion.schedules import Schedule, Time
@@ -45,7 +47,7 @@ class Uniform(TimeSampler):
         t_min: smallest time; below about 1e-6 float32 cannot tell x_t from x_0.
     """
 
-    def __init__(self, t_min: float = 1e-5):
+    def __init__(self, t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5):
         self.t_min = check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
@@ -71,7 +73,7 @@ class Fixed(TimeSampler):
     Source: Vincent et al. 2008, 10.1145/1390156.1390294 (denoising autoencoders).
     """
 
-    def __init__(self, t: float = 1.0):
+    def __init__(self, t: Annotated[float, Interval(gt=0, le=1)] = 1.0):
         if not 0 < t <= 1:
             raise ValueError(f"times.t lies above 0 and is at most 1, not {t}")
         self.t = t
@@ -89,7 +91,7 @@ class DiscreteUniform(TimeSampler):
     Source: Ho et al. 2020, arXiv:2006.11239, algorithm 1.
     """
 
-    def __init__(self, steps: int = 1000):
+    def __init__(self, steps: Annotated[int, Ge(1)] = 1000):
         if steps < 1:
             raise ValueError(f"times.steps is at least 1, not {steps}")
         self.steps = steps
@@ -106,7 +108,12 @@ class LogNormal(TimeSampler):
     Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
     """
 
-    def __init__(self, mean: float = -1.2, std: float = 1.2, t_min: float = 1e-5):
+    def __init__(
+        self,
+        mean: float = -1.2,
+        std: Annotated[float, Gt(0)] = 1.2,
+        t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
+    ):
         self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
@@ -122,7 +129,12 @@ class LogitNormal(TimeSampler):
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
     """
 
-    def __init__(self, mean: float = 0.0, std: float = 1.0, t_min: float = 1e-5):
+    def __init__(
+        self,
+        mean: float = 0.0,
+        std: Annotated[float, Gt(0)] = 1.0,
+        t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
+    ):
         self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
@@ -150,7 +162,13 @@ class LossAware(nn.Module, TimeSampler):
     losses: Tensor
     seen: Tensor
 
-    def __init__(self, bins: int = 100, history: int = 10, uniform_share: float = 0.001, t_min: float = 1e-5):
+    def __init__(
+        self,
+        bins: Annotated[int, Ge(1)] = 100,
+        history: Annotated[int, Ge(1)] = 10,
+        uniform_share: Annotated[float, Interval(gt=0, le=1)] = 0.001,
+        t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
+    ):
         super().__init__()
         if bins < 1 or history < 1 or not 0 < uniform_share <= 1:
             raise ValueError("times.bins and times.history are at least 1, times.uniform_share above 0 and at most 1")

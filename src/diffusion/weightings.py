@@ -18,8 +18,10 @@ whatever the schedule (Kingma, Gao 2023, arXiv:2303.00848, sections 2 and 3).
 """
 
 import math
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt
 
 from src.diffusion.schedules import Schedule, Time
 
@@ -66,7 +68,7 @@ def truncated_snr(schedule: Schedule, t: Time) -> Time:
     return snr_at(schedule, t).clamp(min=1)
 
 
-def min_snr(schedule: Schedule, t: Time, gamma: float = 5.0) -> Time:
+def min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
     r""":math:`w = \min(\text{SNR}, \gamma)`.
 
     Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
@@ -74,7 +76,7 @@ def min_snr(schedule: Schedule, t: Time, gamma: float = 5.0) -> Time:
     return snr_at(schedule, t).clamp(max=gamma)
 
 
-def soft_min_snr(schedule: Schedule, t: Time, gamma: float = 5.0) -> Time:
+def soft_min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
     r""":math:`w = \gamma\, \text{SNR} / (\text{SNR} + \gamma)`, a smooth minimum of the two.
 
     Source: Crowson et al. 2024, arXiv:2401.11605, eq. 4 (there with gamma = 4 for data of standard deviation 0.5).
@@ -83,7 +85,7 @@ def soft_min_snr(schedule: Schedule, t: Time, gamma: float = 5.0) -> Time:
     return gamma * snr / (snr + gamma)
 
 
-def p2(schedule: Schedule, t: Time, gamma: float = 1.0, k: float = 1.0) -> Time:
+def p2(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 1.0, k: Annotated[float, Gt(0)] = 1.0) -> Time:
     r""":math:`w = \text{SNR} / (k + \text{SNR})^\gamma`: less for the details that nobody sees.
 
     Source: Choi et al. 2022, arXiv:2204.00227, eq. 8 (of the noise's error there).
@@ -92,7 +94,7 @@ def p2(schedule: Schedule, t: Time, gamma: float = 1.0, k: float = 1.0) -> Time:
     return snr / (k + snr) ** gamma
 
 
-def edm(schedule: Schedule, t: Time, sigma_data: float = 0.5) -> Time:
+def edm(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0)] = 0.5) -> Time:
     r""":math:`w = (\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2 = \text{SNR} + 1 / \sigma_d^2` with
     :math:`\tilde\sigma = \sigma / \alpha`: unit weight for the output of `parameterization=edm`.
 

@@ -10,6 +10,7 @@ from src.features.base import Features, Reference
 from src.features.trained import digest, keep, read
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 
 WIDTH = 2048
 
@@ -34,7 +35,7 @@ class InceptionFeatures(Features):
 
     width = WIDTH
 
-    def __init__(self, reference: Reference, cache: str, weights: str | None = None, batch_size: int = 50):
+    def __init__(self, reference: Reference, cache: str, weights: str | None = None, batch_size: PositiveInt = 50):
         if reference.kind != "images":
             raise UserError(f"features=inception are of images, and this run is one of {reference.kind}")
         self.batch_size, self.name = batch_size, f"Inception-v3 of ImageNet, {WIDTH:,} features"

@@ -19,6 +19,7 @@ from src.features.base import Features, Real, Reference
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
+from src.utils.ranges import PositiveFloat, PositiveInt
 from src.utils.whole_files import whole
 
 LEAST_STEPS = 300
@@ -70,10 +71,10 @@ class TrainedFeatures(Features):
         self,
         reference: Reference,
         cache: str,
-        width: int = 64,
-        epochs: int = 5,
-        batch_size: int = 128,
-        lr: float = 4e-3,
+        width: PositiveInt = 64,
+        epochs: PositiveInt = 5,
+        batch_size: PositiveInt = 128,
+        lr: PositiveFloat = 4e-3,
     ):
         if reference.kind != "images":
             raise UserError(f"features are of images, and this run is one of {reference.kind}")
@@ -212,9 +213,17 @@ class AutoencoderFeatures(TrainedFeatures):
         return {"error": (torch.stack(lost).sum() / len(x) / variance).item()}
 
 
-def trained(reference: Reference, cache: str, **settings: Any) -> TrainedFeatures:
+def trained(
+    reference: Reference,
+    cache: str,
+    width: PositiveInt = 64,
+    epochs: PositiveInt = 5,
+    batch_size: PositiveInt = 128,
+    lr: PositiveFloat = 4e-3,
+) -> TrainedFeatures:
     """Those of a classifier where the data have labels, of an autoencoder where they have none."""
-    return (ClassifierFeatures if reference.data.num_classes > 1 else AutoencoderFeatures)(reference, cache, **settings)
+    kind = ClassifierFeatures if reference.data.num_classes > 1 else AutoencoderFeatures
+    return kind(reference, cache, width, epochs, batch_size, lr)
 
 
 def read(real: Real) -> tuple[Tensor, Tensor | None]:

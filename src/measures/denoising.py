@@ -18,6 +18,7 @@ from src.plots.pictures import denoising_strip
 from src.tasks.base import Conditioned
 from src.utils.console import progress_bar
 from src.utils.hardware import precision_for
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 LOG_SNR = (8, 6, 4, 3, 2, 1, 0, -1, -2, -4, -6, -8)
@@ -59,7 +60,7 @@ class Denoising(Measure):
 
     needs_samples = False
 
-    def __init__(self, n: int = 256, log_snr: Iterable[float] = LOG_SNR):
+    def __init__(self, n: PositiveInt = 256, log_snr: Iterable[float] = LOG_SNR):
         self.n, self.log_snr = n, sorted(map(float, log_snr), reverse=True)
 
     def __call__(self, subject: Subject) -> Section:

@@ -1,6 +1,9 @@
 """How far the samples are from the data, as sets of features."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
@@ -9,6 +12,7 @@ from src.measures.base import Measure, Section, Subject, Value
 from src.metrics.frechet import Given, Moments, frechet_interval, frechet_metric
 from src.metrics.intervals import share_interval
 from src.metrics.neighbours import Manifolds, manifolds
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import derive_seed, generator
 
 
@@ -30,7 +34,13 @@ class Distances(Measure):
 
     kinds = ("images",)
 
-    def __init__(self, resamples: int = 200, subsets: int = 100, neighbours: int = 5, most: int = 5000):
+    def __init__(
+        self,
+        resamples: PositiveInt = 200,
+        subsets: PositiveInt = 100,
+        neighbours: PositiveInt = 5,
+        most: Annotated[int, Ge(2)] = 5000,
+    ):
         self.resamples, self.subsets, self.neighbours, self.most = resamples, subsets, neighbours, most
 
     def least_for(self, subject: Subject) -> int:

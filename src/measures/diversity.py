@@ -6,6 +6,7 @@ from torchmetrics.functional.image import multiscale_structural_similarity_index
 
 from src.measures.base import Measure, Section, Subject, Value
 from src.metrics.neighbours import mean_distance
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 # The weights of the five scales; small images have room for the first few, which are then made to add up to one.
@@ -26,7 +27,7 @@ class Diversity(Measure):
     kinds = ("images",)
     least = 2
 
-    def __init__(self, pairs: int = 1000):
+    def __init__(self, pairs: PositiveInt = 1000):
         self.pairs = pairs
 
     def __call__(self, subject: Subject) -> Section:

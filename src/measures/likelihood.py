@@ -1,6 +1,9 @@
 """How probable the model thinks new data."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from src.diffusion.likelihood import bits_per_dimension, dequantize, ode_log_likelihood
@@ -8,6 +11,7 @@ from src.measures.base import Measure, Section, Subject, Value
 from src.measures.denoising import to_model, told, trained_range
 from src.tasks.base import Conditioned
 from src.utils.console import progress_bar
+from src.utils.ranges import PositiveFloat, PositiveInt
 from src.utils.seeding import generator
 
 FEW = 8  # elements of a sample
@@ -30,13 +34,13 @@ class Likelihood(Measure):
 
     def __init__(
         self,
-        n: int = 64,
-        probes: int = 1,
-        bins: int = 256,
-        sigma_min: float = 1e-3,
-        sigma_max: float = 1e3,
-        tolerance: float = 1e-4,
-        batch_size: int = 64,
+        n: PositiveInt = 64,
+        probes: PositiveInt = 1,
+        bins: Annotated[int, Ge(2)] = 256,
+        sigma_min: PositiveFloat = 1e-3,
+        sigma_max: PositiveFloat = 1e3,
+        tolerance: PositiveFloat = 1e-4,
+        batch_size: PositiveInt = 64,
     ):
         self.n, self.probes, self.bins = n, probes, bins
         self.sigma_min, self.sigma_max, self.tolerance, self.batch_size = sigma_min, sigma_max, tolerance, batch_size

@@ -12,6 +12,7 @@ from src.measures.base import Measure, Picture, Section, Subject, Value
 from src.metrics.intervals import share_interval
 from src.plots.pictures import image_grid, with_row_names
 from src.utils.console import progress_bar
+from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
 Vectors = Callable[[Tensor], Tensor]  # the vectors (M, D) of rows (M,)
@@ -46,7 +47,7 @@ class Memorisation(Measure):
 
     kinds = ("images",)
 
-    def __init__(self, shown: int = 8, least: int = 1000):
+    def __init__(self, shown: PositiveInt = 8, least: NonNegativeInt = 1000):
         self.shown, self.least = shown, least
 
     def __call__(self, subject: Subject) -> Section:

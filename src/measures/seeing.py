@@ -6,6 +6,7 @@ from src.measures.base import Measure, Picture, Section, Subject, Value
 from src.metrics.convergence import verdict
 from src.plots.pictures import READABLE, image_grid, sample_grid, trajectory_frames
 from src.utils.metrics_csv import read_metrics
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 
@@ -16,7 +17,7 @@ class Samples(Measure):
         n: in each grid.
     """
 
-    def __init__(self, n: int | None = None):
+    def __init__(self, n: PositiveInt | None = None):
         self.n = n
 
     def __call__(self, subject: Subject) -> Section:

@@ -1,13 +1,15 @@
 """How far the samples as a whole are from the data."""
 
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from src.measures.base import Measure, Picture, Section, Subject, Value
 from src.metrics.sliced_wasserstein import SlicedWasserstein, squared_distances
 from src.plots.measures import clouds
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 NUMBERS = 2**23  # of projections that are compared at a time
@@ -25,7 +27,9 @@ class Sliced(Measure):
     kinds = ("points", "signals")
     least = 2
 
-    def __init__(self, projections: int = 128, resamples: int = 200, most: int = 10_000):
+    def __init__(
+        self, projections: PositiveInt = 128, resamples: PositiveInt = 200, most: Annotated[int, Ge(2)] = 10_000
+    ):
         self.projections, self.resamples, self.most = projections, resamples, most
 
     def __call__(self, subject: Subject) -> Section:

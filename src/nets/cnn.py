@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from math import gcd
+from typing import Annotated
 
+from annotated_types import MinLen
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import CONV, Conditioning, Patches, ResBlock, check_size, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
 class CNN(nn.Module):
@@ -42,19 +45,19 @@ class CNN(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        width: int = 64,
-        depth: int = 8,
-        dilations: Sequence[int] = (1, 2, 4, 8),
-        patch: int = 1,
-        groups: int = 8,
-        dropout: float = 0.0,
-        embedding: int = 128,
-        num_classes: int = 0,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 64,
+        depth: PositiveInt = 8,
+        dilations: Annotated[Sequence[PositiveInt], MinLen(1)] = (1, 2, 4, 8),
+        patch: PositiveInt = 1,
+        groups: PositiveInt = 8,
+        dropout: Probability = 0.0,
+        embedding: PositiveInt = 128,
+        num_classes: NonNegativeInt = 0,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
     ):
         super().__init__()
         check_size("a CNN", size, patch, f"folds patches of {patch}", "another net.patch")

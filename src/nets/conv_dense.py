@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import CONV, Conditioning, check_size, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveInt
 
 
 class Stage(nn.Module):
@@ -54,16 +55,16 @@ class ConvDense(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        width: int = 32,
-        bottleneck: int = 512,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 32,
+        bottleneck: PositiveInt = 512,
         bounded: bool = False,
-        embedding: int = 128,
-        num_classes: int = 0,
+        embedding: PositiveInt = 128,
+        num_classes: NonNegativeInt = 0,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
     ):
         super().__init__()
         check_size("ConvDense", size, 4, "halves the size twice", "net=mlp")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import Conditioning, Patches, attend, check_heads, check_size, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 
 class AdaptiveNorm(nn.Module):
@@ -84,18 +85,18 @@ class DiT(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        width: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        patch: int = 4,
-        mlp_ratio: float = 4.0,
-        dropout: float = 0.0,
-        num_classes: int = 0,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 128,
+        depth: PositiveInt = 4,
+        heads: PositiveInt = 4,
+        patch: PositiveInt = 4,
+        mlp_ratio: PositiveFloat = 4.0,
+        dropout: Probability = 0.0,
+        num_classes: NonNegativeInt = 0,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
     ):
         super().__init__()
         check_size("a DiT", size, patch, f"cuts patches of {patch}", "another net.patch")

@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from src.utils.ranges import PositiveFloat
+
 
 class SinusoidalEmbedding(nn.Module):
     r"""Cosines and sines of a scalar at geometrically spaced frequencies.
@@ -21,7 +23,7 @@ class SinusoidalEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, max_period: float = 10_000.0):
+    def __init__(self, dim: int, max_period: PositiveFloat = 10_000.0):
         super().__init__()
         half = half_of(dim)
         frequencies = torch.exp(-math.log(max_period) * torch.arange(half) / half)
@@ -45,7 +47,7 @@ class FourierEmbedding(nn.Module):
 
     frequencies: Tensor
 
-    def __init__(self, dim: int, scale: float = 4.0):
+    def __init__(self, dim: int, scale: PositiveFloat = 4.0):
         super().__init__()
         self.register_buffer("frequencies", scale * torch.randn(half_of(dim)))
 
@@ -60,7 +62,7 @@ class LearnedEmbedding(FourierEmbedding):
         dim, scale: as in `FourierEmbedding`.
     """
 
-    def __init__(self, dim: int, scale: float = 4.0):
+    def __init__(self, dim: int, scale: PositiveFloat = 4.0):
         super().__init__(dim, scale)
         self.frequencies = nn.Parameter(self.frequencies)
 

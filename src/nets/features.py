@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.nets.layers import CONV
+from src.utils.ranges import NonNegativeInt, PositiveInt
 
 
 class RandomFeatures(nn.Module):
@@ -25,7 +26,14 @@ class RandomFeatures(nn.Module):
         seed: of the weights.
     """
 
-    def __init__(self, channels: int, size: Sequence[int], width: int = 32, depth: int = 3, seed: int = 0):
+    def __init__(
+        self,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 32,
+        depth: PositiveInt = 3,
+        seed: NonNegativeInt = 0,
+    ):
         super().__init__()
         if len(size) not in CONV:
             raise ValueError(f"random features take one or two spatial axes, but data.size is {list(size)}")

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import Conditioning, FourierFeatures, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 
 class Dense(nn.Module):
@@ -50,18 +51,18 @@ class MLP(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        hidden: int = 512,
-        layers: int = 4,
-        dropout: float = 0.0,
-        embedding: int | None = None,
-        fourier: int = 0,
-        fourier_scale: float = 4.0,
-        num_classes: int = 0,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        hidden: PositiveInt = 512,
+        layers: PositiveInt = 4,
+        dropout: Probability = 0.0,
+        embedding: PositiveInt | None = None,
+        fourier: NonNegativeInt = 0,
+        fourier_scale: PositiveFloat = 4.0,
+        num_classes: NonNegativeInt = 0,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
     ):
         super().__init__()
         self.num_classes = num_classes

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import Conditioning, Patches, check_size, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
 class Recurrent(nn.Module):
@@ -56,18 +57,18 @@ class RNN(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        width: int = 64,
-        depth: int = 3,
-        patch: int = 1,
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 64,
+        depth: PositiveInt = 3,
+        patch: PositiveInt = 1,
         cell: type[nn.Module] = nn.GRU,
-        dropout: float = 0.0,
-        embedding: int = 128,
-        num_classes: int = 0,
+        dropout: Probability = 0.0,
+        embedding: PositiveInt = 128,
+        num_classes: NonNegativeInt = 0,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
     ):
         super().__init__()
         if len(size) != 1:

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Sequence
 from math import gcd
+from typing import Annotated
 
 import torch
+from annotated_types import MinLen
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.encodings import SinusoidalEmbedding
 from src.nets.layers import CONV, Attention, Conditioning, Patches, ResBlock, check_size, zero_init
+from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
 class Level(nn.Module):
@@ -59,22 +62,22 @@ class UNet(nn.Module):
 
     def __init__(
         self,
-        channels: int,
-        size: Sequence[int],
-        width: int = 64,
-        mults: Sequence[int] = (1, 2),
-        blocks: int = 1,
-        attention: Sequence[int] = (),
+        channels: PositiveInt,
+        size: Sequence[PositiveInt],
+        width: PositiveInt = 64,
+        mults: Annotated[Sequence[PositiveInt], MinLen(1)] = (1, 2),
+        blocks: PositiveInt = 1,
+        attention: Sequence[NonNegativeInt] = (),
         middle_attention: bool = True,
-        patch: int = 1,
-        heads: int = 4,
-        groups: int = 8,
-        dropout: float = 0.0,
-        num_classes: int = 0,
-        embedding: int = 4,
+        patch: PositiveInt = 1,
+        heads: PositiveInt = 4,
+        groups: PositiveInt = 8,
+        dropout: Probability = 0.0,
+        num_classes: NonNegativeInt = 0,
+        embedding: PositiveInt = 4,
         encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: int = 1,
-        outputs: int = 1,
+        inputs: PositiveInt = 1,
+        outputs: PositiveInt = 1,
         add_skips: bool = False,
     ):
         super().__init__()

@@ -5,14 +5,16 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from annotated_types import Interval
 from omegaconf import DictConfig
 
 from src.planning.step import Costs, dtypes
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
+from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SECONDS, LONGEST = 0.5, 2.0  # that a step on trial shall and may take, of which there are a handful
 
@@ -48,17 +50,17 @@ class Plan:
     """
 
     name: str | None = None
-    memory: float | None = None
-    bf16: float | None = None
-    fp16: float | None = None
-    fp32: float | None = None
-    link: float | None = None
-    network: float | None = None
-    per_machine: int = 8
-    utilisation: float = 0.3
-    launch: float = 0.0
-    devices: int | None = None
-    images: int | None = None
+    memory: PositiveFloat | None = None
+    bf16: PositiveFloat | None = None
+    fp16: PositiveFloat | None = None
+    fp32: PositiveFloat | None = None
+    link: PositiveFloat | None = None
+    network: PositiveFloat | None = None
+    per_machine: PositiveInt = 8
+    utilisation: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    launch: NonNegativeFloat = 0.0
+    devices: PositiveInt | None = None
+    images: PositiveInt | None = None
     out: str | None = None
 
     def __post_init__(self) -> None:

@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 
 from src.diffusion.variances import FixedSmall, Variance
 from src.samplers.base import Sampler, transition
@@ -50,7 +52,7 @@ class DDIM(Sampler):
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Interval(ge=0, le=1)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()

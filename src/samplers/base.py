@@ -6,9 +6,10 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
@@ -99,7 +100,7 @@ class Sampler(ABC):
     """
 
     schedule: Schedule
-    steps: int = 50
+    steps: Annotated[int, Ge(1)] = 50
     grid: Grid = uniform
     clip: Callable[[Tensor], Tensor] | None = None
     _levels: dict[float, Level] = field(default_factory=dict, init=False, repr=False)

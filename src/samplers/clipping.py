@@ -1,6 +1,9 @@
 """Bounds on the predicted data, which keep a sampler from leaving the range that the network was trained on."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Gt, Interval
 from torch import Tensor
 
 
@@ -14,7 +17,7 @@ class Unclipped:
 class Static:
     """Every element within [-bound, bound]."""
 
-    def __init__(self, bound: float = 1.0):
+    def __init__(self, bound: Annotated[float, Gt(0)] = 1.0):
         if bound <= 0:
             raise ValueError(f"clip.bound is above 0, not {bound}; clip=none clips nothing")
         self.bound = bound
@@ -32,7 +35,7 @@ class Dynamic:
     Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3 and appendix A.
     """
 
-    def __init__(self, quantile: float = 0.995, bound: float = 1.0):
+    def __init__(self, quantile: Annotated[float, Interval(gt=0, le=1)] = 0.995, bound: Annotated[float, Gt(0)] = 1.0):
         if not 0 < quantile <= 1 or bound <= 0:
             raise ValueError(f"clip.quantile={quantile} lies in (0, 1], and clip.bound={bound} is above 0")
         self.quantile, self.bound = quantile, bound

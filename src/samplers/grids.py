@@ -6,8 +6,10 @@ and step from `sigma_min` to 0 at the end.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Annotated
 
 import torch
+from annotated_types import Gt
 from torch import Tensor
 
 from src.diffusion.schedules import Schedule
@@ -42,9 +44,13 @@ def quadratic(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
 
 
 def karras(
-    schedule: Schedule, steps: int, start: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0,
-    rho: float = 7.0,
-) -> Tensor:  # fmt: skip
+    schedule: Schedule,
+    steps: int,
+    start: float = 1.0,
+    sigma_min: Annotated[float, Gt(0)] = 0.002,
+    sigma_max: Annotated[float, Gt(0)] = 80.0,
+    rho: Annotated[float, Gt(0)] = 7.0,
+) -> Tensor:
     r"""Equal steps of :math:`\tilde\sigma^{1/\rho}`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
@@ -57,7 +63,11 @@ def karras(
 
 
 def log_snr(
-    schedule: Schedule, steps: int, start: float = 1.0, sigma_min: float = 0.002, sigma_max: float = 80.0
+    schedule: Schedule,
+    steps: int,
+    start: float = 1.0,
+    sigma_min: Annotated[float, Gt(0)] = 0.002,
+    sigma_max: Annotated[float, Gt(0)] = 80.0,
 ) -> Tensor:
     r"""Equal steps of the log-SNR.
 
@@ -67,7 +77,7 @@ def log_snr(
     return at_levels(schedule, start, sigma_max, lambda top: geometric([top, sigma_min], steps))
 
 
-def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[float] = ()) -> Tensor:
+def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[Annotated[float, Gt(0)]] = ()) -> Tensor:
     r"""Given noise levels :math:`\tilde\sigma`, falling, without the 0 at their end.
 
     Those below the noise of `start` are taken, interpolated in their logarithm for another number of steps.

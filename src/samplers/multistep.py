@@ -7,8 +7,10 @@ growth of l in a step. The step to clean data has infinite h, and is of first or
 import math
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from src.samplers.base import Denoise, Level, Sampler, move
@@ -31,7 +33,7 @@ class DPMpp2M(Sampler):
     k-diffusion.
     """
 
-    eta: float = 0.0
+    eta: Annotated[float, Ge(0)] = 0.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -62,7 +64,7 @@ class DPMpp3M(Sampler):
     Source: Lu et al. 2022, arXiv:2211.01095, appendix; Crowson, k-diffusion, `sample_dpmpp_3m_sde`.
     """
 
-    eta: float = 1.0
+    eta: Annotated[float, Ge(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -102,7 +104,7 @@ class UniPC(Sampler):
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 and 6 with B(h) = e^h - 1 (B_2).
     """
 
-    order: int = 2
+    order: Annotated[int, Interval(ge=1, le=3)] = 2
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -164,7 +166,7 @@ class AdamsBashforth(Sampler):
     Source: Liu et al. 2022 (PNDM), arXiv:2202.09778, section 3.2; Salimans, Ho 2022, arXiv:2202.00512, appendix D.
     """
 
-    order: int = 3
+    order: Annotated[int, Interval(ge=1, le=3)] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -91,10 +91,10 @@ class Restart(Heun):
     Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1.
     """
 
-    low: float = 0.2
-    high: float = 1.0
-    repeats: int = 2
-    restart_steps: int = 3
+    low: Annotated[float, Gt(0)] = 0.2
+    high: Annotated[float, Gt(0)] = 1.0
+    repeats: Annotated[int, Ge(0)] = 2
+    restart_steps: Annotated[int, Ge(1)] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()

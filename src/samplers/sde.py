@@ -2,8 +2,10 @@
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 import torch
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from src.samplers.ancestral import DDPM
@@ -68,8 +70,8 @@ class PredictorCorrector(DDPM):
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
     """
 
-    corrections: int = 1
-    snr: float = 0.16
+    corrections: Annotated[int, Ge(0)] = 1
+    snr: Annotated[float, Gt(0)] = 0.16
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -99,8 +101,8 @@ class AnnealedLangevin(Sampler):
     arXiv:2009.05475.
     """
 
-    repeats: int = 5
-    size: float = 0.2
+    repeats: Annotated[int, Ge(1)] = 5
+    size: Annotated[float, Interval(gt=0, lt=4)] = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -6,6 +6,7 @@ from pathlib import Path
 from src.tasks.base import Inputs, Model, Result, Task
 from src.tasks.generate import draw
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 from src.utils.sample_files import write_pictures
 
 
@@ -19,7 +20,7 @@ class Augment(Task):
         n: how many in all.
     """
 
-    n: int = 1000
+    n: PositiveInt = 1000
     makes_samples = True
 
     def __call__(self, model: Model, inputs: Inputs) -> Result:

@@ -8,6 +8,7 @@ from torch.nn import functional as F
 
 from src.tasks.base import Inputs, Model, Result, Task, wanted
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveFloat
 from src.utils.seeding import generator
 
 
@@ -24,7 +25,7 @@ class Denoise(Task):
         walk: whether to walk.
     """
 
-    level: float | None = None
+    level: PositiveFloat | None = None
     walk: bool = False
 
     def __post_init__(self) -> None:

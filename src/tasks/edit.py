@@ -2,13 +2,16 @@
 
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Annotated
 
 import torch
+from annotated_types import Interval
 from torch import Tensor
 
 from src.samplers.base import Level, move
 from src.tasks.base import Inputs, Model, Result, Task, wanted
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 
 
 @dataclass
@@ -21,7 +24,7 @@ class Edit(Task):
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1 (SDEdit).
     """
 
-    level: float = 0.6
+    level: Annotated[float, Interval(gt=0, le=1)] = 0.6
 
     def __post_init__(self) -> None:
         if not 0 < self.level <= 1:
@@ -55,9 +58,9 @@ class Interpolate(Task):
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, section 5.3 and eq. 67.
     """
 
-    between: int = 8
-    steps: int = 50
-    iterations: int = 3
+    between: PositiveInt = 8
+    steps: PositiveInt = 50
+    iterations: PositiveInt = 3
 
     def __post_init__(self) -> None:
         if min(self.between, self.steps, self.iterations) < 1:

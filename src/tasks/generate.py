@@ -11,6 +11,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler
 from src.tasks.base import Inputs, Model, Result, Task
+from src.utils.ranges import NonNegativeInt
 
 
 class Samples(NamedTuple):
@@ -38,7 +39,7 @@ class Generate(Task):
     """
 
     n: int = 64
-    keep: int = 0
+    keep: NonNegativeInt = 0
     makes_samples = True
 
     def __call__(self, model: Model, inputs: Inputs) -> Result:

@@ -9,6 +9,7 @@ from torch import Tensor
 from src.diffusion.measurements import Mask, Measurement
 from src.tasks.base import Model
 from src.utils.errors import UserError
+from src.utils.ranges import PositiveInt
 
 
 @dataclass
@@ -31,8 +32,8 @@ class RePaint:
     Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its code for where the jumps are.
     """
 
-    jump: int = 5
-    repeats: int = 5
+    jump: PositiveInt = 5
+    repeats: PositiveInt = 5
 
     def __post_init__(self) -> None:
         if self.jump < 1 or self.repeats < 1:

@@ -4,9 +4,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -15,6 +16,7 @@ from src.diffusion.measurements import Average, Blur, Grey, Mask, Measurement
 from src.samplers.ancestral import DDIM
 from src.tasks.base import Inputs, Model, Result, Task, wanted
 from src.utils.errors import UserError, blame
+from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
 
@@ -100,7 +102,9 @@ class Restore(Task):
         return measurement(measurement.pinv(y))
 
 
-def inpaint(method: Method, mask: str | None = None, box: Sequence[float] | None = None, noise: float = 0.0) -> Restore:
+def inpaint(
+    method: Method, mask: str | None = None, box: Sequence[Fraction] | None = None, noise: NonNegativeFloat = 0.0
+) -> Restore:
     """Fills in what is missing.
 
     Args:
@@ -113,17 +117,19 @@ def inpaint(method: Method, mask: str | None = None, box: Sequence[float] | None
     return Restore(partial(hidden, mask, box), method, noise)
 
 
-def super_resolution(method: Method, factor: int = 4, noise: float = 0.0) -> Restore:
+def super_resolution(method: Method, factor: Annotated[int, Ge(2)] = 4, noise: NonNegativeFloat = 0.0) -> Restore:
     """Enlarges by a whole factor, which must divide the size of the data."""
     return Restore(partial(shrunk, factor), method, noise)
 
 
-def colourise(method: Method, weights: Sequence[float] = (0.299, 0.587, 0.114), noise: float = 0.0) -> Restore:
+def colourise(
+    method: Method, weights: Sequence[float] = (0.299, 0.587, 0.114), noise: NonNegativeFloat = 0.0
+) -> Restore:
     """Gives grey pictures colours; `weights` say how much red, green and blue count in a grey."""
     return Restore(partial(greyed, weights), method, noise)
 
 
-def deblur(method: Method, width: float = 1.5, noise: float = 0.0) -> Restore:
+def deblur(method: Method, width: PositiveFloat = 1.5, noise: NonNegativeFloat = 0.0) -> Restore:
     """Sharpens what a Gaussian of this standard deviation, in pixels, has blurred."""
     return Restore(partial(blurred, width), method, noise)
 

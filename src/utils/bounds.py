@@ -4,7 +4,7 @@ import math
 import operator
 import types
 import typing
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ CONF = BeartypeConf(is_pep484_tower=True)
 HOLDS = {Gt: operator.gt, Ge: operator.ge, Lt: operator.lt, Le: operator.le}
 SIGNS = {Gt: ">", Ge: ">=", Lt: "<", Le: "<="}
 LISTS = (list, tuple, Sequence, Iterable)
+MAPPINGS = (dict, Mapping)
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ def complaint(value: Any, hint: Any) -> Complaint | None:
         return number(value, hint)
     if isinstance(value, list) and arguments and origin in LISTS:
         return of_list(value, hint, origin, arguments)
+    if isinstance(value, dict) and origin in MAPPINGS:
+        return of_dict(value, arguments[1])
     values = (value, tuple(value)) if isinstance(value, list) else (value,)
     return None if any(bearable(v, hint) for v in values) else Complaint("", wanted(hint), value, False)
 
@@ -108,6 +111,14 @@ def of_list(value: list[Any], hint: Any, origin: Any, arguments: Sequence[Any]) 
     for i, (element, kind) in enumerate(zip(value, each, strict=True)):
         if found := complaint(element, kind):
             return Complaint(f"[{i}]{found.where}", found.wanted, found.value, True)
+    return None
+
+
+def of_dict(value: dict[str, Any], kind: Any) -> Complaint | None:
+    """The complaint about the first value that is wrong."""
+    for key, element in value.items():
+        if found := complaint(element, kind):
+            return Complaint(f".{key}{found.where}", found.wanted, found.value, True)
     return None
 
 

@@ -21,6 +21,11 @@ def names_devices(text: str) -> bool:
     return re.fullmatch(r"auto|-1|\d+(,\d+)*,?", text) is not None
 
 
+def is_measured(name: str) -> bool:
+    """val/loss_ema, val/loss_raw or, with callbacks=quality, quality/..."""
+    return name in ("val/loss_ema", "val/loss_raw") or name.startswith("quality/")
+
+
 class Trainer:
     """Of Lightning. What would not run here, such as a strategy that copies this process, is left out."""
 
@@ -83,14 +88,22 @@ class Adafactor:
 class EarlyStopping:
     """Of Lightning."""
 
+    monitor: Annotated[str, Predicate(is_measured)]
     patience: Annotated[int, Ge(0)]
     mode: Literal["min", "max"]
+
+
+class Strategy:
+    """Of Lightning, where it starts processes."""
+
+    process_group_backend: Literal["gloo", "nccl"] | None
 
 
 # By where they are defined; a name that ends in a dot stands for all that is below it.
 FOREIGN = {
     "pytorch_lightning.trainer.trainer.Trainer": Trainer,
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping": EarlyStopping,
+    "pytorch_lightning.strategies.ddp.DDPStrategy": Strategy,
     "torch.optim.Adafactor": Adafactor,
     "torch.optim.": Optimizer,
 }

@@ -6,14 +6,15 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from src.utils.errors import UserError
+from src.utils.ranges import Fraction, NonNegativeInt, Probability
 
 
-def constant(optimizer: Optimizer, total_steps: int, warmup: int = 0) -> LambdaLR:
+def constant(optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0) -> LambdaLR:
     """The optimizer's rate throughout, after a linear warm-up over `warmup` steps."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
 
 
-def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float = 0.0) -> LambdaLR:
+def cosine(optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0, final: Fraction = 0.0) -> LambdaLR:
     r"""Linear warm-up over `warmup` steps, then half a cosine down to the share `final` of the rate at the last step.
 
     Source: Loshchilov, Hutter 2017, arXiv:1608.03983, eq. 5, without restarts.
@@ -31,7 +32,7 @@ def cosine(optimizer: Optimizer, total_steps: int, warmup: int = 0, final: float
 
 
 def trapezoid(
-    optimizer: Optimizer, total_steps: int, warmup: int = 0, hold: float = 0.4, final: float = 0.0
+    optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0, hold: Probability = 0.4, final: Fraction = 0.0
 ) -> LambdaLR:
     r"""Linear warm-up, the optimizer's rate, then straight down to the share `final` of it after the last step.
 
@@ -55,7 +56,7 @@ def trapezoid(
 
 
 def one_cycle(
-    optimizer: Optimizer, total_steps: int, rise: float = 0.3, start: float = 0.04, final: float = 4e-6
+    optimizer: Optimizer, total_steps: int, rise: Probability = 0.3, start: Fraction = 0.04, final: Fraction = 4e-6
 ) -> LambdaLR:
     r"""Half a cosine up from the share `start` of the rate over the share `rise` of all steps, and another down.
 

@@ -19,6 +19,14 @@ class Sweep(TypedDict):
     dry_run: bool
 
 
+class Paths(TypedDict):
+    """Where things lie."""
+
+    outputs: str
+    data: str
+    run: str
+
+
 class Train(TypedDict):
     """Of src.train."""
 
@@ -31,9 +39,10 @@ class Train(TypedDict):
     clusters: Literal[0] | Annotated[int, Ge(2)]
     compile: bool
     sweep: Sweep
+    paths: Paths
     trainer: dict[str, Any]
-    callbacks: dict[str, Any]
-    logger: dict[str, Any] | None
+    callbacks: dict[str, dict[str, Any] | None]
+    logger: dict[str, dict[str, Any] | None] | None
 
 
 class _Drawing(TypedDict):
@@ -46,6 +55,7 @@ class _Drawing(TypedDict):
     out: str | None
     batch_size: Count
     device: str
+    paths: Paths
     precision: Literal["auto", 32, "32", "bf16"]
 
 
@@ -55,6 +65,8 @@ class Sample(_Drawing):
     n: Count
     gif: bool
     samples: str | None
+    input: OneOrMore | None
+    truth: OneOrMore | None
     human: str | bool | None
     sweep: Sweep
 

@@ -1,11 +1,12 @@
 """Weights, gradients and optimizer state split among processes: fully sharded data parallel training."""
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
+from src.utils.ranges import NonNegativeInt
 from src.utils.whole_files import remove, take_place
 
 SHARDED = "meta.pt"  # the file of a sharded checkpoint with all but its tensors
@@ -24,7 +25,9 @@ class FullyShard(ModelParallelStrategy):
     Source: Zhao et al. 2023, arXiv:2304.11277; `fully_shard` in torch.
     """
 
-    def __init__(self, min_parameters: int = 1_000_000, process_group_backend: str | None = None):
+    def __init__(
+        self, min_parameters: NonNegativeInt = 1_000_000, process_group_backend: Literal["gloo", "nccl"] | None = None
+    ):
         super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend)
         self.min_parameters = min_parameters
 
