@@ -88,9 +88,9 @@ def test_a_run_from_before_there_were_any(command, tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["clusters=1"], ["clusters=1 is no number of clusters", "0 for none"]),
-        (["clusters=yes"], ["clusters=yes is no number of clusters"]),
-        (["clusters=-3"], ["clusters=-3 is no number of clusters"]),
+        (["clusters=1"], ["clusters must be 0 or >= 2, got 1"]),
+        (["clusters=yes"], ["clusters must be 0 or of type int, got 'yes'"]),
+        (["clusters=-3"], ["clusters must be 0 or >= 2, got -3"]),
         (["clusters=5000"], ["clusters=5000 is more than the 1,", "training samples"]),
         (["net.num_classes=10", "module.conditional=true"], ["module: ", "labels or clusters", "clusters=0"]),
     ],

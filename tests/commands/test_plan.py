@@ -70,7 +70,7 @@ def test_on_the_device_at_hand(planned):
         (["plan=h100", "trainer=ddp"], "plan.devices=8"),
         (["plan=h100", "plan.devices=7"], "data.batch_size=64"),
         (["plan=h100", "trainer.max_epochs=2"], "plan.images=1000000"),
-        (["plan=h100", "plan.utilisation=30"], "plan.utilisation=30"),
+        (["plan=h100", "plan.utilisation=30"], "plan.utilisation must be in (0, 1], got 30"),
         (["plan=t4", "trainer.precision=bf16-mixed"], "NVIDIA T4"),
         (["plan=h10"], "Did you mean h100"),
         (["plan=h100", "net.heads=7"], "net.heads=7"),
