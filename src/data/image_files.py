@@ -12,6 +12,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
+from src.data.names import part_of
+from src.utils.budget import LARGEST_IMAGE
+from src.utils.errors import UserError
+
 AHEAD = 1 << 20  # bytes that the system is asked for at a time
 LARGEST = 4 << 30  # bytes of an archive that is read from end to end; a larger one would not stay in memory
 
@@ -28,6 +32,7 @@ class Files:
         stamps: of all that was looked through, to see whether it has changed.
         label: (N,) int64, the classes that an archive gives by itself, or None.
         complaints: of the images that cannot be read; None before they have been looked at.
+        passed_over: what lies beside the images and is not used, in words.
     """
 
     root: str
@@ -38,6 +43,7 @@ class Files:
     stamps: dict[str, tuple[int, int]] = field(default_factory=dict)
     label: Tensor | None = None
     complaints: dict[int, str] | None = None
+    passed_over: str = ""
 
     def __len__(self) -> int:
         return len(self.ends)
@@ -49,7 +55,12 @@ class Files:
 
     def open(self, i: int, most: int | None = None) -> BinaryIO:
         """An image, or no more than what is asked for of its first bytes, where that saves time."""
-        return (Path(self.root) / self.name(i)).open("rb")
+        file = (Path(self.root) / self.name(i)).open("rb")
+        size = os.fstat(file.fileno()).st_size
+        if size > LARGEST_IMAGE:
+            file.close()
+            raise OSError(f"{size:,} bytes, more than {LARGEST_IMAGE:,}")
+        return file
 
     def archive(self, indices: Tensor) -> Tensor | None:
         """The number (N,) of the archive that each image lies in, or None."""
@@ -62,7 +73,7 @@ class Packed(Files):
 
     Args:
         archives: their names in the root.
-        where: (N, 4) int64: the number of the archive, offset and size in bytes, and whether it is deflated.
+        where: (N, 4) int64: the number of the archive, offset and size in bytes, and, if deflated, the size unpacked.
     """
 
     archives: list[str] = field(default_factory=list)
@@ -73,11 +84,15 @@ class Packed(Files):
         return name if len(self.archives) == 1 else f"{self.archives[int(self.where[i, 0])]}/{name}"
 
     def open(self, i: int, most: int | None = None) -> BinaryIO:
-        archive, offset, size, deflated = self.where[i].tolist()
+        archive, offset, size, unpacked = self.where[i].tolist()
+        if max(size, unpacked) > LARGEST_IMAGE:
+            raise OSError(f"{max(size, unpacked):,} bytes, more than {LARGEST_IMAGE:,}")
         with FileIO(f"{self.root}/{self.archives[archive]}") as file:
             file.seek(offset)
             data = file.read(size if most is None else min(size, most))
-        return BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data) if deflated else data)
+        if not unpacked:
+            return BytesIO(data)
+        return BytesIO(zlib.decompressobj(-zlib.MAX_WBITS).decompress(data, unpacked if most is None else most))
 
     def archive(self, indices: Tensor) -> Tensor | None:
         return self.where[indices, 0]
@@ -159,8 +174,41 @@ class Part:
 
         A folder with nothing but images in it is not looked through, nor is one of those to keep.
         """
-        tops, _ = self.tops()
-        depth = max(self.files.folders[i].removeprefix(self.prefix).count("/") for i in self._used())
-        if len(tops) > 1 or depth < 2 or set(tops) & set(keep):
-            return self
-        return self.below(tops[0]).unwrapped(keep)
+        inner = [self.files.folders[i].removeprefix(self.prefix).split("/")[:-1] for i in self._used()]
+        first, last, depth = min(inner), max(inner), max(map(len, inner))
+        around = 0
+        while around < min(len(first), depth - 1) and first[around] == last[around] and first[around] not in keep:
+            around += 1
+        return Part(self.files, self.indices, self.prefix + "".join(f"{name}/" for name in first[:around]))
+
+    def split(self) -> tuple["Part", "Part", str] | None:
+        """Training and validation images, where top-level folders are named so, and which others are not used.
+
+        Test images are for validation where there are no others, and are not used otherwise.
+        """
+        tops, top = self.tops()
+        named: dict[str | None, list[str]] = {}
+        for name in tops:
+            named.setdefault(part_of(name), []).append(name)
+        chosen = ["train", "val" if "val" in named else "test"]
+        if not set(chosen) <= named.keys():
+            return None
+        for part in chosen:
+            if len(named[part]) > 1:
+                raise UserError(
+                    f"{self.files.root}/{self.prefix} has {len(named[part])} folders for one part of the data, "
+                    f"{' and '.join(named[part])}; set data.root and data.val_root to those to use, or rename one"
+                )
+        counts = top.bincount(minlength=len(tops)).tolist()
+        train, val = (named[part][0] for part in chosen)
+        others = ", ".join(
+            f"{name or 'the folder itself'} ({n:,} images)"
+            for name, n in zip(tops, counts, strict=True)
+            if name not in (train, val)
+        )
+        return self.below(train), self.below(val), others
+
+    def held_out(self) -> list[str]:
+        """The folders of these images that are named as those of validation and test images are."""
+        inner = {self.files.folders[i].removeprefix(self.prefix) for i in self._used()}
+        return sorted(name for name in inner if any(part_of(word) in ("val", "test") for word in name.split("/")))

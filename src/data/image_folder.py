@@ -1,6 +1,7 @@
 """Folders, zip archives and tar shards of images."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,20 +14,19 @@ from src.data.image_files import Part
 from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
 from src.data.index import Index
 from src.data.scan import find_images
-from src.data.tar_shards import VALIDATION
 from src.data.workers import cpus
 from src.utils.errors import UserError
 from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 
 
 class ImageFolder(DataModule):
-    """PNG, JPEG, WebP, BMP and GIF files in any tree of folders, in a zip file of one, or in tar shards.
+    """Image files of any kind that Pillow reads, in any tree of folders, in a zip file of one, or in tar shards.
 
     Samples: (C, H, W) in [-1, 1]; labels count the sorted names of the top-level folders, `class_names`. Where these
-    are `train` and one of `val`, `valid`, `validation`, `test`, they are the two parts of the data, with the classes
-    below. A folder around everything is looked through. Shards may give labels as `cls` files instead. Images are
-    decoded once into memory where they fit, by workers whenever they are needed otherwise; either way the batches are
-    the same.
+    are called train and val or test, in any of the usual ways, they are the two parts of the data, with the classes
+    below; where there are all three, test is not used. A folder around everything is looked through. Shards may give
+    labels as `cls` files instead. Images are decoded once into memory where they fit, by workers whenever they are
+    needed otherwise; either way the batches are the same.
 
     Args:
         root: folder, zip file or tar file, or many tar files: their folder, a/train-*.tar, or a/train-{000..099}.tar.
@@ -80,6 +80,7 @@ class ImageFolder(DataModule):
         self.window, self.index = window, Index(index, rescan)
         self.decoder = Decoder(channels, size, resize)
         self.class_names: list[str] = []
+        self.unused = ""
 
     def load(self) -> None:
         if self.root is None:
@@ -92,30 +93,32 @@ class ImageFolder(DataModule):
             self.num_workers = min(cpus(), 8)
         train_set, good, bad = self._read(train, self.root, cached, training=True)
         val_set, _, bad_val = self._read(val, self.val_root or self.root, cached, training=False)
-        self.warning = self._judge(bad + bad_val, n)
+        self.warning = "; ".join(filter(None, (self._judge(bad + bad_val, n), *self._remarks(train, val)))) or None
         self.shards = train.files.archive(good.indices) if self.window else None
         self.source = (
             f"{len(train_set):,} train / {len(val_set):,} validation images from {self.root}"
             + (f" and {self.val_root}" if self.val_root else "")
             + f", {len(self.class_names)} classes, "
             + (f"in memory ({gigabytes:.2g} GB)" if cached else f"decoded by {self.num_workers} workers")
+            + (f"; not used: {self.unused}" if self.unused else "")
         )
         self.train_set, self.val_set = train_set, val_set
 
     def _parts(self, root: str) -> tuple[Part, Part]:
         """What to train on, whose folders name the classes, and what to validate on."""
         train = everything = Part.of(find_images(root, "data.root", self.index)).unwrapped()
-        tops, _ = everything.tops()
-        given = next((name for name in VALIDATION if name in tops), None) if "train" in tops else None
+        given = everything.split()
         if given:
-            train = everything.below("train")
+            train, _, self.unused = given
         self.class_names = self._classes(train)
         self._check_classes()
         if self.val_root is not None:
+            if given:
+                self.unused = ", ".join(filter(None, (f"{given[1].prefix} ({len(given[1]):,} images)", self.unused)))
             others = Part.of(find_images(self.val_root, "data.val_root", self.index))
             return train, self._shuffled(others.unwrapped(keep=self.class_names))
         if given:
-            return train, self._shuffled(everything.below(given))
+            return train, self._shuffled(given[1])
         n = len(train)
         indices, val_indices = split(n, val_count(n, self.val_share), self.seed)
         return train.only(indices), train.only(val_indices)
@@ -179,6 +182,21 @@ class ImageFolder(DataModule):
                     f"{image} lies in none of the class folders of {self.root}; move it, or set data.num_classes=0"
                 )
         return torch.tensor([self.class_names.index(name) for name in folders])[folder]
+
+    def _remarks(self, train: Part, val: Part) -> Iterator[str]:
+        """What the user should know of how the data were understood."""
+        for root, files in {self.root: train.files, self.val_root or self.root: val.files}.items():
+            if files.passed_over:
+                yield f"passed over in {root}: {files.passed_over}"
+        if folders := train.held_out():
+            more = f" and {len(folders) - 1:,} more folders" if folders[1:] else ""
+            yield (
+                f"images of {folders[0]}{more} are trained on, named as if they were for validation or testing; "
+                "move them, or set data.root and data.val_root"
+            )
+        alike = Counter(name.lower() for name in self.class_names)
+        if twice := [name for name in self.class_names if alike[name.lower()] > 1]:
+            yield f"classes differ only in case: {', '.join(twice[:4])}"
 
     def _judge(self, bad: Sequence[str], n: int) -> str | None:
         if not bad:

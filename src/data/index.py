@@ -12,7 +12,7 @@ import torch
 from src.data.image_files import Files, Packed
 from src.utils.whole_files import whole
 
-VERSION = 1  # of what is kept
+VERSION = 2  # of what is kept
 SETTLED = 2.0  # seconds: a younger change could be followed by another that gets the same time from the file system
 
 
@@ -56,5 +56,9 @@ class Index:
 
 def stamp(path: Path | str) -> tuple[int, int]:
     """What changes with a folder or file: the time of its change in nanoseconds, and its size."""
-    status = Path(path).stat()
+    return stamp_of(Path(path).stat())
+
+
+def stamp_of(status: os.stat_result) -> tuple[int, int]:
+    """The stamp in what the system says of a folder or file."""
     return status.st_mtime_ns, status.st_size

@@ -1,15 +1,19 @@
 """Finding the images in a folder, a zip file or tar shards."""
 
 import os
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
-from zipfile import ZIP_DEFLATED, ZIP_STORED, BadZipFile, ZipFile, ZipInfo, is_zipfile
+from typing import Literal
+from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 
 import torch
+from torch import Tensor
 
 from src.data.image_files import Files, Packed, split_names
-from src.data.index import Index, stamp
+from src.data.index import Index, stamp, stamp_of
+from src.data.names import PassedOver, tidy
 from src.data.tar_shards import find_shards, scan_shards
+from src.utils.budget import check_expansion
 from src.utils.errors import UserError
 from src.utils.pictures import ENDINGS, is_hidden, is_image
 
@@ -24,6 +28,8 @@ def find_images(root: str, key: str, index: Index) -> Files:
     files = index.load(path)
     if files is not None:
         return files
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise UserError(f"{key}={root} is a pipe, socket or device; set {key}=FOLDER, or a zip or tar file")
     shards = find_shards(path, key)
     if shards:
         return scan_shards(shards, path, key)
@@ -33,54 +39,107 @@ def find_images(root: str, key: str, index: Index) -> Files:
         raise UserError(f"{key}={root} is neither a folder nor a zip or tar file; set {key}=FOLDER with the images")
     files = scan_zip(path, key) if path.is_file() else scan_folder(path, key)
     if not len(files):
-        raise UserError(f"{key}={root} holds no image; files that end in {', '.join(ENDINGS)} are looked for")
+        beside = f", but {files.passed_over}" if files.passed_over else ""
+        raise UserError(f"{key}={root} holds no image{beside}; files that end in {', '.join(ENDINGS)} are looked for")
     return files
 
 
 def scan_folder(root: Path, key: str) -> Files:
-    """The images below a folder, in the order of their names."""
-    names, stamps, left = [], {}, [""]
-    while left:
-        folder = left.pop()
+    """The images below a folder, in the order of their names.
+
+    Links to folders are followed, but each folder is looked through once: by its own name, if it has one below the
+    root, and otherwise by that of the first link. So a link to a folder above adds nothing.
+    """
+    names, stamps, beside = [], {}, PassedOver()
+    seen = {_identity(above.stat()) for above in root.resolve().parents}
+    left, links = [""], []
+    while left or links:
+        folder = left.pop() if left else links.pop(links.index(min(links)))
         path = root / folder
         try:
-            stamps[str(path.absolute())] = stamp(path)  # before it is listed, so that no change is missed
+            status = path.stat()
+            if _identity(status) in seen:
+                beside.count("links to folders that are seen anyway")
+                continue
+            seen.add(_identity(status))
+            stamps[str(path.absolute())] = stamp_of(status)  # before it is listed, so that no change is missed
             with os.scandir(path) as entries:
                 for entry in entries:
                     if is_hidden(entry.name):
                         continue
-                    if entry.is_dir():
-                        left.append(f"{folder}{entry.name}/")
-                    elif is_image(entry.name):
+                    kind = _kind(entry)
+                    if kind == "folder":
+                        (links if entry.is_symlink() else left).append(f"{folder}{entry.name}/")
+                    elif not is_image(entry.name):
+                        beside.add(entry.name)
+                    elif kind == "file":
                         names.append(folder + entry.name)
+                    else:  # reading it could take for ever
+                        beside.count("pipes, sockets or devices")
         except OSError as error:
             raise UserError(f"{key}: {path} cannot be listed ({error.strerror}); mend or remove it") from error
-    return Files(str(root.absolute()), *split_names(sorted(names)), stamps)
+    return Files(str(root.absolute()), *split_names(sorted(names)), stamps, passed_over=str(beside))
+
+
+def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    """What an entry is, or leads to; a broken link counts as a file, which then cannot be read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not Path(entry.path).exists() else "other"
+    except OSError:  # a link to itself
+        return "file"
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def scan_zip(path: Path, key: str) -> Packed:
-    """The images in a zip file, in the order of their names."""
+    """The images in a zip file, in the order of their names; of several of one name the last, as when unpacked."""
     stamps = {str(path.absolute()): stamp(path)}
+    beside = PassedOver()
+    found: dict[str, ZipInfo] = {}
     try:
-        with path.open("rb") as file, ZipFile(file) as archive:
-            images = (info for info in archive.infolist() if is_image(info.filename))
-            infos = sorted(
-                (info for info in images if not any(map(is_hidden, info.filename.split("/")))),
-                key=lambda info: info.filename,
-            )
-            rows = [_where(info, file, path, key) for info in infos]
-    except (OSError, BadZipFile) as error:
-        raise UserError(f"{key}={path} is damaged ({error}); copy it again") from error
+        with ZipFile(path) as archive:
+            for info in archive.infolist():
+                name = tidy(info.filename)
+                if info.is_dir() or any(map(is_hidden, name.split("/"))):
+                    continue
+                if not is_image(name):
+                    beside.add(name)
+                    continue
+                if name in found:
+                    beside.count("older images of the same name")
+                found[name] = info
+        names = sorted(found)
+        with path.open("rb", buffering=0) as file:
+            rows = [_where(found[name], file, path, key) for name in names]
+    except UserError:
+        raise
+    except Exception as error:  # damaged files raise anything
+        raise UserError(f"{key}={path} is damaged ({error or type(error).__name__}); copy it again") from error
     where = torch.tensor(rows, dtype=torch.int64).view(-1, 4)
-    names = split_names([info.filename for info in infos])
-    return Packed(str(path.absolute().parent), *names, stamps, archives=[path.name], where=where)
+    _check_sizes(where, path, key)
+    root = str(path.absolute().parent)
+    return Packed(root, *split_names(names), stamps, passed_over=str(beside), archives=[path.name], where=where)
 
 
-def _where(info: ZipInfo, file: BinaryIO, path: Path, key: str) -> tuple[int, int, int, int]:
+def _where(info: ZipInfo, file: FileIO, path: Path, key: str) -> tuple[int, int, int, int]:
     """A row of Packed.where: the data lie behind a header of 30 bytes that ends with the lengths of two more parts."""
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise UserError(f"{key}={path}: {info.filename} is encrypted or packed unusually; make the zip file anew")
     file.seek(info.header_offset + 26)
     lengths = file.read(4)
     start = info.header_offset + 30 + sum(int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:]))
-    return 0, start, info.compress_size, int(info.compress_type == ZIP_DEFLATED)
+    return 0, start, info.compress_size, max(1, info.file_size) if info.compress_type == ZIP_DEFLATED else 0
+
+
+def _check_sizes(where: Tensor, path: Path, key: str) -> None:
+    """Refuse a zip file whose images lie over each other or behind its end, or unpack to far more than it has."""
+    start, size, unpacked = where[:, 1:].unbind(1)
+    order = start.argsort()
+    end = torch.cat([start[order][1:], torch.tensor([path.stat().st_size])])
+    if len(where) and ((start + size)[order] > end).any():
+        raise UserError(f"{key}={path} is damaged (parts of it overlap, or lie behind its end); copy it again")
+    check_expansion(int(size.sum()), int(unpacked.sum()), f"{key}={path}")

@@ -18,11 +18,11 @@ from tqdm import tqdm
 
 from src.data.image_files import Packed, split_names
 from src.data.index import stamp
+from src.data.names import part_of_shard
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
 from src.utils.pictures import ENDINGS, is_hidden, is_image
 
-VALIDATION = ("val", "valid", "validation", "test")
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 BLOCK = 512  # bytes; a tar file ends with blocks of zeros
 
@@ -101,8 +101,9 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:
     """The folder to see each shard in: its part of the data, where some are called train... and others val..."""
-    parts = [re.match("[a-z]*", path.name.lower())[0] for path in paths]  # type: ignore[index]
-    return [f"{part}/" if {"train"} < {*parts} <= {"train", *VALIDATION} else "" for part in parts]
+    parts = [part_of_shard(path.name) for path in paths]
+    split = "train" in parts and ("val" in parts or "test" in parts)
+    return [f"{part or 'other'}/" if split else "" for part in parts]
 
 
 @dataclass

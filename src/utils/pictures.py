@@ -5,7 +5,11 @@ from typing import Literal
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+# What Pillow decodes without another library.
+ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".avif", ".jfif", ".jpe", ".jp2", ".apng",
+    ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".dib",
+)  # fmt: skip
 TURNS = {  # by EXIF orientation
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -45,8 +49,10 @@ def _orientation(image: Image.Image) -> int:
 def _on_white(image: Image.Image) -> Image.Image:
     """The image at 8 bits, without transparency."""
     if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow's own conversion clips
-        grey = np.asarray(image).astype(np.float64) / 257
-        return Image.fromarray(np.clip(np.rint(grey), 0, 255).astype(np.uint8))
+        grey = np.asarray(image).astype(np.float64)
+        if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+            raise ValueError("numbers of more than 16 bits, whose black and white are not known")
+        return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

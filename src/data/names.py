@@ -1,0 +1,63 @@
+"""What names say: which files are images, which part of the data a folder is, and what is passed over."""
+
+import posixpath
+import re
+from collections import Counter
+
+# What tends to lie beside images and is no loss.
+COMPANIONS = (
+    ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".rst", ".html", ".pdf",
+    ".log", ".py", ".ipynb", ".sh", ".db", ".cls", ".caption", ".cap", ".parquet", ".md5", ".sha256",
+)  # fmt: skip
+ABOUT = ("readme", "license", "licence", "copying", "notice", "authors", "makefile", "dvc")
+PARTS = {
+    "train": "train", "training": "train",
+    "val": "val", "valid": "val", "validation": "val",
+    "test": "test", "testing": "test",
+}  # fmt: skip
+# Also of flowers_train, Training Set, train2017, test_images and trainA.
+PART = re.compile(rf"(?:.*[-_ .])?({'|'.join(PARTS)})(?:[-_ .]?(?:set|data|images?|imgs?|split|\d+|[ab]))*")
+
+
+def part_of(folder: str) -> str | None:
+    """The part of the data that a folder's name stands for, in any case: `train`, `val` or `test`, or None."""
+    found = PART.fullmatch(folder.lower())
+    return PARTS[found[1]] if found else None
+
+
+def part_of_shard(name: str) -> str | None:
+    """The same for a shard, whose name may hold other words and its number: `imagenet-val-000017.tar`."""
+    return next((PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in PARTS), None)
+
+
+def tidy(name: str) -> str:
+    r"""The name of a member of an archive, relative and with forward slashes, as that of `.\a\x.png` or `/a//x.png`."""
+    if "\\" in name:
+        name = name.replace("\\", "/")
+    if name.startswith(("/", ".")) or "/." in name or "//" in name:
+        name = re.sub(r"^(\.*/)+", "", posixpath.normpath(name))
+    return name
+
+
+class PassedOver:
+    """Counts what is found beside the images, by kind, for the user to be told."""
+
+    def __init__(self) -> None:
+        self.kinds: Counter[str] = Counter()
+
+    def add(self, name: str) -> None:
+        """Count a file that is no image by its name."""
+        stem, dot, ending = name.lower().rsplit("/", 1)[-1].rpartition(".")
+        ending = f".{ending}" if dot else ""
+        if ending not in COMPANIONS and (stem or name.lower()) not in ABOUT:
+            self.kinds[ending or "without an ending"] += 1
+
+    def count(self, kind: str, n: int = 1) -> None:
+        """Count n of another kind."""
+        self.kinds[kind] += n
+
+    def __str__(self) -> str:
+        """As `60 .heic, 2 links to folders already seen`; "" for none."""
+        return ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common(5) if n) + (
+            f", {sum(self.kinds.values()):,} in all" if len(self.kinds) > 5 else ""
+        )
