@@ -7,7 +7,10 @@ import zlib
 from collections.abc import Sequence
 from hashlib import sha256
 from http.client import HTTPException
+from io import BytesIO
+from math import prod
 from pathlib import Path
+from typing import BinaryIO, cast
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
@@ -17,8 +20,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src.utils.budget import FREE, TIMES, check_expansion
 from src.utils.errors import UserError
 
+LARGEST = 1 << 30  # bytes of a download
 UBYTE = 8  # the code of the only type of number that these data sets use
 
 
@@ -44,37 +49,56 @@ def read(path: Path, axes: int, checksum: str | None = None) -> Tensor:
         UserError: naming the file, where its type, length or checksum is wrong.
     """
     try:
-        content = path.read_bytes()
-        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
+            content = _read(cast(BinaryIO, file), axes, path)
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(f"{path} cannot be read ({error}); delete it to have it downloaded again") from error
-    x = _parse(content, axes, path)
     if checksum and sha256(content).hexdigest() != checksum:
         raise UserError(
             f"{path} is not the file expected: its unpacked content has another SHA-256 than data.sha256; "
             "delete it to have it downloaded again, or set data.sha256=null to accept it"
         )
-    return x
+    shape = _shape(content, axes)
+    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=4 + 4 * axes).reshape(shape))
 
 
-def _parse(content: bytes, axes: int, path: Path) -> Tensor:
-    """The header is 0, 0, type, number of axes, then the length of each axis in four bytes, high byte first."""
-    start = 4 + 4 * axes
-    if len(content) < start:
-        raise UserError(f"{path} is truncated: {len(content)} bytes; delete it to have it downloaded again")
-    if content[:4] != bytes([0, 0, UBYTE, axes]):
-        magic, wanted = int.from_bytes(content[:4], "big"), 256 * UBYTE + axes
+def _shape(header: bytes | bytearray, axes: int) -> list[int]:
+    """The length of each axis, in four bytes, high byte first, behind 0, 0, the type and the number of axes."""
+    return np.frombuffer(header, ">u4", axes, offset=4).tolist()
+
+
+def _read(file: BinaryIO, axes: int, path: Path) -> bytearray:
+    """The unpacked content, of which no more is read than its header promises, nor than a file of its size can hold."""
+    header = file.read(4 + 4 * axes)
+    if len(header) < 4 + 4 * axes:
+        raise UserError(f"{path} is truncated: {len(header)} bytes; delete it to have it downloaded again")
+    if header[:4] != bytes([0, 0, UBYTE, axes]):
+        magic, wanted = int.from_bytes(header[:4], "big"), 256 * UBYTE + axes
         raise UserError(
             f"{path} is no IDX file of {axes} axes of bytes: its magic number is {magic}, not {wanted}; "
             "check which files data.files names"
         )
-    shape = np.frombuffer(content, ">u4", axes, offset=4).astype(int)
-    if len(content) != start + shape.prod():
-        raise UserError(
-            f"{path} is truncated or damaged: {len(content):,} bytes where its header promises "
-            f"{start + shape.prod():,}; delete it to have it downloaded again"
-        )
-    return torch.from_numpy(np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy())
+    n, promised = len(header), len(header) + prod(_shape(header, axes))
+    size = path.stat().st_size
+    if path.suffix == ".gz":
+        check_expansion(size, promised, str(path))
+    elif size != promised:
+        raise _damaged(path, f"{size:,}", promised)
+    content = bytearray(promised)
+    content[:n] = header
+    with memoryview(content) as view:
+        while n < promised and (got := file.readinto(view[n:])):  # type: ignore[attr-defined]
+            n += got
+    if n < promised or file.read(1):
+        raise _damaged(path, f"{n:,}" if n < promised else "more", promised)
+    return content
+
+
+def _damaged(path: Path, there: str, promised: int) -> UserError:
+    return UserError(
+        f"{path} is truncated or damaged: {there} bytes where its header promises {promised:,}; "
+        "delete it to have it downloaded again"
+    )
 
 
 def download(
@@ -109,7 +133,7 @@ def download(
             time.sleep(pause)
         for mirror in list(mirrors):
             try:
-                content = gzip.decompress(_fetch(f"{mirror.rstrip('/')}/{name}.gz", timeout))
+                content = _unpack(_fetch(f"{mirror.rstrip('/')}/{name}.gz", timeout))
                 if checksum and sha256(content).hexdigest() != checksum:
                     raise ValueError("wrong checksum")
             except (OSError, HTTPException, EOFError, zlib.error, ValueError) as error:
@@ -122,6 +146,16 @@ def download(
     raise DownloadError(f"{name}: {why or 'data.mirrors is empty'}")
 
 
+def _unpack(packed: bytes) -> bytes:
+    """The content of a gzip file, unless it is far more than any of real data."""
+    most = max(FREE, TIMES * len(packed))
+    with gzip.open(BytesIO(packed)) as file:
+        content = file.read(most + 1)
+    if len(content) > most:
+        raise ValueError(f"unpacks to more than {most:,} bytes")
+    return content
+
+
 def _fetch(url: str, timeout: float) -> bytes:
     name = url.rsplit("/", 1)[-1]
     with urlopen(url, timeout=timeout) as response:
@@ -131,6 +165,8 @@ def _fetch(url: str, timeout: float) -> bytes:
             while chunk := response.read(1 << 18):
                 chunks.append(chunk)
                 bar.update(len(chunk))
+                if len(chunks) > LARGEST >> 18:
+                    raise ValueError(f"more than {LARGEST:,} bytes")
     return b"".join(chunks)
 
 

@@ -15,6 +15,7 @@ from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
 from src.data.index import Index
 from src.data.scan import find_images
 from src.data.workers import cpus
+from src.utils.budget import CLASSES
 from src.utils.errors import UserError
 from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 
@@ -131,7 +132,13 @@ class ImageFolder(DataModule):
         """The names of the classes: of the folders, or the numbers that shards give."""
         if train.files.label is None:
             return [name for name in train.tops()[0] if name]
-        return [str(i) for i in range(int(train.files.label[train.indices].max()) + 1)]
+        most = int(train.files.label[train.indices].max())
+        if most >= max(CLASSES, len(train)):
+            raise UserError(
+                f"{self.root} has a class {most:,}, but {len(train):,} images only; classes are counted 0, 1, 2, ..., "
+                f"and their numbers must be < {CLASSES:,} or the number of images"
+            )
+        return [str(i) for i in range(most + 1)]
 
     def _check_classes(self) -> None:
         found, asked = len(self.class_names), self.num_classes

@@ -54,10 +54,11 @@ class PassedOver:
 
     def count(self, kind: str, n: int = 1) -> None:
         """Count n of another kind."""
-        self.kinds[kind] += n
+        if n:
+            self.kinds[kind] += n
 
     def __str__(self) -> str:
         """As `60 .heic, 2 links to folders already seen`; "" for none."""
-        return ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common(5) if n) + (
+        return ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common(5)) + (
             f", {sum(self.kinds.values()):,} in all" if len(self.kinds) > 5 else ""
         )

@@ -52,7 +52,7 @@ def scan_folder(root: Path, key: str) -> Files:
     """
     names, stamps, beside = [], {}, PassedOver()
     seen = {_identity(above.stat()) for above in root.resolve().parents}
-    left, links = [""], []
+    left, links = [""], list[str]()
     while left or links:
         folder = left.pop() if left else links.pop(links.index(min(links)))
         path = root / folder

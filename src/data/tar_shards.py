@@ -1,14 +1,15 @@
 """Tar shards as the library webdataset writes them: samples of files that share a key, such as 0001.jpg and 0001.cls.
 
-The library says which shards a pattern names, and which files make up a sample. It would stream them, too, but in an
-order that depends on the number of processes, and from the start of a shard only. So it is noted where each image lies.
+The library says which shards a pattern names. It would stream them, too, but in an order that depends on the number of
+processes, and from the start of a shard only. So it is noted where each image lies.
 """
 
 import os
 import re
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,13 +19,14 @@ from tqdm import tqdm
 
 from src.data.image_files import Packed, split_names
 from src.data.index import stamp
-from src.data.names import part_of_shard
+from src.data.names import PassedOver, part_of_shard, tidy
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
 from src.utils.pictures import ENDINGS, is_hidden, is_image
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 BLOCK = 512  # bytes; a tar file ends with blocks of zeros
+HEADER = 1 << 20  # bytes that the name and so on of one member may have
 
 
 def find_shards(path: Path, key: str) -> list[Path]:
@@ -70,7 +72,7 @@ def _webdataset() -> Any:
 
 
 def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
-    """The images in tar shards, in their order.
+    """The images in tar shards, in their order; of several of one name in a shard the last, as when unpacked.
 
     Raises:
         UserError: naming a shard that is damaged or holds no image, or an image without a label.
@@ -96,7 +98,13 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
         raise UserError(f"{key}: {len(lacking)} images have no .cls file, such as {name}, but others have; add them")
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     archives = [str(path.absolute().relative_to(folder)) for path in paths]
-    return Packed(folder, *split_names(names), stamps, None if lacking else label, archives=archives, where=where)
+    beside = PassedOver()
+    for shard in shards:
+        beside.kinds.update(shard.beside.kinds)
+    label_of = None if lacking else label
+    return Packed(
+        folder, *split_names(names), stamps, label_of, passed_over=str(beside), archives=archives, where=where
+    )
 
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:
@@ -114,41 +122,75 @@ class _Shard:
     where: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int64))
     label: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     wrong: str | None = None
+    beside: PassedOver = field(default_factory=PassedOver)
+
+
+class _Headers(FileIO):
+    """A tar file whose headers are read, and which refuses to read more than belongs to one."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is None or not 0 <= size <= HEADER:
+            raise tarfile.ReadError(f"a header of {size:,} bytes")
+        return super().read(size)
 
 
 def _scan(path: Path) -> _Shard:
-    split_key = _webdataset().tariterators.base_plus_ext
-    names: list[str] = []
-    keys, rows, classes = [], [], {}
+    found: dict[str, tuple[int, int, int, int]] = {}
+    classes: dict[str, int] = {}
+    beside = PassedOver()
     try:
-        with tarfile.open(path, "r:") as tar, path.open("rb") as file:
+        with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 cast(Any, tar).members.clear()  # which would all be kept otherwise
-                name = member.name.removeprefix("./")
-                sample, kind = split_key(name)
-                if not member.isreg() or sample is None or any(map(is_hidden, name.split("/"))):
+                name = tidy(member.name)
+                if member.isdir() or any(map(is_hidden, name.split("/"))):
                     continue
-                if kind.lower() == "cls":
+                if not member.isreg():
+                    beside.count("links or devices", is_image(name))
+                elif name.lower().endswith(".cls"):
                     file.seek(member.offset_data)
-                    classes[sample] = _class(file.read(member.size), name)
-                elif f".{kind.lower()}" in ENDINGS:
-                    names.append(name)
-                    keys.append(sample)
-                    rows.append((0, member.offset_data, member.size, 0))
+                    classes[name[:-4]] = _class(file.read(min(member.size, BLOCK)), name)
+                elif is_image(name):
+                    beside.count("older images of the same name", found.pop(name, None) is not None)
+                    found[name] = (0, member.offset_data, member.size, 0)
+                else:
+                    beside.add(name)
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):
                 raise tarfile.ReadError("it breaks off")
-    except (tarfile.TarError, OSError) as error:
-        return _Shard(wrong=f"is damaged, or compressed ({error}); copy or unpack it again")
-    except ValueError as error:
+    except _NoClass as error:
         return _Shard(wrong=f"cannot be used: {error}")
-    if not names:
-        return _Shard(wrong=f"holds no image; files named KEY{', KEY'.join(ENDINGS)} are looked for")
-    label = torch.tensor([classes.get(sample, -1) for sample in keys])
-    return _Shard(names, torch.tensor(rows), label)
+    except Exception as error:  # damaged files raise anything
+        return _Shard(wrong=f"is damaged, or compressed ({error or type(error).__name__}); copy or unpack it again")
+    fields = _further_fields(found)
+    beside.count("further images of a sample, as 1.mask.png is beside 1.png", len(fields))
+    rows = {name: row for name, row in found.items() if name not in fields}
+    if not rows:
+        others = f", but {beside}" if str(beside) else ""
+        return _Shard(wrong=f"holds no image{others}; files named KEY{', KEY'.join(ENDINGS)} are looked for")
+    label = [classes.get(name.rpartition(".")[0], classes.get(_key(name), -1)) for name in rows]
+    return _Shard([*rows], torch.tensor([*rows.values()]), torch.tensor(label), beside=beside)
+
+
+def _key(name: str) -> str:
+    """What the files of a sample share in webdataset: all up to the first dot of the name without its folders."""
+    folder, slash, file = name.rpartition("/")
+    return folder + slash + file.partition(".")[0]
+
+
+def _further_fields(names: Iterable[str]) -> set[str]:
+    """Images such as 1.mask.png, where there is a 1.png; others with dots in their names are images by themselves."""
+    dotted = {name for name in names if name.count(".", name.rfind("/") + 1) > 1}
+    samples = {_key(name) for name in names if name not in dotted} if dotted else set()
+    return {name for name in dotted if _key(name) in samples}
+
+
+class _NoClass(Exception):
+    """A file that should hold the number of a class does not."""
 
 
 def _class(content: bytes, name: str) -> int:
-    if not content.strip().isdigit():
-        raise ValueError(f"{name} holds no number of a class")
-    return int(content)
+    number = content.strip()
+    if not number.isdigit() or len(number) > 18:
+        raise _NoClass(f"{name} holds no number of a class")
+    return int(number)

@@ -4,6 +4,8 @@ import gzip
 import os
 import struct
 import threading
+import tracemalloc
+import zlib
 from functools import cache
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -148,6 +150,21 @@ def test_refuses_half_a_gzip_file(tmp_path):
     assert f"{path} cannot be read" in refused(tmp_path)
 
 
+@pytest.mark.parametrize("promised", [(60, 28, 28), (60, 1 << 12, 1 << 12), (2**32 - 1,) * 3])
+def test_refuses_gzip_bombs(tmp_path, promised):
+    """No more is unpacked than the header promises, and no more is promised than a file of its size can hold."""
+    path = write(tmp_path, packed=True) / "train-images-idx3-ubyte.gz"
+    packer = zlib.compressobj(1, wbits=31)
+    content = packer.compress(struct.pack(">4B3I", 0, 0, 8, 3, *promised))
+    path.write_bytes(content + b"".join(packer.compress(bytes(1 << 20)) for _ in range(100)) + packer.flush())
+    tracemalloc.start()
+    told = refused(tmp_path, sha256=None)
+    assert tracemalloc.get_traced_memory()[1] < 1 << 20
+    tracemalloc.stop()
+    wanted = "more bytes where its header promises 47,056" if promised[1] == 28 else "unpacks from "
+    assert str(path) in told and wanted in told
+
+
 def test_refuses_counts_that_differ(tmp_path):
     write(tmp_path, CONTENTS | {"train_labels": idx_bytes(np.arange(59) % 10)})
     assert "holds 60 images, but" in refused(tmp_path, sha256=None)
@@ -246,6 +263,12 @@ def test_wrong_content_is_refused_and_not_kept(tmp_path, mirrors):
     mirrors[0].serve(CONTENTS | {"train_images": other_pixel(CONTENTS["train_images"])})
     told = refused(tmp_path, mirrors=urls(mirrors))
     assert "wrong checksum" in told and "404" in told and list(tmp_path.iterdir()) == []
+
+
+def test_a_gzip_bomb_of_a_mirror_is_not_unpacked(monkeypatch):
+    monkeypatch.setattr(idx, "FREE", 1 << 16)
+    with pytest.raises(ValueError, match="unpacks to more than 1"):
+        idx._unpack(gzip.compress(bytes(1 << 24)))
 
 
 def test_a_mirror_that_does_not_exist(tmp_path):

@@ -84,9 +84,9 @@ def test_shards_by_their_folder_or_by_a_pattern(pets):
     assert (len(others.train_set), len(others.val_set)) == (36, 12)
 
 
-@pytest.mark.parametrize("val", ["val", "test"])
-def test_shards_of_parts_of_the_data(tmp_path, pets, val):
-    for i, name in enumerate(("train-0", "train-1", f"{val}-0")):
+@pytest.mark.parametrize("names", [("train-0", "train-1", "val-0"), ("Training_0", "x-train-1", "x-TEST-0")])
+def test_shards_of_parts_of_the_data(tmp_path, pets, names):
+    for i, name in enumerate(names):
         (tmp_path / f"{name}.tar").symlink_to(pets / f"shards/pets-0{i}.tar")
     data = lazy(tmp_path)
     assert (len(data.train_set), len(data.val_set)) == (12, 6)
@@ -95,7 +95,13 @@ def test_shards_of_parts_of_the_data(tmp_path, pets, val):
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 def test_formats_names_and_what_is_passed_over(tmp_path, png, format):
     long = "x" * 90 + "/" + "y" * 90
-    files = {"./cat/1.png": png, f"cat/{long}.PNG": png, "cat/1.txt": b"a cat", "cat/._1.png": b"", "1.mask.png": b""}
+    files = {
+        "./cat/1.png": png,
+        f"cat/{long}.PNG": png,
+        "cat/1.txt": b"a cat",
+        "cat/._1.png": b"",
+        "cat/1.mask.png": b"",
+    }
     files |= {"dog/2.json": b"{}", "dog/2.png": png}
     data = lazy(write(tmp_path / "a.tar", files, format=format), num_classes=2)
     part = data.train_set.x.part
@@ -107,6 +113,37 @@ def test_images_beside_a_tar_file_come_first(tmp_path, pets):
     tree(tmp_path, CLASSES)
     (tmp_path / "download.tar").symlink_to(pets / "pets.tar")
     assert lazy(tmp_path).class_names == ["cat", "dog", "eel"] and "7 train / 2" in lazy(tmp_path).source
+
+
+def test_names_with_dots(tmp_path, png):
+    names = ["000.png", "scan.001.png", "scan.002.png", "v1.0/a.b.c.PNG", "7.jpg", "7.mask.png", "7.left.jpg"]
+    data = images(write(tmp_path / "a.tar", dict.fromkeys(names, png)))
+    assert len(data.train_set) + len(data.val_set) == 5
+    assert data.warning.endswith("a.tar: 2 further images of a sample, as 1.mask.png is beside 1.png")
+
+
+def test_classes_of_names_with_dots(tmp_path, png):
+    files = {"a.0.png": png, "a.0.cls": b"1", "a.1.png": png, "a.1.cls": b" 0\n", "b.in.png": png, "b.out.png": png}
+    part = lazy(write(tmp_path / "a.tar", files | {"b.cls": b"2"})).train_set.x.part
+    assert part.files.label.tolist() == [1, 0, 2, 2]
+
+
+def test_names_of_every_origin_and_what_is_passed_over(tmp_path, png):
+    path = tmp_path / "a.tar"
+    names = ["/abs/Train/cat/0.png", "../Train/dog/0.png", ".\\Test\\dog\\0.png", "Train/dog/0.png", "Train/x.heic"]
+    names[0] = "Train/cat/0.png"
+    with tarfile.open(path, "w") as tar:
+        for name in names:
+            info = tarfile.TarInfo(name)
+            info.size = len(png)
+            tar.addfile(info, BytesIO(png))
+        for kind in (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE):
+            info = tarfile.TarInfo("Train/cat/1.png")
+            info.type, info.linkname = kind, names[0]
+            tar.addfile(info)
+    data = images(path, num_classes=2)
+    assert (len(data.train_set), len(data.val_set), data.class_names) == (2, 1, ["cat", "dog"])
+    assert data.warning.endswith(": 3 links or devices, 1 older images of the same name, 1 .heic")
 
 
 # ---- in which order ----
@@ -178,6 +215,9 @@ def test_a_killed_run_on_shards_resumes_to_the_same_bits(pets, tmp_path):
     [
         ({"1.txt": b"text"}, "a.tar holds no image; files named KEY.png, KEY.jpg"),
         ({"1.png": b"", "1.cls": b"cat"}, "a.tar cannot be used: 1.cls holds no number of a class"),
+        ({"1.png": b"", "1.cls": b"9" * 500}, "a.tar cannot be used: 1.cls holds no number of a class"),
+        ({"1.png": b"", "1.cls": b"1" * 5000}, "a.tar cannot be used: 1.cls holds no number of a class"),
+        ({"1.png": b"", "1.cls": b"300000000"}, "has a class 300,000,000, but 1 images only; classes are counted 0"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, "1 images have no .cls file, such as a.tar/2.png, but others"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b"", "2.cls": b"4"}, "has 5 classes (0, 1, 2, ...); set data.num_c"),
         ({"cat/1.png": b"", "dog/2.png": b""}, "has 2 classes (cat, dog); set data.num_classes=2"),
@@ -196,6 +236,22 @@ def test_refuses_damaged_shards(tmp_path, pets):
     with tarfile.open(tmp_path / "b.tar.gz", "w:gz") as tar:
         tar.add(pets / "pets", "pets")
     assert "is damaged, or compressed (" in refused(tmp_path / "b.tar.gz")
+
+
+@pytest.mark.parametrize("kind", [tarfile.XHDTYPE, tarfile.GNUTYPE_LONGNAME, tarfile.REGTYPE])
+@pytest.mark.parametrize("size", [1 << 30, 1 << 62, 1 << 80])
+def test_sizes_that_no_member_has(tmp_path, png, kind, size):
+    info = tarfile.TarInfo("1.png")
+    info.type, info.size = kind, size
+    shard = tmp_path / "a.tar"
+    with shard.open("wb") as file:
+        file.write(info.tobuf(tarfile.GNU_FORMAT) + png)
+        file.truncate(3 << 30)  # bytes, none of which are stored
+    if kind == tarfile.REGTYPE and size == 1 << 30:
+        told = refused(shard, val_root=str(shard))
+        assert "2 of 2 images cannot be read: 1.png (1,073,741,824 bytes, more than" in told
+    else:
+        assert f"{shard} is damaged, or compressed (" in refused(shard)
 
 
 def test_refuses_shards_that_are_not_there(tmp_path, pets, monkeypatch):
