@@ -16,7 +16,7 @@ from src.data.index import Index
 from src.data.scan import find_images
 from src.data.workers import cpus
 from src.utils.budget import CLASSES
-from src.utils.errors import UserError
+from src.utils.errors import UserError, printable
 from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 
 
@@ -94,9 +94,10 @@ class ImageFolder(DataModule):
             self.num_workers = min(cpus(), 8)
         train_set, good, bad = self._read(train, self.root, cached, training=True)
         val_set, _, bad_val = self._read(val, self.val_root or self.root, cached, training=False)
-        self.warning = "; ".join(filter(None, (self._judge(bad + bad_val, n), *self._remarks(train, val)))) or None
+        remarks = [self._judge(bad + bad_val, n), *self._remarks(train, val)]
+        self.warning = printable("; ".join(filter(None, remarks))) or None
         self.shards = train.files.archive(good.indices) if self.window else None
-        self.source = (
+        self.source = printable(
             f"{len(train_set):,} train / {len(val_set):,} validation images from {self.root}"
             + (f" and {self.val_root}" if self.val_root else "")
             + f", {len(self.class_names)} classes, "
@@ -131,7 +132,7 @@ class ImageFolder(DataModule):
     def _classes(self, train: Part) -> list[str]:
         """The names of the classes: of the folders, or the numbers that shards give."""
         if train.files.label is None:
-            return [name for name in train.tops()[0] if name]
+            return [printable(name) for name in train.tops()[0] if name]
         most = int(train.files.label[train.indices].max())
         if most >= max(CLASSES, len(train)):
             raise UserError(
@@ -181,7 +182,8 @@ class ImageFolder(DataModule):
                     "give both the same classes, or set data.num_classes=0"
                 )
             return label
-        folders, folder = part.tops()
+        tops, folder = part.tops()
+        folders = list(map(printable, tops))
         for i, name in enumerate(folders):
             if name not in self.class_names:
                 image = part.files.name(int(part.indices[folder == i][0]))

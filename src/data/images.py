@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from src.data.image_files import Files, Packed, Part
 from src.data.workers import cpus, in_processes
-from src.utils.errors import UserError
+from src.utils.errors import UserError, printable
 from src.utils.pictures import plain, why_unreadable
 
 CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
@@ -36,7 +36,7 @@ def _complaining(files: Files, i: int) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        raise Unreadable(f"{files.name(i)} ({why_unreadable(error)})") from error
+        raise Unreadable(f"{printable(files.name(i))} ({why_unreadable(error)})") from error
 
 
 class Decoder:

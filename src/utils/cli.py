@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from src.utils.errors import OF_VALUES, UserError, refusal
+from src.utils.errors import OF_VALUES, UserError, printable, refusal
 
 # Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
 QUOTED = re.compile(r"^([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)$")
@@ -70,7 +70,7 @@ def fail(message: str, exit_code: int) -> None:
     """Say what is wrong in one line, and leave."""
     sys.stdout.flush()
     if exit_code < 128 or os.environ.get("LOCAL_RANK", "0") == "0":  # a signal reaches every process of a run
-        print("error: " + " ".join(message.split()), file=sys.stderr)
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(exit_code)
 
 

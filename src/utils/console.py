@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +39,13 @@ def start_logging(file: Path | None) -> None:
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
+    if isinstance(sys.stdout, TextIOWrapper):  # paths may hold bytes that are not UTF-8
+        sys.stdout.reconfigure(errors="backslashreplace")
     terminal = logging.StreamHandler(sys.stdout)
     terminal.setFormatter(logging.Formatter("%(message)s"))
     root.addHandler(terminal)
     if file is not None:
-        to_file = logging.FileHandler(file, delay=True)
+        to_file = logging.FileHandler(file, encoding="utf-8", errors="backslashreplace", delay=True)
         to_file.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         root.addHandler(to_file)
     root.setLevel(logging.WARNING)

@@ -27,6 +27,14 @@ def refusal(part: str, error: BaseException) -> UserError:
     return UserError(f"{part}: {said}")
 
 
+def printable(text: str) -> str:
+    r"""The text in one line that any terminal, log and page takes: a byte that is not UTF-8 as `\xe9`, for example."""
+    if text.isprintable():
+        return text
+    bytes_ = {c: f"\\x{ord(c) - 0xDC00:02x}" for c in set(text) if "\udc80" <= c <= "\udcff"}
+    return "".join(c if c.isprintable() else bytes_.get(c, c.encode("unicode_escape").decode()) for c in text)
+
+
 @contextmanager
 def blame(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
     """Say of which part of the config an error speaks, raised where the part is made or put together with others."""

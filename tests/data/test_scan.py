@@ -88,6 +88,17 @@ def test_kinds_that_pillow_reads(tmp_path, ending):
     assert data.warning is None and len(data.train_set) == 3
 
 
+def test_names_that_are_not_text_are_escaped_where_they_are_shown(tmp_path):
+    cat, dog = (os.fsdecode(name) for name in (b"c\xe9t", b"d\nog"))
+    root = tree(
+        tmp_path, [f"{name}/{i}{os.fsdecode(end)}.png" for name in (cat, dog) for i, end in enumerate((b"\xff", b"\n"))]
+    )
+    (root / dog / "bad\n.png").write_bytes(b"no image")
+    data = images(root, num_classes=2, max_unreadable=0.5)
+    assert data.class_names == [r"c\xe9t", r"d\nog"] and len(data.train_set) == 3
+    assert r"cannot be read: d\nog/bad\n.png (no image of a known kind)" in data.warning
+
+
 # ---- parts of the data ----
 
 
