@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from io import BytesIO, FileIO
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Literal
 
 import torch
 from torch import Tensor
@@ -111,6 +111,16 @@ def _read_ahead(path: str) -> None:
     with FileIO(path) as file:
         for start in range(0, size, AHEAD):  # the system may cut longer wishes short
             os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
+
+
+def kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+    """What an entry is, or leads to; a broken link counts as a file, which then cannot be read."""
+    try:
+        if entry.is_dir():
+            return "folder"
+        return "file" if entry.is_file() or not Path(entry.path).exists() else "other"
+    except OSError:  # a link to itself
+        return "file"
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], Tensor, Tensor, Tensor]:

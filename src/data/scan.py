@@ -3,13 +3,12 @@
 import os
 from io import FileIO
 from pathlib import Path
-from typing import Literal
 from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 
 import torch
 from torch import Tensor
 
-from src.data.image_files import Files, Packed, split_names
+from src.data.image_files import Files, Packed, kind_of, split_names
 from src.data.index import Index, stamp, stamp_of
 from src.data.names import PassedOver, tidy
 from src.data.tar_shards import find_shards, scan_shards
@@ -67,7 +66,7 @@ def scan_folder(root: Path, key: str) -> Files:
                 for entry in entries:
                     if is_hidden(entry.name):
                         continue
-                    kind = _kind(entry)
+                    kind = kind_of(entry)
                     if kind == "folder":
                         (links if entry.is_symlink() else left).append(f"{folder}{entry.name}/")
                     elif not is_image(entry.name):
@@ -77,18 +76,9 @@ def scan_folder(root: Path, key: str) -> Files:
                     else:  # reading it could take for ever
                         beside.count("pipes, sockets or devices")
         except OSError as error:
-            raise UserError(f"{key}: {path} cannot be listed ({error.strerror}); mend or remove it") from error
+            place = str(path) if len(str(path)) < 500 else f"{str(path)[:400]}..."
+            raise UserError(f"{key}: {place} cannot be listed ({error.strerror}); mend or remove it") from error
     return Files(str(root.absolute()), *split_names(sorted(names)), stamps, passed_over=str(beside))
-
-
-def _kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
-    """What an entry is, or leads to; a broken link counts as a file, which then cannot be read."""
-    try:
-        if entry.is_dir():
-            return "folder"
-        return "file" if entry.is_file() or not Path(entry.path).exists() else "other"
-    except OSError:  # a link to itself
-        return "file"
 
 
 def _identity(status: os.stat_result) -> tuple[int, int]:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.image_files import Packed, split_names
+from src.data.image_files import Packed, kind_of, split_names
 from src.data.index import stamp
 from src.data.names import PassedOver, part_of_shard, tidy
 from src.data.workers import cpus, in_processes
@@ -56,7 +56,7 @@ def _shards_in(folder: Path) -> list[Path]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if entry.is_dir() or is_image(entry.name):
+            if kind_of(entry) == "folder" or is_image(entry.name):
                 return []
             if entry.name.endswith(".tar") and not is_hidden(entry.name):
                 found.append(folder / entry.name)

@@ -43,6 +43,7 @@ def test_each_folder_is_looked_through_once(tmp_path):
         (root / name).parent.mkdir(exist_ok=True)
         (root / name).symlink_to(to)
     assert found(root) == ["cat/0.png", "dog/0.png", "link1/deep/0.png"]
+    (root / "self").symlink_to("self")
     data = images(root)
     assert "passed over in" in data.warning and "5 links to folders that are seen anyway" in data.warning
 
