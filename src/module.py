@@ -16,6 +16,7 @@ from src.diffusion.losses import Loss
 from src.diffusion.times import TimeSampler
 from src.metrics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
+from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
 from src.utils.seeding import derive_seed, generator
 from src.utils.sharding import FullyShard
 
@@ -240,20 +241,13 @@ class DiffusionModule(pl.LightningModule):
         checkpoint["train_meter"] = states.view(self.trainer.world_size, 2, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        states = checkpoint["train_meter"]
+        data = self.trainer.datamodule
+        batches = epoch_batches(self.trainer, data.train_batches)
+        data.position = go_on_between_batches(checkpoint["loops"]["fit_loop"], batches, self.trainer.max_steps != -1)
+        self.load_meter(checkpoint["train_meter"])
+
+    def load_meter(self, states: Tensor) -> None:
+        """Take this process's part of the unfinished intervals (processes, 2, bins) of all."""
         if len(states) != self.trainer.world_size:  # resumed on another number of processes
             states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
         self.train_meter.sums_and_counts = states[self.global_rank]
-
-
-def planned_steps(trainer: Any, batches: int) -> int:
-    """Optimizer steps of a whole run with this many batches an epoch, or -1 where only time ends it.
-
-    Lightning's own estimate would start the loaders before a checkpoint has said where in the data to begin.
-    """
-    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs > 0:
-        limit = trainer.limit_train_batches
-        batches = min(batches, limit) if isinstance(limit, int) else int(batches * limit)
-        steps.append(trainer.max_epochs * -(-batches // trainer.accumulate_grad_batches))
-    return min(steps, default=-1)

@@ -21,7 +21,7 @@ from src.callbacks.progress import Progress
 from src.callbacks.quality import Quality
 from src.data.base import DataModule
 from src.diffusion.ema import Power
-from src.module import DiffusionModule, planned_steps
+from src.module import DiffusionModule
 from src.runs import LOG, Run, build_denoiser, load_weights, submodule
 from src.settling import Settled
 from src.summary import after_training, before_training, git_commit
@@ -30,6 +30,7 @@ from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import compile_net, is_main_process
+from src.utils.loop_counters import planned_steps
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard

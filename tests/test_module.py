@@ -8,18 +8,11 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.pictures import Pictures
-from src.diffusion.clusters import Clusters
-from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import EMA
-from src.diffusion.learned import Learned as LearnedSchedule
-from src.diffusion.losses import MSE, VLB, Hybrid
-from src.diffusion.parameterizations import Velocity
-from src.diffusion.tables import cosine
+from src.diffusion.losses import MSE
 from src.diffusion.times import LossAware, Stratified, Uniform
-from src.diffusion.variances import LearnedRange
 from src.diffusion.weightings import velocity
 from src.module import DiffusionModule
-from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
 from src.utils.lr_schedules import constant
@@ -27,35 +20,9 @@ from src.utils.lr_schedules import cosine as cosine_rate
 from src.utils.metrics_csv import read_metrics
 from src.utils.seeding import generator
 from tests.faults import PoisonAt
-from tests.tiny import CLASSES, SHAPE, Memory, fit, make_module, weights
+from tests.tiny import Memory, fit, make_kind, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
-
-KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
-
-
-def make_kind(kind, lr=1e-2):
-    """A module with dropout, dropped labels, and a part that a plain one does not have."""
-    torch.manual_seed(1)
-    variance = LearnedRange() if kind == "learned_variance" else None
-    share = 0.5 if kind == "self_conditioning" else 0.0
-    net = MLP(
-        SHAPE[0], SHAPE[1:], hidden=8, layers=1, dropout=0.3, num_classes=CLASSES,
-        inputs=2 if share else 1, outputs=2 if variance else 1,
-    )  # fmt: skip
-    for p in net.parameters():
-        torch.nn.init.normal_(p, std=0.3)
-    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
-    loss = {"learned_variance": Hybrid(velocity), "learned_schedule": VLB(None)}.get(kind, MSE(velocity))
-    times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
-
-    def adam(parameters):
-        return torch.optim.Adam(parameters, lr=lr)
-
-    clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
-    denoiser = Denoiser(net, schedule, Velocity(), variance, share, clusters)
-    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
-
 
 # ---- draws ----
 
@@ -485,31 +452,9 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
 # ---- checkpoints ----
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_a_resumed_run_ends_on_the_same_bits(tmp_path, kind):
-    """In the process; tests/commands/test_resume.py does it by killing real ones."""
-
-    def run(folder, steps, ckpt_path=None):
-        module = make_kind(kind)
-        settings = {"max_steps": steps, "log_every_n_steps": 4, "ckpt_path": ckpt_path}
-        return fit(folder, module, callbacks=[Checkpoints(str(folder), every_n_steps=1)], **settings)
-
-    run(tmp_path / "whole", 11)
-    run(tmp_path / "parts", 6)
-    run(tmp_path / "parts", 11, tmp_path / "parts/last.ckpt")
-    a, b = (torch.load(tmp_path / name / "last.ckpt", weights_only=True) for name in ("whole", "parts"))
-    assert a["global_step"] == b["global_step"] == 11 and a["epoch"] == b["epoch"] == 2
-    for key, value in a["state_dict"].items():
-        assert torch.equal(value, b["state_dict"][key]), key
-    assert ("times.losses" in a["state_dict"]) == (kind == "loss_aware")
-    assert torch.equal(a["train_meter"], b["train_meter"])
-    rows = [read_metrics(tmp_path / name / "metrics.csv")[-1]["step"] for name in ("whole", "parts")]
-    assert rows == [11, 11]
-
-
 def test_the_meter_of_two_processes_is_added_up_for_one():
     module = make_module()
     module._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0})()
     states = torch.arange(40.0).view(2, 2, 10)
-    module.on_load_checkpoint({"train_meter": states})
+    module.load_meter(states)
     assert torch.equal(module.train_meter.sums_and_counts, states.sum(0))

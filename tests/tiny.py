@@ -6,12 +6,15 @@ from torch import nn
 
 from src.callbacks.checkpoints import Checkpoints
 from src.data.base import DataModule, InMemory
+from src.diffusion.clusters import Clusters
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.ema import EMA
-from src.diffusion.losses import MSE
+from src.diffusion.learned import Learned as LearnedSchedule
+from src.diffusion.losses import MSE, VLB, Hybrid
 from src.diffusion.parameterizations import Velocity
 from src.diffusion.tables import cosine
-from src.diffusion.times import Uniform
+from src.diffusion.times import LossAware, Uniform
+from src.diffusion.variances import LearnedRange
 from src.diffusion.weightings import velocity
 from src.module import DiffusionModule
 from src.nets.mlp import MLP
@@ -91,14 +94,41 @@ def make_module(
     )
 
 
+KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
+
+
+def make_kind(kind, lr=1e-2):
+    """A module with dropout, dropped labels, and a part that a plain one does not have."""
+    torch.manual_seed(1)
+    variance = LearnedRange() if kind == "learned_variance" else None
+    share = 0.5 if kind == "self_conditioning" else 0.0
+    net = MLP(
+        SHAPE[0], SHAPE[1:], hidden=8, layers=1, dropout=0.3, num_classes=CLASSES,
+        inputs=2 if share else 1, outputs=2 if variance else 1,
+    )  # fmt: skip
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
+    loss = {"learned_variance": Hybrid(velocity), "learned_schedule": VLB(None)}.get(kind, MSE(velocity))
+    times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
+
+    def adam(parameters):
+        return torch.optim.Adam(parameters, lr=lr)
+
+    clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
+    denoiser = Denoiser(net, schedule, Velocity(), variance, share, clusters)
+    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
+
+
 def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
     """A run; returns (module, trainer, what was watched)."""
     module, data, watch = module or make_module(), data or Memory(), Watch()
     default = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1}
+    default |= {"check_val_every_n_epoch": None}
     settings = default | {"logger": [MetricsCSV(str(tmp_path))]} | settings
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, watch],
-        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0, check_val_every_n_epoch=None,
+        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
         enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
         use_distributed_sampler=False, enable_model_summary=False,
         enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks), **settings,

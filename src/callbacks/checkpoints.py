@@ -62,13 +62,11 @@ class Checkpoints(Checkpoint):
         trainer.save_checkpoint(self.last_path)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        loop = trainer.fit_loop.epoch_loop
-        if loop._should_accumulate():
+        if trainer.fit_loop.epoch_loop._should_accumulate():
             return  # the gradients accumulated so far would be lost
         new = trainer.global_step - self.saved_step
         due = new >= self.every_n_steps or (new > 0 and self.is_kept(trainer.global_step))
-        assert trainer.fit_loop._data_fetcher is not None
-        if due and not loop._should_check_val_fx(trainer.fit_loop._data_fetcher):
+        if due and not is_validated_next(trainer):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -102,6 +100,12 @@ class Checkpoints(Checkpoint):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best, self.best_step = state_dict["best"], state_dict["best_step"]
         self.saved_step = state_dict["saved_step"]
+
+
+def is_validated_next(trainer: pl.Trainer) -> bool:
+    """Whether a validation follows the batch that has just ended."""
+    assert trainer.fit_loop._data_fetcher is not None
+    return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoints import Checkpoints, is_validated_next
 from src.utils.console import log
 from src.utils.errors import UserError
 
@@ -20,9 +20,10 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, 
 class GracefulStop(pl.Callback):
     """On SIGINT, SIGTERM or SIGUSR1 finishes the step, writes `last.ckpt` and leaves with exit code 128 + signal.
 
-    A second signal of the same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the queue,
-    where the same command with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends, and
-    where a job is preempted SLURM requeues it by itself.
+    Where the step is validated, that is finished too, since a run never goes back to it. The last step ends the run as
+    ever. A second signal of the same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the
+    queue, where the same command with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends,
+    and where a job is preempted SLURM requeues it by itself.
 
     Args:
         run: the run folder, for the message that says how to resume.
@@ -31,6 +32,7 @@ class GracefulStop(pl.Callback):
     def __init__(self, run: str):
         self.run = Path(run)
         self.received: int | None = None
+        self.after_validation = 0
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -49,8 +51,19 @@ class GracefulStop(pl.Callback):
             if trainer.fit_loop.epoch_loop.total_batch_idx % 10:
                 return
             number = int(trainer.strategy.reduce(torch.tensor(number, device=pl_module.device), reduce_op="max"))
-        if not number or trainer.fit_loop.epoch_loop._should_accumulate():
+        if not number or trainer.fit_loop.epoch_loop._should_accumulate() or trainer.should_stop:
             return
+        if is_validated_next(trainer):
+            self.after_validation = number
+        else:
+            self.stop(trainer, number)
+
+    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        if self.after_validation:
+            self.stop(trainer, self.after_validation)
+
+    def stop(self, trainer: pl.Trainer, number: int) -> None:
+        """Save the step that was made last, unless it is, and end the run."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints) and callback.saved_step != trainer.global_step:
                 callback.save_last(trainer)

@@ -1,8 +1,8 @@
 """Train on the same data in every epoch, in the same order."""
 
-import pytorch_lightning as pl
+from typing import Any
 
-from src.data.base import EpochBatches
+import pytorch_lightning as pl
 
 
 class SameBatch(pl.Callback):
@@ -11,8 +11,5 @@ class SameBatch(pl.Callback):
     Lightning's own overfit_batches replaces the sampler by one that knows nothing of batches.
     """
 
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        assert trainer.train_dataloader is not None
-        batches = trainer.train_dataloader.sampler
-        assert isinstance(batches, EpochBatches)
-        batches.set_epoch(0)
+    def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:
+        trainer.datamodule.repeat = True

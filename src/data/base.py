@@ -130,6 +130,7 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         rank, world_size: this process and how many there are; it takes every world_size-th sample.
         epoch, start: where to begin.
         shards, window: see `mixed`, for data that should not be read at random.
+        repeat: give every epoch the order and the augmentation of the first.
     """
 
     def __init__(
@@ -144,12 +145,13 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         start: int = 0,
         shards: Tensor | None = None,
         window: int = 1,
+        repeat: bool = False,
     ):
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.first_epoch, self.start = epoch, start
         self.epoch = epoch
-        self.shards, self.window = shards, window
+        self.shards, self.window, self.repeat = shards, window, repeat
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -159,11 +161,11 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         return self.n // self.batch_size if self.shuffle else -(-self.n // self.batch_size)
 
     def __iter__(self) -> Iterator[tuple[int, Tensor]]:
-        epoch = self.epoch
+        start = self.start if self.epoch == self.first_epoch else 0
+        epoch = 0 if self.repeat else self.epoch
         order = torch.arange(self.n)
         if self.shuffle:
             order = mixed(self.n, generator(self.seed, "order", epoch), self.shards, self.window)
-        start = self.start if epoch == self.first_epoch else 0
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield epoch, indices[self.rank :: self.world_size]
@@ -178,6 +180,8 @@ class DataModule(pl.LightningDataModule):
         shards, window: see `mixed`, of the training samples; set in `load` for data that should not be read at random.
         source: where the data came from, a line for the summary; set in `load`.
         warning: what the user must know of the data, or None; set in `load`.
+        position: the (epoch, batch) at which training begins; set where a run is resumed.
+        repeat: whether every epoch has the order and the augmentation of the first.
 
     Args:
         channels, size, num_classes: as above.
@@ -192,6 +196,8 @@ class DataModule(pl.LightningDataModule):
     window: int = 1
     source: str = ""
     warning: str | None = None
+    position: tuple[int, int] = (0, 0)
+    repeat: bool = False
 
     def __init__(
         self,
@@ -262,25 +268,17 @@ class DataModule(pl.LightningDataModule):
         return ((x + 1) / 2).clamp(0, 1) if clip else (x + 1) / 2
 
     def train_dataloader(self) -> DataLoader:
-        epoch, start = self._position()
-        return self._loader(self.train_set, shuffle=True, epoch=epoch, start=start)
+        return self._loader(self.train_set, shuffle=True)
 
     def val_dataloader(self) -> DataLoader:
         return self._loader(self.val_set, shuffle=False)
 
-    def _position(self) -> tuple[int, int]:
-        """The (epoch, batch) at which training begins: (0, 0), or where a resumed run stopped."""
-        if self.trainer is None:
-            return 0, 0
-        epoch = self.trainer.current_epoch
-        batches = self.trainer.fit_loop.epoch_loop.batch_progress
-        return (epoch + 1, 0) if batches.is_last_batch else (epoch, batches.current.ready)
-
-    def _loader(self, data: BatchDataset, shuffle: bool, epoch: int = 0, start: int = 0) -> DataLoader:
+    def _loader(self, data: BatchDataset, shuffle: bool) -> DataLoader:
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.check_batch_size(world_size)
-        place = (rank, world_size, epoch, start)
-        batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, *place, self.shards, self.window)
+        place = (rank, world_size, *(self.position if shuffle else (0, 0)))
+        how = (self.shards, self.window, self.repeat)
+        batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, *place, *how)
         return DataLoader(
             cast(Dataset, data),
             batch_size=None,

@@ -9,12 +9,13 @@ from torch import Tensor, nn
 
 from src.callbacks.pictures import POINTS, Pictures
 from src.data.base import DataModule, val_count
-from src.module import DiffusionModule, planned_steps
+from src.module import DiffusionModule
 from src.planning.device import Plan, Speed
 from src.planning.step import Costs
 from src.plots.pictures import READABLE
 from src.tasks.generate import generate
 from src.utils.errors import UserError
+from src.utils.loop_counters import planned_steps
 
 MODELS = 2  # that are validated and sampled from: with raw and with averaged weights
 SPARE = 0.9  # share of a device's memory that a run can have: the rest goes to its own code, and to gaps

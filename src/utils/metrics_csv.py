@@ -71,11 +71,14 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Forget what was written after `step`, to which a resumed run goes back."""
+        """Forget what was written after `step`, to which a resumed run goes back, and go on with the row of it."""
         if self.path.exists():
             rows = read_metrics(self.path)
             self.columns = list(dict.fromkeys(key for row in rows for key in row))
-            write_metrics(self.path, [row for row in rows if row["step"] <= step], self.columns)
+            rows = [row for row in rows if row["step"] <= step]
+            write_metrics(self.path, rows, self.columns)
+            if rows and rows[-1]["step"] == step:
+                self.row, self.row_begins = rows[-1], self.path.read_bytes().rstrip().rfind(b"\n") + 1
 
 
 def read_metrics(path: Path) -> list[Row]:

@@ -9,7 +9,8 @@ import torch
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
 from src.utils.errors import UserError
-from tests.tiny import fit
+from tests.resuming import MODULES, Place, assert_goes_on, run
+from tests.tiny import Memory, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -68,6 +69,27 @@ def test_a_signal_while_validating(tmp_path):
     error, step = stopped(tmp_path, signal.SIGINT, 2, "on_validation_batch_start", val_check_interval=2)
     assert error.exit_code == 130
     assert step in (2, 3) and f"at step {step}," in str(error)
+
+
+def test_a_step_that_is_validated_is_stopped_at_after_that(tmp_path):
+    """A run that goes on from there never comes back to the validation."""
+    settings = {"val_check_interval": 3, "max_steps": 7}
+    whole = run(tmp_path / "whole", MODULES["plain"], Memory(), **settings)
+    callbacks = [GracefulStop("the/run"), SignalIn(signal.SIGTERM, 2, "on_train_batch_start")]
+    with pytest.raises(UserError, match="at step 3, which is saved"):
+        run(tmp_path / "part", MODULES["plain"], Memory(), callbacks=callbacks, **settings)
+    begin = Place(*(tmp_path / "part" / name for name in ("3.ckpt", "3.csv")))
+    rest = run(tmp_path / "rest", MODULES["plain"], Memory(), begin=begin, **settings)
+    assert list(rest.places) == [4, 5, 6, 7]
+    assert_goes_on(whole, rest, batches=5, by_steps=True)
+
+
+@pytest.mark.parametrize("settings", [{}, {"limit_val_batches": 0}])
+def test_the_last_step_ends_the_run(tmp_path, settings):
+    callbacks = [GracefulStop("the/run"), SignalIn(signal.SIGTERM, 4, "on_train_batch_start")]
+    ended = run(tmp_path / "run", MODULES["plain"], Memory(), callbacks=callbacks, max_steps=5, **settings)
+    assert list(ended.places) == [1, 2, 3, 4, 5]
+    assert any("val/loss_ema" in row for row in ended.rows) == (not settings)
 
 
 def test_the_second_signal_ends_at_once():

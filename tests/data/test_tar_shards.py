@@ -154,9 +154,8 @@ ROOTS = {"folder": "pets", "zip": "pets-zip.zip", "tar": "pets.tar", "shards": "
 def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
     """What the process of a rank is given from an epoch's batch on."""
     data = lazy(root, **{"batch_size": 8, "window": 2} | settings)
-    progress = SimpleNamespace(is_last_batch=False, current=SimpleNamespace(ready=ready))
-    loop = SimpleNamespace(epoch_loop=SimpleNamespace(batch_progress=progress))
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, current_epoch=epoch, fit_loop=loop)
+    data.position = (epoch, ready)
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return list(loader)

@@ -1,0 +1,94 @@
+"""A run goes on from each of its checkpoints as if it had never stopped, however often it is stopped."""
+
+from itertools import combinations
+
+import pytest
+
+from src.callbacks.same_batch import SameBatch
+from tests.resuming import MODULES, assert_goes_on, run
+from tests.tiny import Memory
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+# Beside each, the batches of an epoch of 27 samples, 8 a batch; three epochs and one step, or three epochs.
+STEPS, EPOCHS = {"max_steps": 10}, {"max_steps": -1, "max_epochs": 3}
+QUICK = {
+    "validated at every other end": (3, STEPS | {"val_check_interval": 6}),
+    "validated within epochs": (3, EPOCHS | {"val_check_interval": 2, "check_val_every_n_epoch": 1}),
+    "accumulated over epochs": (3, EPOCHS | {"accumulate_grad_batches": 2, "val_check_interval": 4}),
+    "some batches": (2, STEPS | {"limit_train_batches": 2, "val_check_interval": 3}),
+    "the same batches": (3, STEPS | {"val_check_interval": 4, "callbacks": [SameBatch()]}),
+}
+SLOW = {
+    "not validated": (3, STEPS | {"limit_val_batches": 0}),
+    "validated at the end": (3, STEPS),
+    "validated at each step": (3, STEPS | {"val_check_interval": 1}),
+    "validated at every second step": (3, STEPS | {"val_check_interval": 2}),
+    "validated at ends": (3, STEPS | {"val_check_interval": 3}),
+    "validated by epochs": (3, STEPS | {"val_check_interval": 1.0, "check_val_every_n_epoch": 1}),
+    "epochs": (3, EPOCHS),
+    "epochs, validated at every other end": (3, EPOCHS | {"val_check_interval": 6}),
+    "epochs, every second validated": (3, EPOCHS | {"val_check_interval": 1.0, "check_val_every_n_epoch": 2}),
+    "accumulated": (3, {"max_steps": 7, "accumulate_grad_batches": 2, "val_check_interval": 3}),
+    "accumulated, validated in between": (3, {"max_steps": 7, "accumulate_grad_batches": 2, "val_check_interval": 1}),
+    "accumulated by more than an epoch": (3, {"max_steps": 4, "accumulate_grad_batches": 4, "val_check_interval": 6}),
+    "a share of the batches": (2, EPOCHS | {"limit_train_batches": 0.7, "val_check_interval": 4}),
+    "one batch": (1, STEPS | {"limit_train_batches": 1, "val_check_interval": 4, "callbacks": [SameBatch()]}),
+}
+
+
+def data():
+    return Memory(n=27, n_val=5)
+
+
+def check(tmp_path, kind, batches, settings, every=1, some=None):
+    """Resume from each of the checkpoints, or from those after `some` steps, and compare all that follows."""
+    whole = run(tmp_path / "whole", MODULES[kind], data(), every, **settings)
+    steps, by_steps = list(whole.places), settings["max_steps"] != -1
+    for step in some or steps[:-1]:
+        part = run(tmp_path / str(step), MODULES[kind], data(), every, whole.places[step], **settings)
+        assert list(part.places) == [later for later in steps if later > step]
+        assert_goes_on(whole, part, batches, by_steps)
+
+
+@pytest.mark.parametrize("kind", MODULES)
+def test_every_part_goes_on(tmp_path, kind):
+    """From the end of an epoch that is not validated, and from mid-epoch."""
+    check(tmp_path, kind, 3, STEPS | {"val_check_interval": 6}, some=[3, 5])
+
+
+@pytest.mark.parametrize("name", [*QUICK, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
+def test_a_run_goes_on_from_each_of_its_checkpoints(tmp_path, name):
+    """And from there on writes the checkpoints of a run that was never stopped, from which it goes on in turn.
+
+    So it may be killed at any steps, any number of times.
+    """
+    batches, settings = (QUICK | SLOW)[name]
+    check(tmp_path, "plain", batches, settings)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("every", [1, 2, 3, 4])
+def test_checkpoints_at_any_interval(tmp_path, every):
+    check(tmp_path, "plain", 3, STEPS | {"val_check_interval": 5}, every)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("settings", [STEPS | {"val_check_interval": 6}, EPOCHS | {"val_check_interval": 4}])
+def test_every_pair_of_kills(tmp_path, settings):
+    """As they happen: killed, resumed, killed again, resumed to the end."""
+    whole = run(tmp_path / "whole", MODULES["plain"], data(), **settings)
+    for first, second in combinations(list(whole.places)[:-1], 2):
+        there = tmp_path / str(first)
+        if not there.exists():
+            once = run(there, MODULES["plain"], data(), begin=whole.places[first], **settings)
+        twice = run(tmp_path / f"{first}, {second}", MODULES["plain"], data(), begin=once.places[second], **settings)
+        assert_goes_on(whole, twice, 3, settings["max_steps"] != -1)
+
+
+def test_a_run_that_goes_on_with_shorter_epochs_begins_the_next(tmp_path):
+    """As many epochs as it made stay made."""
+    whole = run(tmp_path / "whole", MODULES["plain"], data(), max_steps=5)
+    settings = {"max_steps": 8, "limit_train_batches": 1}
+    part = run(tmp_path / "part", MODULES["plain"], data(), begin=whole.places[5], **settings)
+    assert [(epoch, batch) for epoch, batch, _ in part.batches.values()] == [(2, 0), (3, 0), (4, 0)]
