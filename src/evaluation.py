@@ -11,9 +11,9 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
-from src.data.base import DataModule
 from src.diffusion.times import Fixed
 from src.features.base import Reference
+from src.inputs import load_data
 from src.measures.base import NOT_AVAILABLE, Measure, Section, Subject
 from src.measures.human import Human, write_questions
 from src.measures.report import write_report
@@ -24,12 +24,11 @@ from src.utils.checkpoint_io import load_checkpoint
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, table
 from src.utils.errors import UserError, blame
+from src.utils.identity import identifying
 from src.utils.sample_files import read_samples
 from src.utils.whole_files import whole
 
 FRAMES = 40  # of a trajectory are kept
-# Settings of the data that change how they are read, and not what they are.
-HOW = ("seed", "batch_size", "num_workers", "mirrors", "cache_gb")
 
 
 class Evaluation:
@@ -171,6 +170,7 @@ class Evaluation:
     def record(self, subject: Subject, sections: dict[str, Section]) -> dict[str, Any]:
         """What metrics.json holds."""
         plain, cost = to_plain(self.cfg), subject.cost
+        data, settings = subject.reference.data, to_plain(subject.run.config().data)
         used = vars(subject.reference).get("features")
         return {
             "run": str(subject.run.path),
@@ -185,7 +185,8 @@ class Evaluation:
             **{part: plain[part] for part in SAMPLING},
             "precision": plain["precision"],
             "features": None if used is None else used.name,
-            "data": data_hash(subject.run.config()),
+            "data": hashed(sorted(identifying(settings, data.identity().get("files")).items())),
+            "data_warning": data.warning,
             "nfe": None if cost is None else cost.rows / max(1, len(subject.x)),
             "seconds": None if cost is None else cost.seconds,
             "metrics": {k: v.plain() for s in sections.values() for k, v in s.values.items()},
@@ -245,16 +246,6 @@ class Evaluation:
 def hashed(*settings: Any) -> str:
     """Six letters that stand for these settings."""
     return sha256(repr(settings).encode()).hexdigest()[:6]
-
-
-def load_data(trained: DictConfig) -> DataModule:
-    """The data of a run, set up."""
-    data: DataModule = instantiate(trained.data)
-    data.prepare_data()
-    data.setup()
-    if data.warning:
-        log.warning(f"WARNING: {data.warning}")
-    return data
 
 
 def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
@@ -327,14 +318,6 @@ def read_kept(file: Path, key: str) -> dict[str, np.ndarray] | None:
         return None
     with np.load(file) as kept:
         return dict(kept.items()) if kept.get("key") == key else None  # type: ignore[arg-type]
-
-
-def data_hash(trained: DictConfig) -> str:
-    """What the data of a run are, whatever the seed and batch size."""
-    node = to_plain(trained.data)
-    # Files whose contents are known are the same wherever they are.
-    left_out = (*HOW, "root") if node.get("sha256") else HOW
-    return sha256(repr({k: v for k, v in sorted(node.items()) if k not in left_out}).encode()).hexdigest()[:12]
 
 
 def objective(names: Any, sections: dict[str, Section]) -> Any:

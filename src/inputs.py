@@ -7,8 +7,11 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.data.base import DataModule
+from src.runs import Run
 from src.tasks.base import Inputs
+from src.utils.console import log
 from src.utils.errors import UserError
+from src.utils.identity import changes
 from src.utils.sample_files import read_samples
 
 
@@ -44,11 +47,22 @@ def paths(value: object) -> list[str]:
     return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
 
 
-def test_samples(trained: DictConfig, n: int) -> torch.Tensor:
-    """The first n samples (n, C, *S) of a run's test data."""
+def load_data(trained: DictConfig) -> DataModule:
+    """The data of a run, set up; says where they are not those that it was trained on."""
     data: DataModule = instantiate(trained.data)
     data.prepare_data()
     data.setup()
+    changed = changes(Run(trained.paths.run).facts().get("data_identity"), data.identity())
+    if changed:
+        data.warn(changed)
+    if data.warning:
+        log.warning(f"WARNING: {data.warning}")
+    return data
+
+
+def test_samples(trained: DictConfig, n: int) -> torch.Tensor:
+    """The first n samples (n, C, *S) of a run's test data."""
+    data = load_data(trained)
     if n > len(data.test_set):
         raise UserError(f"n={n} is more than the {len(data.test_set)} test samples of this run")
     return data.test_set[0, torch.arange(n)]["x"]

@@ -13,7 +13,7 @@ from src.utils.errors import UserError
 from src.utils.folders import check_named
 
 # Words that say how a run is started; the run itself does not remember them.
-OF_THE_START = ("auto_resume=", "init_from=", "plan", "sweep=", "sweep.")
+OF_THE_START = ("auto_resume=", "resume_changed_data=", "init_from=", "plan", "sweep=", "sweep.")
 
 
 def folder_of_hydra() -> Run:

@@ -28,7 +28,7 @@ from src.utils.processes import agreed, launched_together
 
 PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
 # Settings that say how a run is started, and not what it is.
-OF_THE_START = ("resume", "auto_resume", "sweep", "plan")
+OF_THE_START = ("resume", "auto_resume", "resume_changed_data", "sweep", "plan")
 
 
 class FailedBefore(UserError):

@@ -30,6 +30,7 @@ from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import compile_net, is_main_process
+from src.utils.identity import changes
 from src.utils.loop_counters import planned_steps
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
@@ -128,6 +129,7 @@ class Training:
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
                 )
             else:
+                check_data(run, data, cfg.resume_changed_data)
                 rewind_loggers(trainer, step)
         return cls(settled, data, module, trainer, resume)
 
@@ -142,6 +144,7 @@ class Training:
             name=cfg["name"],
             data=self.data.source,
             data_warning=self.data.warning,
+            data_identity=self.data.identity(),
             classes=getattr(self.data, "class_names", None),
             parameters=parameters,
             precision=self.trainer.precision,
@@ -212,6 +215,22 @@ class Training:
 def initial_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint whose weights a new run begins with."""
     return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
+
+
+def check_data(run: Run, data: DataModule, allowed: bool) -> None:
+    """Refuse to go on with other data than the run was trained on, or warn of it where it is allowed.
+
+    Raises:
+        UserError: saying what has changed.
+    """
+    changed = changes(run.facts().get("data_identity"), data.identity())
+    if changed and not allowed:
+        raise UserError(
+            f"{changed}. Bring them back, or go on with what is there by resume_changed_data=true; samples that were "
+            "trained on may then be validated on"
+        )
+    if changed:
+        data.warn(changed)
 
 
 def check_objective(names: Any, callbacks: list[pl.Callback]) -> None:

@@ -13,11 +13,8 @@ from src.runs import CONFIG, Run, moved
 from src.sweeping.jobs import SWEEP, Plan, read_jobs
 from src.utils.console import log
 from src.utils.errors import UserError
+from src.utils.identity import identifying
 from src.utils.metrics_csv import Row, read_metrics
-
-# How data is read, which does not make it other data. Where its files have a checksum, neither does their place.
-HOW_DATA_IS_READ = ("batch_size", "num_workers", "seed", "val_size", "val_share", "cache_gb", "mirrors", "offline",
-                    "sha256", "subfolder", "files", "num_classes", "flip")  # fmt: skip
 
 
 class Curve(NamedTuple):
@@ -111,12 +108,12 @@ class Record:
         failed = f"; it failed: {self.facts['failed']}" if self.facts.get("failed") else ""
         return f"{got}, {'with' if self.has_checkpoint else 'without'} a checkpoint{failed}"
 
-    @property
-    def data(self) -> dict[str, Any]:
-        """What tells its data from that of others."""
-        data = self.config["data"]
-        place = ("root",) if data.get("sha256") else ()
-        return {key: value for key, value in data.items() if key not in (*HOW_DATA_IS_READ, *place)}
+    def other_data(self, other: "Record") -> list[str]:
+        """The settings in which its data differ from those of another run; none where they are the same."""
+        files = [(r.facts.get("data_identity") or {}).get("files") for r in (self, other)]
+        known = None not in files
+        a, b = (identifying(r.config["data"], f if known else None) for r, f in zip((self, other), files, strict=True))
+        return [key for key in a | b if a.get(key) != b.get(key)]
 
     def overrides(self) -> dict[str, str]:
         """What was typed to start it, by key."""
@@ -204,9 +201,9 @@ def check_data(records: Sequence[Record], allowed: bool) -> None:
     """
     first = records[0]
     for record in records[1:]:
-        if record.data != first.data and not allowed:
+        keys = record.other_data(first)
+        if keys and not allowed:
             kinds = [r.config["data"]["_target_"].rpartition(".")[2] for r in (first, record)]
-            keys = [k for k in first.data | record.data if first.data.get(k) != record.data.get(k)]
             what = " and ".join(kinds) if kinds[0] != kinds[1] else f"{kinds[0]} with another {', '.join(keys)}"
             raise UserError(
                 f"{first.name} and {record.name} were trained on different data ({what}); "

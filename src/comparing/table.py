@@ -181,7 +181,7 @@ def loss_differs(records: Sequence[Record]) -> list[str]:
     """The settings by which the loss of one run is not that of another."""
     first = records[0]
     found = [key for key in DEFINES_LOSS if any(r.config.get(key) != first.config.get(key) for r in records)]
-    return found + (["data"] if any(r.data != first.data for r in records) else [])
+    return found + (["data"] if any(r.other_data(first) for r in records) else [])
 
 
 # ---- as text ----

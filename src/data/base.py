@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from typing import Protocol, cast
+from typing import Any, Protocol, cast
 
 import pytorch_lightning as pl
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from src.data.identity import some_samples
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 
@@ -230,6 +231,22 @@ class DataModule(pl.LightningDataModule):
     def test_set(self) -> BatchDataset:
         """What a finished model is evaluated on: the validation samples, where there are no others."""
         return self.val_set
+
+    def identity(self) -> dict[str, Any]:
+        """What tells these data from others, wherever they lie: a run goes on with the same ones only.
+
+        Numbers of samples, and of some of them the means; data that come from files may tell more.
+        """
+        parts = {"training samples": self.train_set, "validation samples": self.val_set}
+        return {name: len(part) for name, part in parts.items()} | self.contents()
+
+    def contents(self) -> dict[str, Any]:
+        """What `identity` tells beside the numbers, by a name that reads well after "other"."""
+        return {"values in them": some_samples(self.train_set) + some_samples(self.val_set)}
+
+    def warn(self, text: str) -> None:
+        """Add to what the user must know."""
+        self.warning = f"{text}. {self.warning}" if self.warning else text
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,13 +3,14 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 from annotated_types import Interval
 from torch import Tensor
 
 from src.data.base import DataModule, Indexed, InMemory, split, val_count
+from src.data.identity import digest, digest_of_files
 from src.data.image_files import Part
 from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
 from src.data.index import Index
@@ -86,7 +87,7 @@ class ImageFolder(DataModule):
     def load(self) -> None:
         if self.root is None:
             raise UserError("data.root is not set; set data.root=FOLDER, a zip file or tar shards, with the images")
-        train, val = self._parts(self.root)
+        train, val = self.parts = self._parts(self.root)
         n = len(train) + len(val)
         gigabytes = n * self.channels * self.size[0] * self.size[1] / 1e9
         cached = gigabytes <= self.cache_gb
@@ -105,6 +106,11 @@ class ImageFolder(DataModule):
             + (f"; not used: {self.unused}" if self.unused else "")
         )
         self.train_set, self.val_set = train_set, val_set
+
+    def contents(self) -> dict[str, Any]:
+        """Names and sizes of the files, which say it sooner than what is in them."""
+        files = {id(part.files): part.files for part in self.parts}
+        return {"files": digest(*map(digest_of_files, files.values()))}
 
     def _parts(self, root: str) -> tuple[Part, Part]:
         """What to train on, whose folders name the classes, and what to validate on."""

@@ -35,6 +35,7 @@ class Train(TypedDict):
     resume: str | None
     init_from: str | None
     auto_resume: bool
+    resume_changed_data: bool
     self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
     clusters: Literal[0] | Annotated[int, Ge(2)]
     compile: bool

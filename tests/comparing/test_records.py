@@ -80,6 +80,18 @@ def test_different_data(write_run, changes, same):
             check_data(records, allowed=False)
 
 
+def test_the_same_files_are_the_same_data_wherever_they_lie(write_run):
+    records = [write_run(name, data__root=f"/{name}") for name in "abc"]
+    for record, files in zip(records, ("x", "x", "y"), strict=True):
+        record.facts["data_identity"] = {"files": files}
+    check_data(records[:2], allowed=False)
+    with pytest.raises(UserError, match="another files"):
+        check_data(records[1:], allowed=False)
+    del records[0].facts["data_identity"]  # of an earlier version, which did not keep it
+    with pytest.raises(UserError, match="another root"):
+        check_data(records[:2], allowed=False)
+
+
 def test_curves_against_samples_and_seconds(write_run):
     curve = write_run("a", losses=(0.5, 0.25, 0.2), seconds=30).curve("val/loss_ema")
     assert curve.samples == [3200, 6400, 9600] and curve.seconds == [10, 20, 30] and curve.values == [0.5, 0.25, 0.2]

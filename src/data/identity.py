@@ -1,0 +1,47 @@
+"""What tells data from others, wherever they lie."""
+
+from collections.abc import Sequence
+from hashlib import blake2b
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from src.data.image_files import Files, Packed
+
+SOME = 16  # samples that are looked at
+SIZES = 1000  # files whose size is asked for; on a distant disk each takes as long as a message there and back
+
+
+def some_samples(data: Any) -> list[float]:
+    """The means of the first, the last and some samples between, of each part of a batch.
+
+    Numbers, not a digest, since what is computed differs in its last bits from one machine to another. Empty where the
+    samples differ each time that they are asked for.
+    """
+    rows = torch.linspace(0, len(data) - 1, min(SOME, len(data))).long()
+    with torch.random.fork_rng(devices=[]):
+        first, again = ([v for _, v in sorted(batch.items())] for batch in (data[0, rows], data[0, rows]))
+    if not all(map(torch.equal, first, again)):
+        return []
+    return [round(mean, 6) for part in first for mean in part.double().reshape(len(rows), -1).mean(1).tolist()]
+
+
+def digest(*parts: Tensor | str | Sequence[str]) -> str:
+    """Sixteen letters that stand for tensors and texts."""
+    found = blake2b(digest_size=8)
+    for part in parts:
+        found.update(part.contiguous().numpy().data if isinstance(part, Tensor) else repr(part).encode())
+    return found.hexdigest()
+
+
+def digest_of_files(files: Files) -> str:
+    """Stands for the names of all images, relative to their root, and for the sizes of some, evenly spread."""
+    rows = torch.linspace(0, len(files) - 1, min(SIZES, len(files))).long().unique()
+    if isinstance(files, Packed):
+        sizes = files.where[rows, 2].tolist()
+    else:
+        sizes = [(Path(files.root) / files.name(i)).stat().st_size for i in rows.tolist()]
+    label = [] if files.label is None else [files.label]
+    return digest(files.folders, files.folder, files.text, files.ends, torch.tensor(sizes), *label)

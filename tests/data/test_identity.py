@@ -1,0 +1,132 @@
+"""Data that changed are told from data that only moved."""
+
+import json
+import shutil
+
+import pytest
+import torch
+
+from src.data.base import DataModule, InMemory
+from src.data.digits import Digits
+from src.data.mixture import Mixture
+from src.data.sine import Sine
+from src.runs import Run
+from src.training import check_data
+from src.utils.errors import UserError
+from src.utils.identity import changes
+from tests.data.trees import CLASSES, images, tree, zipped
+
+LEAD = "the data have changed since this run was trained on them: "
+
+
+def identity(data):
+    data.setup()
+    return json.loads(json.dumps(data.identity()))  # as run.json keeps it
+
+
+class Own(DataModule):
+    """A user's, which says nothing of its identity."""
+
+    def __init__(self, x, n_val=4):
+        super().__init__(x.shape[1], x.shape[2:], batch_size=2)
+        self.x, self.n_val = x, n_val
+
+    def load(self):
+        self.train_set, self.val_set = InMemory(self.x[self.n_val :]), InMemory(self.x[: self.n_val])
+
+
+X = torch.rand(40, 2, 3, generator=torch.Generator().manual_seed(0))
+
+
+@pytest.mark.parametrize("make", [lambda: Own(X), Digits, lambda: Sine(n=50), lambda: Mixture(n=60)])
+def test_the_same_data_are_the_same(make):
+    first = identity(make())
+    assert changes(first, identity(make())) is None and changes(None, first) is None
+    assert len(first["values in them"]) >= 20
+
+
+@pytest.mark.parametrize(
+    ("now", "words"),
+    [
+        (Own(X[:30]), "36 training samples then, 26 now; other values in them"),
+        (Own(X, n_val=5), "36 training samples then, 35 now; 4 validation samples then, 5 now; other values in them"),
+        (Own(X + 0.01), "other values in them"),
+        (Own(X.flip(0)), "other values in them"),
+        (Own(X * (1 + 1e-6)), None),  # as on another machine
+    ],
+)
+def test_what_changed_is_said(now, words):
+    assert changes(identity(Own(X)), identity(now)) == (words and LEAD + words)
+
+
+def test_drawn_by_another_seed_or_law_they_are_others():
+    first = identity(Sine(n=50))
+    for now in (Sine(n=50, seed=1), Sine(n=50, frequency=(1, 2))):
+        assert changes(first, identity(now)) == LEAD + "other values in them"
+
+
+def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
+    class Noisy(InMemory):
+        def __getitem__(self, where):
+            return {"x": torch.rand(len(where[1]), 2, 3)}
+
+    class Augmented(Own):
+        def load(self):
+            super().load()
+            self.train_set = Noisy(self.train_set.x)
+
+    state = torch.get_rng_state()
+    first = identity(Augmented(X))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert changes(first, identity(Augmented(X))) is None
+    assert "36 training samples then, 26 now" in changes(first, identity(Augmented(X[:30])))
+
+
+# ---- files ----
+
+
+def rewrite(root):
+    (root / CLASSES[4]).write_bytes((root / CLASSES[4]).read_bytes() + b"0")
+
+
+CHANGED = {
+    "gone": (lambda root: (root / CLASSES[4]).unlink(), "8 training samples then, 7 now; other files"),
+    "renamed": (lambda root: (root / CLASSES[4]).rename(root / "dog/9.bmp"), "other files"),
+    "rewritten": (rewrite, "other files"),
+}
+
+
+@pytest.mark.parametrize("cache_gb", [2.0, 0.0])
+@pytest.mark.parametrize("name", CHANGED)
+def test_files_that_changed(tmp_path, name, cache_gb):
+    change, words = CHANGED[name]
+    first = identity(images(tree(tmp_path / "a", CLASSES), cache_gb=cache_gb))
+    change(tmp_path / "a")
+    assert changes(first, identity(images(tmp_path / "a", cache_gb=cache_gb))) == LEAD + words
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_that_moved_or_are_read_otherwise(tmp_path, packed):
+    root = tree(tmp_path / "a", CLASSES)
+    if packed:
+        root = zipped(root)
+    first = identity(images(root))
+    moved = shutil.move(root, tmp_path / ("elsewhere.zip" if packed else "elsewhere"))
+    for settings in ({}, {"cache_gb": 0}, {"num_classes": 3, "flip": False, "num_workers": 1}):
+        assert changes(first, identity(images(moved, **settings))) is None
+
+
+# ---- when a run goes on ----
+
+
+def test_a_run_goes_on_with_other_data_only_where_that_is_asked_for(tmp_path):
+    run, now = Run(tmp_path), Own(X[:30])
+    now.setup()
+    check_data(run, now, allowed=False)  # of a run that kept nothing, nothing is known
+    run.record(data_identity=identity(Own(X)))
+    with pytest.raises(UserError, match=r"36 training samples then, 26 now.*resume_changed_data=true"):
+        check_data(run, now, allowed=False)
+    assert now.warning is None
+    now.warning = "Few"
+    check_data(run, now, allowed=True)
+    assert now.warning == LEAD + "36 training samples then, 26 now; other values in them. Few"
