@@ -10,7 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.utils.cli import CONF, flags_first, one_line_errors
+from src.utils.cli import CONF, one_line_errors, split_flags
 
 
 def run_command(
@@ -26,7 +26,8 @@ def run_command(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with one_line_errors(config_name):
-        sys.argv[1:] = complete(flags_first(sys.argv[1:]))
+        flags, words = split_flags(sys.argv[1:])
+        sys.argv[1:] = [*flags, *complete(words)]
         start(as_job(task, config_name))()
 
 

@@ -1,6 +1,6 @@
 """The LightningModule: wires the parts together, and makes every draw a function of (seed, batch)."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, cast
 
 import pytorch_lightning as pl
@@ -17,6 +17,7 @@ from src.diffusion.times import TimeSampler
 from src.metrics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
+from src.utils.lr_schedules import build_lr_schedule
 from src.utils.seeding import derive_seed, generator
 from src.utils.sharding import FullyShard
 
@@ -26,10 +27,10 @@ class DiffusionModule(pl.LightningModule):
 
     Args:
         denoiser: network, schedule and parameterization.
-        loss: unreduced loss of (denoiser, x_0, t, noise, cond).
+        loss: unreduced loss of (denoiser, x_0, t, noise, cond); where it is an nn.Module, its parameters are trained.
         times: which times to train on; may learn from the losses.
         optimizer: makes the optimizer of the parameters given to it.
-        lr_schedule: makes the learning-rate schedule of (optimizer, total steps).
+        lr_schedule: makes the learning-rate schedule of (optimizer, total_steps), or of the optimizer alone.
         ema: makes the average of the model given to it.
         conditional: whether the network is given the labels.
         label_dropout: share of the samples whose label is withheld, for classifier-free guidance.
@@ -53,6 +54,7 @@ class DiffusionModule(pl.LightningModule):
     ):
         super().__init__()
         loss.check(denoiser)
+        check_trainable(loss)
         if conditional and denoiser.clusters is not None:
             raise ValueError("the net is told either labels or clusters; use module.conditional=false, or clusters=0")
         self.denoiser = denoiser
@@ -166,9 +168,14 @@ class DiffusionModule(pl.LightningModule):
         """Optimizer steps of the whole run, or -1 where only time ends it."""
         return planned_steps(self.trainer, self.trainer.datamodule.train_batches)
 
+    def trained_parameters(self) -> Iterator[nn.Parameter]:
+        """The parameters of the denoiser, then those of the loss, each once."""
+        loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
+        yield from dict.fromkeys([*self.denoiser.parameters(), *loss])
+
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(p for p in self.denoiser.parameters() if p.requires_grad)
-        schedule = self.make_lr_schedule(optimizer, self.planned_steps())
+        optimizer = self.make_optimizer(p for p in self.trained_parameters() if p.requires_grad)
+        schedule = build_lr_schedule(self.make_lr_schedule, optimizer, self.planned_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -178,7 +185,7 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by the norm or the value, measuring the norm on the way; refuse to step on what is not finite."""
-        parameters = [p for p in self.denoiser.parameters() if p.grad is not None]
+        parameters = [p for p in self.trained_parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val and gradient_clip_algorithm == "value":
             clip_grad_value_(parameters, gradient_clip_val)
@@ -251,3 +258,21 @@ class DiffusionModule(pl.LightningModule):
         if len(states) != self.trainer.world_size:  # resumed on another number of processes
             states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
         self.train_meter.sums_and_counts = states[self.global_rank]
+
+
+def check_trainable(loss: Loss) -> None:
+    """Refuse a loss whose parameters nobody would find.
+
+    Raises:
+        ValueError: where it is no nn.Module but holds trainable parameters.
+    """
+    if isinstance(loss, nn.Module):
+        return
+    for name, value in vars(loss).items():
+        parameters = value.parameters() if isinstance(value, nn.Module) else [value]
+        if any(isinstance(p, nn.Parameter) and p.requires_grad for p in parameters):
+            kind = type(loss).__name__
+            raise ValueError(
+                f"loss: {kind}.{name} has trainable parameters, but {kind} is not an nn.Module, so that they would "
+                f"not be trained; write class {kind}(nn.Module, Loss)"
+            )

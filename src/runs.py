@@ -188,6 +188,18 @@ def waiting_room() -> str:
     return folder
 
 
+def clip_bound(data: str | None) -> float | None:
+    """The largest absolute value of the samples of a data class: 1 of images, unknown of others.
+
+    Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
+    """
+    try:
+        return 1.0 if get_object(str(data)).kind == "images" else None
+    except Exception:  # no such class, which the check of the config refuses with its reason
+        return None
+
+
+OmegaConf.register_new_resolver("clip_bound", clip_bound, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
 

@@ -16,7 +16,7 @@ from src.inputs import read_inputs
 from src.metrics.restoration import restoration
 from src.plots.comparison import comparison
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif
-from src.runs import SAMPLING, Run, build_denoiser, load_weights, read_weights
+from src.runs import SAMPLING, Run, build_denoiser, clip_bound, load_weights, read_weights
 from src.tasks.base import Inputs, Model, Result, Task
 from src.tasks.generate import Generate
 from src.utils.check_config import check_config, check_options, targets
@@ -26,9 +26,10 @@ from src.utils.errors import UserError, blame
 from src.utils.hardware import precision_for
 from src.utils.options import Sample
 from src.utils.sample_files import write_pictures
+from src.utils.units import to_units
 
 # The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
-IN_GRID = {1: None, 2: 16, 3: 100}
+IN_GRID = {1: None, 2: 16, 3: 100, 4: 36}
 
 
 class Sampling:
@@ -74,7 +75,7 @@ class Sampling:
             raise UserError("gif=true shows how samples come about; it is for task=generate")
         inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
-        known = trained.data.num_classes if takes_label(to_plain(cfg.guidance)) else trained.net.num_classes
+        known = trained.data.num_classes if trained.module.conditional or takes_label(to_plain(cfg.guidance)) else 0
         label = labels(cfg.label, n, known, every=task.makes_samples)
         if label is None and not trained.get("clusters") and "guidance" in named:
             refuse_without_labels(to_plain(cfg.guidance))
@@ -84,6 +85,7 @@ class Sampling:
         denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
         model = build_model(cfg, denoiser, shape, label)
         model.classes = run.facts().get("classes") or []
+        model.kind = run.facts().get("kind") or model.kind
         if task.makes_samples and label is None:  # given data need no other than themselves, nor does a classifier
             model.cluster = denoiser.draw_clusters(n, cfg.seed)
         return cls(cfg, run, model, task, inputs, source)
@@ -130,16 +132,19 @@ class Sampling:
     def write_pictures(self, result: Result, out: Path) -> list[str]:
         """A grid of new samples, and on request how they came about; or a comparison with what was given."""
         if result.trajectory is not None:
-            write_gif(trajectory_frames(self.to_units(result.trajectory), result.label), out / "trajectory.gif")
+            frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.model.kind)
+            write_gif(frames, out / "trajectory.gif")
         if not result.shown:
             most = IN_GRID[len(self.model.shape)]
             if most is not None and result.columns is not None:  # whole rows
                 most = max(result.columns, most // result.columns * result.columns)
-            sample_grid(self.to_units(result.x[:most]), result.columns, result.label).save(out / "grid.png")
+            x = self.to_units(result.x[:most])
+            sample_grid(x, result.columns, result.label, kind=self.model.kind).save(out / "grid.png")
             return ["grid.png", *(["trajectory.gif"] if result.trajectory is not None else [])]
         rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
-        comparison({name: self.to_units(x) for name, x in rows.items()}).save(out / "comparison.png")
-        if len(self.model.shape) < 3:
+        shown = {name: self.to_units(x) for name, x in rows.items()}
+        comparison(shown, self.model.kind).save(out / "comparison.png")
+        if self.model.kind != "images":
             return ["comparison.png"]
         for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
             write_pictures(self.to_units(x), out / name)
@@ -151,7 +156,7 @@ class Sampling:
             return []
         truth = self.to_units(result.truth)
         found = {"input": next(iter(result.shown.values())), "result": result.x}
-        quality = {name: restoration(self.to_units(x), truth) for name, x in found.items()}
+        quality = {name: restoration(self.to_units(x), truth, kind=self.model.kind) for name, x in found.items()}
         (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
         return [
             (name.upper(), f"{quality['input'][name]:.4g} of the input, {value:.4g} of the result")
@@ -169,8 +174,9 @@ class Sampling:
         return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
 
     def to_units(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to [0, 1]; signals and points as they are."""
-        return ((x + 1) / 2).clamp(0, 1) if len(self.model.shape) == 3 else x
+        """Images to [0, 1]; all else as it is."""
+        assert self.model.kind is not None
+        return to_units(x, self.model.kind)
 
 
 def check_settings(cfg: DictConfig, named: set[str]) -> None:
@@ -199,6 +205,8 @@ def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None
     """
     changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING and "." in key}
     with open_dict(cfg):
+        if OmegaConf.is_interpolation(cfg.clip, "bound"):  # clip=auto, which follows the data of the run
+            cfg.clip.bound = clip_bound(trained.data._target_)
         for part in SAMPLING:
             if part not in named:
                 cfg[part] = trained[part]

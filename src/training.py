@@ -32,6 +32,7 @@ from src.utils.errors import UserError, blame
 from src.utils.hardware import compile_net, is_main_process
 from src.utils.identity import changes
 from src.utils.loop_counters import planned_steps
+from src.utils.lr_schedules import build_lr_schedule
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard
@@ -112,13 +113,14 @@ class Training:
             data.prepare_data()
             data.setup("fit")
             data.check_batch_size(trainer.world_size)
+            data.check_samples()
             if denoiser.clusters is not None:
                 denoiser.clusters.check(len(data.train_set))
             planned = planned_steps(trainer, data.train_batches)
             with blame("optimizer"):
                 spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
             with blame("lr_schedule"):  # which may refuse that length
-                instantiate(cfg.lr_schedule)(spare, planned)
+                build_lr_schedule(instantiate(cfg.lr_schedule), spare, planned)
             if resume is None:
                 if run.exists:  # and was ended before its first checkpoint
                     rewind_loggers(trainer, 0)
@@ -145,6 +147,7 @@ class Training:
             data=self.data.source,
             data_warning=self.data.warning,
             data_identity=self.data.identity(),
+            kind=self.data.kind,
             classes=getattr(self.data, "class_names", None),
             parameters=parameters,
             precision=self.trainer.precision,

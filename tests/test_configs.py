@@ -3,6 +3,7 @@
 import inspect
 from functools import partial
 from pathlib import Path
+from typing import get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -42,6 +43,7 @@ from src.tasks.base import Model, Task
 from src.utils.check_config import check_config
 from src.utils.cli import to_plain
 from src.utils.errors import UserError
+from src.utils.units import Kind
 from tests.diffusion.oracles import Oracle
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
@@ -213,7 +215,7 @@ def check_method(cfg):
 
 def check_metrics(cfg):
     (measure,) = (instantiate(node) for node in cfg.metrics.values())
-    assert isinstance(measure, Measure) and set(measure.kinds) <= {"points", "signals", "images"}
+    assert isinstance(measure, Measure) and set(measure.kinds) <= set(get_args(Kind))
 
 
 def check_features(cfg):

@@ -1,6 +1,7 @@
 """The LightningModule in real runs of a tiny model: what it draws, steps, logs and keeps."""
 
 import math
+from functools import partial
 
 import pytest
 import pytorch_lightning as pl
@@ -346,7 +347,7 @@ def test_a_run_without_an_end(tmp_path):
 
 
 def test_the_rate_follows_its_schedule_by_optimizer_steps(tmp_path):
-    module = make_module(schedule=lambda optimizer, total: cosine_rate(optimizer, total, warmup=2))
+    module = make_module(schedule=partial(cosine_rate, warmup=2))
     fit(tmp_path, module, max_steps=6, accumulate_grad_batches=2)
     factors = [0.5, 1.0, *((1 + math.cos(math.pi * k / 4)) / 2 for k in range(4))]
     rates = [row["train/lr"] for row in read_metrics(tmp_path / "metrics.csv") if "train/lr" in row]

@@ -65,9 +65,10 @@ class DenoisingTest(pl.Callback):
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         n = min(self.n or len(data.test_set), len(data.test_set))
         original, noisy, denoised = denoise(pl_module, data.test_set, n)
-        quality = restoration(data.to_units(denoised), data.to_units(original))
+        quality = restoration(data.to_units(denoised), data.to_units(original), kind=data.kind)
         # Not clipped: this is what the model is given.
-        before = restoration(data.to_units(noisy, clip=False), data.to_units(original, clip=False), clip=False)
+        noisy_units, original_units = (data.to_units(x, clip=False) for x in (noisy, original))
+        before = restoration(noisy_units, original_units, clip=False, kind=data.kind)
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
         pl_module.write(self.results)
         self.say(n, quality, before)
@@ -85,5 +86,6 @@ class DenoisingTest(pl.Callback):
 
         shown = {"original": original, "noisy": noisy, "denoised": denoised}
         shown = {name: data.to_units(x) for name, x in shown.items()}
-        picture = comparison(shown) if len(data.size) == 2 else panels({name: x[0] for name, x in shown.items()})
+        many = len(data.size) >= 2
+        picture = comparison(shown, data.kind) if many else panels({name: x[0] for name, x in shown.items()})
         picture.save(self.run / "denoising.png")

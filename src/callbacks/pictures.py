@@ -34,7 +34,7 @@ class Pictures(pl.Callback):
         run: the run folder.
         sampler: made of (schedule).
         guidance: wraps the denoiser when sampling.
-        n: samples in a grid; by default 64 images, 16 signals or 1000 points; 0 for no grids.
+        n: samples in a grid; by default 64 images, 16 signals or volumes, or 1000 points; 0 for no grids.
         every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
         levels: times at which data are noised and denoised.
     """
@@ -71,7 +71,7 @@ class Pictures(pl.Callback):
         x_0 = data.val_set[0, torch.arange(n)]["x"].to(pl_module.device)
         if self.first:
             self.first = False
-            self.draw_schedule(trainer, pl_module, x_0)
+            self.draw_schedule(trainer, pl_module, data, x_0)
         ends = trainer.should_stop or step == pl_module.planned_steps()
         if ends or time.monotonic() - self.curves_drawn > PAUSE:
             self.draw_curves(trainer)
@@ -97,7 +97,7 @@ class Pictures(pl.Callback):
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
             x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
-            picture = sample_grid(data.to_units(x), columns, label, names)
+            picture = sample_grid(data.to_units(x), columns, label, names, data.kind)
             self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
@@ -114,15 +114,17 @@ class Pictures(pl.Callback):
             [data.to_units(x) for x in noisy],
             [data.to_units(x) for x in denoised],
             [f"t = {t:g}" for t in self.levels],
+            data.kind,
         )
         self.show(trainer, strip, "denoised", "step_{step:06d}_denoised")
 
-    def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, x_0: torch.Tensor) -> None:
+    def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
         from src.plots.schedule import schedule_picture
 
         shown = x_0[:1] if x_0.ndim > 2 else x_0  # a point alone says nothing
         noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)
-        self.show(trainer, schedule_picture(module.denoiser.schedule, shown, noise), "schedule", "../schedule")
+        picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind)
+        self.show(trainer, picture, "schedule", "../schedule")
 
     def draw_curves(self, trainer: pl.Trainer) -> None:
         from src.plots.curves import loss_curves

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from src.comparing.records import Record
 from src.sampling import Sampling
+from src.utils.units import Kind
 
 POINTS = 1000  # drawn of a run on points of the plane, which one sees in clouds only
 PASSED_ON = ("seed", "batch_size", "device", "precision", "ckpt", "weights")
@@ -18,6 +19,7 @@ class Drawn(NamedTuple):
 
     x: Tensor
     nfe: float
+    kind: Kind | None = None
 
 
 def draw(record: Record, cfg: DictConfig) -> Drawn:
@@ -36,4 +38,4 @@ def draw(record: Record, cfg: DictConfig) -> Drawn:
     own.update({"n": POINTS if points else cfg.samples, "run": str(record.run.path)})
     sampling = Sampling.prepare(own, set())
     x = sampling.draw().x
-    return Drawn(sampling.to_units(x), sampling.cost.rows / len(x))
+    return Drawn(sampling.to_units(x), sampling.cost.rows / len(x), sampling.model.kind)

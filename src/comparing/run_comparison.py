@@ -76,7 +76,7 @@ class RunComparison:
         numbers = table.as_csv(heads, [*columns, *(c for c in more if c.title not in titles)])
         report.main_table(table.lines(heads, [c for c in columns if not c.constant]), numbers)
         report.notes([*self.notes(), *table.the_same(columns)])
-        pictures.samples(report, {self.label(name): drawn.x for name, drawn in self.drawn.items()})
+        pictures.samples(report, {self.label(name): drawn for name, drawn in self.drawn.items()})
         pictures.curves(report, self.groups)
         pictures.fronts(report, self.groups, self.evaluations)
         metric = None if self.apart else pictures.main_metric(self.evaluations)

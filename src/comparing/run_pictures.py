@@ -2,9 +2,8 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-from torch import Tensor
-
 from src.comparing import quality
+from src.comparing.drawing import Drawn
 from src.comparing.quality import Evaluation
 from src.comparing.report import Report
 from src.comparing.table import Group, Outcome, unit
@@ -15,14 +14,14 @@ LOSS, FLOOR = "val/loss_ema", "quality/floor"  # as they are logged; the floor i
 NAMES = {"frechet": "Fréchet distance of few samples", "sliced": "sliced Wasserstein distance of few samples"}
 
 
-def samples(report: Report, drawn: Mapping[str, Tensor]) -> None:
-    """Samples (N, C, *S) of every run, a picture for each shape."""
+def samples(report: Report, drawn: Mapping[str, Drawn]) -> None:
+    """Samples of every run, a picture for each shape and kind."""
     if drawn:
         report.section("Samples")
-    for shape in dict.fromkeys(x.shape[1:] for x in drawn.values()):
-        alike = {name: x for name, x in drawn.items() if x.shape[1:] == shape}
+    for shape, kind in dict.fromkeys((d.x.shape[1:], d.kind) for d in drawn.values()):
+        alike = {name: d.x for name, d in drawn.items() if (d.x.shape[1:], d.kind) == (shape, kind)}
         name = "samples_" + "x".join(map(str, shape))
-        report.picture(name, side_by_side(alike), "From the same noise, each run by its own sampler.")
+        report.picture(name, side_by_side(alike, kind), "From the same noise, each run by its own sampler.")
 
 
 def curves(report: Report, groups: Sequence[Group]) -> None:

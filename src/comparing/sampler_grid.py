@@ -103,7 +103,7 @@ class SamplerGrid:
             if name not in there:
                 hint = nearest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
-        if scales and not (run.config().net.num_classes or run.config().get("clusters")):
+        if scales and not (run.config().module.conditional or run.config().get("clusters")):
             raise UserError(f"guidance={scales}: {run.path} was trained without labels; leave guidance= out")
         # Cheap ones first, so that there is something to see soon.
         ways = product(sorted(set(steps)), dict.fromkeys(scales or [None]), dict.fromkeys(samplers))
@@ -211,7 +211,8 @@ class SamplerGrid:
         for steps in dict.fromkeys(cell.steps for cell in cells):
             files = {c.series: self.out / c.name / "samples.npz" for c in cells if c.steps == steps}
             first = {name: torch.from_numpy(np.load(file)["x"][:SHOWN]) for name, file in files.items()}
-            report.picture(f"samples_{steps}_steps", side_by_side(first), f"From the same noise in {steps} steps.")
+            picture = side_by_side(first, self.run.facts().get("kind"))
+            report.picture(f"samples_{steps}_steps", picture, f"From the same noise in {steps} steps.")
 
     def about(self) -> str:
         """What all cells have in common."""

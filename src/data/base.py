@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from src.data.identity import some_samples
 from src.utils.errors import UserError
 from src.utils.seeding import generator
+from src.utils.units import Kind, kind_of, to_units
 
 Batch = dict[str, Tensor]
 
@@ -32,7 +33,7 @@ class BatchDataset(Protocol):
     def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
         """The samples at (epoch, indices): {"x": float (B, C, *S), "label": int64 (B,) if there are any}.
 
-        Images and signals lie in [-1, 1]; points (B, C) have about unit variance.
+        Images lie in [-1, 1]; all else is best of about unit variance.
         The epoch is there for augmentation, which must be a function of (seed, epoch, index).
         """
         ...
@@ -178,6 +179,8 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         channels, size: shape of a sample, (C, *S).
         num_classes: number of labels; 0 where there are none.
+        kind: points, signals, images, fields or volumes. Samples with two axes are fields unless their class says
+            `kind = "images"`: those lie in [-1, 1], and are shown, kept and compared in [0, 1].
         shards, window: see `mixed`, of the training samples; set in `load` for data that should not be read at random.
         source: where the data came from, a line for the summary; set in `load`.
         warning: what the user must know of the data, or None; set in `load`.
@@ -249,6 +252,11 @@ class DataModule(pl.LightningDataModule):
         self.warning = f"{text}. {self.warning}" if self.warning else text
 
     @property
+    def kind(self) -> Kind:
+        """What one sample is."""
+        return kind_of(len(self.size))
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(C, *S) of one sample."""
         return (self.channels, *self.size)
@@ -278,11 +286,40 @@ class DataModule(pl.LightningDataModule):
             n = len(self.train_set)
             raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
 
+    def check_samples(self) -> None:
+        """Look at the first training and validation samples before anything is trained on them.
+
+        Raises:
+            UserError: where they are no finite floats of the stated shape, images outside [-1, 1], or labels that do
+                not fit num_classes.
+        """
+        name = type(self).__name__
+        for part, data in {"train_set": self.train_set, "val_set": self.val_set}.items():
+            if not len(data):
+                raise UserError(f"data: {name}.{part} is empty")
+            batch = data[0, torch.arange(min(8, len(data)))]
+            x, label = batch["x"], batch.get("label")
+            if not x.is_floating_point() or x.shape[1:] != self.shape:
+                raise UserError(
+                    f"data: {name}.{part} must give floats of shape (B, {', '.join(map(str, self.shape))}), as "
+                    f"data.channels and data.size say, got {x.dtype} of shape {tuple(x.shape)}"
+                )
+            if not x.isfinite().all():
+                raise UserError(f"data: {name}.{part} has values that are not finite; remove or replace them")
+            if self.kind == "images" and x.abs().max() > 1.001:
+                raise UserError(
+                    f"data: images must lie in [-1, 1], but {name}.{part} reaches {x.abs().max():.3g}; scale them, or "
+                    'leave out kind = "images" for fields in units of their own'
+                )
+            if label is not None and self.num_classes and not (label.min() >= 0 and label.max() < self.num_classes):
+                raise UserError(
+                    f"data: labels must be 0 to {self.num_classes - 1}, as data.num_classes={self.num_classes} says, "
+                    f"but {name}.{part} has {int(label.min())} to {int(label.max())}"
+                )
+
     def to_units(self, x: Tensor, clip: bool = True) -> Tensor:
-        """From the units of the model to the data's own: images to [0, 1], signals and points as they are."""
-        if len(self.size) < 2:
-            return x
-        return ((x + 1) / 2).clamp(0, 1) if clip else (x + 1) / 2
+        """From the units of the model to the data's own: images to [0, 1], all else as it is."""
+        return to_units(x, self.kind, clip)
 
     def train_dataloader(self) -> DataLoader:
         return self._loader(self.train_set, shuffle=True)

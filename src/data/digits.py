@@ -9,6 +9,7 @@ from annotated_types import Interval
 from src.data.base import DataModule, InMemory, labels_if_asked, split, val_count
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeInt, OpenFraction, PositiveInt
+from src.utils.units import Kind
 
 
 class Digits(DataModule):
@@ -26,6 +27,8 @@ class Digits(DataModule):
 
     Source: Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, UCI (test part).
     """
+
+    kind: Kind = "images"
 
     def __init__(
         self,

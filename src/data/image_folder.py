@@ -19,6 +19,7 @@ from src.data.workers import cpus
 from src.utils.budget import CLASSES
 from src.utils.errors import UserError, printable
 from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
+from src.utils.units import Kind
 
 
 class ImageFolder(DataModule):
@@ -48,6 +49,8 @@ class ImageFolder(DataModule):
     Raises:
         UserError: where there is nothing to read, too much is unreadable, or a setting does not fit the images.
     """
+
+    kind: Kind = "images"
 
     def __init__(
         self,

@@ -13,6 +13,7 @@ from src.data import idx
 from src.data.base import BatchDataset, DataModule, InMemory, labels_if_asked, split
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeInt, PositiveInt
+from src.utils.units import Kind
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 # By this the fallback knows that it stands in for MNIST, and not for another set of the same format.
@@ -41,6 +42,8 @@ class MNIST(DataModule):
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition.
     """
+
+    kind: Kind = "images"
 
     def __init__(
         self,

@@ -3,15 +3,14 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import cached_property
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from src.data.base import Batch, BatchDataset, DataModule
 from src.utils.seeding import generator
+from src.utils.units import Kind
 
-Kind = Literal["points", "signals", "images"]
 BATCH = 500  # real samples read at a time
 
 
@@ -63,8 +62,7 @@ class Reference:
     @property
     def kind(self) -> Kind:
         """What one sample is."""
-        kinds: dict[int, Kind] = {1: "points", 2: "signals", 3: "images"}
-        return kinds[len(self.data.shape)]
+        return self.data.kind
 
     @cached_property
     def train(self) -> Real:

@@ -4,15 +4,16 @@ from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from PIL import Image
 from torch import Tensor
 
 from src.data.base import DataModule
-from src.features.base import Features, Kind, Real, Reference
+from src.features.base import Features, Real, Reference
 from src.runs import Run
 from src.tasks.base import Cost, Model
+from src.utils.units import Kind
 
 NOT_AVAILABLE = "not available"
 
@@ -22,7 +23,7 @@ class Subject:
     """What is measured.
 
     Attributes:
-        x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], signals and points as they are.
+        x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], all else as it is.
         label: (N,) int64, the labels that were asked for; None where there were none.
         reference: the real data.
         model: the denoiser of the run, on its device, and how it samples.
@@ -168,7 +169,7 @@ class Measure(ABC):
         least: samples that it needs.
     """
 
-    kinds: tuple[Kind, ...] = ("points", "signals", "images")
+    kinds: tuple[Kind, ...] = get_args(Kind)
     needs_samples = True
     least = 1
 

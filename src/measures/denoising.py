@@ -16,6 +16,7 @@ from src.metrics.restoration import restoration
 from src.plots.measures import error_curves
 from src.plots.pictures import denoising_strip
 from src.tasks.base import Conditioned
+from src.utils import units
 from src.utils.console import progress_bar
 from src.utils.hardware import precision_for
 from src.utils.ranges import PositiveInt
@@ -72,7 +73,7 @@ class Denoising(Measure):
         curves |= {"ideal, training data": ideal[:, :n], "ideal, test data": ideal[:, n:]}
         findings = Findings.of(*curves.values())
         units = subject.data.to_units
-        quality = [restoration(units(x), units(found.x_0[n:])) for x in found.model[:, n:]]
+        quality = [restoration(units(x), units(found.x_0[n:]), kind=subject.kind) for x in found.model[:, n:]]
         section = Section("Denoising", notes=[*HOW_TO_READ], verdict=findings.verdict())
         section.values = findings.values() | quality_values(levels.log_snr.tolist(), quality)
         section.tables = {"log_snr": levels.log_snr.tolist()}
@@ -124,7 +125,7 @@ def trained_levels(subject: Subject, log_snr: list[float]) -> Levels:
 
 def to_model(subject: Subject, x: Tensor) -> Tensor:
     """From the units of the data to those of the model."""
-    return subject.model.unit * x - (subject.model.unit - 1)
+    return units.to_model(x, subject.kind)
 
 
 def denoise(subject: Subject, n: int, levels: Levels) -> Denoised:
@@ -180,8 +181,8 @@ def training_data(subject: Subject) -> Iterator[tuple[Tensor, Tensor | None]]:
 
 def errors(subject: Subject, said: Tensor, x_0: Tensor) -> Float[Tensor, "levels n"]:
     """Mean squared error of each sample, in the units of the data, float64."""
-    units = subject.data.to_units
-    return (units(said).double() - units(x_0).double()).square().flatten(2).mean(2)
+    to_units = subject.data.to_units
+    return (to_units(said).double() - to_units(x_0).double()).square().flatten(2).mean(2)
 
 
 def strip(subject: Subject, found: Denoised, levels: Levels, first: int) -> Image.Image:
@@ -194,6 +195,7 @@ def strip(subject: Subject, found: Denoised, levels: Levels, first: int) -> Imag
         [units(found.x_t[i, rows] / power[i]) for i in chosen],  # of a size that can be shown at all levels
         [units(found.model[i, rows]) for i in chosen],
         [f"log-SNR {levels.log_snr[i]:.3g}" for i in chosen],
+        subject.kind,
     )
 
 

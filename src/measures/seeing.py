@@ -26,12 +26,12 @@ class Samples(Measure):
         chosen = torch.randperm(len(subject.x), generator=generator("random samples", subject.seed))[:n]
         label = None if subject.label is None else subject.label[chosen]
         section.pictures["random"] = Picture(
-            sample_grid(subject.x[chosen], label=label), f"{n:,} of {len(subject.x):,} samples, chosen at random."
+            sample_grid(subject.x[chosen], label=label, kind=subject.kind),
+            f"{n:,} of {len(subject.x):,} samples, chosen at random.",
         )
         real = subject.test.some(n, "samples")["x"]
-        section.pictures["data"] = Picture(
-            sample_grid(real), f"{len(real):,} of {len(subject.test):,} test data, for comparison."
-        )
+        caption = f"{len(real):,} of {len(subject.test):,} test data, for comparison."
+        section.pictures["data"] = Picture(sample_grid(real, kind=subject.kind), caption)
         if subject.kind == "images":
             self.show_extremes(subject, section, n)
         return section
@@ -69,7 +69,7 @@ class Trajectory(Measure):
         assert subject.trajectory is not None
         n = subject.trajectory.shape[1]
         label = None if subject.label is None else subject.label[:n]
-        frames = trajectory_frames(subject.trajectory, label)
+        frames = trajectory_frames(subject.trajectory, label, kind=subject.kind)
         section = Section("From noise to data")
         section.pictures["trajectory"] = Picture(frames, f"The first {n:,} of {len(subject.x):,} samples on their way.")
         return section

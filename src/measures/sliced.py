@@ -24,7 +24,7 @@ class Sliced(Measure):
         most: samples that the bootstrap draws from; where there are more, the interval is scaled to their number.
     """
 
-    kinds = ("points", "signals")
+    kinds = ("points", "signals", "fields", "volumes")
     least = 2
 
     def __init__(

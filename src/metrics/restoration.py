@@ -3,8 +3,10 @@
 import torch
 from torch import Tensor
 
+from src.utils.units import Kind
 
-def restoration(x: Tensor, truth: Tensor, clip: bool = True) -> dict[str, float]:
+
+def restoration(x: Tensor, truth: Tensor, clip: bool = True, kind: Kind | None = None) -> dict[str, float]:
     r"""Means over the samples: mse and, of images, psnr (dB) and ssim.
 
     .. math:: \text{PSNR} = -10 \log_{10} \text{MSE}
@@ -13,10 +15,11 @@ def restoration(x: Tensor, truth: Tensor, clip: bool = True) -> dict[str, float]
         x: (N, C, *S) in the units of the data: images in [0, 1].
         truth: the same.
         clip: whether to bring images to [0, 1] first.
+        kind: of the samples; by default images where they have two axes.
 
     Source: SSIM: Wang et al. 2004, 10.1109/TIP.2003.819861.
     """
-    if truth.ndim != 4:
+    if truth.ndim != 4 or kind not in (None, "images"):
         return {"mse": (x - truth).square().mean().item()}
     from torchmetrics.functional.image import structural_similarity_index_measure
 

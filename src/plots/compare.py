@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from src.plots.fields import as_images
 from src.plots.pictures import (
     GREY,
     draw_points,
@@ -18,6 +19,7 @@ from src.plots.pictures import (
     to_picture,
     with_row_names,
 )
+from src.utils.units import Kind
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -213,12 +215,14 @@ def write_labels(axis: "Axes", points: Sequence[Point], colors: Mapping[str, str
 # ---- samples ----
 
 
-def side_by_side(samples: Mapping[str, Tensor]) -> Image.Image:
+def side_by_side(samples: Mapping[str, Tensor], kind: Kind | None = None) -> Image.Image:
     """Samples of several runs that began at the same noise: equal noise stands in one column, or one panel.
 
     Args:
         samples: (N, C, *S) in the units of the data, by the name of the run; all of one shape.
     """
+    first = next(iter(samples.values()))
+    samples = {name: as_images(x, kind, like=first) for name, x in samples.items()}
     axes = next(iter(samples.values())).ndim
     if axes == 2:
         return clouds(samples)

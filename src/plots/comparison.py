@@ -5,18 +5,22 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
+from src.plots.fields import as_images
 from src.plots.pictures import BLUE, GREY, ORANGE, image_grid, new_figure, sample_grid, to_picture
+from src.utils.units import Kind
 
 MOST = {3: 4, 4: 12}  # samples shown, of signals (N, C, L) and images (N, C, H, W)
 COLORS = {"input": GREY, "noisy": GREY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
 
 
-def comparison(rows: dict[str, Tensor]) -> Image.Image:
+def comparison(rows: dict[str, Tensor], kind: Kind | None = None) -> Image.Image:
     """One row of samples for each title; of signals, one panel for each sample with a curve for each title.
 
     Args:
         rows: samples (N, C, *S) in the units of the data, by title; the first few are shown.
     """
+    like = rows.get("truth", rows.get("original", next(reversed(rows.values()))))
+    rows = {name: as_images(x, kind, like) for name, x in rows.items()}
     axes = next(iter(rows.values())).ndim
     if axes not in MOST:
         return sample_grid(next(reversed(rows.values())))

@@ -1,7 +1,6 @@
 """Samples as pictures: images in grids, signals as curves, points as clouds. What is drawn comes as a PIL image."""
 
 from collections.abc import Sequence
-from functools import partial
 from math import ceil, log2, pi, sqrt
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
@@ -11,13 +10,17 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
+from src.plots.fields import as_images
+from src.utils.units import Kind
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
-# How many samples one picture shows well: of points (B, C), signals (B, C, L) and images (B, C, H, W), by their axes.
-READABLE = {2: 5000, 3: 16, 4: 64}
+# How many samples one picture shows well: points (B, C), signals (B, C, L), images or fields (B, C, H, W), volumes, by
+# their axes.
+READABLE = {2: 5000, 3: 16, 4: 64, 5: 16}
 LIMIT = 2.5  # of the coordinates of points, whose variance is about one
 
 
@@ -125,9 +128,14 @@ def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = No
 
 
 def sample_grid(
-    x: Tensor, columns: int | None = None, label: Tensor | None = None, names: Sequence[str] | None = None
+    x: Tensor,
+    columns: int | None = None,
+    label: Tensor | None = None,
+    names: Sequence[str] | None = None,
+    kind: Kind | None = None,
 ) -> Image.Image:
     """Samples in their own units as one picture; labels (B,) color points, names stand beside the rows of images."""
+    x = as_images(x, kind)
     if x.ndim == 2:
         return point_cloud(x, label)
     if x.ndim == 3:
@@ -136,17 +144,19 @@ def sample_grid(
     return with_row_names(grid, names) if names else grid
 
 
-def trajectory_frames(path: Tensor, label: Tensor | None = None, frames: int = 40) -> list[Image.Image]:
+def trajectory_frames(
+    path: Tensor, label: Tensor | None = None, frames: int = 40, kind: Kind | None = None
+) -> list[Image.Image]:
     """At most so many pictures of samples (T, B, C, *S) on their way, in their own units, on common axes."""
     most = READABLE[path.ndim - 1]
     path, label = path[:, :most], None if label is None else label[:most]
     path = path[torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()]
     if path.ndim == 4:
         return signal_frames(path)
-    draw: Any = partial(image_grid, least=420)
     if path.ndim == 3:
-        draw = partial(point_cloud, label=label, limit=limit_of(path[-1]), side=4.8)
-    return [draw(x) for x in path]
+        limit = limit_of(path[-1])
+        return [point_cloud(x, label, limit, side=4.8) for x in path]
+    return [image_grid(as_images(x, kind, like=path[-1]), least=420) for x in path]
 
 
 def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:
@@ -155,7 +165,9 @@ def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 
-def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
+def denoising_strip(
+    x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str], kind: Kind | None = None
+) -> Image.Image:
     """Original / noisy / denoised, one column a noise level.
 
     Args:
@@ -168,6 +180,7 @@ def denoising_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], ti
     n = len(x_0)
     names = ["original", *(f"{kind} {title}" for title in titles for kind in ("noisy", "denoised"))]
     rows = [x_0, *(row for pair in zip(noisy, denoised, strict=True) for row in pair)]
+    x_0, *rows = [as_images(row, kind, like=x_0) for row in [x_0, *rows]]
     figure, axes = new_figure(1.6 + 0.75 * n, 0.8 * len(rows) * x_0.shape[2] / x_0.shape[3], len(rows))
     figure.set_layout_engine("compressed")  # leaves room for the names, and none between pictures of a fixed shape
     for axis, row, name in zip(axes.flat, rows, names, strict=True):

@@ -8,13 +8,17 @@ from PIL import Image
 from torch import Tensor
 
 from src.diffusion.schedules import Schedule
+from src.plots.fields import as_images
 from src.plots.pictures import BLUE, LIMIT, ORANGE, dot, image_grid, new_figure, place_colors, plane, to_picture
+from src.utils.units import Kind, to_units
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
-def schedule_picture(schedule: Schedule, x_0: Tensor, noise: Tensor, columns: int = 11) -> Image.Image:
+def schedule_picture(
+    schedule: Schedule, x_0: Tensor, noise: Tensor, columns: int = 11, kind: Kind | None = None
+) -> Image.Image:
     """Draw the schedule, and x_0 at `columns` times from 0 to 1: a sample (1, C, *S) in [-1, 1], or points (B, C)."""
     t = torch.linspace(0, 1, 400, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(t)
@@ -31,15 +35,17 @@ def schedule_picture(schedule: Schedule, x_0: Tensor, noise: Tensor, columns: in
         axis.grid(alpha=0.3)
     times = torch.linspace(0, 1, columns, dtype=torch.float64)
     noised = [schedule.add_noise(x_0, s, noise) for s in times]
-    draw = {2: draw_clouds, 3: draw_signals, 4: draw_images}[x_0.ndim]
-    draw(axes[2, 0], noised)
+    if x_0.ndim < 4:
+        (draw_clouds if x_0.ndim == 2 else draw_signals)(axes[2, 0], noised)
+    else:
+        shown = [to_units(x, kind or "images") for x in noised]
+        draw_images(axes[2, 0], [as_images(x, kind, like=shown[0]) for x in shown])
     return to_picture(figure)
 
 
 def draw_images(axis: "Axes", images: list[Tensor]) -> None:
-    """Images (1, C, H, W) in [-1, 1], side by side."""
-    pixels = (torch.cat(images).clamp(-1, 1) + 1) / 2
-    axis.imshow(image_grid(pixels, columns=len(images), gap=1, least=0), aspect="auto")
+    """Images (1, C, H, W) in [0, 1], side by side."""
+    axis.imshow(image_grid(torch.cat(images), columns=len(images), gap=1, least=0), aspect="auto")
     axis.axis("off")
 
 

@@ -15,15 +15,15 @@ class Unclipped:
 
 
 class Static:
-    """Every element within [-bound, bound]."""
+    """Every element within [-bound, bound]; no bound where that is None."""
 
-    def __init__(self, bound: Annotated[float, Gt(0)] = 1.0):
-        if bound <= 0:
+    def __init__(self, bound: Annotated[float, Gt(0)] | None = 1.0):
+        if bound is not None and bound <= 0:
             raise ValueError(f"clip.bound is above 0, not {bound}; clip=none clips nothing")
         self.bound = bound
 
     def __call__(self, x_0: Tensor) -> Tensor:
-        return x_0.clamp(-self.bound, self.bound)
+        return x_0 if self.bound is None else x_0.clamp(-self.bound, self.bound)
 
 
 class Dynamic:

@@ -8,6 +8,7 @@ from src.tasks.generate import draw
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.sample_files import write_pictures
+from src.utils.units import to_units
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Augment(Task):
     def __call__(self, model: Model, inputs: Inputs) -> Result:
         if model.label is None:
             raise UserError("task=augment makes labelled images, but this run was trained without labels")
-        if len(model.shape) < 3:
+        if model.kind != "images":
             raise UserError("task=augment writes images, but this run was not trained on any; use task=generate")
         x, _ = draw(model, self.n)
         return Result(x, label=model.label, columns=len(model.label.unique()))
@@ -36,5 +37,5 @@ class Augment(Task):
         present = result.label.unique().tolist()
         for label in present:
             name = model.classes[label] if model.classes else str(label)
-            write_pictures((result.x[result.label == label] + 1) / 2, folder / "images" / name)
+            write_pictures(to_units(result.x[result.label == label], "images"), folder / "images" / name)
         return [f"images/ with {len(present)} classes"]

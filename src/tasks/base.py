@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Denoise, Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
+from src.utils import units
 from src.utils.errors import UserError
+from src.utils.units import Kind, kind_of
 
 
 class Inputs(NamedTuple):
@@ -101,6 +103,7 @@ class Model:
         seed: of the noise; that of sample i is a function of (seed, i), whatever N and the batch size.
         batch_size: samples walked at a time.
         classes: the names of the labels, where they are known.
+        kind: of the data; images where the shape has two axes, unless it says otherwise.
         on_step: called with the number of samples that took a step, for progress bars.
     """
 
@@ -113,16 +116,21 @@ class Model:
     seed: int = 0
     batch_size: int = 256
     classes: list[str] = field(default_factory=list)
+    kind: Kind | None = None
     on_step: Callable[[int], None] | None = None
 
     @property
     def device(self) -> torch.device:
         return next(self.denoiser.parameters()).device
 
+    def __post_init__(self) -> None:
+        self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
+
     @property
     def unit(self) -> float:
-        """What one unit of the data is in the model: images are [0, 1] outside and [-1, 1] in it."""
-        return 2.0 if len(self.shape) == 3 else 1.0
+        """One unit of the data in units of the model."""
+        assert self.kind is not None
+        return units.scale(self.kind)
 
     def batches(self, n: int) -> Iterator[range]:
         """The rows of each batch."""

@@ -1,6 +1,8 @@
 """Take the noise out of samples."""
 
 from dataclasses import dataclass
+from functools import reduce
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,8 +88,8 @@ def noise_level(x: Tensor) -> float:
         raise UserError("the noise of points cannot be estimated; give it by task.level=")
     haar = torch.tensor([1.0, -1.0]) / 2**0.5
     channels, axes = x.shape[1], x.ndim - 2
-    kernel = haar if axes == 1 else haar[:, None] * haar
-    convolve = F.conv1d if axes == 1 else F.conv2d
+    kernel = reduce(lambda k, _: k[..., None] * haar, range(axes - 1), haar)
+    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[axes - 1]
     weight = kernel.expand(channels, 1, *kernel.shape).to(x)
     d = convolve(x, weight, stride=2, groups=channels)
     return max(1e-6, (d.flatten(1).abs().median(1).values / 0.6745).median().item())

@@ -28,6 +28,11 @@ LAUNCHERS = {
     )
 }  # fmt: skip
 NO_DEVICE = re.compile("No supported gpu backend|accelerator is not available|machine only has")
+# Flags of Hydra whose value is the next word.
+WITH_VALUE = (
+    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
+    "--experimental-rerun",
+)  # fmt: skip
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
@@ -36,12 +41,22 @@ def named_settings() -> set[str]:
     return {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
 
 
-def flags_first(words: list[str]) -> list[str]:
-    """Let -m stand anywhere, since Hydra refuses the words that follow it when others came before, and mend others.
+def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
+    """The flags of a command line, with their values, and its overrides: Hydra wants the former first.
 
     Raises:
         UserError: for a value without a name, and a group without a choice, on which Hydra stumbles.
     """
+    flags: list[str] = []
+    rest = iter(words)
+    words = []
+    for word in rest:
+        if not word.startswith("-"):
+            words.append(word)
+            continue
+        flags.append(word)
+        if word in WITH_VALUE and (value := next(rest, None)) is not None:
+            flags.append(value)
     words = [QUOTED.sub(r"\1='\2'", LAUNCHERS.get(word, word)) for word in words]
     for word in words:
         if word.startswith("="):
@@ -49,7 +64,7 @@ def flags_first(words: list[str]) -> list[str]:
         if word.endswith("=null") and (CONF / word.removesuffix("=null")).is_dir():
             group = word.removesuffix("=null")
             raise UserError(f"{word} chooses nothing. Choices: {', '.join(choices(group))}")
-    return sorted(words, key=lambda word: word not in ("-m", "--multirun"))
+    return flags, words
 
 
 @contextmanager

@@ -1,12 +1,37 @@
 """Learning-rate schedules, as factors on the optimizer's rate."""
 
+import inspect
+from collections.abc import Callable
 from math import cos, pi
 
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler, ReduceLROnPlateau
 
 from src.utils.errors import UserError
 from src.utils.ranges import Fraction, NonNegativeInt, Probability
+
+
+def build_lr_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int) -> LRScheduler:
+    """The schedule that `make` gives for an optimizer: one of ours, one of torch's, or any other that steps each step.
+
+    Args:
+        make: called with the optimizer, and with `total_steps` where it takes that and does not have it yet.
+        optimizer: whose rate it sets.
+        total_steps: optimizer steps of the whole run, or -1 where only time ends it.
+
+    Raises:
+        ValueError: for arguments that it does not take, and for a schedule that needs the validation loss.
+    """
+    takes = inspect.signature(make).parameters
+    bound = getattr(make, "keywords", {})
+    length = {"total_steps": total_steps} if "total_steps" in takes and bound.get("total_steps") is None else {}
+    try:
+        schedule = make(optimizer, **length)
+    except TypeError as error:
+        raise ValueError(f"{error}; a schedule is made of (optimizer) or (optimizer, total_steps)") from error
+    if isinstance(schedule, ReduceLROnPlateau):
+        raise ValueError("ReduceLROnPlateau needs a loss at each step, and is not supported; use lr_schedule=cosine")
+    return schedule
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0) -> LambdaLR:

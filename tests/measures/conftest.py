@@ -26,6 +26,12 @@ class Memory(DataModule):
         self.train_set, self.val_set = (InMemory((unit * x - (unit - 1)).float(), label) for x, label in (train, test))
 
 
+class Images(Memory):
+    """The same of images."""
+
+    kind = "images"
+
+
 class Pixels(Features):
     """The images themselves, as vectors."""
 
@@ -57,7 +63,7 @@ def subject(tmp_path):
         x, train, test, *, label=None, predict=None, schedule=None, features=Pixels, times=None, seed=0, **attributes
     ) -> Subject:
         train, test = (part if isinstance(part, tuple) else (part, None) for part in (train, test))
-        data = Memory(train, test)
+        data = (Images if train[0].ndim == 4 else Memory)(train, test)
         vars(data).update(attributes)
         mean = data.train_set.x.mean(0)
         denoiser = Oracle(predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or cosine()).eval()

@@ -63,3 +63,8 @@ def test_refuses_a_bound(bound):
 def test_refuses_a_quantile(quantile):
     with pytest.raises(ValueError, match=rf"clip\.quantile={quantile} lies in \(0, 1\]"):
         Dynamic(quantile)
+
+
+def test_no_bound():
+    x = torch.tensor([[-7.0, 5.0]])
+    assert Static(None)(x) is x

@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import src.runs  # noqa: F401 - registers the resolver that conf/train.yaml uses
 from src.commands import run_command
-from src.utils.cli import explain, flags_first, flat_keys, nearest, to_plain
+from src.utils.cli import explain, flat_keys, nearest, split_flags, to_plain
 from src.utils.errors import UserError
 
 
@@ -64,7 +64,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("trainer.max_steps 3", "trainer.max_steps 3 cannot be read: "),
         ("foo", "foo cannot be read: "),
         ("trainer.=3", "trainer.=3 cannot be read: "),
-        ("clip=null", "clip=null chooses nothing. Choices: dynamic, none, static"),
+        ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
         ("seed=1,2", "seed=1,2 are several values: a sweep over them needs -m first, a list is seed=[1,2]"),
         ("name=${foo}", "name: Interpolation key 'foo' not found"),
@@ -112,8 +112,9 @@ def test_a_sweep_runs_wherever_its_flag_stands(command, words):
     assert (code, lines, ran) == (0, [], [1, 2])
 
 
-def test_flags_first_keeps_the_order_of_the_rest():
-    assert flags_first(["b=1", "a=2", "-m", "--cfg", "job"]) == ["-m", "b=1", "a=2", "--cfg", "job"]
+def test_flags_and_overrides_keep_their_order():
+    words = ["b=1", "--config-dir", "mine", "a=2", "-m", "--cfg", "job", "--help"]
+    assert split_flags(words) == (["--config-dir", "mine", "-m", "--cfg", "job", "--help"], ["b=1", "a=2"])
 
 
 @pytest.mark.parametrize(
