@@ -151,13 +151,16 @@ class Power(Average):
             other.update(model, step)
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """Plain containers with all averages as they are after optimizer step `step`, for `rebuild`."""
+        """Copies of all averages as they are after optimizer step `step`, in plain containers, for `rebuild`."""
+
+        def kept(x: Tensor) -> Tensor:
+            return x.detach().to("cpu", copy=True)
+
         averages = {power.sigma_rel: power.model for power in (self, *self.others)}
         weights = [
-            {name: p.detach().cpu() for name, p in model.named_parameters(remove_duplicate=False)}
-            for model in averages.values()
+            {name: kept(p) for name, p in model.named_parameters(remove_duplicate=False)} for model in averages.values()
         ]
-        buffers = {name: b.cpu() for name, b in self.model.state_dict().items() if name not in weights[0]}
+        buffers = {name: kept(b) for name, b in self.model.state_dict().items() if name not in weights[0]}
         return {"step": step, "sigma_rel": list(averages), "weights": weights, "buffers": buffers}
 
 
