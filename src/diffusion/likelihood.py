@@ -43,14 +43,17 @@ def ode_log_likelihood(
         probes: (P, B, C, *S) random signs for Hutchinson's estimate of the divergence; None for the exact one, which
             costs a backward pass for each element of a sample.
         sigma_min: smallest :math:`\sigma / \alpha`; the data is taken to have this much noise.
-        sigma_max: largest; the schedule's own where that is less.
+        sigma_max: largest; less where the schedule ends before, or t does not resolve it (see :func:`last_time`).
         rtol, atol: tolerances of the solver.
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 39 and 40; Grathwohl et al. 2019, arXiv:1810.01367, eq. 7.
     """
     from torchdiffeq import odeint
 
-    last = min(float(-schedule.log_snr(torch.tensor(1.0, dtype=torch.float64)) / 2), math.log(sigma_max))
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}")
+    t_end = last_time(schedule, sigma_max)
+    last = -schedule.log_snr(t_end).item() / 2
     span = torch.tensor([math.log(sigma_min), last], dtype=torch.float64, device=x_0.device)
     dimensions, evaluations = x_0[0].numel(), 0
 
@@ -67,11 +70,23 @@ def ode_log_likelihood(
 
     start = (x_0, torch.zeros(len(x_0), device=x_0.device, dtype=x_0.dtype))
     path, stretches = odeint(flow, start, span.to(x_0.dtype), rtol=rtol, atol=atol, method="dopri5")
-    t_end = schedule.inverse_log_snr(torch.tensor(-2 * last, dtype=torch.float64))
     alpha, sigma = (v.item() for v in schedule.alpha_sigma(t_end))
     z = (alpha / sigma * path[-1]).flatten(1)
     log_prior = -0.5 * z.square().sum(1) - dimensions * (0.5 * math.log(2 * math.pi) + math.log(sigma / alpha))
     return Likelihood(log_prior + stretches[-1], evaluations)
+
+
+def last_time(schedule: Schedule, sigma_max: float) -> Tensor:
+    r"""The time where :math:`\sigma / \alpha` is `sigma_max`, or the last one at which float64 resolves that.
+
+    There the nearest other number moves :math:`\log(\sigma / \alpha)` by less than 1e-4. A schedule that ends in noise
+    alone may pass through all higher levels within a rounding error of t = 1.
+    """
+    t = schedule.inverse_log_snr(torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64)).detach()
+    before = 1 - 2.0 ** -torch.arange(53, 0, -1, dtype=torch.float64)
+    times = torch.minimum(torch.cat([t[None], before]), t)
+    log_snr, nearest = (schedule.log_snr(u).detach() for u in (times, torch.nextafter(times, torch.zeros_like(times))))
+    return times[((nearest - log_snr).abs() < 2e-4).nonzero()[0, 0]]
 
 
 def divergence(output: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from torch.distributions import Normal
 from torch.testing import assert_close
 
 from src.diffusion import schedules, tables
-from src.diffusion.likelihood import bits_per_dimension, dequantize, divergence, ode_log_likelihood
+from src.diffusion.likelihood import bits_per_dimension, dequantize, divergence, last_time, ode_log_likelihood
 from tests.diffusion.oracles import SHAPES, Mixture
 
 ONE = torch.tensor(1.0, dtype=torch.float64)
@@ -45,6 +45,36 @@ def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
     found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, rtol=1e-6, atol=1e-6)
     # sigma_min = 1e-3 blurs the data by a part in 10^6 of its variance.
     assert_close(found.log_density, model_log_density(truth, schedule, x_0), rtol=0, atol=2e-4)
+
+
+@pytest.mark.parametrize("sigma_max", [1e4, 1e6])
+@pytest.mark.parametrize(
+    "make",
+    [
+        schedules.Laplace,
+        lambda: schedules.Laplace(scale=0.2),
+        lambda: schedules.VPSDE(beta_max=4000.0),  # alpha is 0 long before t = 1
+        lambda: tables.linear(zero_terminal_snr=True),
+        schedules.Flow,
+    ],
+)
+def test_noise_levels_beyond_what_a_time_resolves(make, sigma_max, gaussian, randn):
+    schedule, truth = make(), gaussian((1, 3))
+    x_0 = truth.mean + truth.std * randn(3, 1, 3)
+    found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, sigma_max=sigma_max, rtol=1e-6, atol=1e-6)
+    expected = Normal(truth.mean, truth.std).log_prob(x_0).flatten(1).sum(1)
+    t = last_time(schedule, sigma_max)
+    level = float((-schedule.log_snr(t) / 2).exp())
+    assert level <= 1.001 * sigma_max and level > 10
+    # What is left of the data at the last level, and the rounding of the times there.
+    assert_close(found.log_density, expected, rtol=0, atol=1e-3 + 3 / level)
+    assert_close(found.log_density, model_log_density(truth, schedule, x_0, level), rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1e-3, math.nan)])
+def test_refuses_bounds_that_do_not_grow(bounds, randn):
+    with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
+        ode_log_likelihood(lambda x_t, t: x_t, schedules.Flow(), randn(1, 2), None, *bounds)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
