@@ -141,8 +141,13 @@ class DPS(Likelihood):
               \zeta = \text{scale} / \|y - A \hat x_0\|
 
     The paper shifts x by as much after each of its 1,000 steps, whatever they are worth. Here it is the score that is
-    shifted, so that more or fewer steps of any sampler have the same sum; in a step of DDPM the paper's
-    :math:`\zeta'` is scale :math:`\cdot \beta_t`. The noise of y is of no account.
+    shifted, so that more or fewer steps of any sampler have the same sum. On a variance-preserving schedule a step of
+    DDPM is that of the paper with
+
+    .. math:: \zeta' = \text{scale} \cdot \beta / \sqrt{1 - \beta}, \quad \beta = \sigma_{t|s}^2
+
+    which over 1,000 steps of the linear one add up to 10 times the scale. The code of the paper takes the gradient of
+    the norm, half that of its square over the norm: its scale is :math:`2 \zeta'`. The noise of y is of no account.
 
     Source: Chung et al. 2023, arXiv:2209.14687, eq. 16 and algorithm 1.
     """

@@ -60,6 +60,7 @@ class Denoise:
         history: (level, x_0) of the evaluations that can be extrapolated from, the newest last.
         last: the newest prediction, unclipped.
         memory: what else a method carries from step to step, under names of its own.
+        left: steps to the end of the walk, the present one among them.
     """
 
     def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
@@ -68,6 +69,7 @@ class Denoise:
         self.last: Prediction | None = None
         self.x_0: Tensor | None = None
         self.memory: dict[str, Any] = {}
+        self.left = 0
 
     def __call__(self, x_t: Tensor, level: Level) -> Tensor:
         said = self.predict(x_t, level.t)
@@ -145,7 +147,8 @@ class Sampler(ABC):
         levels = self.levels(self.times(start) if times is None else times)
         memory = Denoise(denoise, self.clip or no_clip)
         yield State(levels[0].t, x_t, None)
-        for t, s in pairwise(levels):
+        for i, (t, s) in enumerate(pairwise(levels)):
+            memory.left = len(levels) - 1 - i
             if s.t > t.t:
                 x_t = renoise(x_t, t, s, noise)
                 memory.forget()

@@ -100,11 +100,14 @@ class UniPC(Sampler):
     Args:
         order: of the predictor, from 1 to 3; the whole converges with one order more (from 3 as long as the error of
             the first steps, which is of order 3, is small beside the rest).
+        lower_order_final: no predictor of a higher order than there are steps left, so that the last ones, often the
+            longest in l, do not extrapolate far.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 and 6 with B(h) = e^h - 1 (B_2).
     """
 
     order: Annotated[int, Interval(ge=1, le=3)] = 2
+    lower_order_final: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -115,9 +118,11 @@ class UniPC(Sampler):
         known = list(denoise.history)
         x_0 = denoise(x_t, t)
         if known and "corrected" in denoise.memory:
-            x_t = self.update(denoise.memory["corrected"], known[-self.order :], known[-1][0], t, x_0)
-        denoise.memory["corrected"] = x_t
-        points = list(denoise.history)[-self.order :]
+            corrected, order = denoise.memory["corrected"]
+            x_t = self.update(corrected, known[-order:], known[-1][0], t, x_0)
+        order = min(self.order, denoise.left) if self.lower_order_final else self.order
+        denoise.memory["corrected"] = x_t, order
+        points = list(denoise.history)[-order:]
         if math.isinf(s.half_log_snr - t.half_log_snr):
             return move(x_t, x_0, t, s)
         return self.update(x_t, points, t, s, None)

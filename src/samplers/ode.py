@@ -29,14 +29,17 @@ class Euler(Sampler):
 
 @dataclass
 class Heun(Sampler):
-    r"""Heun's method, with the stochastic churn of EDM. Second order; two evaluations a step, one in the last.
+    r"""The trapezoidal rule with the stochastic churn of EDM. Second order; two evaluations a step, one in the last.
 
     .. math:: x_s = x_t + (\alpha_s - \alpha_t) \tfrac12 (\hat x_0 + \hat x_0') +
                     (\sigma_s - \sigma_t) \tfrac12 (\hat\epsilon + \hat\epsilon')
 
-    with the primed predictions made at the point that Euler's step reaches. Before each step noise is added that raises
-    :math:`\sigma / \alpha` by the factor :math:`1 + \gamma`, :math:`\gamma = \min(\text{churn} / \text{steps},
-    \sqrt 2 - 1)`, never beyond the noise of t = 1.
+    with the primed predictions made at the point that Euler's step reaches. Where :math:`\alpha = 1` this is the method
+    of EDM. On other schedules :class:`HeunVE` is that, applied to :math:`x / \alpha`; this one corrects Euler's step by
+    :math:`\alpha_t / \alpha_s` times as much, which stays bounded from pure noise on (see docs/samplers.md).
+
+    Before each step noise is added that raises :math:`\sigma / \alpha` by the factor :math:`1 + \gamma`,
+    :math:`\gamma = \min(\text{churn} / \text{steps}, \sqrt 2 - 1)`, never beyond the noise of t = 1.
 
     Args:
         churn: of the whole walk; 0 is deterministic.
@@ -62,10 +65,11 @@ class Heun(Sampler):
         x_s = move(x_t, x_0, t, s)
         if s.sigma == 0:
             return x_s
-        eps = t.eps(x_t, x_0)
-        x_0_s = denoise(x_s, s)
-        eps_s = s.eps(x_s, x_0_s)
-        return x_t + (s.alpha - t.alpha) / 2 * (x_0 + x_0_s) + (s.sigma - t.sigma) / 2 * (eps + eps_s)
+        return x_s + self.gain(t, s) * (denoise(x_s, s) - x_0)
+
+    def gain(self, t: Level, s: Level) -> float:
+        """By how much the change of the predicted data corrects Euler's step."""
+        return (s.alpha * t.sigma / s.sigma - t.alpha) / 2
 
     def stir(self, x_t: Tensor, t: Level, noise: Noise) -> tuple[Tensor, Level]:
         """The sample and its level after the churn."""
@@ -75,6 +79,23 @@ class Heun(Sampler):
             return x_t, t
         stirred = self.level_at(t.half_log_snr - math.log1p(gamma))
         return renoise(x_t, t, stirred, lambda x: self.churn_noise * noise(x)), stirred
+
+
+@dataclass
+class HeunVE(Heun):
+    r"""Heun's method for :math:`y = x / \alpha` over :math:`\tilde\sigma = \sigma / \alpha`, as in EDM.
+
+    .. math:: y_s = y_t + (\tilde\sigma_s - \tilde\sigma_t) \tfrac12 (\hat\epsilon + \hat\epsilon')
+
+    For grids of noise levels of moderate ratios, such as karras with 15 steps or more: where a step divides
+    :math:`\tilde\sigma` by much, as the first ones of a variance-preserving schedule do on other grids, it overshoots
+    by that factor. The step from pure noise is that of :class:`Heun`.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2.
+    """
+
+    def gain(self, t, s):
+        return super().gain(t, s) * (s.alpha / t.alpha if t.alpha > 0 else 1.0)
 
 
 @dataclass

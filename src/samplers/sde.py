@@ -59,13 +59,19 @@ class EulerMaruyama(Sampler):
 
 @dataclass
 class PredictorCorrector(DDPM):
-    r"""Ancestral steps, each followed by Langevin steps at the level that it reached.
+    r"""Ancestral steps, each followed by Langevin steps of a given signal-to-noise ratio at the level that it reached.
+
+    .. math:: x \leftarrow x + \epsilon g + \sqrt{2 \epsilon}\, z, \quad g = \nabla \log p(x), \quad
+              \epsilon = 2 \left(r \|z\|_2 / \|g\|_2\right)^2
+
+    with the norms of each sample by itself (the code of the paper has their means over a batch). On variance-preserving
+    schedules the paper multiplies epsilon by :math:`1 - \beta_i`, which tends to 1 as steps get short, and is left out.
+    For images and signals: where a sample has few elements its score may be next to 0, and the step then leaps;
+    :class:`PredictorCorrectorALD` does not.
 
     Args:
         corrections: Langevin steps after each step.
-        snr: r, the signal-to-noise ratio of a correction: its size is :math:`\epsilon = 2 r^2 \sigma^2`. The paper
-            measures the norms of noise and score that this takes at their expectation, and on variance-preserving
-            schedules multiplies by :math:`1 - \beta_i`, which tends to 1.
+        snr: r.
 
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
     """
@@ -81,8 +87,28 @@ class PredictorCorrector(DDPM):
     def step(self, denoise, x_t, t, s, noise):
         x_s = super().step(denoise, x_t, t, s, noise)
         for _ in range(self.corrections if s.t > 0 else 0):
-            x_s = langevin(denoise, x_s, s, 4 * self.snr**2, noise)
+            pull, z = s.alpha * denoise(x_s, s) - x_s, noise(x_s)
+            size = self.size(pull / s.sigma, z)
+            x_s = x_s + size / 2 * pull + size**0.5 * s.sigma * z
         return x_s
+
+    def size(self, score: Tensor, z: Tensor) -> Tensor | float:
+        r""":math:`2 \epsilon / \sigma^2`, of the score times sigma and the noise, (B, C, *S) both."""
+        norm, of_noise = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (score, z))
+        return (4 * (self.snr * of_noise / norm) ** 2).view(-1, *[1] * (z.ndim - 1))
+
+
+@dataclass
+class PredictorCorrectorALD(PredictorCorrector):
+    r"""Ancestral steps, each followed by annealed Langevin dynamics: :math:`\epsilon = 2 r^2 \sigma^2`.
+
+    That is the step of :class:`PredictorCorrector` with the ratio of the norms at what it is for pure noise.
+
+    Source: Song et al. 2021, arXiv:2011.13456, the corrector `ald` of its code; Song, Ermon 2019, arXiv:1907.05600.
+    """
+
+    def size(self, score, z):
+        return 4 * self.snr**2
 
 
 @dataclass
@@ -95,7 +121,9 @@ class AnnealedLangevin(Sampler):
 
     Args:
         repeats: Langevin steps at each level.
-        size: of a step in units of the noise's variance. (The paper's :math:`\epsilon / \sigma_L^2`: 2e-5 / 0.01^2.)
+        size: of a step in units of the noise's variance: :math:`\epsilon / \sigma_L^2` of algorithm 1, whose
+            :math:`\alpha_i = \epsilon \sigma_i^2 / \sigma_L^2`. 0.2 is the paper's, 2e-5 / 0.01^2. Its code, with
+            the same `step_lr`, has :math:`x + \alpha_i s + \sqrt{2 \alpha_i} z`, which is 0.4 here.
 
     Source: Song, Ermon 2019, arXiv:1907.05600, algorithm 1; the denoising at the end: Jolicoeur-Martineau et al. 2021,
     arXiv:2009.05475.

@@ -9,7 +9,9 @@ from src.diffusion.denoiser import Prediction
 from src.diffusion.measurements import Average, Blur, Grey, Mask
 from src.diffusion.posterior import DDNM, DPS, PiGDM, spread
 from src.diffusion.schedules import match
+from src.diffusion.tables import cosine
 from src.samplers.ancestral import DDIM, DDPM
+from src.samplers.base import Denoise, no_clip
 
 STD = 0.6
 # name: (A of the size, shape of a sample)
@@ -136,6 +138,27 @@ def test_dps_is_the_formula(name, scale, schedule, randn):
     slope = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     guided = DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule)
     assert_close(guided(x_t, t).x_0, x_0 + scale * sigma**2 / alpha * 2 * slope * towards, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("steps", [10, 1000])
+def test_dps_is_algorithm_1(steps, randn):
+    r"""After a step of DDPM the paper subtracts :math:`\zeta' / \|y - A \hat x_0\|\ \nabla_x \|y - A \hat x_0\|^2`."""
+    schedule, data, scale = cosine(steps), Data("average", 0.0, randn, batch=3), 0.7
+    sampler, x_t = DDPM(schedule, steps), randn(3, *data.shape)
+    t, s = sampler.levels(torch.tensor([6, 5], dtype=torch.float64) / 10)
+    guided, plain = (
+        sampler.step(Denoise(denoise, no_clip), x_t, t, s, torch.zeros_like)
+        for denoise in (
+            DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule),
+            data.denoise(schedule),
+        )
+    )
+    x = x_t.clone().requires_grad_()
+    residual = (data.y - data.measurement(data.denoise(schedule)(x, t.t).x_0)).flatten(1)
+    (gradient,) = torch.autograd.grad(residual.square().sum(), x)
+    beta = 1 - (t.alpha / s.alpha) ** 2
+    zeta = scale * beta / (1 - beta) ** 0.5 / residual.detach().norm(dim=1)
+    assert_close(guided, plain - match(zeta, x_t) * gradient, rtol=1e-6, atol=1e-9)
 
 
 def test_dps_has_the_same_sum_however_many_steps(make_schedule, randn):

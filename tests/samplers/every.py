@@ -9,8 +9,8 @@ from src.diffusion.variances import FixedLarge
 from src.samplers import grids
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
-from src.samplers.ode import DPM2S, Euler, Heun, Restart
-from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+from src.samplers.ode import DPM2S, Euler, Heun, HeunVE, Restart
+from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
 
 # Points, signals and images, square and not, of one channel and of three.
 SHAPES = [(2,), (1, 7), (3, 5), (1, 4, 4), (3, 4, 6)]
@@ -19,20 +19,22 @@ DETERMINISTIC = {
     "euler": Euler,
     "ddim": DDIM,
     "heun": Heun,
+    "heun_ve": HeunVE,
     "dpm_2s": DPM2S,
     "dpmpp_2m": DPMpp2M,
     "dpmpp_3m": partial(DPMpp3M, eta=0.0),
     "unipc 1": partial(UniPC, order=1),
-    "unipc 2": UniPC,
-    "unipc 3": partial(UniPC, order=3),
+    "unipc 2": partial(UniPC, lower_order_final=False),
+    "unipc 3": partial(UniPC, order=3, lower_order_final=False),
+    "unipc lowered": partial(UniPC, order=3),
     "adams_bashforth 1": partial(AdamsBashforth, order=1),
     "adams_bashforth 2": partial(AdamsBashforth, order=2),
     "adams_bashforth 3": AdamsBashforth,
 }
 # The order of convergence that each states. (That of UniPC 3 is 4 until the error of its first steps shows.)
 ORDER = {
-    "euler": 1, "ddim": 1, "heun": 2, "dpm_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 2,
-    "unipc 1": 2, "unipc 2": 3, "unipc 3": 3,
+    "euler": 1, "ddim": 1, "heun": 2, "heun_ve": 2, "dpm_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 2,
+    "unipc 1": 2, "unipc 2": 3, "unipc 3": 3, "unipc lowered": 2,
     "adams_bashforth 1": 1, "adams_bashforth 2": 2, "adams_bashforth 3": 3,
 }  # fmt: skip
 STOCHASTIC = {
@@ -47,9 +49,12 @@ STOCHASTIC = {
     "dpmpp_3m_sde": DPMpp3M,
     "euler_maruyama": EulerMaruyama,
     "predictor_corrector": PredictorCorrector,
+    "predictor_corrector_ald": PredictorCorrectorALD,
     "annealed_langevin": AnnealedLangevin,
 }
 SAMPLERS = DETERMINISTIC | STOCHASTIC
+# Those that are affine functions of their draws where the denoiser is affine.
+AFFINE = [name for name in STOCHASTIC if name != "predictor_corrector"]
 # Those whose steps know nothing of the ones before.
 SINGLE_STEP = [
     name for name in SAMPLERS if not name.startswith(("dpmpp", "unipc", "adams_bashforth 2", "adams_bashforth 3"))
@@ -72,13 +77,13 @@ def evaluations(name: str, sampler, schedule) -> int:
     times = sampler.times()
     steps = int((times.diff() < 0).sum())
     kind = name.split()[0]
-    if kind in ("heun", "restart"):
+    if kind in ("heun", "heun_ve", "restart"):
         return 2 * steps - 1
     if kind == "dpm_2s":
         return 2 * steps - 1 - int(steps > 1 and float(schedule.alpha_sigma(times[0])[0]) == 0)
     if kind == "adams_bashforth":
         return steps + min(sampler.order, steps) - 1
-    if kind == "predictor_corrector":
+    if kind.startswith("predictor_corrector"):
         return steps + sampler.corrections * (steps - 1)
     if kind == "annealed_langevin":
         return sampler.repeats * steps + 1

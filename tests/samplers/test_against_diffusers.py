@@ -60,6 +60,7 @@ FREE = SAMPLE | {"clip_sample": False}
 TO_NODE_1 = {"clip_sample": False, "timestep_spacing": "leading"}
 # The last step is to sigma = 0, of first order, and no other is lowered in its order.
 LAST = {"final_sigmas_type": "zero", "lower_order_final": False}
+LOWER = LAST | {"lower_order_final": True}
 SDE = {"algorithm_type": "sde-dpmsolver++"}
 # Our second step is of the kind called heun there; the midpoint of order 2 differs by a higher order.
 THIRD = {"solver_order": 3, "solver_type": "heun"}
@@ -99,8 +100,12 @@ CASES = {
     "dpmpp_2m_sde": (partial(DPMpp2M, eta=1.0), DPMSolverMultistepScheduler, LAST | SDE, {}),
     "dpmpp_3m": (partial(DPMpp3M, eta=0.0), DPMSolverMultistepScheduler, LAST | SAMPLE | THIRD, {}),
     "unipc 1": (partial(UniPC, order=1), UniPCMultistepScheduler, LAST | {"solver_order": 1}, {}),
-    "unipc 2": (UniPC, UniPCMultistepScheduler, LAST | SAMPLE, {}),
-    "unipc 3": (partial(UniPC, order=3), UniPCMultistepScheduler, LAST | SAMPLE | {"solver_order": 3}, {}),
+    "unipc 2": (UniPC, UniPCMultistepScheduler, LOWER | SAMPLE, {}),
+    "unipc 3": (partial(UniPC, order=3), UniPCMultistepScheduler, LOWER | SAMPLE | {"solver_order": 3}, {}),
+    "unipc 3 to the end": (
+        partial(UniPC, order=3, lower_order_final=False), UniPCMultistepScheduler,
+        LAST | SAMPLE | {"solver_order": 3}, {},
+    ),
 }  # fmt: skip
 # Those whose steps know nothing of the ones before.
 SINGLE = [name for name in CASES if name.startswith(("ddpm", "ddim", "euler"))]

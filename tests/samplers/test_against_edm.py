@@ -16,8 +16,8 @@ from src.diffusion import schedules, tables
 from src.diffusion.variances import FixedLarge
 from src.samplers import grids
 from src.samplers.multistep import DPMpp2M, DPMpp3M
-from src.samplers.ode import Heun, Restart
-from src.samplers.sde import EulerMaruyama, PredictorCorrector
+from src.samplers.ode import Heun, HeunVE, Restart
+from src.samplers.sde import EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
 from tests.samplers.every import SHAPES, equal_in_log_snr, seeded
 from tests.samplers.oracles import assert_equal
 
@@ -95,6 +95,23 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
             states.append(x)
         assert (churned > 0) == (churn > 0)
         equal(mine, states)
+
+
+@pytest.mark.parametrize("name", ["linear", "cosine", "flow", "sub_vp_sde", "edm"])
+def test_heun_of_the_noise_level(name, make_schedule, randn):
+    """Algorithm 1 of Karras et al. 2022 for x / alpha, on any schedule."""
+    schedule, steps = make_schedule(name), 12
+    grid = partial(grids.karras, sigma_min=0.02, sigma_max=20.0)
+    times = schedule.inverse_log_snr(-2 * torch.from_numpy(edm_levels(steps, 20.0, 0.02)).log())
+    times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
+    for shape in SHAPES:
+        x = 20 * randn(2, *shape).numpy()
+        alpha = float(schedule.alpha_sigma(times[0])[0])
+        mine, alphas, _ = ours(HeunVE(schedule, steps, grid), alpha * x, times)
+        states = [x]
+        for t, s in itertools.pairwise([*edm_levels(steps, 20.0, 0.02), 0.0]):
+            states.append(heun(states[-1], t, s))
+        equal(mine, [a * x for a, x in zip(alphas.tolist(), states, strict=True)])
 
 
 @pytest.mark.parametrize(
@@ -215,21 +232,31 @@ def test_euler_maruyama(name, randn):
         equal(mine, states)
 
 
-def corrected(x, alpha, sigma, r, corrections, z):
-    r"""The correctors of algorithms 4 and 5, :math:`x + \epsilon s + \sqrt{2 \epsilon} z`.
+def norms(x):
+    """Of each sample."""
+    return np.sqrt((x**2).reshape(len(x), -1).sum(1)).reshape(-1, *[1] * (x.ndim - 1))
 
-    With :math:`\|z\| / \|s\|` at its expectation, sigma, and without the factor 1 - beta of algorithm 5.
-    """
+
+# epsilon: algorithms 4 and 5, without the factor 1 - beta of the latter, and `ald` of the code.
+STEP_SIZES = {
+    PredictorCorrector: lambda r, z, score, sigma: 2 * (r * norms(z) / norms(score)) ** 2,
+    PredictorCorrectorALD: lambda r, z, score, sigma: 2 * (r * sigma) ** 2,
+}
+
+
+def corrected(x, alpha, sigma, r, corrections, draw, step_size):
+    r"""The correctors: :math:`x + \epsilon s + \sqrt{2 \epsilon} z`."""
     for _ in range(corrections):
-        score = (alpha * predict(x / alpha, sigma / alpha) - x) / sigma**2
-        epsilon = 2 * (r * sigma) ** 2
-        x = x + epsilon * score + math.sqrt(2 * epsilon) * z()
+        score, z = (alpha * predict(x / alpha, sigma / alpha) - x) / sigma**2, draw()
+        epsilon = step_size(r, z, score, sigma)
+        x = x + epsilon * score + np.sqrt(2 * epsilon) * z
     return x
 
 
 @pytest.mark.parametrize("corrections", [0, 1, 3])
 @pytest.mark.parametrize("name", ["ve", "vp"])
-def test_predictor_corrector(name, corrections, randn):
+@pytest.mark.parametrize("make", STEP_SIZES)
+def test_predictor_corrector(make, name, corrections, randn):
     """Algorithms 2 and 3 with the ancestral predictors of appendix F (eq. 47 and 4), the last step without noise.
 
     That of the variance-preserving process has the large variance.
@@ -244,7 +271,7 @@ def test_predictor_corrector(name, corrections, randn):
         schedule, variance = tables.linear(steps), {"variance": FixedLarge()}
     for shape in SHAPES:
         x = randn(2, *shape).numpy()
-        mine, *_ = ours(PredictorCorrector(schedule, steps, corrections=corrections, snr=r, **variance), x)
+        mine, *_ = ours(make(schedule, steps, corrections=corrections, snr=r, **variance), x)
         z, states = normal(x), [x]
         for i in range(steps - 1, -1, -1):
             if name == "ve":
@@ -253,13 +280,14 @@ def test_predictor_corrector(name, corrections, randn):
                 x = x + (high**2 - low**2) * score
                 if i:
                     x = x + math.sqrt(low**2 * (high**2 - low**2) / high**2) * z()
-                    x = corrected(x, 1.0, low, r, corrections, z)
+                    x = corrected(x, 1.0, low, r, corrections, z, STEP_SIZES[make])
             else:
                 sigma = math.sqrt(1 - alphas[i] ** 2)
                 score = (alphas[i] * predict(x / alphas[i], sigma / alphas[i]) - x) / sigma**2
                 x = (x + betas[i] * score) / math.sqrt(1 - betas[i])
                 if i:
                     x = x + math.sqrt(betas[i]) * z()
-                    x = corrected(x, alphas[i - 1], math.sqrt(1 - alphas[i - 1] ** 2), r, corrections, z)
+                    sigma = math.sqrt(1 - alphas[i - 1] ** 2)
+                    x = corrected(x, alphas[i - 1], sigma, r, corrections, z, STEP_SIZES[make])
             states.append(x)
         equal(mine, states)

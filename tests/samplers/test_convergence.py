@@ -11,6 +11,9 @@ import pytest
 from tests.conftest import SCHEDULES
 from tests.samplers.every import DETERMINISTIC, GRIDS, ORDER, SHAPES, equal_in_log_snr, tensor, walk
 
+# Those whose first steps, where there is hardly any signal, may be of any length.
+FROM_NOISE = [name for name in DETERMINISTIC if name != "heun_ve"]
+
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 
@@ -64,7 +67,7 @@ def test_order_on_a_mixture(name, data, make_schedule, mixture, randn):
         assert math.log2(few / many) < 1.2
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", FROM_NOISE)
 def test_from_noise_to_data(name, each_schedule, gaussian, randn):
     """The whole way: the last step, and without any signal at t = 1 also the first, has infinite length in log-SNR.
 
@@ -81,7 +84,7 @@ def test_from_noise_to_data(name, each_schedule, gaussian, randn):
 
 @pytest.mark.parametrize(("schedule_name", "left"), [("linear", 0.3), ("flow", 0.3), ("ve_sde", 0.3), ("laplace", 0.9)])
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "karras"])
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", FROM_NOISE)
 def test_every_grid_converges(name, grid, schedule_name, left, make_schedule, mixture, randn):
     """Four times the steps leave a share of the error, also where the ODE is not linear.
 

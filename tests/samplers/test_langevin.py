@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from src.samplers.base import Denoise, no_clip
-from src.samplers.sde import AnnealedLangevin, PredictorCorrector, langevin
+from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin
 from tests.samplers.every import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
 
@@ -82,7 +82,7 @@ def test_law_of_the_predictor_corrector(snr, corrections, schedule, gaussian):
     """At every level the closed form: the posterior of the forward process, then Langevin steps."""
     truth = gaussian((5,))
     walked = list(states(
-        PredictorCorrector(schedule, 12, corrections=corrections, snr=snr), truth, equal_in_log_snr(schedule, 12)
+        PredictorCorrectorALD(schedule, 12, corrections=corrections, snr=snr), truth, equal_in_log_snr(schedule, 12)
     ))  # fmt: skip
     (_, _, expected), *_ = walked
     for (t, _, _), (s, mean, variance) in itertools.pairwise(walked):
@@ -104,15 +104,38 @@ def test_the_predictor_corrector_keeps_the_law(schedule, gaussian):
     truth, errors = gaussian((5,)), []
     for steps, snr in ((20, 0.1), (80, 0.05)):
         times = equal_in_log_snr(schedule, steps)
-        *_, (s, _, variance) = states(PredictorCorrector(schedule, steps, snr=snr), truth, times)
+        *_, (s, _, variance) = states(PredictorCorrectorALD(schedule, steps, snr=snr), truth, times)
         errors.append(float((variance / truth.moments(schedule, float(s))[1] ** 2 - 1).abs().max()))
     assert errors[1] < 0.3 * errors[0]
     assert errors[1] < 0.1
 
 
 @pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize("schedule_name", ["cosine", "flow", "ve_sde"])
+def test_corrections_of_a_given_snr_keep_the_law_of_many_elements(schedule_name, make_schedule, gaussian, randn):
+    """Where norms hardly vary. Each sample's step is of its own norms, whatever else is in the batch."""
+    schedule, truth, snr = make_schedule(schedule_name), gaussian((1, 1000)), 0.05
+    start, denoise = truth.moments(schedule, 0.5), truth.denoiser(schedule)
+    x = start[0] + start[1] * randn(200, 1, 1000)
+    sampler = PredictorCorrector(schedule, 1, snr=snr, corrections=1)
+    times = torch.tensor([0.5, 0.4999999], dtype=torch.float64)  # next to no step, so that the correction is alone
+    z = randn(200, 1, 1000)
+    moved = walk(sampler, denoise, x, lambda like: z[: len(like)], times=times)
+    variance = ((moved - start[0]) / start[1]).square().mean()
+    assert variance.item() == pytest.approx(1, abs=5 * (2 / moved.numel()) ** 0.5 + snr**4)
+    # the ratio of what the score and the noise of the step do is r
+    (level,) = sampler.levels(times[1:])
+    pull = level.alpha * denoise(x, level.t) - x
+    size = sampler.size(pull / level.sigma, z)
+    ratio = (size / 2 * pull).flatten(1).norm(dim=1) / (size**0.5 * level.sigma * z).flatten(1).norm(dim=1)
+    assert_close(ratio, torch.full_like(ratio, snr), rtol=1e-9, atol=0)
+    alone = walk(sampler, denoise, x[:1], lambda like: z[: len(like)], times=times)
+    assert_close(alone[0], moved[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("schedule_name", ["cosine", "flow", "sub_vp_sde", "ve_sde"])
-@pytest.mark.parametrize("kind", ["langevin", "predictor_corrector"])
+@pytest.mark.parametrize("kind", ["langevin", "ald"])
 def test_a_mixture_stays(kind, schedule_name, make_schedule, mixture, randn):
     """The distribution of 20,000 samples that begin at exact x_t stays within the bounds of chance.
 
@@ -129,7 +152,7 @@ def test_a_mixture_stays(kind, schedule_name, make_schedule, mixture, randn):
             x = langevin(predict, x, level, 0.05, noise)
     else:
         s = 0.4
-        sampler = PredictorCorrector(schedule, 150, snr=0.1)
+        sampler = PredictorCorrectorALD(schedule, 150, snr=0.1)
         x = walk(sampler, denoise, x, noise, times=equal_in_log_snr(schedule, 150, 0.7, s))
     y = truth.along(x).sort().values
     distance = (truth.cdf(schedule, y, s) - (torch.arange(n) + 0.5) / n).abs().max()

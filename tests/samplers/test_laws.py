@@ -12,14 +12,15 @@ import torch
 
 from src.samplers.sde import AnnealedLangevin
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
-from tests.samplers.every import GRIDS, SHAPES, STOCHASTIC, one_hot, seeded, tensor
+from tests.samplers.every import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, seeded, tensor
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
 # The weak order: what is wrong with the variance falls with this power of the number of steps.
 ORDER = {
     "ddpm": 1, "ddpm large": 1, "ddim half": 1, "ddim ancestral": 1, "heun churn": 2, "restart": 2, "dpmpp_2m_sde": 2,
-    "dpmpp_2m_sde half": 2, "dpmpp_3m_sde": 2, "euler_maruyama": 1, "predictor_corrector": 1, "annealed_langevin": 1,
+    "dpmpp_2m_sde half": 2, "dpmpp_3m_sde": 2, "euler_maruyama": 1, "predictor_corrector_ald": 1,
+    "annealed_langevin": 1,
 }  # fmt: skip
 # Of the distribution of a mixture after 60 steps: measured once with 400,000 samples, as the largest error of the
 # cumulative distribution. 0.025 for the others of the first order, and 0.004 for those of the second.
@@ -54,7 +55,7 @@ def errors_of(name, schedule, truth, counts):
 
 
 @pytest.mark.parametrize("schedule_name", SCHEDULES)
-@pytest.mark.parametrize("name", [name for name in STOCHASTIC if name != "euler_maruyama"])
+@pytest.mark.parametrize("name", [name for name in AFFINE if name != "euler_maruyama"])
 def test_law_converges(name, schedule_name, make_schedule, gaussian):
     """The mean is right at once, but for Langevin dynamics; what is wrong with the variance falls with the order."""
     mean, (few, many) = errors_of(name, make_schedule(schedule_name), gaussian((5,)), (40, 80))
@@ -73,7 +74,7 @@ def test_law_of_euler_maruyama_converges(schedule_name, make_schedule, gaussian)
 
 
 @pytest.mark.parametrize("data", SHAPES)
-@pytest.mark.parametrize("name", STOCHASTIC)
+@pytest.mark.parametrize("name", AFFINE)
 def test_samples_have_that_law(name, data, make_schedule, gaussian):
     """From pure noise: means, variances and correlations of 2,000 samples within five standard errors of the law.
 
@@ -92,7 +93,7 @@ def test_samples_have_that_law(name, data, make_schedule, gaussian):
 
 @pytest.mark.parametrize(
     ("schedule_name", "name"),
-    [(s, n) for s in ("vp_sde", "flow", "ve_sde") for n in STOCHASTIC if n != "euler_maruyama" or s != "flow"],
+    [(s, n) for s in ("vp_sde", "flow", "ve_sde") for n in AFFINE if n != "euler_maruyama" or s != "flow"],
 )
 def test_mixture(name, schedule_name, make_schedule, mixture, gaussian):
     """Weights and distribution along the row of modes, and variance across it, after 60 steps.

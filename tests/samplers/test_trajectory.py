@@ -17,11 +17,13 @@ from src.samplers.ode import Euler, Heun, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.every import (
+    AFFINE,
     DETERMINISTIC,
     GRIDS,
     SAMPLERS,
     SHAPES,
     SINGLE_STEP,
+    STOCHASTIC,
     evaluations,
     one_hot,
     seeded,
@@ -180,6 +182,8 @@ class TestParts:
         Within the errors of 60 steps of the first order, and of the higher ones.
         """
         name, make, schedule, _ = each
+        if name in STOCHASTIC and name not in AFFINE:
+            pytest.skip("what comes out is no sum of its draws; see test_langevin.py")
         truth, start = gaussian((5,)), 0.37
         grid = "uniform" if name == "euler_maruyama" else "log_snr"
         sampler = make(60, GRIDS[grid], **({"restart_steps": 12} if name == "restart" else {}))
@@ -215,14 +219,14 @@ def test_coefficients_are_float64(dtype, some, randn):
     """A sample of low precision follows the float64 trajectory, to the rounding of its own values.
 
     On steps of t whose lengths differ much, the third order of Adams and Bashforth magnifies it; so do the long steps
-    of Euler and Maruyama.
+    of Euler and Maruyama, and those of Heun's method where they divide sigma / alpha by much.
     """
     name, make, _, shape = some
     sampler, x_1 = make(10), randn(2, *shape).to(dtype)
     noise, same = seeded(0), seeded(0)
     low = sampler.trajectory(denoise, x_1, lambda x: noise(x.double()).to(dtype))
     high = sampler.trajectory(denoise, x_1.double(), lambda x: same(x).to(dtype).double())
-    ulps = 150 if name in ("adams_bashforth 3", "euler_maruyama") else 10
+    ulps = {"adams_bashforth 3": 150, "euler_maruyama": 150, "heun_ve": 1000}.get(name, 10)
     for a, b in zip(low, high, strict=True):
         assert a.x_t.dtype == dtype
         error = (a.x_t.double() - b.x_t).abs().max() / b.x_t.abs().max().clamp(min=1)
