@@ -11,6 +11,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from src.utils.cli import CONF, one_line_errors, split_flags
+from src.utils.yaml_limits import limit_yaml
 
 
 def run_command(
@@ -24,6 +25,7 @@ def run_command(
         complete: makes the words that Hydra sees of those on the command line.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
+    limit_yaml()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with one_line_errors(config_name):
         flags, words = split_flags(sys.argv[1:])

@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 from PIL import Image
 from torch import Tensor
 
+from src.utils.budget import check_expansion
 from src.utils.errors import UserError
 from src.utils.pictures import ENDINGS, is_hidden, is_image, plain, why_unreadable
 
@@ -81,8 +82,10 @@ def load_array(path: Path, axes: int) -> np.ndarray:
             if "x.npy" not in archive.namelist():
                 there = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:5])
                 raise UserError(f"holds no array named x, but {there or 'nothing'}; save the samples as x")
+            packed = archive.getinfo("x.npy")
+            check_expansion(packed.compress_size, packed.file_size, "holds an x that")
             with archive.open("x.npy") as member:
-                check_header(member, archive.getinfo("x.npy").file_size, axes)
+                check_header(member, packed.file_size, axes)
             with archive.open("x.npy") as member:
                 array = npy.read_array(member, allow_pickle=False)
                 member.read()  # to the end, where the checksum is compared
@@ -131,7 +134,8 @@ def read_pictures(path: Path, channels: int, key: str) -> Tensor:
 
 def picture_files(folder: Path) -> list[Path]:
     """Those of a folder and the folders below it."""
-    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if is_image(path.name))
+    found = (path for path in folder.rglob("*") if is_image(path.name))
+    inside = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file() or not path.exists())
     return [folder / name for name in inside if not any(map(is_hidden, name.split("/")))]
 
 

@@ -188,6 +188,18 @@ def test_a_damaged_file(tmp_path, name):
     assert said in message and message.startswith(f"truth={tmp_path / name}")
 
 
+def test_an_array_that_unpacks_to_far_more_than_its_size_is_not_read(tmp_path):
+    np.savez_compressed(tmp_path / "a.npz", x=np.zeros((600, 3, 200, 200), np.uint8))
+    with pytest.raises(UserError, match=r"a\.npz holds an x that unpacks from 7\d,\d{3} to 72,000,128 bytes"):
+        read_samples(tmp_path / "a.npz", COLOURS)
+
+
+def test_a_pipe_among_pictures_is_not_opened(tmp_path):
+    Image.fromarray(pixels(6, 5, 3)).save(tmp_path / "a.png")
+    os.mkfifo(tmp_path / "b.png")
+    assert len(read_samples(tmp_path, COLOURS)) == 1
+
+
 def test_more_than_the_memory_is_not_read(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", IMAGES)
     monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size - 1)
