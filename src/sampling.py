@@ -1,6 +1,7 @@
 """What `src.sample` does with a run: from its folder to the files that are written."""
 
 import json
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from src.utils.check_config import check_config, check_options, targets
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
-from src.utils.hardware import precision_for
+from src.utils.hardware import physical_memory, precision_for
 from src.utils.options import Sample
 from src.utils.sample_files import write_pictures
 from src.utils.units import to_units
@@ -75,6 +76,7 @@ class Sampling:
             raise UserError("gif=true shows how samples come about; it is for task=generate")
         inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
+        check_memory(n, shape)
         known = trained.data.num_classes if trained.module.conditional or takes_label(to_plain(cfg.guidance)) else 0
         label = labels(cfg.label, n, known, every=task.makes_samples)
         if label is None and not trained.get("clusters") and "guidance" in named:
@@ -186,6 +188,20 @@ def check_settings(cfg: DictConfig, named: set[str]) -> None:
     check_options(to_plain(cfg), Sample)
     if not isinstance(cfg.weights, str) and "ckpt" in named:
         raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
+
+
+def check_memory(n: int, shape: tuple[int, ...]) -> None:
+    """Refuse more samples than fit in memory, where they are kept until they are written.
+
+    Raises:
+        UserError: naming how many would fit.
+    """
+    memory, each = physical_memory(), 4 * 2 * prod(shape)  # float32, and once more as they are put together
+    if memory is not None and n * each > memory:
+        raise UserError(
+            f"n={n} samples take {n * each / 2**30:,.0f} GiB, but this machine has {memory / 2**30:,.0f}; draw at most "
+            f"{int(memory // (2 * each))} at a time, with other seeds"
+        )
 
 
 def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Model:

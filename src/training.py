@@ -29,7 +29,7 @@ from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
 from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
-from src.utils.hardware import compile_net, is_main_process
+from src.utils.hardware import compile_net, is_main_process, physical_memory
 from src.utils.identity import changes
 from src.utils.loop_counters import planned_steps
 from src.utils.lr_schedules import build_lr_schedule
@@ -88,25 +88,22 @@ class Training:
         start_logging(run.path / LOG if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
+        check_size(cfg, physical_memory())
         torch.manual_seed(derive_seed(cfg.seed, "initial weights"))
         denoiser = build_denoiser(cfg)
         with blame("module"):
             module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
         with blame("sampler"):  # made anew for each grid, the first of which is minutes away
             instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
+        check_labels(settled.plain)
         source = resume or initial_checkpoint(cfg)
         step = load_into(module, source) if source is not None else 0
         trainer = build_trainer(cfg)
-        for name, kind in NEEDED.items():
-            if not any(isinstance(callback, kind) for callback in trainer.callbacks):
-                raise UserError(f"callbacks.{name} is needed: a run is kept and reported by it; leave it in")
+        check_callbacks(trainer.callbacks, module, source)
         if cfg.compile:
             compile_net(denoiser.net, trainer.strategy.root_device)
         if isinstance(trainer.strategy, FullyShard):
             refuse_what_needs_all_weights(module, trainer.callbacks)
-        for callback in trainer.callbacks:
-            if isinstance(callback, FineTune):
-                callback.check(module)
         check_objective(cfg.sweep.objective, trainer.callbacks)
         data.check_batch_size(trainer.world_size)
         if is_main_process():
@@ -116,6 +113,10 @@ class Training:
             data.check_samples()
             if denoiser.clusters is not None:
                 denoiser.clusters.check(len(data.train_set))
+            check_batches(trainer, data)
+            if getattr(module.loss, "bounded_data", False):
+                with blame("loss"):
+                    module.loss.check_data(data.val_set[0, torch.arange(min(64, len(data.val_set)))]["x"])
             planned = planned_steps(trainer, data.train_batches)
             with blame("optimizer"):
                 spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
@@ -250,6 +251,82 @@ def check_objective(names: Any, callbacks: list[pl.Callback]) -> None:
             )
         if name.startswith("quality/") and not any(isinstance(c, Quality) for c in callbacks):
             raise UserError(f"sweep.objective={name} is measured by callbacks=quality only; add it")
+
+
+def check_size(cfg: DictConfig, memory: float | None) -> None:
+    """Refuse a net that cannot be held, seen on tensors without contents, since to make it would take the machine down.
+
+    Args:
+        cfg: the settings.
+        memory: bytes that there are; None where that is not known.
+
+    Raises:
+        UserError: naming the number of parameters.
+    """
+    number = 0
+    try:
+        number = sum(p.numel() for p in build_denoiser(cfg, torch.device("meta")).parameters())
+    except Exception as error:  # what else is wrong with the parts is said where they are made
+        if "overflow" in str(error):
+            raise UserError("net: a tensor of it has more than 2^63 bytes; use a smaller net") from error
+    if memory is not None and 8 * number > memory:  # float32, and an average of it
+        raise UserError(
+            f"net: {number:,} parameters and their average take {8 * number / 2**30:,.0f} GiB, but this machine has "
+            f"{memory / 2**30:,.0f}; use a smaller net"
+        )
+
+
+def check_callbacks(callbacks: list[pl.Callback], module: DiffusionModule, source: Path | None) -> None:
+    """Refuse callbacks of which one is missing, or that want weights where there are none from before.
+
+    Raises:
+        UserError: naming it.
+    """
+    for name, kind in NEEDED.items():
+        if not any(isinstance(callback, kind) for callback in callbacks):
+            raise UserError(f"callbacks.{name} is needed: a run is kept and reported by it; leave it in")
+    for callback in callbacks:
+        if isinstance(callback, FineTune):
+            callback.check(module)
+            if source is None:
+                raise UserError("callbacks=finetune trains what was trained before; name it by init_from=RUN")
+
+
+def check_labels(cfg: dict[str, Any]) -> None:
+    """Refuse a net for other labels than it will be given.
+
+    Raises:
+        UserError: naming both numbers.
+    """
+    takes, there = cfg["net"].get("num_classes"), cfg["data"].get("num_classes")
+    if takes is None or there is None:  # a net or data of a user, with names of their own
+        return
+    if cfg["module"]["conditional"] and takes != there:
+        raise UserError(
+            f"net.num_classes={takes}, but data.num_classes={there}: with module.conditional=true they must be the same"
+        )
+    if takes and not cfg["module"]["conditional"]:
+        raise UserError(f"net.num_classes={takes} is never trained without labels; add module.conditional=true")
+
+
+def check_batches(trainer: Any, data: DataModule) -> None:
+    """Refuse shares of an epoch that come to no batch, and a validation that an epoch is too short for.
+
+    Raises:
+        UserError: naming the setting, and the number of batches.
+    """
+    epoch = data.train_batches
+    for name in ("limit_train_batches", "limit_val_batches", "val_check_interval"):
+        share = getattr(trainer, name)
+        batches = -(-len(data.val_set) // data.batch_size) if name == "limit_val_batches" else epoch
+        if isinstance(share, float) and int(share * batches) < 1:
+            raise UserError(f"trainer.{name}={share} of {batches} batches is none; use at least {1 / batches:.2g}")
+    every = trainer.val_check_interval
+    if trainer.check_val_every_n_epoch is not None and isinstance(every, int) and every > epoch:
+        raise UserError(
+            f"trainer.val_check_interval={every} is more than the {epoch} batches of an epoch; "
+            "use trainer.check_val_every_n_epoch=null to count batches over epochs"
+        )
 
 
 def refuse_what_needs_all_weights(module: DiffusionModule, callbacks: list[pl.Callback]) -> None:

@@ -29,6 +29,7 @@ class Loss(ABC):
 
     trains_variance = False
     trains_schedule = False
+    bounded_data = False
 
     @abstractmethod
     def __call__(
@@ -50,6 +51,11 @@ class Loss(ABC):
             )
         if isinstance(denoiser.schedule, learned.Learned) and not self.trains_schedule:
             raise ValueError("this loss does not train the schedule: use loss=vlb loss.steps=null, or schedule=cosine")
+
+    def check_data(self, x_0: Tensor) -> None:
+        """Refuse data beyond [-1, 1] where this loss is of bounded data, by a few samples of them."""
+        if self.bounded_data and (most := x_0.abs().max().item()) > 1:
+            raise ValueError(f"this loss is of data in [-1, 1], but these reach {most:.3g}; use loss=mse")
 
 
 class Weighted(Loss):
@@ -132,6 +138,8 @@ class BCE(Weighted):
     where the logarithms end. So beyond [margin, 1 - margin], or p where that lies further out, a straight line takes
     their place, as steep as they are there and at least of slope 1, which pulls back.
     """
+
+    bounded_data = True
 
     def __init__(self, weighting: Weighting, margin: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-3):
         super().__init__(weighting)

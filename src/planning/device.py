@@ -1,6 +1,5 @@
 """Devices that a run is planned for: those of a data sheet, and the one at hand, whose speed is measured."""
 
-import os
 import statistics
 import time
 from collections.abc import Callable
@@ -13,7 +12,7 @@ from omegaconf import DictConfig
 
 from src.planning.step import Costs, dtypes
 from src.utils.errors import UserError
-from src.utils.hardware import precision_for
+from src.utils.hardware import physical_memory, precision_for
 from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SECONDS, LONGEST = 0.5, 2.0  # that a step on trial shall and may take, of which there are a handful
@@ -62,13 +61,6 @@ class Plan:
     devices: PositiveInt | None = None
     images: PositiveInt | None = None
     out: str | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.utilisation <= 1:
-            raise UserError(f"plan.utilisation={self.utilisation} is a share of the peak, above 0 and at most 1")
-        for name in ("devices", "images"):
-            if (getattr(self, name) or 1) < 1:
-                raise UserError(f"plan.{name}={getattr(self, name)} is at least 1")
 
     @property
     def measured(self) -> bool:
@@ -141,8 +133,8 @@ def described(plan: Plan, device: torch.device) -> Plan:
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return replace(plan, name=found.name, memory=plan.memory or float(found.total_memory))
-    memory = float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
-    return replace(plan, name=f"{device.type} ({torch.get_num_threads()} threads)", memory=plan.memory or memory)
+    name = f"{device.type} ({torch.get_num_threads()} threads)"
+    return replace(plan, name=name, memory=plan.memory or physical_memory())
 
 
 def measured_speed(

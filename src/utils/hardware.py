@@ -35,6 +35,11 @@ def is_main_process() -> bool:
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
+def physical_memory() -> float | None:
+    """Bytes of this machine; None where it does not say."""
+    return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
+
+
 def compile_net(net: nn.Module, device: torch.device) -> None:
     """Let torch.compile rewrite the network when it is first called; its weights keep their names.
 
