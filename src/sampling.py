@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.diffusion.denoiser import Denoiser
 from src.inputs import read_inputs
 from src.metrics.restoration import restoration
-from src.plots.comparison import comparison
+from src.plots.comparison import MOST, comparison
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif
 from src.runs import SAMPLING, Run, build_denoiser, clip_bound, load_weights, read_weights
 from src.tasks.base import Inputs, Model, Result, Task
@@ -136,21 +136,24 @@ class Sampling:
         if result.trajectory is not None:
             frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.model.kind)
             write_gif(frames, out / "trajectory.gif")
+        n = len(result.x)
         if not result.shown:
             most = IN_GRID[len(self.model.shape)]
             if most is not None and result.columns is not None:  # whole rows
                 most = max(result.columns, most // result.columns * result.columns)
             x = self.to_units(result.x[:most])
             sample_grid(x, result.columns, result.label, kind=self.model.kind).save(out / "grid.png")
-            return ["grid.png", *(["trajectory.gif"] if result.trajectory is not None else [])]
+            moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
+            return [counted("grid.png", most or n, n), *moving]
         rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
         shown = {name: self.to_units(x) for name, x in rows.items()}
         comparison(shown, self.model.kind).save(out / "comparison.png")
+        compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
         if self.model.kind != "images":
-            return ["comparison.png"]
+            return [compared]
         for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
             write_pictures(self.to_units(x), out / name)
-        return ["comparison.png", "input/", "result/"]
+        return [compared, "input/", "result/"]
 
     def write_quality(self, result: Result, out: Path) -> list[tuple[str, str]]:
         """How close input and result are to the truth, where it is known; to metrics.json too."""
@@ -179,6 +182,11 @@ class Sampling:
         """Images to [0, 1]; all else as it is."""
         assert self.model.kind is not None
         return to_units(x, self.model.kind)
+
+
+def counted(picture: str, most: int, n: int) -> str:
+    """The name of a picture, and of how many samples it shows so many, where these are not all."""
+    return picture if most >= n else f"{picture} ({most:,} of {n:,} shown)"
 
 
 def check_settings(cfg: DictConfig, named: set[str]) -> None:

@@ -1,8 +1,8 @@
 """A few samples of a run, drawn as the run itself samples."""
 
+from copy import deepcopy
 from typing import NamedTuple
 
-from hydra import compose
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -22,18 +22,19 @@ class Drawn(NamedTuple):
     kind: Kind | None = None
 
 
-def draw(record: Record, cfg: DictConfig) -> Drawn:
+def draw(record: Record, cfg: DictConfig, settings: DictConfig) -> Drawn:
     """Samples of a run by its own sampler and guidance, of all classes in turn; the i-th begins at the i-th noise.
 
     Args:
         record: the run.
         cfg: the settings of src.compare.
+        settings: those of src.sample, as they are by default.
 
     Raises:
         UserError: where the run does not hold the weights.
     """
     points = not record.run.config().data.size
-    own = compose("sample")
+    own = deepcopy(settings)
     own.update({key: cfg[key] for key in PASSED_ON})
     own.update({"n": POINTS if points else cfg.samples, "run": str(record.run.path)})
     sampling = Sampling.prepare(own, set())

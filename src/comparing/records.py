@@ -1,6 +1,7 @@
 """What run folders hold that can be compared, and which of them a command line means."""
 
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -184,8 +185,8 @@ def with_names(runs: Sequence[Run]) -> list[Record]:
     paths = [run.path.resolve() for run in runs]
     if len(paths) < 2:
         raise UserError(f"a comparison wants at least two runs, not {len(paths)}")
-    for path in paths:
-        if paths.count(path) > 1:
+    for path, times in Counter(paths).items():
+        if times > 1:
             raise UserError(f"{path} is named twice")
     parts = [list(path.parts) for path in paths]
     while len({p[0] for p in parts}) == 1 and min(map(len, parts)) > 1:

@@ -18,15 +18,16 @@ READING = (
     "Several seeds: mean ± standard deviation over them. One: the value, with its 95 % interval where it is known."
 )
 
-# Tables of many columns want a wide page, on which plots stand side by side; names of runs are not broken.
+# Tables of many columns want a wide page, on which plots stand side by side.
 STYLE = """
 body { max-width: 90rem; }
 figure { display: inline-block; margin-right: 1rem; vertical-align: top; }
 figure img { max-width: min(100%, 62rem); }
 @media (min-width: 60rem) { figure.half { max-width: calc(50% - 1.5rem); } }
-th { white-space: nowrap; }
+.wide { max-height: 85vh; overflow-y: auto; }
+th { white-space: nowrap; position: sticky; top: 0; background: var(--paper); }
 th:not(:first-child) { text-align: right; }
-td:first-child { min-width: 8rem; overflow-wrap: normal; }
+td:first-child { min-width: 8rem; overflow-wrap: anywhere; }
 """
 
 

@@ -1,8 +1,11 @@
 """Runs side by side: from their folders to a table, plots and a page."""
 
 from collections.abc import Sequence
+from math import inf
+from operator import itemgetter
 from pathlib import Path
 
+from hydra import compose
 from omegaconf import DictConfig, OmegaConf
 
 from src.comparing import quality, table
@@ -15,6 +18,7 @@ from src.runs import new_folder
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
 
+COLUMNS = 8  # of a table that has one for each run
 EVALUATE = "python -m src.evaluate run=RUN"
 
 
@@ -37,6 +41,8 @@ class RunComparison:
         self.shown, self.following = differences([r.config for r in records], [r.overrides() for r in records])
         self.groups = table.group(records, self.shown, self.following)
         self.evaluations, self.apart = quality.comparable(records)
+        self.metric = None if self.apart else pictures.main_metric(self.evaluations)
+        self.best = self.ranked()[: cfg.shown]
 
     @classmethod
     def prepare(cls, cfg: DictConfig) -> "RunComparison":
@@ -55,11 +61,12 @@ class RunComparison:
 
     def sample(self) -> None:
         """Draw the same few samples from each run that has a checkpoint: sample i of all begins at the same noise."""
-        ready = [r for r in self.records if r.has_checkpoint] if self.cfg.samples else []
+        ready = [r for g in self.best for r in g.records if r.has_checkpoint] if self.cfg.samples else []
+        ready, settings = ready[: self.cfg.shown], compose("sample")
         with progress_bar(len(ready), "runs sampled", unit="run", leave=False, delay=2) as bar:
             for record in ready:
                 try:
-                    self.drawn[record.name] = draw(record, self.cfg)
+                    self.drawn[record.name] = draw(record, self.cfg, settings)
                 except (UserError, ValueError) as error:
                     self.missing.append(f"Run {record.name} gave no samples: {error}.")
                 bar.update()
@@ -77,10 +84,9 @@ class RunComparison:
         report.main_table(table.lines(heads, [c for c in columns if not c.constant]), numbers)
         report.notes([*self.notes(), *table.the_same(columns)])
         pictures.samples(report, {self.label(name): drawn for name, drawn in self.drawn.items()})
-        pictures.curves(report, self.groups)
-        pictures.fronts(report, self.groups, self.evaluations)
-        metric = None if self.apart else pictures.main_metric(self.evaluations)
-        pictures.settings(report, self.groups, columns, metric[1] if metric else "val loss")
+        pictures.curves(report, self.groups, self.best)
+        pictures.fronts(report, self.groups, self.best, self.evaluations, self.metric)
+        pictures.settings(report, self.groups, columns, self.ranked_by)
         if more:
             report.table("All metrics", self.by_group([(c.title, c.cells) for c in more]))
         if self.following:
@@ -89,12 +95,34 @@ class RunComparison:
         report.write()
 
     def by_group(self, rows: Sequence[tuple[str, list[str]]]) -> list[list[str]]:
-        """A table with a column for each row of the first one."""
-        return [["", *(g.name for g in self.groups)], *([title, *cells] for title, cells in rows)]
+        """A table with a column for each row of the first one; where there are many of them with a row for each."""
+        table = [["", *(g.name for g in self.groups)], *([title, *cells] for title, cells in rows)]
+        return table if len(self.groups) <= COLUMNS else [list(row) for row in zip(*table, strict=True)]
+
+    def ranked(self) -> list[table.Group]:
+        """The rows, the best first; as they are where losses cannot be compared and nothing else is known."""
+        if self.metric:
+            key = self.metric[0]
+            found = [quality.estimate(key, [self.evaluations[i] for i in g.places]) for g in self.groups]
+            sign = -1 if quality.direction(key, self.evaluations) == "higher" else 1
+        elif table.loss_differs(self.records):
+            return list(self.groups)
+        else:
+            found, sign = [table.over(g, table.val_loss) for g in self.groups], 1
+        order = [inf if e is None else sign * e.mean for e in found]
+        return [g for _, g in sorted(zip(order, self.groups, strict=True), key=itemgetter(0))]
+
+    @property
+    def ranked_by(self) -> str:
+        """The title of the column by which rows are ranked."""
+        return self.metric[1] if self.metric else "val loss"
 
     def notes(self) -> list[str]:
         """What has to be known to read the numbers."""
         notes = list(self.missing)
+        if len(self.best) < len(self.groups):
+            by = "" if table.loss_differs(self.records) and not self.metric else f", the best by {self.ranked_by}"
+            notes.append(f"Pictures show {len(self.best)} of {len(self.groups)} rows{by}; shown=N shows more.")
         if what := table.loss_differs(self.records):
             notes.append(f"Losses cannot be compared: the runs differ in {' and '.join(what)}.")
         if self.apart:
@@ -115,5 +143,5 @@ class RunComparison:
 
     def label(self, name: str) -> str:
         """A run in pictures: what tells it from the others, and its seed where only that does."""
-        group, record = next((g, r) for g in self.groups for r in g.records if r.name == name)
+        group, record = next((g, r) for g in self.best for r in g.records if r.name == name)
         return f"{group.name}, seed {record.seed}" if len(group.records) > 1 else group.name

@@ -20,7 +20,7 @@ from src.comparing.quality import Evaluation
 from src.comparing.records import read_json
 from src.comparing.report import Report, write_whole
 from src.comparing.table import Outcome
-from src.plots.compare import side_by_side
+from src.plots.compare import how_many, side_by_side
 from src.runs import Run
 from src.sampling import take_from_run
 from src.utils.cli import choices, nearest, to_plain
@@ -211,8 +211,9 @@ class SamplerGrid:
         for steps in dict.fromkeys(cell.steps for cell in cells):
             files = {c.series: self.out / c.name / "samples.npz" for c in cells if c.steps == steps}
             first = {name: torch.from_numpy(np.load(file)["x"][:SHOWN]) for name, file in files.items()}
+            shown = how_many(next(iter(first.values())), self.found[cells[0]]["n"])
             picture = side_by_side(first, self.run.facts().get("kind"))
-            report.picture(f"samples_{steps}_steps", picture, f"From the same noise in {steps} steps.")
+            report.picture(f"samples_{steps}_steps", picture, f"From the same noise in {steps} steps{shown}.")
 
     def about(self) -> str:
         """What all cells have in common."""

@@ -62,7 +62,8 @@ def group(records: Sequence[Record], shown: Sequence[Setting], following: Sequen
         for places in rows.values()
     ]
     told = [", ".join(value for value in g.settings.values() if value != MISSING) for g in groups]
-    short = [name and len(name) <= 40 and told.count(name) == 1 for name in told]
+    times = Counter(told)
+    short = [name and len(name) <= 40 and times[name] == 1 for name in told]
     return [replace(g, name=told[i] if short[i] else g.runs) for i, g in enumerate(groups)]
 
 

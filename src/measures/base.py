@@ -166,12 +166,12 @@ class Measure(ABC):
     Attributes:
         kinds: the kinds of data that it can be taken of.
         needs_samples: whether it looks at samples, or at the denoiser alone.
-        least: samples that it needs.
+        least_n: samples that it needs.
     """
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     needs_samples = True
-    least = 1
+    least_n = 1
 
     @abstractmethod
     def __call__(self, subject: Subject) -> Section:
@@ -179,7 +179,7 @@ class Measure(ABC):
 
     def least_for(self, subject: Subject) -> int:
         """How many samples it needs of such data, known before anything is drawn or learned."""
-        return self.least
+        return self.least_n
 
     def refusal(self, subject: Subject) -> str | None:
         """Why this measure says nothing of such a subject, or None; asked before the samples are drawn.

@@ -82,7 +82,8 @@ class Denoising(Measure):
         if len(levels.t) > 1:
             caption = f"Errors on {n:,} training and {n:,} test data, and by how much the latter are larger (95 % band)"
             section.pictures["errors"] = Picture(error_curves(levels.log_snr, curves), caption)
-        caption = "Test data, noisy, and denoised in one evaluation"
+        shown = n if subject.kind == "points" else min(n, 4 if subject.kind == "signals" else SHOWN)
+        caption = f"Test data, noisy, and denoised in one evaluation; {shown:,} of {n:,} shown"
         section.pictures["strip"] = Picture(strip(subject, found, levels, n), caption)
         return section
 

@@ -9,7 +9,7 @@ from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
 from src.measures.base import Measure, Section, Subject, Value
-from src.metrics.frechet import Given, Moments, frechet_interval, frechet_metric
+from src.metrics.frechet import MOST, Given, Moments, frechet_interval, frechet_metric
 from src.metrics.intervals import share_interval
 from src.metrics.neighbours import Manifolds, manifolds
 from src.utils.ranges import PositiveInt
@@ -102,6 +102,13 @@ class Distances(Measure):
             "Intervals hold 95 %. A distance falls with the number of samples: compare only figures of the same n and "
             "features."
         ]
+        n_manifolds = min(self.most, n, len(subject.features.test))
+        if n_manifolds < n:
+            text.append(f"Precision, recall, density and coverage are those of {n_manifolds:,} of the {n:,} samples.")
+        if n > MOST:
+            text.append(
+                f"The interval of the Fréchet distance is that of {MOST:,} of the {n:,} samples, scaled to all."
+            )
         if n < 10 * width:
             text.append(f"WARNING: {n:,} samples are few for {width} features; use n={10 * width} or more.")
         if n_floor < n:

@@ -1,6 +1,9 @@
 """How different the samples are from each other."""
 
+from typing import Annotated
+
 import torch
+from annotated_types import Ge
 from torch import Tensor
 from torchmetrics.functional.image import multiscale_structural_similarity_index_measure as ms_ssim
 
@@ -19,23 +22,24 @@ class Diversity(Measure):
 
     Args:
         pairs: of which the structural similarity is the mean.
+        most: samples whose distances from each other are taken, all pairs of them.
 
     Source: MS-SSIM: Wang et al. 2003, 10.1109/ACSSC.2003.1292216; within classes, as a sign of collapse: Odena et al.
         2017, arXiv:1610.09585, section 4.2.
     """
 
     kinds = ("images",)
-    least = 2
+    least_n = 2
 
-    def __init__(self, pairs: PositiveInt = 1000):
-        self.pairs = pairs
+    def __init__(self, pairs: PositiveInt = 1000, most: Annotated[int, Ge(2)] = 10_000):
+        self.pairs, self.most = pairs, most
 
     def __call__(self, subject: Subject) -> Section:
         features, n = subject.features, len(subject.x)
         g = generator("floor", subject.seed)
         chosen = torch.randperm(len(features.train), generator=g)[:n]
-        mean, error = mean_distance(subject.fake)
-        floor, _ = mean_distance(features.train[chosen])
+        mean, error = mean_distance(subject.fake[: self.most])
+        floor, _ = mean_distance(features.train[chosen[: self.most]])
         interval = (mean - 1.96 * error, mean + 1.96 * error)
         section = Section("Diversity")
         section.values["pair_distance"] = Value("mean distance of pairs", mean, *interval, floor)
@@ -50,6 +54,8 @@ class Diversity(Measure):
             "Samples that are less different than the data come from a model that leaves something out; "
             "more different ones hold what is no data. MS-SSIM is 1 for equal images."
         ]
+        if self.most < n:
+            section.notes.append(f"The mean distance is that of all pairs of {self.most:,} of the {n:,} samples.")
         return section
 
     def similarity(self, x: Tensor, label: Tensor | None, seed: int) -> tuple[float, float] | None:

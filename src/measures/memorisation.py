@@ -43,12 +43,13 @@ class Memorisation(Measure):
     Args:
         shown: pairs in each row of the picture.
         least: test images at least, where there are that many, whose closeness says what is a copy.
+        most: samples whose neighbours are looked for.
     """
 
     kinds = ("images",)
 
-    def __init__(self, shown: PositiveInt = 8, least: NonNegativeInt = 1000):
-        self.shown, self.least = shown, least
+    def __init__(self, shown: PositiveInt = 8, least: NonNegativeInt = 1000, most: PositiveInt = 10_000):
+        self.shown, self.least, self.most = shown, least, most
 
     def __call__(self, subject: Subject) -> Section:
         section = Section("Nearest training images")
@@ -56,6 +57,7 @@ class Memorisation(Measure):
         found: list[str] = []
         for space in ("pixels", "features"):
             x, train, test = vectors(subject, space)
+            x = x[: self.most]
             near = nearest(x, train, torch.arange(len(subject.train)), NEIGHBOURS)
             nearer = self.nearer_to_training(subject, x, train, test)
             copies = self.copies(subject, near, train, test)
@@ -76,6 +78,8 @@ class Memorisation(Measure):
         section.pictures["nearest"] = Picture(with_row_names(grid, list(rows)), caption)
         section.verdict = " ".join(found)
         section.notes += HOW_TO_READ
+        if self.most < len(subject.x):
+            section.notes.append(f"Looked at are {self.most:,} of the {len(subject.x):,} samples.")
         return section
 
     def nearer_to_training(

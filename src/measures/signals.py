@@ -1,6 +1,7 @@
 """Whether samples are waves, and of the law that the data are drawn from."""
 
 import math
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -13,6 +14,8 @@ from src.plots.measures import fitted_waves, law_histograms, spectrum_bands
 
 PERIOD = {"phase": 2 * math.pi}
 Better = Literal["lower"] | None
+PART = 1000  # signals whose spectra are taken at a time
+MOST = 10_000  # signals whose spectra are shown
 FAINT = 1e-6  # power below this share of the highest is as good as none
 UNITS = {"frequency": "cycles per window", "amplitude": "units of the signal", "phase": "radians"}
 
@@ -46,21 +49,20 @@ class Signals(Measure):
         for name in UNITS:
             section.values |= values_of(name, distances[name], floors[name])
         section.values |= residual_values(found, floor, laws["noise"])
-        power, real_power = spectrum(x), spectrum(real)
-        usual = torch.cat([spectrum(batch["x"].flatten(0, 1)) for batch in subject.train.batches()]).mean(0)
-        differences = [decibels(v.mean(0), usual) for v in (power, real_power)]
+        usual = mean_spectrum(batch["x"].flatten(0, 1) for batch in subject.train.batches())
+        differences = [decibels(mean_spectrum(v.split(PART)), usual) for v in (x, real)]
         title = "spectrum, rms difference of the means (dB)"
         section.values["spectrum_db"] = Value(title, differences[0], floor=differences[1], better="lower")
         parameters, real_ones = ({name: getattr(fit, name) for name in UNITS} for fit in (found, floor))
         histograms = law_histograms(parameters, real_ones, {name: laws[name] for name in UNITS}, UNITS, PERIOD)
-        shown = {"data": real_power, "samples": power}
+        shown = {"data": spectrum(real[:MOST]), "samples": spectrum(x[:MOST])}
         bands = spectrum_bands(frequencies(x.shape[1]), shown, lowest=FAINT * float(usual.max()))
         section.pictures = {
             "fits": Picture(fitted_waves(*chosen(x, found)), "Samples and the sine waves that fit them best"),
             "parameters": Picture(
                 histograms, "Parameters of the fitted waves, and the laws that the data are drawn from"
             ),
-            "spectrum": Picture(bands, "Power spectra: means, and the range of 90 % of the signals"),
+            "spectrum": Picture(bands, f"Power spectra of {min(len(x), MOST):,} signals: means, and the range of 90 %"),
         }
         section.tables = {"laws": {name: list(laws[name]) for name in UNITS} | {"noise": laws["noise"]}}
         return section
@@ -145,7 +147,7 @@ def chosen(x: Tensor, fit: SineFit, each: int = 3) -> tuple[Tensor, Tensor, list
         for name, first in starts.items()
         for i in order[first : first + each]
     ]
-    return x[rows], fit.waves(x.shape[1])[rows], titles
+    return x[rows], SineFit(*(values[rows] for values in fit)).waves(x.shape[1]), titles
 
 
 # ---- spectra ----
@@ -169,6 +171,12 @@ def spectrum(x: Tensor) -> Tensor:
     if x.shape[1] % 2 == 0:
         positive_and_negative[-1] = 1
     return power * positive_and_negative
+
+
+def mean_spectrum(parts: Iterable[Tensor]) -> Tensor:
+    """The mean power (K,) at each frequency of signals (n, L) that come in parts."""
+    sums = [(spectrum(x).sum(0), len(x)) for x in parts]
+    return torch.stack([power for power, _ in sums]).sum(0) / sum(n for _, n in sums)
 
 
 def decibels(power: Tensor, reference: Tensor) -> float:

@@ -25,7 +25,7 @@ class Sliced(Measure):
     """
 
     kinds = ("points", "signals", "fields", "volumes")
-    least = 2
+    least_n = 2
 
     def __init__(
         self, projections: PositiveInt = 128, resamples: PositiveInt = 200, most: Annotated[int, Ge(2)] = 10_000

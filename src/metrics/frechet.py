@@ -8,6 +8,8 @@ from torchmetrics.image.fid import FrechetInceptionDistance
 
 from src.utils.seeding import generator
 
+MOST = 10_000  # samples that a bootstrap draws from
+
 
 class Given(nn.Module):
     """Stands where torchmetrics asks for a network: the features are computed already."""
@@ -55,12 +57,15 @@ def frechet(a: Moments, b: Moments) -> float:
 def frechet_interval(real: Moments, features: Tensor, resamples: int) -> tuple[float, float]:
     """The 95 % interval of the distance of features (N, D) over other samples from their source, N of them.
 
+    Of more than `MOST` the first so many are drawn from, and what is found is scaled with the root of the number.
     That of the bootstrap, moved to the distance itself: a resample holds fewer different samples, and the distance
     grows as they become fewer, so that percentiles as they are would lie above it.
     """
-    g, n = generator("bootstrap"), len(features)
+    some = features[:MOST]
+    g, n = generator("bootstrap"), len(some)
     picks = (torch.randint(n, (n,), generator=g) for _ in range(resamples))
-    again = torch.tensor([frechet(real, Moments.of(features[i])) for i in picks], dtype=torch.float64)
+    again = torch.tensor([frechet(real, Moments.of(some[i])) for i in picks], dtype=torch.float64)
     levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
-    low, high = again.quantile(levels) - again.mean() + frechet(real, Moments.of(features))
+    reach = (n / len(features)) ** 0.5 * (again.quantile(levels) - again.mean())
+    low, high = reach + frechet(real, Moments.of(features))
     return max(low.item(), 0.0), high.item()

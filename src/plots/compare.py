@@ -1,7 +1,8 @@
 """Runs and samplers side by side: curves over training, quality against cost, samples from the same noise."""
 
-from collections.abc import Mapping, Sequence
-from math import ceil, log10
+from collections.abc import Collection, Mapping, Sequence
+from math import ceil, isfinite, log10
+from textwrap import fill
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 COLORS = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"]
 LINES, MARKERS = ["-", "--", ":", "-."], ["o", "s", "^", "D"]
 SIZE = 6.6, 5.2  # inches; small, so that what is written can be read on a phone
-IN_ROW = 16  # images of one run
+IN_ROW, PANELS = 16, 4  # images and signals of one run
 
 
 class Point(NamedTuple):
@@ -69,6 +70,7 @@ def training_curves(
     xlabel: str,
     ylabel: str,
     floor: float | None = None,
+    others: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
 ) -> Image.Image:
     """A value over training: one color a row of the table, one line a seed.
 
@@ -76,10 +78,14 @@ def training_curves(
         curves: for each row (x, values) of its runs.
         xlabel, ylabel: of x and values.
         floor: the value of as many real data, where it is known.
+        others: (x, values) of runs that are grey and have no name.
     """
     figure, axes = new_figure(*SIZE)
     axis = axes[0, 0]
     values: list[float] = []
+    for j, (x, y) in enumerate(others):
+        axis.plot(x, y, label="_" if j else f"{len(others)} others", linewidth=0.7, color=GREY, alpha=0.6)
+        values += y
     for i, (name, runs) in enumerate(curves.items()):
         for j, (x, y) in enumerate(runs):
             axis.plot(x, y, label="_" if j else name, linewidth=1.5, markersize=4, **style_of(i))
@@ -87,11 +93,12 @@ def training_curves(
     if floor is not None:
         draw_floor(axis, floor)
         values.append(floor)
+    values = [value for value in values if isfinite(value)]
     if values and min(values) > 0:
         log_scale(axis, "y", values)
     axis.set_xlabel(xlabel)
     axis.xaxis.set_major_formatter(lambda value, _: f"{value:,.10g}")
-    axis.set_ylabel(ylabel)
+    axis.set_ylabel(fill(ylabel, 50))
     axis.grid(alpha=0.3, which="both")
     legend(axis)
     return to_picture(figure)
@@ -104,23 +111,31 @@ def draw_floor(axis: "Axes", floor: float) -> None:
 def legend(axis: "Axes") -> None:
     """The names below, in as many columns as there is room for; many of them make the figure taller."""
     handles, names = axis.get_legend_handles_labels()
+    names = [in_short(name) for name in names]
     columns = max(1, min(4, len(names), 64 // (max(map(len, names)) + 6)))
     figure: Any = axis.figure
     figure.set_figheight(figure.get_figheight() + 0.2 * max(0, ceil(len(names) / columns) - 3))
     figure.legend(handles, names, fontsize=9, loc="outside lower center", ncols=columns)
 
 
+def in_short(name: str, most: int = 56) -> str:
+    """A long name without its middle."""
+    half = (most - 1) // 2
+    return name if len(name) <= most else f"{name[:half]}…{name[-half:]}"
+
+
 def log_scale(axis: "Axes", which: Literal["x", "y"], values: Sequence[float]) -> None:
     """A logarithmic axis with plain numbers on it."""
-    from matplotlib.ticker import FuncFormatter, LogLocator
+    from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
     axis.set_xscale("log") if which == "x" else axis.set_yscale("log")
     ruler = axis.xaxis if which == "x" else axis.yaxis
     decades = log10(max(values) / min(values)) if min(values) > 0 else 1
-    # Few numbers on a long axis, more of them on a short one, which may hold no power of ten.
-    ticks = (1.0,) if decades > 3 else (1.0, 2.0, 5.0) if decades > 0.6 else tuple(1 + i / 10 for i in range(90))
-    locator = LogLocator(subs=ticks, numticks=12 if decades > 0.6 else 200)
-    ruler.set_major_locator(locator)
+    # Few numbers on a long axis; a short one may hold no power of ten, and is nearly even.
+    ticks = (1.0,) if decades > 3 else (1.0, 2.0, 5.0)
+    ruler.set_major_locator(LogLocator(subs=ticks, numticks=12) if decades > 0.6 else MaxNLocator(8))
+    if decades <= 0.6:
+        ruler.set_minor_locator(NullLocator())
     ruler.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.10g}"))
     ruler.set_minor_formatter(FuncFormatter(lambda *_: ""))
 
@@ -149,6 +164,7 @@ def quality_against_cost(
     better: Better,
     floor: float | None = None,
     joined: bool = False,
+    named: Collection[str] | None = None,
 ) -> Image.Image:
     """Every point with its 95 % interval, the front of those that no other beats, and what real data reach.
 
@@ -158,13 +174,18 @@ def quality_against_cost(
         better: whether a lower or a higher value is.
         floor: the value of as many real data, where it is known.
         joined: whether the points of a series are one thing at several costs, so that a line may join them.
+        named: the series with a color and a name, the others are grey; None for all.
     """
     figure, axes = new_figure(*SIZE)
     axis = axes[0, 0]
     front = [points[i] for i in pareto_front([(p.cost, p.value) for p in points], better)]
     band = {"color": GREY, "linewidth": 8, "alpha": 0.4, "solid_capstyle": "round", "zorder": 1}
     axis.plot([p.cost for p in front], [p.value for p in front], label="Pareto front", **band)
-    series = list(dict.fromkeys(p.series for p in points))
+    series = [name for name in dict.fromkeys(p.series for p in points) if named is None or name in named]
+    rest = [p for p in points if p.series not in series]
+    if rest:
+        label = f"{len({p.series for p in rest})} others"
+        axis.plot([p.cost for p in rest], [p.value for p in rest], "o", markersize=4, color=GREY, label=label, zorder=2)
     styles = {name: style_of(i) | ({} if joined else {"linestyle": ""}) for i, name in enumerate(series)}
     for name, style in styles.items():
         own = sorted((p for p in points if p.series == name), key=lambda p: p.cost)
@@ -182,7 +203,10 @@ def quality_against_cost(
     axis.margins(x=0.1, y=0.1)
     legend(axis)
     figure.draw_without_rendering()  # type: ignore[attr-defined]
-    write_labels(axis, [*front, *(p for p in points if p not in front)], {n: s["color"] for n, s in styles.items()})
+    known = [p for p in points if p.series in styles]
+    order = [*(p for p in front if p.series in styles), *(p for p in known if p not in front)]
+    if len({p.label for p in points}) > 1:  # one sampler for all is no news
+        write_labels(axis, order, {name: style["color"] for name, style in styles.items()})
     return to_picture(figure)
 
 
@@ -229,13 +253,20 @@ def side_by_side(samples: Mapping[str, Tensor], kind: Kind | None = None) -> Ima
     if axes == 3:
         return signals(samples)
     rows = [x[:IN_ROW] for x in samples.values()]
-    return with_row_names(image_grid(torch.cat(rows), columns=len(rows[0]), least=1000), list(samples))
+    names = [in_short(name, 40) for name in samples]
+    return with_row_names(image_grid(torch.cat(rows), columns=len(rows[0]), least=1000), names)
+
+
+def how_many(x: Tensor, n: int | None = None) -> str:
+    """What a picture of samples (N, C, *S) of a run leaves out, of n in all: ", 4 of 16 shown"."""
+    shown = min(len(x), {3: PANELS, 4: IN_ROW, 5: IN_ROW}.get(x.ndim, len(x)))
+    return f", {shown:,} of {n or len(x):,} shown" if shown < (n or len(x)) else ""
 
 
 def signals(samples: Mapping[str, Tensor]) -> Image.Image:
     """One panel a sample, one curve a run."""
     x = next(iter(samples.values()))
-    n = min(len(x), 4)
+    n = min(len(x), PANELS)
     figure, axes = new_figure(6.6, 1.7 * n + 0.5, n, sharex=True)
     for panel, axis in enumerate(axes.flat):
         for i, (name, x) in enumerate(samples.items()):
@@ -250,12 +281,12 @@ def clouds(samples: Mapping[str, Tensor]) -> Image.Image:
     """One cloud of points a run, on common axes; equal noise has one color, that of its place in the first run."""
     colors = place_colors(next(iter(samples.values())))
     limit = max(limit_of(x) for x in samples.values())
-    columns = min(4, len(samples))
+    columns = min(3, len(samples))  # which can still be read on a phone
     rows = -(-len(samples) // columns)
     figure, axes = new_figure(2.6 * columns, 2.8 * rows, rows, columns)
     for axis in axes.flat[len(samples) :]:
         axis.axis("off")
     for axis, (name, x) in zip(axes.flat, samples.items(), strict=False):
-        axis.set_title(name, fontsize=9)
-        draw_points(axis, x, colors, limit, labelsize=7)
+        axis.set_title(fill(in_short(name, 60), 30), fontsize=11)
+        draw_points(axis, x, colors, limit, labelsize=8)
     return to_picture(figure)

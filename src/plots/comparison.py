@@ -33,11 +33,11 @@ def image_rows(rows: dict[str, Tensor]) -> Image.Image:
     first = next(iter(rows.values()))
     n, side = len(first), 0.95
     height = side * first.shape[2] / first.shape[3]
-    figure, axes = new_figure(0.4 + 0.09 * max(map(len, rows)) + side * n, (height + 0.06) * len(rows), len(rows))
+    figure, axes = new_figure(0.4 + 0.13 * max(map(len, rows)) + side * n, (height + 0.06) * len(rows), len(rows))
     figure.set_layout_engine("compressed")
     for axis, (name, x) in zip(axes.flat, rows.items(), strict=True):
         axis.imshow(image_grid(x, columns=n, gap=1, least=0), interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=13)
         axis.set_xticks([])
         axis.set_yticks([])
         axis.set_frame_on(False)
@@ -53,7 +53,7 @@ def signal_panels(rows: dict[str, Tensor]) -> Image.Image:
             style: dict[str, Any] = {"color": COLORS.get(name), "linewidth": 0.9 if COLORS.get(name) == GREY else 1.6}
             axis.plot(x[i, 0].cpu(), label=name, **style)
         axis.grid(alpha=0.3)
-    axes[0, 0].legend(fontsize=8, loc="upper right")
+    axes[0, 0].legend(fontsize=11, loc="upper right")
     return to_picture(figure)
 
 

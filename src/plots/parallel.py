@@ -51,7 +51,7 @@ def parallel_coordinates(
         draw_ruler(axis, at, key, column.ticks)
     ends = {f"{low:.4g}": 0.0, f"{high:.4g}": 1.0} if high > low else {f"{low:.4g}": 0.5}
     draw_ruler(axis, n - 1, title, ends, last=True)
-    axis.set(xlim=(-0.4, n - 0.6), ylim=(-0.12, 1.16))
+    axis.set(xlim=(-0.4, n - 0.6), ylim=(-0.12, 1.2))
     axis.axis("off")
     return to_picture(figure)
 
@@ -85,12 +85,32 @@ def smooth(y: Sequence[float]) -> tuple[Tensor, Tensor]:
     return torch.cat([i + t for i in range(len(pieces))]), torch.cat(pieces)
 
 
+def apart(ticks: Mapping[str, float], least: float = 0.06) -> list[str]:
+    """The names to write of those at these heights: the ends, and between them those that have room."""
+    order = sorted(ticks, key=ticks.__getitem__)
+    kept = order[:1]
+    for name in order[1:-1]:
+        if ticks[name] - ticks[kept[-1]] >= least and ticks[order[-1]] - ticks[name] >= least:
+            kept.append(name)
+    return kept + order[-1:] if len(order) > 1 else kept
+
+
 def draw_ruler(axis: "Axes", at: float, title: str, ticks: Mapping[str, float], last: bool = False) -> None:
     """An upright axis with its title above; what is written stands to the right of the last one."""
     away, side = (0.05, "left") if last else (-0.05, "right")
     axis.plot([at, at], [-0.03, 1.03], color="black", linewidth=1)
-    axis.text(at, 1.09, title, ha="center", fontsize=10, fontweight="bold")
+    axis.text(
+        at,
+        1.09,
+        title.replace(".", ".\n", 1) if len(title) > 16 else title,
+        ha="center",
+        fontsize=10,
+        fontweight="bold",
+    )
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.75, "pad": 1}
+    written = {ticks[name] for name in apart(ticks)}
     for name, height in ticks.items():
-        axis.plot([at - 0.02, at + 0.02], [height, height], color="black", linewidth=1)
+        axis.plot([at - 0.02, at + 0.02], [height, height], color="black", linewidth=1 if height in written else 0.4)
+        if height not in written:
+            continue
         axis.text(at + away, height, name, ha=side, va="center", fontsize=9, bbox=box)

@@ -178,14 +178,14 @@ def denoising_strip(
     if x_0.ndim < 4:
         return (point_strip if x_0.ndim == 2 else signal_strip)(x_0, noisy, denoised, titles)
     n = len(x_0)
-    names = ["original", *(f"{kind} {title}" for title in titles for kind in ("noisy", "denoised"))]
+    names = ["original", *(f"{kind}\n{title}" for title in titles for kind in ("noisy", "denoised"))]
     rows = [x_0, *(row for pair in zip(noisy, denoised, strict=True) for row in pair)]
     x_0, *rows = [as_images(row, kind, like=x_0) for row in [x_0, *rows]]
-    figure, axes = new_figure(1.6 + 0.75 * n, 0.8 * len(rows) * x_0.shape[2] / x_0.shape[3], len(rows))
+    figure, axes = new_figure(1.8 + 0.75 * n, 0.8 * len(rows) * x_0.shape[2] / x_0.shape[3], len(rows))
     figure.set_layout_engine("compressed")  # leaves room for the names, and none between pictures of a fixed shape
     for axis, row, name in zip(axes.flat, rows, names, strict=True):
         axis.imshow(image_grid(row, columns=n, gap=1, least=0))
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=8)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=min(13, 24 * x_0.shape[2] / x_0.shape[3]))
         axis.set_xticks([])
         axis.set_yticks([])
     return to_picture(figure)
@@ -194,16 +194,16 @@ def denoising_strip(
 def signal_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
     """The same for signals: rows of samples, columns of noise levels, three curves in each."""
     n = min(len(x_0), 4)
-    figure, axes = new_figure(2.6 * len(titles), 1.6 * n, n, len(titles), sharex=True)
+    figure, axes = new_figure(2.2 * len(titles), 1.6 * n + 0.4, n, len(titles), sharex=True)
     for column, title in enumerate(titles):
-        axes[0, column].set_title(title, fontsize=9)
+        axes[0, column].set_title(title, fontsize=13)
         for row in range(n):
             axis = axes[row, column]
             axis.plot(noisy[column][row, 0].cpu(), color=GREY, linewidth=0.8, label="noisy")
             axis.plot(x_0[row, 0].cpu(), color=BLUE, linewidth=1.6, label="original")
             axis.plot(denoised[column][row, 0].cpu(), color=ORANGE, linewidth=1.2, label="denoised")
-            axis.tick_params(labelsize=7)
-    axes[0, 0].legend(fontsize=7, loc="upper right")
+            axis.tick_params(labelsize=10)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=13)
     return to_picture(figure)
 
 
@@ -218,11 +218,11 @@ def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles
     panels |= {f"{name} {i}": x for name, row in (("noisy", noisy), ("denoised", denoised)) for i, x in enumerate(row)}
     for name, x in panels.items():
         draw_points(axes[name], x, colors, labelsize=7)
-    axes["original"].set_title("original", fontsize=9)
+    axes["original"].set_title("original", fontsize=13)
     for i, title in enumerate(titles):
-        axes[f"noisy {i}"].set_title(title, fontsize=9)
+        axes[f"noisy {i}"].set_title(title, fontsize=13)
     for name in ("noisy", "denoised"):
-        axes[f"{name} 0"].set_ylabel(name, fontsize=9)
+        axes[f"{name} 0"].set_ylabel(name, fontsize=13)
     return to_picture(figure)
 
 

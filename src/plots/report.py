@@ -12,9 +12,9 @@ from src.plots.pictures import write_gif
 HALF = 760  # pixels: pictures up to this width stand two in a row
 STYLE = """
 :root { color-scheme: light dark; --ink: #1a202c; --paper: #fff; --faint: #5a6577; --line: #d5dae2; --card: #f5f7fa;
-  --accent: #2b6cb0; }
+  --accent: #2b6cb0; --shade: #1a202c55; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e9ef; --paper: #14171c; --faint: #9aa5b5; --line: #353c47;
-  --card: #1d2129; --accent: #7fb2e5; } }
+  --card: #1d2129; --accent: #7fb2e5; --shade: #000c; } }
 * { box-sizing: border-box; }
 body { margin: 0 auto; padding: 1.2rem; max-width: 62rem; font: 16px/1.5 system-ui, sans-serif; color: var(--ink);
   background: var(--paper); }
@@ -22,13 +22,23 @@ h1 { font-size: 1.6rem; margin: 0 0 .2rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; padding-top: .8rem; border-top: 1px solid var(--line); }
 p { margin: .5rem 0; overflow-wrap: anywhere; }
 p.faint, figcaption { color: var(--faint); font-size: .9rem; }
-.wide { overflow-x: auto; }
+/* A table that is wider than the page scrolls by itself: its bar is always there, and a shadow at the side says that
+   there is more. The grounds that hide the shadows move with the table, the shadows do not. */
+.wide { overflow-x: auto; scrollbar-color: var(--faint) var(--card);
+  background: linear-gradient(to right, var(--paper) 1.5rem, transparent 3rem) 0 0 / 3rem 100% no-repeat local,
+    linear-gradient(to left, var(--paper) 1.5rem, transparent 3rem) 100% 0 / 3rem 100% no-repeat local,
+    linear-gradient(to right, var(--shade), transparent) 0 0 / 1rem 100% no-repeat,
+    linear-gradient(to left, var(--shade), transparent) 100% 0 / 1rem 100% no-repeat; }
+.wide::-webkit-scrollbar { height: 9px; }
+.wide::-webkit-scrollbar-track { background: var(--card); }
+.wide::-webkit-scrollbar-thumb { background: var(--faint); border-radius: 4px; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .3rem .8rem .3rem 0; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top; }
 th { color: var(--faint); font-weight: 600; font-size: .85rem; }
 td.number { text-align: right; white-space: nowrap; }
-td:first-child { min-width: 7rem; }
-td { overflow-wrap: anywhere; }
+td:first-child { min-width: 7rem; max-width: 20rem; }
+td { overflow-wrap: break-word; }
+table.text td { overflow-wrap: anywhere; }
 .figures { display: flex; flex-wrap: wrap; gap: 0 1.5rem; }
 figure { margin: .8rem 0; max-width: 100%; }
 @media (min-width: 60rem) { .figures figure.half { width: calc(50% - .75rem); } }
@@ -102,4 +112,5 @@ def table_tag(header: Sequence[str], rows: Sequence[Sequence[str]], numbers: boo
         f"<tr><td>{escape(row[0])}</td>" + "".join(f"<td{css}>{escape(cell)}</td>" for cell in row[1:]) + "</tr>\n"
         for row in rows
     )
-    return f'<div class="wide"><table>\n{head}\n{body}</table></div>'
+    kind = "" if numbers else ' class="text"'
+    return f'<div class="wide" tabindex="0"><table{kind}>\n{head}\n{body}</table></div>'

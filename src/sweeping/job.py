@@ -13,11 +13,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.settling import FailedBefore, settle
-from src.sweeping.jobs import Job, Plan, duration, progress, read_jobs
+from src.sweeping.jobs import Job, Plan, Progress, duration
 from src.utils.cli import explain, fail, in_one_line
 from src.utils.console import start_logging
 from src.utils.errors import UserError
 from src.utils.processes import is_follower, launched_together
+
+how_far = Progress()  # of this process
 
 
 def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -78,7 +80,7 @@ def say(sweep: Path, plan: Plan, job: Job) -> None:
     else:
         value = f": {job.value:.5g}" if isinstance(job.value, float) else ""
         what = f"done in {duration(job.ended - job.began)}{value}"
-    print(f"[job {job.number}{of}] {words}  {what}  ({progress(plan, read_jobs(sweep))})", flush=True)
+    print(f"[job {job.number}{of}] {words}  {what}{how_far(sweep, plan)}", flush=True)
 
 
 def wants_processes(cfg: DictConfig) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -61,6 +62,12 @@ def forget_jobs(sweep: Path) -> None:
             file.unlink()
 
 
+@lru_cache(maxsize=8)
+def read_once(path: str, inode: int, modified: int) -> dict[str, Any]:
+    """What a JSON file holds that is replaced when it changes, never written to."""
+    return json.loads(Path(path).read_text())
+
+
 @dataclass
 class Plan:
     """What a sweep is to do.
@@ -88,7 +95,9 @@ class Plan:
     @classmethod
     def read(cls, sweep: Path) -> "Plan":
         """The plan of the sweep in a folder."""
-        return cls(**json.loads((sweep / SWEEP).read_text()))
+        file = sweep / SWEEP
+        stat = file.stat()
+        return cls(**read_once(str(file), stat.st_ino, stat.st_mtime_ns))
 
     def own_words(self, overrides: Sequence[str]) -> list[str]:
         """Those of the overrides of a job that tell it from the others."""
@@ -101,6 +110,26 @@ def is_sweep(folder: Path) -> bool:
         return bool(Plan.read(folder))
     except (OSError, ValueError, TypeError):
         return False
+
+
+class Progress:
+    """How far a sweep is, after each job.
+
+    Of a sweep of many jobs all their files are read at most every few seconds: n jobs would else take n^2 readings.
+    """
+
+    many, pause = 100, 2.0
+
+    def __init__(self) -> None:
+        self.read: dict[Path, float] = {}
+
+    def __call__(self, sweep: Path, plan: "Plan") -> str:
+        """What `progress` says, in brackets; nothing where it was said just now."""
+        now = time.monotonic()
+        if (plan.count or 0) > self.many and now - self.read.get(sweep, -self.pause) < self.pause:
+            return ""
+        self.read[sweep] = now
+        return f"  ({progress(plan, read_jobs(sweep))})"
 
 
 def progress(plan: Plan, jobs: Sequence[Job]) -> str:

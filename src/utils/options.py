@@ -79,6 +79,7 @@ class Compare(_Drawing):
     sweep: str | None
     different_data: bool
     samples: Annotated[int, Ge(0)]
+    shown: Count
     samplers: OneOrMore
     steps: Count | list[Count]
     guidance: Scale | list[Scale] | None

@@ -12,6 +12,7 @@ import yaml
 from src.sweeping.jobs import Plan
 from src.utils.metrics_csv import read_metrics, write_metrics
 
+X = ("training_samples", "seconds_of_training")
 SMALL = ["trainer=cpu", "debug=two_steps", "net.width=8", "sampler.steps=3", "grid=trailing", "callbacks.pictures=null"]
 
 
@@ -67,7 +68,9 @@ def test_a_sweep(command, sweep, tmp_path):
     assert float(rows[0]["val loss std"]) == pytest.approx(0.1 * loss / 2**0.5)
     assert [float(r["nfe"]) for r in rows] == [3, 3]
     assert "Losses cannot be compared: the runs differ in schedule." in done.out and "★ " in done.out
-    assert_stands_alone(tmp_path / "out/comparison.html", 3)
+    assert_stands_alone(tmp_path / "out/comparison.html", 5)
+    losses = {file.name for file in (tmp_path / "out").glob("validation_loss_*.png")}
+    assert losses == {f"validation_loss_{n}_by_{x}.png" for n in (1, 2) for x in X}, "what cannot be compared is apart"
     assert (tmp_path / "out/samples_1x100.png").is_file() and "| linear " in (tmp_path / "out/table.md").read_text()
 
 

@@ -17,7 +17,7 @@ CONFIG: dict[str, Any] = {
     "name": "sine_ddpm",
     "seed": 0,
     "resume": None,
-    "module": {"loss": LOSS, "seed": 0, "label_dropout": 0.1},
+    "module": {"loss": LOSS, "seed": 0, "label_dropout": 0.1, "conditional": False},
     "data": {"_target_": "src.data.sine.Sine", "n": 1000, "batch_size": 64, "seed": 0},
     "net": {"_target_": "src.nets.unet.UNet", "width": 48, "channels": 1, "num_classes": 0},
     "schedule": {"_target_": "src.diffusion.tables.cosine", "steps": 1000},

@@ -15,6 +15,7 @@ from src.features.base import Real
 from src.measures.base import Section, Value
 from src.measures.distances import Distances
 from src.measures.diversity import Diversity
+from src.measures.memorisation import Memorisation
 from src.measures.report import section_blocks
 from src.measures.seeing import Samples
 from src.measures.sliced import Sliced
@@ -61,7 +62,7 @@ def never(reference, width=64):
         (64, ["distances", "samples"], r"distances needs n >= 65, got n=64; use n=65 or more, or metrics=\[samples\]$"),
         (1, ["distances", "diversity"], "distances needs n >= 65 and metrics=diversity needs n >= 2, got n=1; use n="),
         (1, ["sliced", "samples"], None),
-        (65, ["distances"], None),
+        (65, ["distances", "diversity", "memorisation", "samples"], None),
     ],
 )  # fmt: skip
 def test_too_few_samples_are_refused_before_features_are_made(subject, rand, n, names, message):
@@ -71,7 +72,13 @@ def test_too_few_samples_are_refused_before_features_are_made(subject, rand, n, 
         check_counts(measures, of)
 
 
-ALL = {"distances": Distances(), "diversity": Diversity(), "sliced": Sliced(), "samples": Samples()}
+ALL = {
+    "distances": Distances(),
+    "diversity": Diversity(),
+    "memorisation": Memorisation(),
+    "sliced": Sliced(),
+    "samples": Samples(),
+}
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])

@@ -51,3 +51,10 @@ def test_small_images_have_fewer(side, rand):
     x, y = rand(2, 3, side, side + 3), rand(2, 3, side, side + 3)
     similarity = Diversity(pairs=2).similarity(torch.cat([x, x, y]), None, 0)
     assert (similarity is None) == (side < 5)
+
+
+def test_of_many_samples_some_are_compared(subject, rand):
+    x, data = rand(30, 1, 8, 8), rand(40, 1, 8, 8)
+    some, first = (Diversity(most=10)(subject(x, data, data)), Diversity(most=10)(subject(x[:10], data, data)))
+    assert some.values["pair_distance"] == first.values["pair_distance"]
+    assert "10 of the 30 samples" in some.notes[-1]

@@ -83,3 +83,10 @@ def test_closeness(rand):
     ring = torch.tensor([[1.0, 0], [0, 1], [-1, 0], [0, -1]])
     found = nearest(torch.tensor([[0.0, 0], [1, 0]]), ring.__getitem__, torch.arange(4), 4)
     assert found.closeness.tolist() == [1, 0]
+
+
+def test_of_many_samples_some_are_looked_at(subject, rand):
+    x, train, test = rand(30, 1, 8, 8), rand(60, 1, 8, 8), rand(60, 1, 8, 8)
+    some, first = (Memorisation(2, most=most)(subject(some, train, test)) for most, some in ((10, x), (99, x[:10])))
+    assert some.values == first.values
+    assert "10 of the 30 samples" in some.notes[-1] and "Looked at" not in " ".join(first.notes)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.sine import Sine
-from src.measures.signals import Signals, decibels, frequencies, spectrum
+from src.measures.signals import Signals, decibels, frequencies, mean_spectrum, spectrum
 
 LAWS = {"frequency": (1.0, 3.0), "amplitude": (0.5, 1.0), "phase": (0.0, 2 * math.pi), "noise": 0.0}
 
@@ -105,3 +105,8 @@ def test_decibels():
     power = torch.tensor([1.0, 0.1, 1e-3])
     assert decibels(10 * power, power) == pytest.approx(10)
     assert decibels(power, torch.tensor([1.0, 0.1, 1e-9])) == pytest.approx(30 / math.sqrt(3)), "faint is 1e-6"
+
+
+def test_spectra_in_parts(randn):
+    x = randn(30, 20)
+    torch.testing.assert_close(mean_spectrum(x.split(7)), spectrum(x).mean(0))

@@ -60,3 +60,12 @@ def test_the_interval_holds_the_distance_of_other_samples():
         assert sum(low <= other <= high for other in others) >= 22
     # Both ends fall as 1 / sqrt(n), or faster.
     assert widths[1] < widths[0] / 2
+
+
+def test_the_interval_of_many_is_that_of_some_scaled(monkeypatch):
+    real, x = Moments.of(draws(900, 4, 0)), draws(800, 4, 0, shift=0.5)
+    full = frechet_interval(real, x, 300)
+    monkeypatch.setattr("src.metrics.frechet.MOST", 200)
+    low, high = frechet_interval(real, x, 300)
+    assert high - low == pytest.approx(full[1] - full[0], rel=0.25)
+    assert low < frechet(real, Moments.of(x)) < high

@@ -1,17 +1,25 @@
 """Plots of comparisons: fronts by brute force, axes that put numbers where they belong, and something to see."""
 
+import math
+from itertools import pairwise
+
 import numpy as np
 import pytest
 import torch
 
 from src.plots.compare import (
+    SIZE,
     Point,
+    how_many,
+    in_short,
+    log_scale,
     pareto_front,
     quality_against_cost,
     side_by_side,
     training_curves,
 )
-from src.plots.parallel import parallel_coordinates, place
+from src.plots.parallel import apart, parallel_coordinates, place
+from src.plots.pictures import new_figure
 
 
 def beaten(p, q, sign) -> bool:
@@ -103,3 +111,49 @@ def test_images_stand_in_the_row_of_their_run():
         for i in range(4):
             pixel = picture[row * height + height // 2, margin + i * height + height // 2, 0]
             assert abs(pixel / 255 - float(x[row, i, 0, 0, 0])) < 0.01
+
+
+def test_names_on_an_axis_do_not_overlap():
+    """All of a few; of many those that have room, the ends among them."""
+    few = {"a": 0.0, "b": 0.5, "c": 1.0}
+    assert apart(few) == list(few)
+    many = {str(i): i / 99 for i in range(100)}
+    heights = [many[name] for name in apart(many)]
+    assert heights[0] == 0 and heights[-1] == 1 and len(heights) > 10
+    assert min(b - a for a, b in pairwise(heights)) >= 0.06
+    assert apart({"one": 0.5}) == ["one"]
+
+
+def test_the_other_runs_are_grey():
+    curve = [([1.0, 2.0], [3.0, 2.0])]
+    alone = training_curves({"a": curve}, "x", "y")
+    beside = training_curves({"a": curve}, "x", "y", others=[([1.0, 2.0], [5.0, math.nan])] * 3)
+    assert alone.size[0] == beside.size[0] and (np.asarray(alone) != np.asarray(beside)).any()
+
+
+@pytest.mark.parametrize(
+    ("shape", "n", "said"),
+    [((16, 1, 50), None, ", 4 of 16 shown"), ((3, 1, 50), None, ""), ((20, 1, 8, 8), 1000, ", 16 of 1,000 shown"),
+     ((1000, 2), None, ""), ((5, 1, 8, 8), None, "")],
+)  # fmt: skip
+def test_what_a_picture_leaves_out_is_said(shape, n, said):
+    assert how_many(torch.zeros(shape), n) == said
+
+
+def test_long_names_lose_their_middle():
+    assert in_short("short") == "short"
+    name = in_short("a" * 50 + "b" * 50, 21)
+    assert name == "a" * 10 + "…" + "b" * 10
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.14, 0.35), (0.1, 0.11), (0.9, 1.2), (3.0, 11.0), (0.01, 90), (1e-5, 1e4)])
+def test_numbers_on_a_logarithmic_axis_do_not_overlap(low, high):
+    """At least two of them, and none nearer to the next than it is high."""
+    figure, axes = new_figure(*SIZE)
+    axis = axes[0, 0]
+    axis.plot([0, 1], [low, high])
+    log_scale(axis, "y", [low, high])
+    figure.canvas.draw()
+    boxes = [t.get_window_extent() for t in axis.get_yticklabels(which="both") if t.get_text() and t.get_visible()]
+    shown = sorted((b for b in boxes if axis.bbox.y0 - 1 <= (b.y0 + b.y1) / 2 <= axis.bbox.y1 + 1), key=lambda b: b.y0)
+    assert len(shown) >= 2 and all(a.y1 <= b.y0 for a, b in pairwise(shown))

@@ -248,7 +248,7 @@ def test_a_strip_of_signals(n):
     x_0 = torch.sin(torch.linspace(0, 6, 40)).expand(n, 1, 40)
     parts = (x_0, [x_0 + 0.5, x_0 + 1], [x_0 - 0.5, x_0 - 1], ["t = 0.2", "t = 0.9"])
     picture = denoising_strip(*parts)
-    assert picture.size == (520, 160 * min(n, 4))
+    assert picture.size == (440, 160 * min(n, 4) + 40)
     assert all(share(picture, color) > 1e-4 for color in COLORS)
     assert (array(denoising_strip(*parts)) == array(picture)).all()
 
@@ -267,7 +267,7 @@ def test_a_strip_of_images_shows_each_row():
 def test_strips_of_images_that_are_not_square(size):
     x = torch.rand(2, 3, *size)
     picture = denoising_strip(x, [x], [x], ["t = 0.5"])
-    assert picture.width == 310 and picture.height == int(240 * size[0] / size[1])
+    assert picture.width == 330 and picture.height == int(240 * size[0] / size[1])
 
 
 # ---- curves and schedules ----

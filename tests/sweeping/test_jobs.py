@@ -1,10 +1,12 @@
 """What is known of a sweep while it runs."""
 
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from src.sweeping.jobs import Job, Plan, duration, progress, read_jobs
+from src.sweeping.jobs import Job, Plan, Progress, duration, progress, read_jobs
 
 PLAN = Plan("train", ["seed=1,2,3,4"], [], ["seed"], [[f"seed={n}"] for n in (1, 2, 3, 4)], 4)
 
@@ -19,6 +21,31 @@ def test_jobs_are_read_as_they_were_written(tmp_path):
     PLAN.write(tmp_path)
     assert Plan.read(tmp_path) == PLAN
     assert PLAN.own_words(["experiment=x", "+seed=3", "seedling=1"]) == ["+seed=3"]
+
+
+@pytest.mark.parametrize(("n", "reads"), [(20, 2 * 20), (400, 3)])
+def test_many_jobs_are_not_all_read_after_each(tmp_path, monkeypatch, n, reads):
+    """Of a few jobs the progress is said after each; of many every two seconds, of which they take four."""
+    plan = Plan("train", [], [], ["seed"], [[f"seed={i}"] for i in range(n)], n)
+    plan.write(tmp_path)
+    read, how_far, now = [], Progress(), [0.0]
+    monkeypatch.setattr("src.sweeping.jobs.read_jobs", lambda sweep: read.append(sweep) or [])
+    monkeypatch.setattr("src.sweeping.jobs.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
+    said = []
+    for _ in range(2 * n):
+        said.append(how_far(tmp_path, plan))
+        now[0] += 4.1 / (2 * n)
+    assert len(read) == reads == len([text for text in said if text == "  (0 done)"])
+
+
+def test_a_plan_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    text, reads = Path.read_text, []
+    monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: reads.append(path.name) or text(path, *a, **k))
+    PLAN.write(tmp_path)
+    assert [Plan.read(tmp_path) for _ in range(9)] == [PLAN] * 9 and len(reads) == 1
+    other = Plan("train", [], [], [], [], 7)
+    other.write(tmp_path)
+    assert Plan.read(tmp_path) == other and len(reads) == 2
 
 
 @pytest.mark.parametrize(
