@@ -10,8 +10,11 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig
 
-from src.utils.cli import CONF, one_line_errors, split_flags
+from src.utils.cli import CONF, one_line_errors
+from src.utils.overrides import split_flags
+from src.utils.paths import settle_environment, settle_strings
 from src.utils.yaml_limits import limit_yaml
+from src.words import check_folders, mended
 
 
 def run_command(
@@ -28,8 +31,11 @@ def run_command(
     limit_yaml()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with one_line_errors(config_name):
-        flags, words = split_flags(sys.argv[1:])
-        sys.argv[1:] = [*flags, *complete(words)]
+        settle_environment()
+        words, flags = split_flags(sys.argv[1:])
+        words = [mended(word) for word in complete([mended(word) for word in words])]
+        check_folders(words)
+        sys.argv[1:] = [*words, *flags]  # Hydra refuses words behind a flag when others stand before it
         start(as_job(task, config_name))()
 
 
@@ -42,6 +48,7 @@ def as_job(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[Dic
 
             return run_job(task, cfg)
         with one_line_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
+            settle_strings(cfg)
             return task(cfg)
 
     return job

@@ -25,6 +25,7 @@ from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, table
 from src.utils.errors import UserError, blame
 from src.utils.identity import identifying
+from src.utils.paths import check_writable
 from src.utils.sample_files import read_samples
 from src.utils.whole_files import whole
 
@@ -59,9 +60,10 @@ class Evaluation:
             UserError: for every mistake in them.
         """
         with open_dict(cfg):
-            cfg.gif = "trajectory" in cfg.metrics and not cfg.samples
+            cfg.gif = "trajectory" in cfg.metrics and cfg.samples is None
         sampling = Sampling.prepare(cfg, named)
         trained = sampling.run.config()
+        check_writable("out", cfg.out or sampling.run.path / "evaluations", "give another out=FOLDER")
         x = given_samples(cfg, trained)
         reference = like.subject.reference if like else Reference(load_data(trained), instantiate(cfg.features))
         x = None if x is None else reference.data.to_units(x)
@@ -197,6 +199,11 @@ class Evaluation:
         """eval/... of the run, at the step of its checkpoint, beside the curves of its training."""
         from torch.utils.tensorboard import SummaryWriter
 
+        try:
+            check_writable("run", self.subject.run.path)
+        except UserError as error:
+            log.warning(f"WARNING: TensorBoard does not show these values beside the curves of the run: {error}")
+            return
         file = self.sampling.file
         assert file is not None
         step = load_checkpoint(file, mmap=True)["global_step"] if file.is_file() else None
@@ -209,10 +216,10 @@ class Evaluation:
     @property
     def out(self) -> Path:
         """Where it is written: by default a folder named after the settings, so that they can be evaluated again."""
-        if self.cfg.out:
-            return Path(self.cfg.out)
+        if self.cfg.out is not None:
+            return Path(str(self.cfg.out))
         cfg, sampler = self.cfg, self.sampling.model.sampler
-        drawn = "given" if cfg.samples else f"{type(sampler).__name__.lower()}_{sampler.steps}"
+        drawn = "given" if cfg.samples is not None else f"{type(sampler).__name__.lower()}_{sampler.steps}"
         what = f"{drawn}_n_{self.subject.n}" if self.needs_samples else "without_samples"
         measured = hashed(to_plain(cfg.metrics), to_plain(cfg.features))
         return self.folder / f"{what}_seed_{cfg.seed}_{hashed(self.key, measured)}"
@@ -225,7 +232,7 @@ class Evaluation:
     @property
     def samples_file(self) -> Path:
         """Where the samples are kept; those of other measures with the same settings are the same."""
-        return Path(self.cfg.out) / "samples.npz" if self.cfg.out else self.folder / f"samples_{self.key}.npz"
+        return self.out / "samples.npz" if self.cfg.out is not None else self.folder / f"samples_{self.key}.npz"
 
     @property
     def needs_samples(self) -> bool:
@@ -254,10 +261,10 @@ def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
     Raises:
         UserError: where they cannot be read, or have another shape than the data.
     """
-    if not cfg.samples:
+    if cfg.samples is None:
         return None
     shape = (trained.data.channels, *trained.data.size)
-    return check_shape(read_samples(Path(cfg.samples).expanduser(), shape, "samples"), shape, "samples")
+    return check_shape(read_samples(Path(str(cfg.samples)), shape, "samples"), shape, "samples")
 
 
 def without_samples(measures: dict[str, Measure], named: bool, human: Any) -> dict[str, Measure]:

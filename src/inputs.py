@@ -1,10 +1,11 @@
 """What `input=`, `truth=` and so on of `src.sample` name."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from hydra.utils import instantiate
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.data.base import DataModule
 from src.runs import Run
@@ -26,25 +27,25 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> Inputs:
     Raises:
         UserError: where they are missing, cannot be read, or are not as many.
     """
-    if not cfg.input:
+    if cfg.input is None or not paths(cfg.input):
         raise UserError("input=FILE is needed: a picture, a folder of them, a .npy or .npz file; or input=test")
     if cfg.input == "test":
-        if cfg.truth:
+        if cfg.truth is not None:
             raise UserError("input=test is made from test data, which is the truth; leave truth= out")
         return Inputs(truth=test_samples(trained, cfg.n))
     shape = (trained.data.channels, *trained.data.size)
-    x = torch.cat([read_samples(Path(path).expanduser(), shape) for path in paths(cfg.input)])
-    if not cfg.truth:
+    x = torch.cat([read_samples(path, shape) for path in paths(cfg.input)])
+    if cfg.truth is None:
         return Inputs(x)
-    truth = torch.cat([read_samples(Path(path).expanduser(), shape, "truth") for path in paths(cfg.truth)])
+    truth = torch.cat([read_samples(path, shape, "truth") for path in paths(cfg.truth)])
     if len(truth) != len(x):
         raise UserError(f"truth holds {len(truth)} samples, but input {len(x)}; one for each is needed")
     return Inputs(x, truth)
 
 
-def paths(value: object) -> list[str]:
+def paths(value: Any) -> list[Path]:
     """One path, or a list of them."""
-    return [value] if isinstance(value, str) else list(value)  # type: ignore[call-overload]
+    return [Path(str(name)) for name in (value if OmegaConf.is_list(value) else [value])]
 
 
 def load_data(trained: DictConfig) -> DataModule:

@@ -18,6 +18,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.utils.errors import UserError, blame
+from src.utils.paths import check_writable
 from src.utils.processes import is_follower
 from src.utils.whole_files import put_back, whole
 
@@ -151,7 +152,8 @@ def point_to(link: Path, target: Path) -> None:
         partial.symlink_to(os.path.relpath(target.absolute(), link.absolute().parent), target_is_directory=True)
         partial.replace(link)
     except OSError:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # of a folder that is none
+            partial.unlink(missing_ok=True)
 
 
 def run_folder(resume: str | None, parent: str) -> str:
@@ -161,7 +163,7 @@ def run_folder(resume: str | None, parent: str) -> str:
     """
     if is_follower():
         return waiting_room()
-    return str(Run.find(resume).path) if resume else new_folder(parent)
+    return new_folder(parent) if resume is None else str(Run.find(str(resume)).path)
 
 
 def sweep_folder(parent: str) -> str:
@@ -171,6 +173,7 @@ def sweep_folder(parent: str) -> str:
 
 def new_folder(parent: str) -> str:
     """Make a folder under `parent` that was not there, named after the time; no two processes make the same."""
+    check_writable("paths.outputs", parent)
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for count in itertools.count(1):
         folder = Path(parent) / (name if count == 1 else f"{name}_{count}")

@@ -12,6 +12,7 @@ def sample(cfg: DictConfig) -> None:
     from src.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
 
     sampling = Sampling.prepare(cfg, named_settings())
+    sampling.check_out()
     samples = sampling.draw()
     sampling.write(samples)
 

@@ -26,8 +26,10 @@ from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
 from src.utils.hardware import physical_memory, precision_for
 from src.utils.options import Sample
+from src.utils.paths import check_writable
 from src.utils.sample_files import write_pictures
 from src.utils.units import to_units
+from src.utils.whole_files import whole
 
 # The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
 IN_GRID = {1: None, 2: 16, 3: 100, 4: 36}
@@ -62,7 +64,7 @@ class Sampling:
         """
         start_logging(None)
         check_settings(cfg, named)
-        run = Run.find(cfg.run, cfg.paths.outputs)
+        run = Run.find(str(cfg.run), cfg.paths.outputs)
         cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
         trained = run.config()
         take_from_run(cfg, trained, named)
@@ -92,6 +94,21 @@ class Sampling:
             model.cluster = denoiser.draw_clusters(n, cfg.seed)
         return cls(cfg, run, model, task, inputs, source)
 
+    @property
+    def out(self) -> Path:
+        """Where it is written."""
+        if self.cfg.out is not None:
+            return Path(str(self.cfg.out))
+        return folder_of_job() or self.run.path / "samples" / self.name
+
+    def check_out(self) -> None:
+        """Try to write there before anything is drawn.
+
+        Raises:
+            UserError: where that cannot be.
+        """
+        check_writable("out", self.out, "give another out=FOLDER")
+
     def draw(self) -> Result:
         """Do it, with a progress bar."""
         device = self.model.device
@@ -110,14 +127,14 @@ class Sampling:
 
     def write(self, result: Result) -> None:
         """Write samples.npz and the pictures, and say so."""
-        cfg, n, seconds = self.cfg, len(result.x), self.cost.seconds
-        out = Path(cfg.out) if cfg.out else folder_of_job() or self.run.path / "samples" / self.name(n)
+        n, seconds, out = len(result.x), self.cost.seconds, self.out
         out.mkdir(parents=True, exist_ok=True)
         arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
         arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
-        np.savez(out / "samples.npz", **arrays)
+        with whole(out / "samples.npz") as partial:
+            np.savez(partial, **arrays)
         files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.model, result, out)]
         rows = [
             (
@@ -168,10 +185,11 @@ class Sampling:
             for name, value in quality["result"].items()
         ]
 
-    def name(self, n: int) -> str:
+    @property
+    def name(self) -> str:
         """Of the folder to write into."""
         task = HydraConfig.get().runtime.choices["task"]
-        return "_".join([*([] if task == "generate" else [task]), f"{self.source}_{n}_seed_{self.cfg.seed}"])
+        return "_".join([*([] if task == "generate" else [task]), f"{self.source}_{self.n}_seed_{self.cfg.seed}"])
 
     @property
     def source(self) -> str:
@@ -191,7 +209,7 @@ def counted(picture: str, most: int, n: int) -> str:
 
 def check_settings(cfg: DictConfig, named: set[str]) -> None:
     """Refuse settings that are wrong whatever the run."""
-    if not cfg.run:
+    if cfg.run is None:
         raise UserError("run=RUN is needed: a run folder, or run=latest")
     check_options(to_plain(cfg), Sample)
     if not isinstance(cfg.weights, str) and "ckpt" in named:

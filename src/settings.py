@@ -11,9 +11,10 @@ from src.runs import Run
 from src.utils.cli import CONF
 from src.utils.errors import UserError
 from src.utils.folders import check_named
+from src.utils.overrides import read
 
 # Words that say how a run is started; the run itself does not remember them.
-OF_THE_START = ("auto_resume=", "resume_changed_data=", "init_from=", "plan", "sweep=", "sweep.")
+OF_THE_START = ("auto_resume", "resume_changed_data", "init_from", "plan", "sweep")
 
 
 def folder_of_hydra() -> Run:
@@ -39,11 +40,11 @@ def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
         UserError: for settings that contradict each other.
     """
     words = list(HydraConfig.get().overrides.task)
-    overrides = [word for word in words if not word.lstrip("+~").startswith(OF_THE_START)]
-    if any(word.lstrip("+~").startswith("paths.run=") for word in overrides):
+    overrides = [word for word in words if read(word).key.split(".")[0] not in OF_THE_START]
+    if any(read(word).key == "paths.run" for word in overrides):
         raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
     drop_foreign_keys(cfg, overrides)
-    if cfg.resume:
+    if cfg.resume is not None:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
     settle_length(cfg, overrides)
@@ -55,7 +56,7 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
     with open_dict(saved):
         saved.update({key: cfg[key] for key in cfg if key not in saved})
     for override in overrides:
-        key = override.lstrip("+~").split("=")[0].split("@")[0]
+        key = read(override).key
         if key in ("experiment", "debug", "ema", "ema.sigma_rel"):
             raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
         if key != "resume":
@@ -70,14 +71,14 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net. Nor are the width
     and patch of that good ones for another net, which takes its own; a rate or a number of steps is kept.
     """
-    named = {o.lstrip("+~").split("=")[0]: o.split("=")[-1] for o in overrides}
+    named = {word.key: word.value for word in map(read, overrides)}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
     if not chosen:
         return
-    experiment = [o for o in overrides if o == "~experiment" or o.startswith("experiment=")]
+    experiment = [word for word in overrides if read(word).key == "experiment"]
     other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
     for group, choice in chosen.items():
-        own = own_settings(group, choice)
+        own = own_settings(group, str(choice))
         with open_dict(cfg):
             for key in list(cfg[group] or {}):
                 if any(name.startswith(f"{group}.{key}") for name in named):
@@ -99,7 +100,7 @@ def own_settings(group: str, choice: str) -> Any:
 
 def settle_length(cfg: DictConfig, overrides: list[str]) -> None:
     """Let the length given on the command line, in epochs or in steps, replace the one of the experiment."""
-    given = {o.split("=")[0].lstrip("+") for o in overrides}
+    given = {read(word).key for word in overrides}
     if "trainer.max_epochs" in given and "trainer.max_steps" not in given:
         cfg.trainer.max_steps = -1
     if "trainer.max_steps" in given and "trainer.max_epochs" not in given:

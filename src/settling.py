@@ -24,6 +24,7 @@ from src.utils.errors import UserError
 from src.utils.folders import LOCK, check_empty, remove_if_empty
 from src.utils.hardware import is_main_process, precision_for
 from src.utils.options import Train
+from src.utils.overrides import assignment, command, in_quotes, split_flags, value_of, without_interpolation
 from src.utils.processes import agreed, launched_together
 
 PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
@@ -88,7 +89,8 @@ class Settled:
         if not is_main_process():
             return None
         if self.finished and HydraConfig.get().mode == RunMode.RUN:
-            print(f"{self.run.path} is finished already; with more steps it goes on: resume={self.run.path}")
+            more = command("train", assignment("resume", self.run.path), "trainer.max_steps=N")
+            print(f"{self.run.path} is finished already; with more steps it goes on: {more}")
         return objective(self.cfg.sweep.objective, self.run)
 
 
@@ -154,7 +156,7 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
         key: what tells it from other runs.
     """
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
-    if cfg.resume:
+    if cfg.resume is not None:
         return str(made.path), not made.is_blank, False
     if not is_main_process():
         return str(made.path), False, False
@@ -167,7 +169,7 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
                 raise FailedBefore(facts["failed"])
             return str(run.path), not run.finished and run.has_checkpoint, run.finished
     if made.exists and not sweeping:
-        raise UserError(f"{made.path} already holds a run; go on with it by resume={made.path}, or name another folder")
+        raise UserError(f"{made.path} already holds a run; go on with it by {resuming(made)}, or name another folder")
     try:
         if made.exists or "overrides" not in readable_facts(made):  # which the first file of a run has
             check_empty("hydra.run.dir", made.path)
@@ -176,6 +178,11 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
             raise
         return next_folder(made.path.parent), False, False  # another job is here, of the sweep as it was
     return str(made.path), False, False
+
+
+def resuming(run: Run) -> str:
+    """The command that goes on with a run."""
+    return command("train", assignment("resume", run.path))
 
 
 def readable_facts(run: Run) -> dict[str, Any]:
@@ -188,7 +195,7 @@ def readable_facts(run: Run) -> dict[str, Any]:
         pass
     log.warning(
         f"WARNING: {run.path / RECORD} is damaged, so this run is passed over; "
-        f"delete that file and go on with the run by resume={run.path}"
+        f"delete that file and go on with the run by {resuming(run)}"
     )
     return {}
 
@@ -217,7 +224,8 @@ def follow(settled: Settled) -> None:
     """Let processes that Lightning starts by repeating the command line find this one run in its folder."""
     config: Any = HydraConfig.instance().cfg
     with read_write(config.hydra):
-        config.hydra.run.dir = str(settled.run.path)
+        # Lightning puts it between quotes.
+        config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(settled.run.path))))
     alone = launched_together() is None and config.hydra.mode == RunMode.RUN
-    if settled.resumes and alone and not any(word.startswith("resume=") for word in settled.overrides):
-        sys.argv = [sys.argv[0], f"resume={settled.run.path}"]
+    if settled.resumes and alone and value_of("resume", settled.overrides) is None:
+        sys.argv[1:] = [assignment("resume", settled.run.path), *split_flags(sys.argv[1:])[1]]

@@ -1,5 +1,6 @@
 """What a run says of itself, before and after."""
 
+import shlex
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,6 +9,7 @@ import pytorch_lightning as pl
 import torch
 
 from src.utils.describe import describe
+from src.utils.overrides import assignment, command
 
 if TYPE_CHECKING:
     from src.training import Training
@@ -37,7 +39,7 @@ def before_training(training: "Training", parameters: int) -> Rows:
         ("length", f"{length}; {data.train_batches:,} batches of {data.batch_size} an epoch"),
         ("device", f"{devices}, precision {trainer.precision}"),
         ("run folder", str(folder)),
-        ("watch", f"tensorboard --logdir {folder}"),
+        ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
     ]
     return [*rows, ("resumes", str(display(training.resume)))] if training.resume else rows
 
@@ -54,16 +56,16 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         last = f"last {results['val/loss_ema']:.5g} with averaged weights, {results['val/loss_raw']:.5g} with raw"
         rows.append(("validation", f"{best}; {last}"))
     rows += [row for callback in trainer.callbacks for row in getattr(callback, "report", [])]
-    more = "" if training.out_of_time else f"trainer.max_steps={2 * results['steps']}"
+    more = [] if training.out_of_time else [f"trainer.max_steps={2 * results['steps']}"]
     if trainer.max_steps <= 0 and trainer.max_epochs > 0:
-        more = f"trainer.max_epochs={2 * trainer.max_epochs}"
+        more = [f"trainer.max_epochs={2 * trainer.max_epochs}"]
     return [
         *rows,
         ("run folder", str(folder)),
-        ("sample", f"python -m src.sample run={folder}"),
-        ("measure", f"python -m src.evaluate run={folder} n=2000"),
-        ("watch", f"tensorboard --logdir {folder}"),
-        ("go on", f"python -m src.train resume={folder} {more}".rstrip()),
+        ("sample", command("sample", assignment("run", folder))),
+        ("measure", command("evaluate", assignment("run", folder), "n=2000")),
+        ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
+        ("go on", command("train", assignment("resume", folder), *more)),
     ]
 
 

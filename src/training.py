@@ -1,6 +1,7 @@
 """One training run, from its config to its report."""
 
 import platform
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -156,7 +157,7 @@ class Training:
             lightning=pl.__version__,
             python=platform.python_version(),
             commit=git_commit(),
-            command=" ".join(sys.argv),
+            command=shlex.join(sys.argv),
             failed=None,
         )
         for logger in self.trainer.loggers:
@@ -218,7 +219,9 @@ class Training:
 
 def initial_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint whose weights a new run begins with."""
-    return Run.find(cfg.init_from, cfg.paths.outputs).checkpoint("last") if cfg.init_from else None
+    if cfg.init_from is None:
+        return None
+    return Run.find(str(cfg.init_from), cfg.paths.outputs).checkpoint("last")
 
 
 def check_data(run: Run, data: DataModule, allowed: bool) -> None:

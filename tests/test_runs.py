@@ -188,7 +188,7 @@ def test_the_words_of_a_resumed_run_come_first(outputs):
     assert completed == ["experiment=y", "net=mlp", *words]
     assert words_of_training(completed) == completed, "a relaunched process repeats the completed words"
     assert words_of_training(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
-    for others in ([], ["seed=1"], ["resume=null"], ["resume="]):
+    for others in ([], ["seed=1"], ["resume=null"], ["~resume"]):
         assert words_of_training(others) == others
     assert "nowhere" in message_of(lambda: words_of_training(["resume=nowhere"]))
 

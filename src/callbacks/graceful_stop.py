@@ -12,6 +12,7 @@ import torch
 from src.callbacks.checkpoints import Checkpoints, is_validated_next
 from src.utils.console import log
 from src.utils.errors import UserError
+from src.utils.overrides import assignment, command
 
 # SLURM sends the last before a job's time is over, where the job asked for it with --signal=USR1@SECONDS.
 SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
@@ -70,7 +71,7 @@ class GracefulStop(pl.Callback):
         queued = number == SIGNALS[-1] and trainer.is_global_zero and requeue()
         raise UserError(
             f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, which is saved. "
-            + (queued or f"Resume with: python -m src.train resume={self.run}"),
+            + (queued or f"Resume with: {command('train', assignment('resume', self.run))}"),
             exit_code=128 + number,
         )
 

@@ -16,6 +16,7 @@ from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.identity import identifying
 from src.utils.metrics_csv import Row, read_metrics
+from src.utils.overrides import read
 
 
 class Curve(NamedTuple):
@@ -118,8 +119,7 @@ class Record:
 
     def overrides(self) -> dict[str, str]:
         """What was typed to start it, by key."""
-        words = [word.lstrip("+~").partition("=") for word in self.facts.get("overrides", [])]
-        return {key.split("@")[0]: value for key, _, value in words}
+        return {word.key: word.tail for word in map(read, self.facts.get("overrides", []))}
 
 
 def read_json(file: Path) -> dict[str, Any] | None:

@@ -17,6 +17,7 @@ from src.comparing.report import Report
 from src.runs import new_folder
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
+from src.utils.paths import check_writable
 
 COLUMNS = 8  # of a table that has one for each run
 EVALUATE = "python -m src.evaluate run=RUN"
@@ -57,6 +58,7 @@ class RunComparison:
             names = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
             records, missing = find_runs(names, cfg.paths.outputs), []
         check_data(records, cfg.different_data)
+        check_writable("out", parent_of(cfg) if cfg.out is None else str(cfg.out), "give another out=FOLDER")
         return cls(cfg, records, missing)
 
     def sample(self) -> None:
@@ -73,7 +75,7 @@ class RunComparison:
 
     def write(self) -> None:
         """Write the table, the plots and the page, and say so."""
-        out = Path(self.cfg.out or new_folder(f"{self.cfg.paths.outputs}/compare"))
+        out = Path(str(self.cfg.out)) if self.cfg.out is not None else Path(new_folder(parent_of(self.cfg)))
         report = Report(out, f"{len(self.records)} runs compared")
         nfe = [self.drawn[r.name].nfe if r.name in self.drawn else None for r in self.records]
         columns = table.outcomes(self.groups, self.evaluations, self.apart is None, nfe)
@@ -145,3 +147,8 @@ class RunComparison:
         """A run in pictures: what tells it from the others, and its seed where only that does."""
         group, record = next((g, r) for g in self.best for r in g.records if r.name == name)
         return f"{group.name}, seed {record.seed}" if len(group.records) > 1 else group.name
+
+
+def parent_of(cfg: DictConfig) -> str:
+    """Where the folder of a comparison is made that has not been given one."""
+    return f"{cfg.paths.outputs}/compare"

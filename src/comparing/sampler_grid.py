@@ -6,7 +6,6 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from itertools import product
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -26,6 +25,8 @@ from src.sampling import take_from_run
 from src.utils.cli import choices, nearest, to_plain
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
+from src.utils.overrides import read
+from src.utils.paths import check_writable
 
 SHOWN = 1000  # samples, of which pictures take what they have room for
 KEPT = "metrics.json"  # in the folder of a cell: what src.evaluate says, and what was asked for; written last
@@ -81,7 +82,8 @@ class SamplerGrid:
 
     def __init__(self, cfg: DictConfig, run: Run, cells: list[Cell]):
         self.cfg, self.run, self.cells = cfg, run, cells
-        self.out = Path(cfg.out or run.path / "comparisons" / "samplers")
+        out = cfg.out if cfg.out is not None else run.path / "comparisons" / "samplers"
+        self.out = check_writable("out", str(out), "give another out=FOLDER")
         self.found: dict[Cell, Evaluation] = {}
         self.refused: dict[Cell, str] = {}
         self.composed: dict[tuple[str, ...], DictConfig] = {}
@@ -156,7 +158,7 @@ class SamplerGrid:
 
     def config(self, cell: Cell) -> tuple[DictConfig, set[str]]:
         """The config of src.evaluate for a cell, in all else as the run itself samples, and the keys that it names."""
-        named = {word.split("=")[0] for word in cell.words}
+        named = {read(word).key for word in cell.words}
         if cell.words not in self.composed:  # which takes a while, and is the same for all numbers of steps
             self.composed[cell.words] = self.compose(cell.words, named)
         cfg = copy.deepcopy(self.composed[cell.words])

@@ -19,6 +19,7 @@ from src.features.base import Features, Real, Reference
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.hardware import precision_for
+from src.utils.paths import check_writable
 from src.utils.ranges import PositiveFloat, PositiveInt
 from src.utils.whole_files import whole
 
@@ -88,6 +89,7 @@ class TrainedFeatures(Features):
         self.key = digest(f"{epochs} {batch_size} {lr} {self.net}", x, y, x_test, y_test)
         file = Path(cache) / f"{self.kind}_{self.key}.pt"
         if not file.exists():
+            check_writable("features.cache", cache)
             keep(self.learn(x, y, x_test, y_test), file)
         kept = torch.load(file, weights_only=True)
         self.net.load_state_dict(kept["weights"])

@@ -96,7 +96,7 @@ class Human(Measure):
 
     def __init__(self, file: str, key: str):
         self.file = file
-        self.answers = read_answers(Path(file).expanduser(), key)
+        self.answers = read_answers(Path(file), key)
 
     def __call__(self, subject: Subject) -> Section:
         for name, n in (("real", len(subject.test)), ("generated", len(subject.x))):

@@ -19,8 +19,10 @@ from src.settings import complete_config, folder_of_hydra
 from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
 from src.utils.console import log, start_logging
+from src.utils.errors import UserError
 from src.utils.folders import remove_if_empty
 from src.utils.options import Train
+from src.utils.paths import check_writable
 
 
 def plan_run(cfg: DictConfig) -> None:
@@ -36,12 +38,16 @@ def plan_run(cfg: DictConfig) -> None:
     check_options(to_plain(cfg), Train)
     check_config({"plan": to_plain(cfg.plan)})
     plan: Plan = instantiate(cfg.plan)
+    if plan.out is not None:
+        check_writable("plan.out", Path(plan.out).parent)
+        if Path(plan.out).is_dir():
+            raise UserError(f"plan.out={plan.out} is a folder; name a file, such as {plan.out}/plan.json")
     cfg, _ = complete_config(cfg, run)
     cfg.trainer.precision = plan.precision(cfg.trainer)
     check_config(to_plain(cfg))
     figures = calculate(cfg, plan)
     log.info(report(cfg, figures))
-    if plan.out:
+    if plan.out is not None:
         Path(plan.out).write_text(json.dumps(asdict(figures), indent=2) + "\n")
 
 

@@ -13,9 +13,10 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.sweeping.engines import prepare
 from src.sweeping.jobs import Job, Plan, forget_jobs, is_sweep, read_jobs
-from src.utils.cli import fail
+from src.utils.cli import one_line_errors
 from src.utils.errors import UserError
 from src.utils.folders import check_empty, check_named, remove_if_empty
+from src.utils.overrides import assignment, command, read
 from src.utils.processes import agreed, is_follower
 
 
@@ -25,9 +26,8 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """All jobs write to the one folder, in which the plan and what becomes of the jobs are kept."""
         try:
-            self.start(config)
-        except UserError as error:
-            fail(str(error), error.exit_code)
+            with one_line_errors(config.hydra.job.config_name):
+                self.start(config)
         except Exception as error:  # of which Hydra would make a warning, and go on
             traceback.print_exception(error)
             raise SystemExit(1) from error
@@ -38,7 +38,7 @@ class Sweep(Callback):
         with open_dict(config.hydra):
             config.hydra.sweep.dir = folder
             # The config of each job is composed from these words anew.
-            config.hydra.overrides.hydra.append(f"hydra.sweep.dir={folder}")
+            config.hydra.overrides.hydra.append(assignment("hydra.sweep.dir", folder))
         if config.sweep.dry_run:
             from src.sweeping.dry_run import describe
 
@@ -86,15 +86,14 @@ def planned(config: DictConfig) -> Plan:
     hydra = config.hydra
     words = list(hydra.overrides.task)
     params = [f"{name}={value}" for name, value in (hydra.sweeper.get("params") or {}).items()]
-    overrides = OverridesParser.create().parse_overrides([*params, *words])
-    last = {str(o.input_line).lstrip("+~").partition("=")[0]: o for o in overrides}  # which of a setting counts
-    swept = [key for key, override in last.items() if override.is_sweep_override()]
+    last = {word.key: word for word in map(read, [*params, *words])}  # which of a setting counts
+    swept = [key for key, word in last.items() if word.sweeps]
     jobs: list[list[str]] = []
     count = hydra.sweeper.get("n_trials")
     if hydra.sweeper._target_.endswith("BasicSweeper"):
-        (jobs,) = BasicSweeper.split_arguments(overrides, None)
+        (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *words]), None)
         count = len(jobs)
-    hydra_words = [word for word in hydra.overrides.hydra if not word.startswith(("hydra.sweep.dir=", "hydra.mode="))]
+    hydra_words = [word for word in hydra.overrides.hydra if read(word).key not in ("hydra.sweep.dir", "hydra.mode")]
     return Plan(hydra.job.config_name, words, hydra_words, swept, jobs, count)
 
 
@@ -105,7 +104,9 @@ def print_table(sweep: Path) -> list[str]:
     from src.comparing.table import loss_differs
 
     try:
-        comparison = choose(compose("compare", [f"sweep_folder={sweep}", f"out={sweep / 'comparison'}"]))
+        comparison = choose(
+            compose("compare", [assignment("sweep_folder", sweep), assignment("out", sweep / "comparison")])
+        )
         assert isinstance(comparison, RunComparison)
         comparison.sample()
         comparison.write()
@@ -128,7 +129,7 @@ def closing(
         losses_differ: the settings that make it meaningless to compare losses.
         highest: whether the best is the highest.
     """
-    again = f"python -m src.{plan.command} -m sweep.resume={sweep}"
+    again = command(plan.command, "-m", assignment("sweep.resume", sweep))
     done = [job for job in jobs if job.state == "done"]
     valued = [job for job in done if isinstance(job.value, float) and isfinite(job.value)]
     lines = [f"{len(done)} of {plan.count or len(jobs)} jobs done in {sweep}"]

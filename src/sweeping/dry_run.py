@@ -1,5 +1,6 @@
 """What a sweep would start, without starting it."""
 
+import shlex
 from collections.abc import Sequence
 from textwrap import indent
 from typing import Any
@@ -27,9 +28,9 @@ def describe(config: DictConfig, jobs: Sequence[Sequence[str]]) -> str:
     hydra = config.hydra
     check_installed(hydra)
     common = [word for word in (jobs or [hydra.overrides.task])[0] if all(word in words for words in jobs)]
-    lines = [f"Nothing is started. What would run in {hydra.sweep.dir}, with {' '.join(common)}:"]
+    lines = [f"Nothing is started. What would run in {hydra.sweep.dir}, with {shlex.join(common)}:"]
     for number, words in enumerate(jobs):
-        lines.append(f"  job {number}: {' '.join(word for word in words if word not in common)}")
+        lines.append(f"  job {number}: {shlex.join(word for word in words if word not in common)}")
     at_once = len(jobs)
     if "study_name" in hydra.sweeper:
         lines.append(f"  up to {hydra.sweeper.n_trials} trials, as they are chosen by\n{settings(hydra.sweeper)}")

@@ -17,6 +17,8 @@ from src.sweeping.jobs import Job, Plan, Progress, duration
 from src.utils.cli import explain, fail, in_one_line
 from src.utils.console import start_logging
 from src.utils.errors import UserError
+from src.utils.overrides import assignment, command, read
+from src.utils.paths import settle_strings
 from src.utils.processes import is_follower, launched_together
 
 how_far = Progress()  # of this process
@@ -37,6 +39,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     job.write(sweep)
     say(sweep, plan, job)
     try:
+        settle_strings(cfg)
         value = in_processes(cfg) if wants_processes(cfg) else task(cfg)
         job.end(sweep, "done", value=value)
     except KeyboardInterrupt:
@@ -57,6 +60,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
     """Run the task beside the first process, which reports for all."""
     try:
+        settle_strings(cfg)
         task(cfg)
     except UserError as error:
         if error.exit_code >= 128:
@@ -66,7 +70,8 @@ def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
 def stop(sweep: Path, job: Job, message: str, code: int) -> None:
     """End the whole sweep."""
     job.end(sweep, "stopped")
-    fail(f"{message}. The sweep goes on with: python -m src.{Plan.read(sweep).command} -m sweep.resume={sweep}", code)
+    again = command(Plan.read(sweep).command, "-m", assignment("sweep.resume", sweep))
+    fail(f"{message}. The sweep goes on with: {again}", code)
 
 
 def say(sweep: Path, plan: Plan, job: Job) -> None:
@@ -99,8 +104,9 @@ def in_processes(cfg: DictConfig) -> Any:
     settled, hydra = settle(cfg), HydraConfig.get()
     if settled.finished:
         return settled.outcome()
-    run, words = settled.run, [word for word in hydra.overrides.task if not word.startswith("sweep.")]
-    words += [f"hydra.sweep.dir={hydra.sweep.dir}", f"hydra.run.dir={run.path}", "hydra.mode=RUN", "auto_resume=true"]
+    run, words = settled.run, [word for word in hydra.overrides.task if not read(word).key.startswith("sweep.")]
+    words += [assignment("hydra.sweep.dir", hydra.sweep.dir), assignment("hydra.run.dir", run.path)]
+    words += ["hydra.mode=RUN", "auto_resume=true"]
     child = subprocess.Popen([sys.executable, "-m", "src.train", *words])
     before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
     try:

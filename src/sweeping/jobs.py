@@ -9,6 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from src.utils.overrides import read
 from src.utils.whole_files import whole
 
 SWEEP, JOBS = "sweep.json", "jobs"
@@ -101,7 +102,7 @@ class Plan:
 
     def own_words(self, overrides: Sequence[str]) -> list[str]:
         """Those of the overrides of a job that tell it from the others."""
-        return [word for word in overrides if word.lstrip("+~").partition("=")[0] in self.swept]
+        return [word for word in overrides if read(word).key in self.swept]
 
 
 def is_sweep(folder: Path) -> bool:

@@ -140,7 +140,7 @@ def hidden(mask: str | None, box: Sequence[float] | None, shape: Shape) -> Mask:
         return Mask(1 - boxed(box, shape[1:]))
     if box is not None:
         raise UserError("task.mask and task.box both say what is missing; give one of them")
-    x = read_samples(Path(mask).expanduser(), (3 if len(shape) == 3 else shape[0], *shape[1:]), "task.mask")
+    x = read_samples(Path(mask), (3 if len(shape) == 3 else shape[0], *shape[1:]), "task.mask")
     missing = (x > (0 if len(shape) == 3 else 0.5)).any(1, keepdim=True)
     if missing.shape != (1, 1, *shape[1:]):
         there, here = (" x ".join(map(str, s)) for s in (missing.shape[2:], shape[1:]))

@@ -1,10 +1,11 @@
 """What the commands share: start Hydra, and turn every mistake of a user into one line."""
 
+import errno
 import os
 import re
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -14,57 +15,24 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException, InstantiationException, OverrideParseException
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
 from src.utils.errors import OF_VALUES, UserError, printable, refusal
+from src.utils.overrides import read, split_flags
 
-# Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
-QUOTED = re.compile(r"^([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)$")
-# By the names that the plugins have for their launchers they are ours, with our settings, and not the plugins' own.
-LAUNCHERS = {
-    f"hydra/launcher={theirs}": f"hydra/launcher={ours}"
-    for theirs, ours in (
-        ("joblib", "parallel"), ("submitit_slurm", "slurm"), ("submitit_local", "slurm_here"), ("ray", "ray_tasks")
-    )
-}  # fmt: skip
 NO_DEVICE = re.compile("No supported gpu backend|accelerator is not available|machine only has")
-# Flags of Hydra whose value is the next word.
-WITH_VALUE = (
-    "--config-dir", "-cd", "--config-path", "-cp", "--config-name", "-cn", "--cfg", "-c", "--package", "-p",
-    "--experimental-rerun",
+# What the system says of a disk without space, and of a file or folder that is not one to be read or written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO,
 )  # fmt: skip
 CONF = Path(__file__).resolve().parents[2] / "conf"
 
 
 def named_settings() -> set[str]:
     """The settings that the command line of the running command names."""
-    return {word.split("=")[0].lstrip("+") for word in HydraConfig.get().overrides.task}
-
-
-def split_flags(words: list[str]) -> tuple[list[str], list[str]]:
-    """The flags of a command line, with their values, and its overrides: Hydra wants the former first.
-
-    Raises:
-        UserError: for a value without a name, and a group without a choice, on which Hydra stumbles.
-    """
-    flags: list[str] = []
-    rest = iter(words)
-    words = []
-    for word in rest:
-        if not word.startswith("-"):
-            words.append(word)
-            continue
-        flags.append(word)
-        if word in WITH_VALUE and (value := next(rest, None)) is not None:
-            flags.append(value)
-    words = [QUOTED.sub(r"\1='\2'", LAUNCHERS.get(word, word)) for word in words]
-    for word in words:
-        if word.startswith("="):
-            raise UserError(f"{word}: the name before the = is missing")
-        if word.endswith("=null") and (CONF / word.removesuffix("=null")).is_dir():
-            group = word.removesuffix("=null")
-            raise UserError(f"{word} chooses nothing. Choices: {', '.join(choices(group))}")
-    return flags, words
+    return {read(word).key for word in HydraConfig.get().overrides.task}
 
 
 @contextmanager
@@ -93,8 +61,12 @@ def explain(error: BaseException, config_name: str) -> str | None:
     """One line for an error that the user can mend; None for a bug of ours, which deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
+    if isinstance(error, InterpolationResolutionError) and isinstance(origin(error), UserError | OSError):
+        return explain(origin(error), config_name)  # of a resolver, which makes a folder
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and isinstance(cause, OSError):
+        return explain(cause, config_name)
     if isinstance(error, InstantiationException):
-        cause = error.__cause__
         where = re.search(r"full_key: (\S+)", str(error))
         if cause is not None and (
             isinstance(cause, (UserError, ImportError, *OF_VALUES)) or refused_by_lightning(cause)
@@ -103,8 +75,10 @@ def explain(error: BaseException, config_name: str) -> str | None:
             hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
             return f"{refusal(part, cause)}{hint}"
         return None
-    if isinstance(error, OSError) and error.errno == 28:
+    if isinstance(error, OSError) and error.errno in FULL:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        return f"{error.filename} cannot be used ({error.strerror}); name another file or folder, or mend it"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
             f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
@@ -117,6 +91,13 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if refused_by_lightning(error):
         return f"the trainer refuses this configuration: {error}"
     return None
+
+
+def origin(error: BaseException) -> BaseException:
+    """The first of the errors of which one led to another."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
 
 
 def in_one_line(error: BaseException, config_name: str = "train") -> str:
@@ -187,7 +168,7 @@ def nearest(name: str, choices: list[str]) -> str:
 
 def config_keys(config_name: str) -> list[str]:
     """Every key of the config as it is composed with those words of the command line that choose among groups."""
-    words = [w for w in sys.argv[1:] if re.fullmatch(r"[a-z_/]+=[\w,-]+", w) and (CONF / w.split("=")[0]).is_dir()]
+    words = [word for word in split_flags(sys.argv[1:])[0] if chooses(word)]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -195,6 +176,14 @@ def config_keys(config_name: str) -> list[str]:
         except HydraException:
             cfg = hydra.compose(config_name)
     return list(flat_keys(cfg))
+
+
+def chooses(text: str) -> bool:
+    """Whether a word is one that chooses among the files of a group."""
+    with suppress(OverrideParseException):
+        word = read(text)
+        return word.head == word.key and (CONF / word.key).is_dir() and not word.sweeps
+    return False
 
 
 def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:

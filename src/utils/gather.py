@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from src.utils.errors import UserError
+from src.utils.overrides import assignment, command
 from src.utils.sharding import SHARDED
 
 
@@ -50,7 +51,8 @@ def main(folder: Path) -> None:
     except ValueError as error:
         raise UserError(str(error)) from error
     write_whole(whole, file, "the checkpoint")
-    print(f"written  {file}\nuse it   python -m src.sample run={folder.parents[1]} ckpt={file.stem}")
+    use = command("sample", assignment("run", folder.parents[1]), assignment("ckpt", file.stem))
+    print(f"written  {file}\nuse it   {use}")
 
 
 if __name__ == "__main__":

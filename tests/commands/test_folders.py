@@ -72,7 +72,7 @@ def test_an_empty_name_is_not_the_working_directory(command, foreign, words, emp
     os.chdir(here)
     before = contents(here)
     done = command("train", *SMALL, *words)
-    assert done.code == 1 and f"error: {words[-1]} is empty; name a new folder" in done.error, done.error
+    assert done.code == 1 and f"error: {words[-1]} is empty" in done.error, done.error
     assert here.is_dir() and contents(here) == before
 
 

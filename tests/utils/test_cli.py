@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 import src.runs  # noqa: F401 - registers the resolver that conf/train.yaml uses
 from src.commands import run_command
-from src.utils.cli import explain, flat_keys, nearest, split_flags, to_plain
+from src.utils.cli import explain, flat_keys, nearest, to_plain
 from src.utils.errors import UserError
 
 
@@ -66,6 +66,8 @@ def command(monkeypatch, capsys, tmp_path):
         ("trainer.=3", "trainer.=3 cannot be read: "),
         ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
+        ("data.frequency=", "data.frequency= is empty, as where a shell variable is not set; give a value, or leave"),
+        ("hydra.run.dir=null", "hydra.run.dir=null names no folder"),
         ("seed=1,2", "seed=1,2 are several values: a sweep over them needs -m first, a list is seed=[1,2]"),
         ("name=${foo}", "name: Interpolation key 'foo' not found"),
     ],
@@ -112,11 +114,6 @@ def test_a_sweep_runs_wherever_its_flag_stands(command, words):
     assert (code, lines, ran) == (0, [], [1, 2])
 
 
-def test_flags_and_overrides_keep_their_order():
-    words = ["b=1", "--config-dir", "mine", "a=2", "-m", "--cfg", "job", "--help"]
-    assert split_flags(words) == (["--config-dir", "mine", "-m", "--cfg", "job", "--help"], ["b=1", "a=2"])
-
-
 @pytest.mark.parametrize(
     ("word", "start"),
     [
@@ -154,6 +151,9 @@ def failing(error):
         (UserError("stopped", exit_code=143), 143, "error: stopped"),
         (KeyboardInterrupt(), 130, "error: stopped before the run began"),
         (OSError(28, "No space left on device", "/x"), 1, "error: the disk is full: /x. Free some space"),
+        (OSError(122, "Disk quota exceeded", "/x"), 1, "error: the disk is full: /x. Free some space"),
+        (OSError(30, "Read-only file system", "/x"), 1, "error: /x cannot be used (Read-only file system); name anoth"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: /x cannot be used (Permission denied); name anot"),
     ],
 )
 def test_errors_of_the_task_are_one_line(command, error, code, line):
@@ -186,6 +186,12 @@ def test_only_what_lacks_a_device_is_sent_to_another_trainer():
     assert explain(error, "train").endswith("found!. Use trainer=cpu, or trainer=auto")
     error.__cause__ = ValueError("Provided value is wrong")
     assert explain(error, "train") == "trainer: Provided value is wrong"
+
+
+def test_a_file_that_a_part_cannot_write_is_named():
+    error = InstantiationException("Error in call to target 'x':\nOSError(...)\nfull_key: data")
+    error.__cause__ = NotADirectoryError(20, "Not a directory", "/file/x")
+    assert explain(error, "train").startswith("/file/x cannot be used (Not a directory)")
 
 
 def test_nearest():
