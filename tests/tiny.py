@@ -31,7 +31,6 @@ QUICK = {
         "sampler.steps=2",
         "features.width=8",
         "metrics.distances.resamples=5",
-        "metrics.distances.subsets=5",
         "metrics.denoising.n=8",
     ],
     "compare": ["n=70", "samplers=[ddim]", "steps=[2,3]"],

@@ -6,11 +6,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
-from torchmetrics.image.kid import KernelInceptionDistance
 
 from src.measures.base import Measure, Section, Subject, Value
 from src.metrics.frechet import MOST, Given, Moments, frechet_interval, frechet_metric
 from src.metrics.intervals import share_interval
+from src.metrics.kernel_distance import kernel_distance
 from src.metrics.neighbours import Manifolds, manifolds
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import derive_seed, generator
@@ -24,7 +24,6 @@ class Distances(Measure):
 
     Args:
         resamples: of the bootstrap, for the interval of the Fréchet distance.
-        subsets: of the kernel distance.
         neighbours: k, for precision, recall, density and coverage.
         most: samples of each kind that these are computed on.
 
@@ -34,14 +33,8 @@ class Distances(Measure):
 
     kinds = ("images",)
 
-    def __init__(
-        self,
-        resamples: PositiveInt = 200,
-        subsets: PositiveInt = 100,
-        neighbours: PositiveInt = 5,
-        most: Annotated[int, Ge(2)] = 5000,
-    ):
-        self.resamples, self.subsets, self.neighbours, self.most = resamples, subsets, neighbours, most
+    def __init__(self, resamples: PositiveInt = 200, neighbours: PositiveInt = 5, most: Annotated[int, Ge(2)] = 5000):
+        self.resamples, self.neighbours, self.most = resamples, neighbours, most
 
     def least_for(self, subject: Subject) -> int:
         """As many as the covariance of the features needs."""
@@ -56,7 +49,7 @@ class Distances(Measure):
         values, moments = section.values, Moments.of(data)
         low, high = frechet_interval(moments, fake, self.resamples)
         values["frechet"] = Value("Fréchet distance", frechet(data, fake), low, high, frechet(data, other), "lower")
-        (mean, error), (floor, _) = (self.kernel(data, x) for x in (fake, other))
+        (mean, error), (floor, _) = (kernel_distance(data, x) for x in (fake, other))
         values["kernel"] = Value("kernel distance", mean, mean - 1.96 * error, mean + 1.96 * error, floor, "lower")
         logits, real_logits = features.logits(fake), features.logits(other)
         if logits is not None and real_logits is not None:
@@ -66,18 +59,6 @@ class Distances(Measure):
         values |= self.manifold_values(data, fake, other)
         section.notes = self.notes(subject, n, len(other))
         return section
-
-    def kernel(self, real: Tensor, fake: Tensor) -> tuple[float, float]:
-        """The squared kernel distance, unbiased, and its standard error, scaled from the subsets to all samples."""
-        # A quarter of the samples, so that the subsets are nearly independent.
-        size = max(2, min(1000, len(fake) // 4, len(real)))
-        metric = KernelInceptionDistance(feature=Given(real.shape[1]), subsets=self.subsets, subset_size=size)
-        metric.update(real, real=True)
-        metric.update(fake, real=False)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(derive_seed("kernel distance"))
-            mean, std = metric.compute()
-        return mean.item(), std.item() * (size / len(fake)) ** 0.5
 
     def manifold_values(self, data: Tensor, fake: Tensor, other: Tensor) -> dict[str, Value]:
         """Precision, recall, density and coverage, with as many real data as samples."""

@@ -13,7 +13,7 @@ from tests.commands.test_mistakes import assert_one_line
 from tests.plots.test_report import check
 
 SMALL = ["trainer=cpu", "net.width=8", "callbacks.pictures.n=0", "sampler.steps=2", "trainer.max_steps=12"]
-FEW = ["metrics.distances.resamples=10", "metrics.distances.subsets=5", "features.width=8"]
+FEW = ["metrics.distances.resamples=10", "features.width=8"]
 
 
 @pytest.fixture(scope="module")
