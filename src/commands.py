@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from src.utils.cli import CONF, one_line_errors
 from src.utils.overrides import split_flags
 from src.utils.paths import settle_environment, settle_strings
+from src.utils.trust import trusting
 from src.utils.yaml_limits import limit_yaml
 from src.words import check_folders, mended
 
@@ -43,12 +44,13 @@ def as_job(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[Dic
     """The task as Hydra runs it: a job of a sweep leaves its errors in the folder of the sweep, any other ends here."""
 
     def job(cfg: DictConfig) -> Any:
-        if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
-            from src.sweeping.job import run_job  # which imports what --help need not wait for
+        with trusting(cfg.get("trust") is True):
+            if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
+                from src.sweeping.job import run_job  # which imports what --help need not wait for
 
-            return run_job(task, cfg)
-        with one_line_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
-            settle_strings(cfg)
-            return task(cfg)
+                return run_job(task, cfg)
+            with one_line_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
+                settle_strings(cfg)
+                return task(cfg)
 
     return job

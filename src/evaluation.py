@@ -24,6 +24,7 @@ from src.utils.checkpoint_io import load_checkpoint
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, table
 from src.utils.errors import UserError, blame
+from src.utils.files import Damaged, read_arrays
 from src.utils.identity import identifying
 from src.utils.paths import check_writable
 from src.utils.sample_files import read_samples
@@ -323,8 +324,12 @@ def read_kept(file: Path, key: str) -> dict[str, np.ndarray] | None:
     """The samples of a file, where they were drawn with the settings of this key."""
     if not file.is_file():
         return None
-    with np.load(file) as kept:
-        return dict(kept.items()) if kept.get("key") == key else None  # type: ignore[arg-type]
+    try:
+        kept = read_arrays(file, {"x": "f", "nfe": "fi", "seconds": "fi", "key": "U"}, "New samples are drawn")
+    except Damaged as damage:
+        log.warning(str(damage))
+        return None
+    return kept if kept["key"] == key else None
 
 
 def objective(names: Any, sections: dict[str, Section]) -> Any:

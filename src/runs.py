@@ -17,12 +17,32 @@ import yaml
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
-from src.utils.errors import UserError, blame
+from src.utils.check_config import check_config
+from src.utils.errors import UserError, blame, blame_file
+from src.utils.files import read_json, read_yaml
 from src.utils.paths import check_writable
 from src.utils.processes import is_follower
+from src.utils.trust import refuse_foreign
 from src.utils.whole_files import put_back, whole
 
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
+# What run.json says, as far as others rely on it.
+TEXT = (str, type(None))
+FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
+         "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
+         "data_identity?": (dict, type(None)), "results?": {"steps": int, "seconds": float}}  # fmt: skip
+# What config.yaml says, as far as others rely on it.
+PART = {"_target_": str}
+SETTINGS = {
+    "name": str, "seed": int, "self_conditioning": (float, bool), "clusters?": int,
+    "paths": {"run": str, "outputs": str, "data": str},
+    "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
+    "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART, "times": PART,
+    "module": PART | {"conditional": bool}, "trainer": PART | {"max_steps": int}, "callbacks": dict,
+    "sampler": PART, "grid": PART, "clip": PART, "guidance": dict,
+}  # fmt: skip
+# Parts that are rebuilt whatever is done with a run.
+REBUILT = ("data", "net", "schedule", "parameterization", "variance", "times")
 # The groups that say how to sample; those of the run itself unless the command line names others.
 SAMPLING = ("sampler", "variance", "grid", "clip", "guidance")
 
@@ -64,9 +84,20 @@ class Run:
         return cls(path.resolve() if name == "latest" else path)
 
     def config(self) -> DictConfig:
-        """The resolved config that the run was started with; its paths follow the folder when it is moved."""
-        cfg = yaml.safe_load((self.path / CONFIG).read_text())
+        """The resolved config that the run was started with; its paths follow the folder when it is moved.
+
+        Raises:
+            UserError: where it is damaged, or names what is no part and the command line does not say trust=true.
+        """
+        cfg = self.settings()
+        refuse_foreign(cfg, self.path / CONFIG)
+        with blame_file(self.path / CONFIG):
+            check_config({part: cfg[part] for part in REBUILT})
         return OmegaConf.create(moved(cfg, cfg["paths"]["run"], str(self.path.absolute())))
+
+    def settings(self) -> dict[str, Any]:
+        """The same as plain containers, with the paths of then."""
+        return read_yaml(self.path / CONFIG, SETTINGS, "Take it from another run of the same settings")
 
     def checkpoint(self, which: str) -> Path:
         """The path of `last`, `best` or one that was kept, such as `step_1000`.
@@ -112,7 +143,8 @@ class Run:
     def facts(self) -> dict[str, Any]:
         """What run.json holds."""
         path = self.path / RECORD
-        return json.loads(path.read_text()) if path.exists() else {}
+        advice = "Delete it: the run goes on without its command line and results"
+        return read_json(path, FACTS, advice) if path.exists() else {}
 
     @property
     def finished(self) -> bool:
@@ -267,6 +299,7 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     """
     from src.diffusion.ema import rebuild
     from src.utils.checkpoint_io import load_checkpoint
+    from src.utils.files import read_tensors
 
     prefixes = {"ema": "ema.model.", "raw": "denoiser."}
     if weights in prefixes:
@@ -275,7 +308,8 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     if isinstance(weights, bool | str):
         raise UserError(f"weights={weights} is none of ema, raw, or a relative width such as 0.07")
     instead = "Delete it; the others may do"
-    snapshots = [load_checkpoint(path, instead, mmap=True) for path in run.snapshots()]
+    wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
+    snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
     with blame(f"weights={weights}"):
         return rebuild(snapshots, weights), run.path / "snapshots"
 
@@ -283,6 +317,8 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
 def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     """Load a state dict, and refuse one of another architecture in one line."""
     expected = model.state_dict()
+    if odd := [k for k, value in weights.items() if not hasattr(value, "isfinite")]:
+        raise UserError(f"{source} is damaged: {odd[0]} is no tensor. Use another checkpoint")
     missing = [k for k in expected if k not in weights]
     foreign = [k for k in weights if k not in expected]
     shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
@@ -295,6 +331,9 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
             f"{len(foreign)} are not known; for example {key} {found} there, but {wanted}). "
             "Use the net and data settings that it was trained with"
         )
+    bad = [k for k, value in weights.items() if expected[k].isfinite().all() and not value.isfinite().all()]
+    if bad:
+        raise UserError(f"{source} holds numbers that are not finite: {bad[0]}. Use a checkpoint from before they were")
     model.load_state_dict(weights)
 
 

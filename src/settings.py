@@ -14,7 +14,7 @@ from src.utils.folders import check_named
 from src.utils.overrides import read
 
 # Words that say how a run is started; the run itself does not remember them.
-OF_THE_START = ("auto_resume", "resume_changed_data", "init_from", "plan", "sweep")
+OF_THE_START = ("auto_resume", "resume_changed_data", "trust", "init_from", "plan", "sweep")
 
 
 def folder_of_hydra() -> Run:

@@ -26,10 +26,11 @@ from src.utils.hardware import is_main_process, precision_for
 from src.utils.options import Train
 from src.utils.overrides import assignment, command, in_quotes, split_flags, value_of, without_interpolation
 from src.utils.processes import agreed, launched_together
+from src.utils.trust import foreign, trusted
 
 PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
 # Settings that say how a run is started, and not what it is.
-OF_THE_START = ("resume", "auto_resume", "resume_changed_data", "sweep", "plan")
+OF_THE_START = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
 
 
 class FailedBefore(UserError):
@@ -228,4 +229,7 @@ def follow(settled: Settled) -> None:
         config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(settled.run.path))))
     alone = launched_together() is None and config.hydra.mode == RunMode.RUN
     if settled.resumes and alone and value_of("resume", settled.overrides) is None:
-        sys.argv[1:] = [assignment("resume", settled.run.path), *split_flags(sys.argv[1:])[1]]
+        # What the folder names was checked here, or is what this command line names itself.
+        saved, own = ({name for _, name in foreign(cfg)} for cfg in (settled.run.settings(), settled.plain))
+        trust = ["trust=true"] if trusted() or (saved and saved <= own) else []
+        sys.argv[1:] = [assignment("resume", settled.run.path), *trust, *split_flags(sys.argv[1:])[1]]

@@ -6,12 +6,13 @@ from pathlib import Path
 
 from hydra.errors import OverrideParseException
 
-from src.runs import SAMPLING, Run
+from src.runs import RECORD, SAMPLING, Run
 from src.sweeping.jobs import SWEEP, Plan
 from src.utils.cli import CONF, choices
 from src.utils.errors import UserError
 from src.utils.overrides import Word, assignment, read, value_of
 from src.utils.paths import check_writable, expanded, is_empty, refuse_empty
+from src.utils.trust import refuse_foreign_words
 
 # What src.compare calls as a folder of conf/ is called, in which Hydra would look for choices.
 CALLED = {"guidance": "scales", "sweep": "sweep_folder"}
@@ -95,7 +96,9 @@ def words_of_training(words: list[str]) -> list[str]:
     words = words_of_planning(words_of_sweep(words))
     if (resume := value_of("resume", words)) is None:
         return words
-    saved = Run.find(str(resume)).overrides()
+    run = Run.find(str(resume))
+    saved = run.overrides()
+    refuse_foreign_words(saved, run.path / RECORD, value_of("trust", words) is True)
     return words if words[: len(saved)] == saved else [*saved, *words]
 
 
@@ -132,6 +135,7 @@ def words_of_sweep(words: list[str]) -> list[str]:
         raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {SWEEP}")
     plan, given = Plan.read(Path(folder)), [word for word in words if not read(word).key.startswith("sweep.")]
     typed = [] if given else [*plan.hydra_words, *plan.words]
+    refuse_foreign_words(typed, Path(folder) / SWEEP, value_of("trust", words) is True)
     start = ("sweep.resume", "sweep.retry", "sweep.dry_run")
     own = [word for word in typed if read(word).key not in start and word not in words]
     return [*own, *words, assignment("hydra.sweep.dir", Path(folder).absolute()), "hydra.mode=MULTIRUN"]

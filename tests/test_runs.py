@@ -29,6 +29,7 @@ from src.runs import (
 )
 from src.utils.errors import UserError
 from src.words import words_of_training
+from tests.tiny import saved_config
 
 
 def message_of(call) -> str:
@@ -47,7 +48,7 @@ def outputs(tmp_path, monkeypatch) -> Path:
 
 def start(path: Path, overrides=(), **cfg) -> Run:
     run = Run(path)
-    run.start({"name": "x", "paths": {"outputs": "outputs", "run": str(path)}, **cfg}, list(overrides))
+    run.start(saved_config(str(path), "outputs", **cfg), list(overrides))
     return run
 
 
@@ -118,16 +119,15 @@ def test_the_config_survives_exactly(outputs):
     cfg = {"seed": 3, "lr": 1e-3, "size": [8, 8], "none": None, "on": True, "text": "no", "eps": 1.0e-8, "date": "1e3"}
     run = start(outputs / "x", **cfg)
     assert OmegaConf.to_container(run.config()) == {
-        "name": "x",
-        "paths": {"outputs": "outputs", "run": str(run.path.absolute())},
+        **saved_config(str(run.path.absolute()), "outputs"),
         **cfg,
     }
 
 
 def test_paths_follow_a_folder_that_is_moved(outputs, tmp_path):
-    run = start(
-        outputs / "x", callbacks={"checkpoints": {"dirpath": "outputs/x/checkpoints"}}, data={"root": "outputs"}
-    )
+    folders = saved_config("", "")["data"] | {"_target_": "src.data.image_folder.ImageFolder", "root": "outputs"}
+    folders |= {"channels": 3, "size": [8, 8]}
+    run = start(outputs / "x", callbacks={"checkpoints": {"dirpath": "outputs/x/checkpoints"}}, data=folders)
     new = tmp_path / "elsewhere"
     run.path.rename(new)
     cfg = Run(new).config()

@@ -37,6 +37,23 @@ QUICK = {
 }
 
 
+def saved_config(run: str, outputs: str, **changes) -> dict:
+    """The least that the config.yaml of a run holds."""
+    part = {"_target_": "src.samplers.clipping.Unclipped"}
+    return {
+        "name": "x", "seed": 0, "self_conditioning": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
+        "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
+        "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "hidden": 8, "layers": 1},
+        "schedule": {"_target_": "src.diffusion.tables.linear"},
+        "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+        "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
+        "times": {"_target_": "src.diffusion.times.Stratified"},
+        "module": {"_target_": "src.module.DiffusionModule", "conditional": False},
+        "trainer": {"_target_": "pytorch_lightning.Trainer", "max_steps": 2}, "callbacks": {},
+        "sampler": part, "grid": part, "clip": part, "guidance": part,
+    } | changes  # fmt: skip
+
+
 class Memory(DataModule):
     """Labelled noise, in memory."""
 

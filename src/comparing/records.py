@@ -1,6 +1,5 @@
 """What run folders hold that can be compared, and which of them a command line means."""
 
-import json
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,15 +7,19 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
-
 from src.runs import CONFIG, Run, moved
 from src.sweeping.jobs import SWEEP, Plan, read_jobs
+from src.utils import files
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.identity import identifying
 from src.utils.metrics_csv import Row, read_metrics
 from src.utils.overrides import read
+
+# What metrics.json says, as far as others rely on it.
+NUMBER, TEXT = (float, type(None)), (str, type(None))
+METRIC = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "floor?": NUMBER, "better?": TEXT, "name?": TEXT}
+METRICS = {"n?": int, "nfe?": NUMBER, "seconds?": NUMBER, "features?": TEXT, "key?": TEXT, "metrics?": {"*": METRIC}}
 
 
 class Curve(NamedTuple):
@@ -46,7 +49,7 @@ class Record:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config, in which the folders of this one run have the same names as those of any other."""
-        cfg = yaml.safe_load((self.run.path / CONFIG).read_text())
+        cfg = self.run.settings()
         return moved(moved(cfg, cfg["paths"]["run"], "RUN"), cfg["paths"]["outputs"], "OUTPUTS")
 
     @cached_property
@@ -125,9 +128,9 @@ class Record:
 def read_json(file: Path) -> dict[str, Any] | None:
     """What a file holds; None, and a line that says so, where it is cut off."""
     try:
-        return json.loads(file.read_text())
-    except ValueError:
-        log.warning(f"{file} cannot be read and is left out")
+        return files.read_json(file, METRICS, "It is left out")
+    except files.Damaged as damage:
+        log.warning(str(damage))
         return None
 
 

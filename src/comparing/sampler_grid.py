@@ -8,7 +8,6 @@ from hashlib import sha256
 from itertools import product
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
@@ -25,10 +24,12 @@ from src.sampling import take_from_run
 from src.utils.cli import choices, nearest, to_plain
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
+from src.utils.files import read_arrays
 from src.utils.overrides import read
 from src.utils.paths import check_writable
 
 SHOWN = 1000  # samples, of which pictures take what they have room for
+ADVICE = "Delete its folder, and give the same command again"
 KEPT = "metrics.json"  # in the folder of a cell: what src.evaluate says, and what was asked for; written last
 PASSED_ON = ("run", "ckpt", "weights", "n", "seed", "batch_size", "device", "precision")
 
@@ -212,7 +213,10 @@ class SamplerGrid:
         report.section("Samples")
         for steps in dict.fromkeys(cell.steps for cell in cells):
             files = {c.series: self.out / c.name / "samples.npz" for c in cells if c.steps == steps}
-            first = {name: torch.from_numpy(np.load(file)["x"][:SHOWN]) for name, file in files.items()}
+            first = {
+                name: torch.from_numpy(read_arrays(file, {"x": "f"}, ADVICE)["x"][:SHOWN])
+                for name, file in files.items()
+            }
             shown = how_many(next(iter(first.values())), self.found[cells[0]]["n"])
             picture = side_by_side(first, self.run.facts().get("kind"))
             report.picture(f"samples_{steps}_steps", picture, f"From the same noise in {steps} steps{shown}.")

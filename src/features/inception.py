@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from src.features.base import Features, Reference
-from src.features.trained import digest, keep, read
+from src.features.trained import digest, read
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
+from src.utils.files import cached
 from src.utils.ranges import PositiveInt
 
 WIDTH = 2048
@@ -43,9 +44,8 @@ class InceptionFeatures(Features):
         self.net = load_inception(weights).to(device or torch.device("cpu"))
         (x, _), (x_test, _) = read(reference.train), read(reference.test)
         file = Path(cache) / f"inception_{digest('inception', x, x_test)}.pt"
-        if not file.exists():
-            keep({"train": self.see(x), "test": self.see(x_test)}, file)
-        kept = torch.load(file, weights_only=True)
+        wanted = {"train": Tensor, "test": Tensor}
+        kept = cached(file, lambda: {"train": self.see(x), "test": self.see(x_test)}, wanted)
         self.train, self.test = kept["train"], kept["test"]
 
     def __call__(self, x: Tensor) -> Tensor:

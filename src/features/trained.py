@@ -18,11 +18,13 @@ from torch.nn import functional as F
 from src.features.base import Features, Real, Reference
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
+from src.utils.files import cached
 from src.utils.hardware import precision_for
 from src.utils.paths import check_writable
 from src.utils.ranges import PositiveFloat, PositiveInt
-from src.utils.whole_files import whole
 
+NUMBER = (float, type(None))
+KEPT = {"weights": dict, "scale": float, "train": Tensor, "test": Tensor, "accuracy": NUMBER, "error": NUMBER}
 LEAST_STEPS = 300
 LARGEST = 64  # pixels: larger images are seen at this size
 # The scale of what is learned is arbitrary. With this total variance of the real data, a Fréchet distance is in percent
@@ -90,8 +92,7 @@ class TrainedFeatures(Features):
         file = Path(cache) / f"{self.kind}_{self.key}.pt"
         if not file.exists():
             check_writable("features.cache", cache)
-            keep(self.learn(x, y, x_test, y_test), file)
-        kept = torch.load(file, weights_only=True)
+        kept = cached(file, lambda: self.learn(x, y, x_test, y_test), KEPT)
         self.net.load_state_dict(kept["weights"])
         self.net.eval()
         self.scale, self.train, self.test, self.accuracy = (kept[k] for k in ("scale", "train", "test", "accuracy"))
@@ -243,9 +244,3 @@ def digest(recipe: str, *tensors: Tensor | None) -> str:
             h.update(str(tuple(tensor.shape)).encode())
             h.update(tensor.contiguous().numpy().data)
     return h.hexdigest()[:12]
-
-
-def keep(kept: dict[str, Any], file: Path) -> None:
-    """Write in one move: several processes may want the same features."""
-    with whole(file) as partial:
-        torch.save(kept, partial)

@@ -9,10 +9,15 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
+from src.utils.errors import UserError
+from src.utils.files import read_json, reading
 from src.utils.overrides import read
 from src.utils.whole_files import whole
 
 SWEEP, JOBS = "sweep.json", "jobs"
+NONE = type(None)
+JOB = {"number": int, "words": [str], "state": str, "began": float, "ended": (float, NONE), "error": (str, NONE)}
+PLAN = {"command": str, "words": [str], "hydra_words": [str], "swept": [str], "jobs": [[str]], "count": (int, NONE)}
 
 
 @dataclass
@@ -52,7 +57,14 @@ class Job:
 def read_jobs(sweep: Path) -> list[Job]:
     """All jobs that were started since the sweep was, by number."""
     files = (sweep / JOBS).glob("[0-9]*.json")
-    return sorted((Job(**json.loads(file.read_text())) for file in files), key=lambda job: job.number)
+    return sorted((read_record(Job, file, JOB, "Delete it") for file in files), key=lambda job: job.number)
+
+
+def read_record(kind: Any, file: Path, wanted: dict[str, Any], advice: str) -> Any:
+    """The dataclass that a file holds."""
+    content = read_json(file, wanted, advice)
+    with reading(file, advice):
+        return kind(**content)
 
 
 def forget_jobs(sweep: Path) -> None:
@@ -65,8 +77,8 @@ def forget_jobs(sweep: Path) -> None:
 
 @lru_cache(maxsize=8)
 def read_once(path: str, inode: int, modified: int) -> dict[str, Any]:
-    """What a JSON file holds that is replaced when it changes, never written to."""
-    return json.loads(Path(path).read_text())
+    """What the plan of a sweep holds, a file that is replaced when it changes, never written to."""
+    return read_json(Path(path), PLAN, "Start the sweep again in another folder: finished runs are not repeated")
 
 
 @dataclass
@@ -98,7 +110,8 @@ class Plan:
         """The plan of the sweep in a folder."""
         file = sweep / SWEEP
         stat = file.stat()
-        return cls(**read_once(str(file), stat.st_ino, stat.st_mtime_ns))
+        with reading(file, "Start the sweep again in another folder"):
+            return cls(**read_once(str(file), stat.st_ino, stat.st_mtime_ns))
 
     def own_words(self, overrides: Sequence[str]) -> list[str]:
         """Those of the overrides of a job that tell it from the others."""
@@ -109,7 +122,7 @@ def is_sweep(folder: Path) -> bool:
     """Whether a sweep has begun in a folder."""
     try:
         return bool(Plan.read(folder))
-    except (OSError, ValueError, TypeError):
+    except (UserError, OSError):
         return False
 
 

@@ -9,9 +9,21 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from src.utils.errors import UserError
+from src.utils.files import check, read_tensors, reading
 from src.utils.gather import gather
 from src.utils.sharding import SHARDED
 from src.utils.whole_files import take_place
+
+CHECKPOINT = {"global_step": int, "state_dict": dict}
+# What Lightning restores of one.
+RESUMABLE = CHECKPOINT | {
+    "epoch": int,
+    "pytorch-lightning_version": str,
+    "loops": {"fit_loop": dict},
+    "callbacks": dict,
+    "optimizer_states": [{"state": dict, "param_groups": [dict]}],
+    "lr_schedulers": [dict],
+}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -24,7 +36,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_whole(checkpoint, Path(path), f"the checkpoint of step {checkpoint.get('global_step')}")
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return load_checkpoint(Path(path))
+        return load_checkpoint(Path(path), "Go on from another one, or begin a new run", RESUMABLE)
 
 
 def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
@@ -59,26 +71,27 @@ def reason(error: BaseException) -> str:
 
 
 def load_checkpoint(
-    path: Path, instead: str = "Use another one, such as best.ckpt or last.ckpt", mmap: bool = False
+    path: Path,
+    instead: str = "Use another one, such as best.ckpt or last.ckpt",
+    wanted: Any = CHECKPOINT,
+    mmap: bool = False,
 ) -> dict[str, Any]:
     """Read a checkpoint onto the CPU: plain containers and tensors only, so that nobody's code runs.
 
     Args:
-        path: of the file.
+        path: of the file, or of the folder that several processes have written.
         instead: what to do where it cannot be read.
-        mmap: leave the tensors on the disk until they are used.
+        wanted: what it must hold, as `files.check` reads it.
+        mmap: leave the tensors of a file on the disk until they are used.
 
     Raises:
-        UserError: where there is no such file, or it is truncated or no checkpoint.
+        UserError: where there is no such file, or it is truncated, altered or no checkpoint.
     """
     if not path.is_file() and not (path / SHARDED).is_file():
         raise UserError(f"there is no checkpoint {path}")
-    try:
-        if path.is_dir():  # written by several processes
-            return gather(path)
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
-    except Exception as error:
-        size = sum(f.stat().st_size for f in path.iterdir()) if path.is_dir() else path.stat().st_size
-        raise UserError(
-            f"{path} ({size:,} bytes) cannot be read: it is truncated or not a checkpoint of this project. {instead}"
-        ) from error
+    if path.is_file():
+        return read_tensors(path, wanted, instead, mmap)
+    with reading(path, instead):
+        content = gather(path)
+        check(content, wanted)
+        return content

@@ -36,6 +36,15 @@ def printable(text: str) -> str:
 
 
 @contextmanager
+def blame_file(file: object) -> Iterator[None]:
+    """Say which file a UserError speaks of."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{file}: {error}") from error
+
+
+@contextmanager
 def blame(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
     """Say of which part of the config an error speaks, raised where the part is made or put together with others."""
     try:

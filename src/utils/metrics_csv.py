@@ -8,6 +8,9 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
+from src.utils.files import check, read_rows, reading
+
+ADVICE = "Delete it: the run goes on without the values logged before"
 Row = dict[str, float]
 
 
@@ -55,8 +58,7 @@ class MetricsCSV(Logger):
             with self.path.open("r+") as file:
                 file.truncate(self.row_begins)
         if not self.columns and self.path.exists():
-            with self.path.open(newline="") as file:
-                self.columns = next(csv.reader(file), [])
+            self.columns = next(iter(read_rows(self.path, ADVICE)), [])
         new = [key for key in self.row if key not in self.columns]
         if new:
             self.columns += new
@@ -83,12 +85,13 @@ class MetricsCSV(Logger):
 
 def read_metrics(path: Path) -> list[Row]:
     """The rows of a metrics.csv, without their empty cells; a last line cut off by a kill is left out."""
-    with path.open(newline="") as file:
-        rows = list(csv.reader(line for line in file if line.endswith("\n")))
+    rows = read_rows(path, ADVICE)
     columns = rows[0] if rows else []
-    whole = [row for row in rows[1:] if len(row) == len(columns)]
-    parsed = [{key: float(v) for key, v in zip(columns, row, strict=True) if v} for row in whole]
-    return [{k: int(v) if k in ("step", "epoch") else v for k, v in row.items()} for row in parsed]
+    with reading(path, ADVICE):
+        whole = [row for row in rows[1:] if len(row) == len(columns)]
+        parsed = [{key: float(v) for key, v in zip(columns, row, strict=True) if v} for row in whole]
+        check(parsed, [{"step": float}], "row")
+        return [{k: int(v) if k in ("step", "epoch") else v for k, v in row.items()} for row in parsed]
 
 
 def write_metrics(path: Path, rows: list[Row], columns: list[str]) -> None:

@@ -36,6 +36,7 @@ class Train(TypedDict):
     init_from: str | None
     auto_resume: bool
     resume_changed_data: bool
+    trust: bool
     self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
     clusters: Literal[0] | Annotated[int, Ge(2)]
     compile: bool
@@ -57,6 +58,7 @@ class _Drawing(TypedDict):
     batch_size: Count
     device: str
     paths: Paths
+    trust: bool
     precision: Literal["auto", 32, "32", "bf16"]
 
 

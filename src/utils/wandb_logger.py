@@ -5,12 +5,12 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pytorch_lightning.loggers import WandbLogger
 from pytorch_lightning.loggers.logger import rank_zero_experiment
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.utils.errors import UserError
+from src.utils.files import read_yaml
 from src.utils.hardware import is_main_process
 
 
@@ -50,7 +50,7 @@ class WeightsAndBiases(WandbLogger):
             return self._experiment
         import wandb
 
-        self._wandb_init["config"] = yaml.safe_load((self.folder / "config.yaml").read_text())
+        self._wandb_init["config"] = read_yaml(self.folder / "config.yaml", dict, "Begin a new run")
         try:
             return super().experiment
         except wandb.Error as error:

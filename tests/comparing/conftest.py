@@ -11,6 +11,7 @@ import yaml
 from src.comparing.records import Record
 from src.runs import Run
 from src.utils.metrics_csv import write_metrics
+from tests.tiny import saved_config
 
 LOSS = {"_target_": "src.diffusion.losses.MSE", "weighting": {"_target_": "src.diffusion.weightings.velocity"}}
 CONFIG: dict[str, Any] = {
@@ -62,7 +63,9 @@ def write_run(tmp_path):
     ) -> Record:
         folder: Path = tmp_path / name
         (folder / "checkpoints").mkdir(parents=True)
-        cfg = config(**changes) | {"paths": {"run": str(folder), "outputs": str(tmp_path), "data": f"{tmp_path}/data"}}
+        paths = {"run": str(folder), "outputs": str(tmp_path), "data": f"{tmp_path}/data"}
+        least, cfg = saved_config("", ""), config(**changes) | {"paths": paths}
+        cfg = least | cfg | {part: least[part] | cfg[part] for part in ("data", "module", "trainer")}
         cfg["callbacks"]["stop"]["run"] = str(folder)
         (folder / "config.yaml").write_text(yaml.safe_dump(cfg))
         facts: dict[str, Any] = {"overrides": list(typed), "parameters": 1234}

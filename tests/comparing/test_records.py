@@ -107,17 +107,21 @@ def test_measures_of_the_same_samples_come_together(write_run):
     """The newer number of each; those of other samples, other features or a file of samples stay apart."""
     same = {"key": "abc", "features": "f"}
     there = {
-        "old": same | {"metrics": {"frechet": 3, "recall": 1}},
-        "new": same | {"metrics": {"frechet": 2}},
-        "other features": same | {"features": "g", "metrics": {"frechet": 9}},
-        "other samples": same | {"key": "def", "metrics": {"frechet": 8}},
-        "given": same | {"samples": "file.npz", "metrics": {"frechet": 7}},
+        "old": same | {"metrics": {"frechet": {"value": 3}, "recall": {"value": 1}}},
+        "new": same | {"metrics": {"frechet": {"value": 2}}},
+        "other features": same | {"features": "g", "metrics": {"frechet": {"value": 9}}},
+        "other samples": same | {"key": "def", "metrics": {"frechet": {"value": 8}}},
+        "given": same | {"samples": "file.npz", "metrics": {"frechet": {"value": 7}}},
     }
     record = write_run("a", evaluations=there)
     for age, place in enumerate(["new", "old", "other features", "other samples", "given"]):
         os.utime(record.run.path / "evaluations" / place / "metrics.json", (1000 - age, 1000 - age))
     found = [e["metrics"] for e in record.evaluations]
-    assert found == [{"frechet": 2, "recall": 1}, {"frechet": 9}, {"frechet": 8}]
+    assert found == [
+        {"frechet": {"value": 2}, "recall": {"value": 1}},
+        {"frechet": {"value": 9}},
+        {"frechet": {"value": 8}},
+    ]
 
 
 def test_evaluations_the_newest_first_without_broken_ones(write_run):

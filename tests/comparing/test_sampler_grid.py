@@ -58,14 +58,7 @@ def made(monkeypatch):
 @pytest.fixture
 def grid(write_run, made, tmp_path):
     """`grid(samplers="[ddim]")` samples over it and gives it."""
-    parts = ("variance", "grid", "clip")
-    write_run(
-        "run",
-        data__size=[8],
-        net__num_classes=10,
-        module__conditional=True,
-        **{key: {"_target_": "x"} for key in parts},
-    )
+    write_run("run", data__size=[8], net__size=[8], net__num_classes=10, module__conditional=True)
 
     def run(**settings) -> SamplerGrid:
         words = {"samplers": "[ddim,heun]", "steps": "[5,10]"} | settings

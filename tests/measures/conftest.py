@@ -14,6 +14,7 @@ from src.runs import Run
 from src.samplers.ancestral import DDIM
 from src.tasks.base import Model
 from tests.diffusion.oracles import Oracle
+from tests.tiny import saved_config
 
 
 class Memory(DataModule):
@@ -68,11 +69,12 @@ def subject(tmp_path):
         mean = data.train_set.x.mean(0)
         denoiser = Oracle(predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or cosine()).eval()
         model = Model(denoiser, DDIM(denoiser.schedule, steps=4), data.shape, label=label, seed=seed)
-        config = {
-            "paths": {"run": str(tmp_path)},
-            "module": {"conditional": data.num_classes > 0},
-            "times": {"_target_": "src.diffusion.times.Stratified", **(times or {})},
-        }
+        config = saved_config(
+            str(tmp_path),
+            "outputs",
+            module={"_target_": "src.module.DiffusionModule", "conditional": data.num_classes > 0},
+            times={"_target_": "src.diffusion.times.Stratified", **(times or {})},
+        )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         return Subject(x.float(), label, Reference(data, features), model, Run(tmp_path), seed=seed)
 

@@ -14,6 +14,10 @@ from src.utils.errors import UserError
 OLD = {"global_step": 1, "state_dict": {"w": torch.arange(5.0)}}
 NEW = {"global_step": 7, "state_dict": {"w": torch.arange(5.0) + 1}}
 
+# What Lightning restores beside them.
+RESTORED = {"epoch": 0, "pytorch-lightning_version": "2.6.6", "loops": {"fit_loop": {}}, "callbacks": {},
+            "optimizer_states": [{"state": {}, "param_groups": [{"lr": 0.1}]}], "lr_schedulers": [{}]}  # fmt: skip
+
 
 @pytest.fixture
 def path(tmp_path) -> Path:
@@ -43,6 +47,7 @@ def test_round_trip(path):
     assert_holds(path, OLD)
     save(NEW, path)
     assert_holds(path, NEW)
+    save(NEW | RESTORED, path)
     loaded = AtomicCheckpointIO().load_checkpoint(str(path), map_location="meta", weights_only=False)
     assert loaded["state_dict"]["w"].device.type == "cpu"
 
@@ -134,14 +139,14 @@ def test_a_truncated_file(path, size):
     size = int(size * whole) if isinstance(size, float) else size % whole
     os.truncate(path, size)
     message = message_of(lambda: load_checkpoint(path))
-    assert message.startswith(f"{path} ({size:,} bytes) cannot be read")
+    assert message.startswith(f"{path} cannot be read: it is truncated")
 
 
 @pytest.mark.parametrize("content", [b"hello\n", b"\x00" * 1000, b"PK\x03\x04 no archive"])
 def test_another_file(path, content):
     path.parent.mkdir()
     path.write_bytes(content)
-    assert f"{path} ({len(content):,} bytes) cannot be read" in message_of(lambda: load_checkpoint(path))
+    assert f"{path} cannot be read" in message_of(lambda: load_checkpoint(path))
 
 
 class Harmful:
@@ -158,3 +163,18 @@ def test_code_in_a_checkpoint_is_not_run(path, tmp_path, monkeypatch):
     assert not (tmp_path / "harm").exists()
     torch.load(path, weights_only=False)  # it would have been
     assert (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("key", [*RESTORED, "global_step", "state_dict"])
+@pytest.mark.parametrize("value", [None, [5], "text", {"no": "such"}])
+def test_a_checkpoint_that_lacks_what_lightning_restores(path, key, value):
+    content = NEW | RESTORED | {key: value}
+    if value is None:
+        del content[key]
+    save(content, path)
+    if isinstance(value, str) and isinstance(RESTORED.get(key), str):
+        return
+    if isinstance(value, dict) and key in ("callbacks", "state_dict"):
+        return
+    message = message_of(lambda: AtomicCheckpointIO().load_checkpoint(path))
+    assert message.startswith(f"{path} is damaged: {key}") and "begin a new run" in message
