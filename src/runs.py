@@ -107,6 +107,10 @@ class Run:
         """
         path = self.checkpoints / f"{which}.ckpt"
         put_back(path)
+        if which == "best":
+            from src.utils.checkpoint_io import best_checkpoint
+
+            path = best_checkpoint(self.checkpoints)
         if not path.exists():
             there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
             hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
@@ -151,6 +155,10 @@ class Run:
         """Whether it came to its end; not where trainer.max_time stopped it before."""
         facts = self.facts()
         return "results" in facts and facts.get("finished", True)
+
+    def is_reported(self, step: int) -> bool:
+        """Whether it came to its end at this step, and its results are here."""
+        return self.finished and self.facts()["results"].get("steps") == step
 
     def start(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
         """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""

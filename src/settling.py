@@ -75,15 +75,19 @@ class Settled:
         if not self.run.exists:
             self.run.record(overrides=self.overrides, key=self.key)
 
-    def release_folder(self) -> None:
+    def leave_folder(self) -> None:
         """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
-        if self.lock is not None:
-            if not self.run.exists:
-                for name in (LOG, RECORD, LOCK):
-                    (self.run.path / name).unlink(missing_ok=True)
-                remove_if_empty(self.run.checkpoints)
-            self.lock.release()
+        if self.lock is not None and not self.run.exists:
+            for name in (LOG, RECORD, LOCK):
+                (self.run.path / name).unlink(missing_ok=True)
+            remove_if_empty(self.run.checkpoints)
+        self.release_folder()
         remove_if_empty(self.run.path)
+
+    def release_folder(self) -> None:
+        """Let others train there."""
+        if self.lock is not None:
+            self.lock.release()
 
     def outcome(self) -> Any:
         """The results that `sweep.objective` names, for a search; None in all but the first process."""

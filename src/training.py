@@ -10,12 +10,11 @@ import pytorch_lightning as pl
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoints import Checkpoints, Finishing, out_of_time
 from src.callbacks.denoising import DenoisingTest
 from src.callbacks.finetune import FineTune
 from src.callbacks.progress import Progress
@@ -23,7 +22,7 @@ from src.callbacks.quality import Quality
 from src.data.base import DataModule
 from src.diffusion.ema import Power
 from src.module import DiffusionModule
-from src.runs import LOG, Run, build_denoiser, load_weights, submodule
+from src.runs import LOG, RECORD, Run, build_denoiser, load_weights, submodule
 from src.settling import Settled
 from src.summary import after_training, before_training, git_commit
 from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
@@ -37,6 +36,7 @@ from src.utils.lr_schedules import build_lr_schedule
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
 from src.utils.sharding import SHARDED, FullyShard
+from src.utils.whole_files import check_still_there
 
 NEEDED = {"checkpoints": Checkpoints, "progress": Progress}
 # What a search can look at, beside what callbacks measure.
@@ -79,7 +79,7 @@ class Training:
         try:
             return cls._prepare(settled)
         except BaseException:
-            settled.release_folder()
+            settled.leave_folder()
             raise
 
     @classmethod
@@ -98,8 +98,10 @@ class Training:
             instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
         check_labels(settled.plain)
         source = resume or initial_checkpoint(cfg)
-        step = load_into(module, source) if source is not None else 0
+        step = load_into(module, source, source is resume) if source is not None else 0
         trainer = build_trainer(cfg)
+        if resume is not None and not run.is_reported(step):
+            trainer.fit_loop.__class__ = Finishing
         check_callbacks(trainer.callbacks, module, source)
         if cfg.compile:
             compile_net(denoiser.net, trainer.strategy.root_device)
@@ -128,7 +130,7 @@ class Training:
                     rewind_loggers(trainer, 0)
                 if not (run.exists and cfg.resume):
                     run.start(settled.plain, settled.overrides, key=settled.key)
-            elif 0 < planned <= step:
+            elif 0 < planned <= step and run.is_reported(step):
                 raise UserError(
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
                 )
@@ -144,7 +146,7 @@ class Training:
         log.info(f"\nTraining {cfg['name']}\n{table(before_training(self, parameters))}\n")
         if self.data.warning:
             log.warning(f"WARNING: {self.data.warning}\n")
-        self.run.record(
+        self.record(
             name=cfg["name"],
             data=self.data.source,
             data_warning=self.data.warning,
@@ -164,6 +166,15 @@ class Training:
             if isinstance(logger, TensorBoardLogger) and self.resume is None:
                 logger.experiment.add_text("config", "```yaml\n" + (self.run.path / "config.yaml").read_text() + "```")
 
+    def record(self, **facts: Any) -> None:
+        """Add facts to the run's record.
+
+        Raises:
+            UserError: where that is gone, with its folder most likely.
+        """
+        check_still_there(self.run.path, RECORD)
+        self.run.record(**facts)
+
     # ---- the run ----
 
     def fit(self) -> None:
@@ -171,8 +182,13 @@ class Training:
         try:
             self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
         except Exception as error:
-            if is_main_process() and getattr(error, "exit_code", 1) < 128:
-                self.run.record(failed=in_one_line(error))
+            if getattr(error, "exit_code", 1) >= 128:
+                raise
+            message = in_one_line(error)
+            if is_main_process():
+                self.record(failed=message)
+            if "DataLoader worker" in str(error):
+                raise UserError(f"{message}. Go on with: python -m src.train resume={self.run.path}") from error
             raise
         finally:
             leave_process_group()
@@ -196,15 +212,14 @@ class Training:
         }
         results |= {k: v for c in self.trainer.callbacks for k, v in getattr(c, "results", {}).items()}
         note = [f"{name}: {text}" for c in self.trainer.callbacks for name, text in getattr(c, "report", [])]
-        self.run.record(results=results, note=note, finished=not self.out_of_time)
+        self.record(results=results, note=note, finished=not self.out_of_time)
         self.log_hyperparameters({k: v for k, v in results.items() if v is not None})
         log.info(f"\n{'Out of time' if self.out_of_time else 'Done'}\n{table(after_training(self, results))}")
 
     @property
     def out_of_time(self) -> bool:
         """Whether trainer.max_time has stopped the run before its last step."""
-        timers = [c for c in self.trainer.callbacks if isinstance(c, Timer)]
-        return any(t.time_remaining() <= 0 for t in timers) and self.trainer.global_step < self.module.planned_steps()  # type: ignore[operator]
+        return out_of_time(self.trainer) and self.trainer.global_step < self.module.planned_steps()
 
     def log_hyperparameters(self, metrics: dict[str, float]) -> None:
         """The settings beside the final metrics, for TensorBoard's table of runs."""
@@ -353,9 +368,15 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def load_into(module: DiffusionModule, source: Path) -> int:
-    """Load raw and averaged weights from a checkpoint; returns the step that it was written at."""
-    if (source / SHARDED).is_file():  # of which the strategy reads each process its part
+def load_into(module: DiffusionModule, source: Path, resumes: bool) -> int:
+    """Load raw and averaged weights from a checkpoint; returns the step that it was written at.
+
+    Args:
+        module: to load them into.
+        source: the checkpoint.
+        resumes: whether the run goes on from it; then the strategy reads each process its part of one that is split.
+    """
+    if resumes and (source / SHARDED).is_file():
         return torch.load(source / SHARDED, weights_only=True)["global_step"]
     checkpoint = load_checkpoint(source)
     load_weights(module.denoiser, submodule(checkpoint["state_dict"], "denoiser."), source)

@@ -2,6 +2,9 @@
 
 import os
 import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
@@ -39,3 +42,29 @@ class PoisonAt(pl.Callback):
         if trainer.global_step == self.step:
             with torch.no_grad():
                 next(pl_module.parameters()).fill_(float("nan"))
+
+
+def die_before(folder: Path, number: int, note: Path | None = None) -> Callable[[], None]:
+    """What makes this process die as by `kill -9` before the numbered change of files in a folder, counted from 0.
+
+    Args:
+        folder: where changes count: files opened to be written, moves, removals and new folders.
+        number: of the change; -1 for none.
+        note: a file that is told of each change, a line each.
+    """
+    count = iter(range(10**9))
+
+    def watch(event: str, args: tuple) -> None:
+        if event == "open" and not (isinstance(args[2], int) and args[2] & (os.O_WRONLY | os.O_RDWR)):
+            return
+        if event not in ("open", "os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate", "os.link"):
+            return
+        if not str(args[0]).startswith(f"{folder}{os.sep}"):
+            return
+        if note is not None:
+            os.write(told, f"{event} {str(args[0]).removeprefix(f'{folder}{os.sep}')}\n".encode())
+        if next(count) == number:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    told = -1 if note is None else os.open(note, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    return lambda: sys.addaudithook(watch)

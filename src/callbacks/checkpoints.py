@@ -5,10 +5,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytorch_lightning as pl
-from pytorch_lightning.callbacks import Checkpoint
+from pytorch_lightning.callbacks import Checkpoint, Timer
+from pytorch_lightning.loops.fit_loop import _FitLoop
 
+from src.utils.checkpoint_io import best_checkpoint
 from src.utils.ranges import PositiveInt
-from src.utils.whole_files import remove, take_place
+from src.utils.whole_files import check_still_there, remove, take_place
+
+STATE = ("best", "best_step", "saved_step", "validated_step", "ended")
 
 
 class Checkpoints(Checkpoint):
@@ -37,8 +41,8 @@ class Checkpoints(Checkpoint):
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
         self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
-        self.best_step = 0
-        self.saved_step = 0
+        self.best_step, self.saved_step, self.validated_step = 0, 0, 0
+        self.ended = False  # whether the run ended at the last checkpoint, perhaps before its planned length
 
     @property
     def last_path(self) -> Path:
@@ -53,13 +57,34 @@ class Checkpoints(Checkpoint):
         return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Write the state as it is, and first what was logged up to it."""
+        """Write the state as it is, and first what was logged up to it.
+
+        Raises:
+            UserError: where the folder is gone, rather than to make it anew elsewhere than the rest of the run.
+        """
+        check_still_there(self.dirpath.parent, self.dirpath.name)
         for logger in trainer.loggers:
             logger.save()
         self.saved_step = trainer.global_step
+        self.ended = trainer.should_stop and not out_of_time(trainer)
         if self.is_kept(trainer.global_step):  # before the one to resume from, so that a kill in between loses neither
             trainer.save_checkpoint(self.dirpath / f"step_{trainer.global_step}.ckpt")
         trainer.save_checkpoint(self.last_path)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Catch up on what a run that was ended right after a checkpoint has not done.
+
+        That is the copy to `best.ckpt` and, after the last step, what callbacks make of the last validation for the
+        report; what that logged is written already.
+        """
+        if trainer.is_global_zero:
+            self.dirpath.mkdir(parents=True, exist_ok=True)
+            if self.best_step == trainer.global_step and best_checkpoint(self.dirpath) == self.last_path:
+                copy_checkpoint(self.last_path, self.best_path)
+        trainer.strategy.barrier("best checkpoint")
+        if isinstance(trainer.fit_loop, Finishing) and (self.ended or trainer.fit_loop.done):
+            trainer.should_stop = True
+            validate(trainer, log=self.validated_step != trainer.global_step)
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if trainer.fit_loop.epoch_loop._should_accumulate():
@@ -70,8 +95,9 @@ class Checkpoints(Checkpoint):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or trainer.state.fn != "fit":
-            return
+        if trainer.sanity_checking or trainer.state.fn != "fit" or self.validated_step == trainer.global_step:
+            return  # the last is so where the weights are those of the validation before
+        self.validated_step = trainer.global_step
         value = float(trainer.callback_metrics[self.monitor])
         is_best = self.best is None or value < self.best
         if is_best:
@@ -95,11 +121,42 @@ class Checkpoints(Checkpoint):
         checkpoint["callbacks"].pop("Timer", None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best": self.best, "best_step": self.best_step, "saved_step": self.saved_step}
+        return {name: getattr(self, name) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best, self.best_step = state_dict["best"], state_dict["best_step"]
-        self.saved_step = state_dict["saved_step"]
+        vars(self).update(state_dict)
+
+
+class Finishing(_FitLoop):
+    """The loop of a run that has a checkpoint: after the last step too it lets callbacks do what comes after it."""
+
+    @property
+    def skip(self) -> bool:
+        return False
+
+
+def out_of_time(trainer: pl.Trainer) -> bool:
+    """Whether trainer.max_time is over; a run that goes on has it anew."""
+    timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return any((timer.time_remaining() or 0) <= 0 for timer in timers)
+
+
+def validate(trainer: pl.Trainer, log: bool) -> None:
+    """Validate as between two steps.
+
+    Args:
+        trainer: that is about to train.
+        log: whether to hand the values to the loggers.
+    """
+    loop = trainer.fit_loop.epoch_loop
+    if not loop._should_check_val_epoch():
+        return
+    loggers, trainer.loggers = trainer.loggers, trainer.loggers if log else []
+    trainer.validating = True
+    loop.val_loop.restarting = False
+    loop.val_loop.run()
+    trainer.training = True
+    trainer.loggers = loggers
 
 
 def is_validated_next(trainer: pl.Trainer) -> bool:

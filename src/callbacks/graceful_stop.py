@@ -1,4 +1,4 @@
-"""Stop on Ctrl-C, SIGTERM and SLURM's warning without losing a step."""
+"""Stop on Ctrl-C, SIGTERM, a closed terminal and SLURM's warning without losing a step."""
 
 import os
 import signal
@@ -13,18 +13,17 @@ from src.callbacks.checkpoints import Checkpoints, is_validated_next
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.overrides import assignment, command
-
-# SLURM sends the last before a job's time is over, where the job asked for it with --signal=USR1@SECONDS.
-SIGNALS = (signal.SIGINT, signal.SIGTERM, *([signal.SIGUSR1] if hasattr(signal, "SIGUSR1") else []))
+from src.utils.processes import STOPPING
 
 
 class GracefulStop(pl.Callback):
-    """On SIGINT, SIGTERM or SIGUSR1 finishes the step, writes `last.ckpt` and leaves with exit code 128 + signal.
+    """On one of the signals finishes the step, writes `last.ckpt` and leaves with exit code 128 + signal.
 
-    Where the step is validated, that is finished too, since a run never goes back to it. The last step ends the run as
-    ever. A second signal of the same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the
-    queue, where the same command with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends,
-    and where a job is preempted SLURM requeues it by itself.
+    These are SIGINT, SIGTERM, SIGUSR1 and, unless it is ignored as under `nohup`, SIGHUP. Where the step is validated,
+    that is finished too, since a run never goes back to it. The last step ends the run as ever. A second signal of the
+    same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the queue, where the same command
+    with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends, and where a job is preempted
+    SLURM requeues it by itself.
 
     Args:
         run: the run folder, for the message that says how to resume.
@@ -37,8 +36,9 @@ class GracefulStop(pl.Callback):
         self.previous: dict[int, Any] = {}
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number in SIGNALS:
-            self.previous[number] = signal.signal(number, self.receive)
+        for number in STOPPING:
+            if number != getattr(signal, "SIGHUP", None) or signal.getsignal(number) != signal.SIG_IGN:
+                self.previous[number] = signal.signal(number, self.receive)
 
     def receive(self, number: int, frame: Any) -> None:
         self.received = number
@@ -68,7 +68,7 @@ class GracefulStop(pl.Callback):
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, Checkpoints) and callback.saved_step != trainer.global_step:
                 callback.save_last(trainer)
-        queued = number == SIGNALS[-1] and trainer.is_global_zero and requeue()
+        queued = number == STOPPING[-1] and trainer.is_global_zero and requeue()
         raise UserError(
             f"stopped by {signal.Signals(number).name} at step {trainer.global_step}, which is saved. "
             + (queued or f"Resume with: {command('train', assignment('resume', self.run))}"),

@@ -56,10 +56,12 @@ class Pictures(pl.Callback):
         self.curves_drawn = -PAUSE
 
     def state_dict(self) -> dict[str, Any]:
-        return {"drawn_step": self.drawn_step}
+        return {"drawn_step": self.drawn_step, "first": self.first}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.drawn_step = state_dict["drawn_step"]
+        self.drawn_step, self.first = state_dict["drawn_step"], state_dict.get("first", False)
+        if not self.first:  # what was drawn at the last validation is not drawn again for being started anew
+            self.curves_drawn = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -138,7 +140,7 @@ class Pictures(pl.Callback):
     def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
         """Save a picture in the run folder, and hand it to the loggers that show pictures."""
         path = self.run / "samples" / (name.format(step=trainer.global_step) + ".png")
-        path.parent.mkdir(parents=True, exist_ok=True)
+        (self.run / "samples").mkdir(exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:
             hand_over(logger, tag, picture, trainer.global_step)

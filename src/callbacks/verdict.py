@@ -29,6 +29,13 @@ class ConvergenceVerdict(pl.Callback):
         self.results: dict[str, Any] = {}
         self.report: list[tuple[str, str]] = []
 
+    def state_dict(self) -> dict[str, Any]:
+        return {"said": self.read > 0}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if state_dict["said"]:  # it is not said again for being started anew
+            self.read = time.monotonic()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or time.monotonic() - self.read < PAUSE:
             return

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from src.data.identity import some_samples
+from src.data.workers import outlive_signals
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from src.utils.units import Kind, kind_of, to_units
@@ -338,6 +339,7 @@ class DataModule(pl.LightningDataModule):
             batch_size=None,
             sampler=batches,
             num_workers=self.num_workers,
+            worker_init_fn=outlive_signals,
             persistent_workers=self.num_workers > 0,
             pin_memory=torch.cuda.is_available(),
         )

@@ -1,11 +1,14 @@
 """Work that is shared out among processes."""
 
 import os
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Dataset
+
+from src.utils.processes import STOPPING
 
 
 class _Calls(Dataset):
@@ -21,6 +24,20 @@ def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int)
     # Its own generator, so that reading images does not move the global one.
     draws = torch.Generator()
     yield from DataLoader(_Calls(work), batch_size=None, sampler=items, num_workers=workers, generator=draws)
+
+
+def outlive_signals(worker: int) -> None:
+    """Let a loader outlive the signals that stop its run, which terminals and clusters send to every process: the run
+    finishes its step and ends it. The second of a kind ends it at once.
+    """
+    for number in STOPPING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, default_from_now)
+
+
+def default_from_now(number: int, frame: Any) -> None:
+    """Take no notice of a signal, once."""
+    signal.signal(number, signal.SIG_DFL)
 
 
 def cpus() -> int:

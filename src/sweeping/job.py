@@ -115,7 +115,7 @@ def in_processes(cfg: DictConfig) -> Any:
         signal.signal(signal.SIGTERM, before)
     if code:
         reason = run.facts().get("failed") or f"it ended with exit code {code}; its messages stand above"
-        raise UserError(reason, exit_code=code if code in (130, 143) else 1)
+        raise UserError(reason, exit_code=code if code > 128 else 1)
     return settled.outcome()
 
 

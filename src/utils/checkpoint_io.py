@@ -12,7 +12,7 @@ from src.utils.errors import UserError
 from src.utils.files import check, read_tensors, reading
 from src.utils.gather import gather
 from src.utils.sharding import SHARDED
-from src.utils.whole_files import take_place
+from src.utils.whole_files import put_back, take_place
 
 CHECKPOINT = {"global_step": int, "state_dict": dict}
 # What Lightning restores of one.
@@ -47,7 +47,7 @@ def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        path.parent.mkdir(exist_ok=True)  # not what it is in, which a run has made
         with partial.open("wb") as file:
             torch.save(content, file)
             file.flush()
@@ -95,3 +95,29 @@ def load_checkpoint(
         content = gather(path)
         check(content, wanted)
         return content
+
+
+def best_checkpoint(folder: Path) -> Path:
+    """best.ckpt of a folder; or last.ckpt where that is the best one, and a kill came before the copy.
+
+    A run that was never validated has no better one either.
+    """
+    best, last = folder / "best.ckpt", folder / "last.ckpt"
+    put_back(best)
+    put_back(last)
+    newest = without_tensors(last)
+    state = newest.get("callbacks", {}).get("Checkpoints", {})
+    if state and not best.exists() and state["best"] is None:
+        return last
+    if state and state["best_step"] == newest["global_step"] != without_tensors(best).get("global_step"):
+        return last
+    return best
+
+
+def without_tensors(path: Path) -> dict[str, Any]:
+    """A checkpoint of which the tensors are left on the disk; empty where it cannot be read."""
+    try:
+        file = path / SHARDED if path.is_dir() else path
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except Exception:
+        return {}

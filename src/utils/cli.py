@@ -84,6 +84,11 @@ def explain(error: BaseException, config_name: str) -> str | None:
             f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
             "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
         )
+    if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+        return (
+            f"a process that loads the data was ended from outside ({str(error).splitlines()[0].rstrip('. ')}), most "
+            "likely for want of memory: use fewer data.num_workers, or data.num_workers=0"
+        )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "the process of a job was killed, perhaps for want of memory; go on with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):

@@ -1,7 +1,9 @@
 """metrics.csv: every logged value of a run, one row a step, readable while it grows and after a kill."""
 
 import csv
+import io
 from argparse import Namespace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +11,7 @@ from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
 from src.utils.files import check, read_rows, reading
+from src.utils.whole_files import check_still_there, whole
 
 ADVICE = "Delete it: the run goes on without the values logged before"
 Row = dict[str, float]
@@ -54,18 +57,28 @@ class MetricsCSV(Logger):
         """Write the row at hand, in the place of what it was when it was written before."""
         if not self.row:
             return
-        if self.row_begins is not None:
-            with self.path.open("r+") as file:
-                file.truncate(self.row_begins)
-        if not self.columns and self.path.exists():
+        if self.columns:  # the file was written or read before
+            check_still_there(self.path.parent, self.path.name)
+        elif self.path.exists():
             self.columns = next(iter(read_rows(self.path, ADVICE)), [])
-        new = [key for key in self.row if key not in self.columns]
-        if new:
+        if new := [key for key in self.row if key not in self.columns]:
             self.columns += new
-            write_metrics(self.path, read_metrics(self.path) if self.path.exists() else [], self.columns)
-        self.row_begins = self.path.stat().st_size
-        with self.path.open("a", newline="") as file:
-            csv.DictWriter(file, self.columns, lineterminator="\n").writerow(self.row)
+            rows = read_metrics(self.path) if self.path.exists() else []
+            self.rewrite([*(rows if self.row_begins is None else rows[:-1]), self.row])
+            return
+        if self.row_begins is None:
+            self.row_begins = self.path.stat().st_size
+        # Over the old row, of which this one says all that it said: it is there at every moment.
+        with self.path.open("r+b", buffering=0) as file:
+            file.seek(self.row_begins)
+            file.write(csv_text([self.row], self.columns))
+            file.truncate()
+
+    def rewrite(self, rows: list[Row]) -> None:
+        """Replace the file by one whose last row is the one at hand."""
+        write_metrics(self.path, rows, self.columns)
+        self.row, last = rows[-1], csv_text(rows[-1:], self.columns)
+        self.row_begins = self.path.stat().st_size - len(last)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -74,13 +87,15 @@ class MetricsCSV(Logger):
     @rank_zero_only
     def rewind(self, step: int) -> None:
         """Forget what was written after `step`, to which a resumed run goes back, and go on with the row of it."""
-        if self.path.exists():
-            rows = read_metrics(self.path)
-            self.columns = list(dict.fromkeys(key for row in rows for key in row))
-            rows = [row for row in rows if row["step"] <= step]
+        if not self.path.exists():
+            return
+        rows = read_metrics(self.path)
+        self.columns = list(dict.fromkeys(key for row in rows for key in row))
+        rows = [row for row in rows if row["step"] <= step]
+        if rows and rows[-1]["step"] == step:
+            self.rewrite(rows)
+        else:
             write_metrics(self.path, rows, self.columns)
-            if rows and rows[-1]["step"] == step:
-                self.row, self.row_begins = rows[-1], self.path.read_bytes().rstrip().rfind(b"\n") + 1
 
 
 def read_metrics(path: Path) -> list[Row]:
@@ -96,9 +111,13 @@ def read_metrics(path: Path) -> list[Row]:
 
 def write_metrics(path: Path, rows: list[Row], columns: list[str]) -> None:
     """Replace a metrics.csv in one move."""
-    partial = path.with_suffix(".partial")
-    with partial.open("w", newline="") as file:
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    partial.replace(path)
+    with whole(path) as partial:
+        header = csv_text([dict(zip(columns, columns, strict=True))], columns)
+        partial.write_bytes(header + csv_text(rows, columns))
+
+
+def csv_text(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> bytes:
+    """The lines of some rows."""
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
+    return text.getvalue().encode()

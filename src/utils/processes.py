@@ -2,12 +2,17 @@
 
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
 
 from src.utils.errors import UserError
+
+# By which a run is stopped. The third comes when a terminal is closed; the last from SLURM before a job's time is over,
+# where the job asked for it with --signal=USR1@SECONDS.
+STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
 def launched_together() -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.utils.errors import UserError
+
 
 @contextmanager
 def whole(file: Path) -> Iterator[Path]:
@@ -18,9 +20,24 @@ def whole(file: Path) -> Iterator[Path]:
     partial = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")
     try:
         yield partial
+        with partial.open("rb") as written:  # so that a power cut leaves no empty file of that name
+            os.fsync(written.fileno())
         partial.replace(file)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def check_still_there(folder: Path, name: str = "") -> None:
+    """Refuse to make the folder of a run anew, or something in it that was there before.
+
+    Raises:
+        UserError: where it is gone, most likely with all that is around it.
+    """
+    if not (folder / name).exists():
+        raise UserError(
+            f"{folder} was removed or renamed while a run was writing to it, or {name or 'all'} in it; the run has "
+            "stopped. Where the folder is now, it goes on from the last checkpoint there: resume=FOLDER"
+        )
 
 
 def take_place(new: Path, path: Path) -> None:

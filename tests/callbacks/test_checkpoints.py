@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from src.callbacks.checkpoints import Checkpoints
+from src.utils.checkpoint_io import best_checkpoint
 from src.utils.metrics_csv import read_metrics
 from tests.tiny import fit, make_module
 
@@ -158,10 +159,11 @@ def test_a_validation_in_mid_accumulation_keeps_the_best(tmp_path):
 
 def test_its_state_survives():
     checkpoints = Checkpoints("x")
-    checkpoints.best, checkpoints.best_step, checkpoints.saved_step = 0.5, 3, 7
+    state = {"best": 0.5, "best_step": 3, "saved_step": 7, "validated_step": 6, "ended": True}
+    vars(checkpoints).update(state)
     again = Checkpoints("x")
     again.load_state_dict(checkpoints.state_dict())
-    assert again.state_dict() == checkpoints.state_dict() == {"best": 0.5, "best_step": 3, "saved_step": 7}
+    assert again.state_dict() == checkpoints.state_dict() == state
 
 
 def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
@@ -171,3 +173,37 @@ def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
     assert 0 < first.global_step < 100000
     _, second, _ = fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], ckpt_path=tmp_path / "last.ckpt", **short)
     assert second.global_step > first.global_step + 10
+
+
+@pytest.mark.parametrize("left", [None, "older"])
+def test_a_kill_before_the_best_is_copied_is_mended(tmp_path, left):
+    """It is known when the run is read, and mended when it goes on."""
+    folder, settings = tmp_path / "c", {"val_check_interval": 2, "max_steps": 4}
+    fit(tmp_path, callbacks=[Checkpoints(str(folder))], **settings)
+    best = load(folder / "best.ckpt")
+    assert best["global_step"] == 4 and best_checkpoint(folder) == folder / "best.ckpt"
+    (folder / "best.ckpt").unlink()
+    if left:
+        torch.save(best | {"global_step": 2, "state_dict": {}}, folder / "best.ckpt")
+    assert best_checkpoint(folder) == folder / "last.ckpt"
+    again = Checkpoints(str(folder))
+    fit(
+        tmp_path,
+        callbacks=[again],
+        ckpt_path=folder / "last.ckpt",
+        **settings | {"max_steps": 5, "limit_val_batches": 0},
+    )
+    assert load(folder / "best.ckpt")["global_step"] == again.best_step == 4
+    assert best_checkpoint(folder) == folder / "best.ckpt" and load(folder / "last.ckpt")["global_step"] == 5
+
+
+def test_the_best_of_a_run_that_was_never_validated_is_its_last(tmp_path):
+    fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], limit_val_batches=0)
+    assert best_checkpoint(tmp_path) == tmp_path / "last.ckpt"
+
+
+@pytest.mark.parametrize("damage", [b"", b"damaged"])
+def test_a_damaged_last_one_does_not_hide_the_best(tmp_path, damage):
+    fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], val_check_interval=2)
+    (tmp_path / "last.ckpt").write_bytes(damage)
+    assert best_checkpoint(tmp_path) == tmp_path / "best.ckpt"

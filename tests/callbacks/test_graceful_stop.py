@@ -18,7 +18,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(autouse=True)
 def handlers():
     """What a failing test may leave behind must not reach the others."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -44,7 +44,7 @@ def stopped(tmp_path, number, step, hook="on_train_batch_start", **settings):
     return caught.value, torch.load(tmp_path / "c/last.ckpt", weights_only=True)["global_step"]
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_after_backward"])
 def test_the_step_at_hand_is_finished_and_saved(tmp_path, number, code, hook):
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
@@ -113,3 +113,15 @@ def test_handlers_are_put_back_after_an_undisturbed_run(tmp_path):
     stop = GracefulStop("x")
     fit(tmp_path, callbacks=[stop, Look()], max_steps=2)
     assert signal.getsignal(signal.SIGTERM) == before and seen == [stop.receive, stop.receive]
+
+
+def test_what_nohup_ignores_stays_ignored(tmp_path):
+    seen = []
+
+    class Look(pl.Callback):
+        def on_train_batch_end(self, *_):
+            seen.append(signal.getsignal(signal.SIGHUP))
+
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    fit(tmp_path, callbacks=[GracefulStop("x"), Look()], max_steps=1)
+    assert seen == [signal.SIG_IGN] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN

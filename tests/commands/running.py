@@ -57,24 +57,31 @@ def started(*words: str) -> subprocess.CompletedProcess[str]:
 
 
 def forked(
-    *words: str, kill_when: Callable[[], Any] | None = None, later: float = 0.0, number: int = signal.SIGKILL
+    *words: str,
+    kill_when: Callable[[], Any] | None = None,
+    later: float = 0.0,
+    number: int = signal.SIGKILL,
+    first: Callable[[], Any] = lambda: None,
+    of: Callable[[int], Sequence[int]] = lambda pid: [pid],
 ) -> Ended:
     """The command in a copy of this process, which has torch and Lightning loaded already: seconds less.
 
     Args:
         words: of its command line.
         kill_when, later, number: send it this signal so many seconds after this is so, where it lives that long.
+        first: called in the copy before the command.
+        of: the processes to send it to, of the copy's own.
     """
     with tempfile.TemporaryFile() as said:
         pid = os.fork()
         if pid == 0:
-            in_this_copy(words, said.fileno())
-        status = wait(pid, kill_when, later, number)
+            in_this_copy(words, said.fileno(), first)
+        status = wait(pid, kill_when, later, number, of)
         said.seek(0)
         return Ended(os.waitstatus_to_exitcode(status), said.read().decode(errors="replace"))
 
 
-def in_this_copy(words: Sequence[str], said: int) -> None:
+def in_this_copy(words: Sequence[str], said: int, first: Callable[[], Any]) -> None:
     """Run the command, and leave with its exit code."""
     code = 1
     try:
@@ -82,6 +89,7 @@ def in_this_copy(words: Sequence[str], said: int) -> None:
         os.dup2(said, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         sys.argv = ["src/train.py", *trusting(words)]
+        first()
         run_command(train, "train", words_of_training)
         code = 0
     except SystemExit as exit:
@@ -95,7 +103,9 @@ def in_this_copy(words: Sequence[str], said: int) -> None:
         os._exit(code)
 
 
-def wait(pid: int, kill_when: Callable[[], Any] | None, later: float, number: int) -> int:
+def wait(
+    pid: int, kill_when: Callable[[], Any] | None, later: float, number: int, of: Callable[[int], Sequence[int]]
+) -> int:
     """The status with which a process ended, by itself or killed."""
     deadline = float("inf")
     while kill_when is not None and time.monotonic() < deadline:
@@ -106,7 +116,8 @@ def wait(pid: int, kill_when: Callable[[], Any] | None, later: float, number: in
             deadline = time.monotonic() + later
         time.sleep(0.02)
     if kill_when is not None:
-        os.kill(pid, number)
+        for process in of(pid):
+            os.kill(process, number)
     return os.waitpid(pid, 0)[1]
 
 

@@ -1,12 +1,15 @@
 """metrics.csv keeps every number exactly, in one row a step, through kills and resumed runs."""
 
 import math
+import os
 import random
 import struct
 
 import pytest
 
+from src.utils.errors import UserError
 from src.utils.metrics_csv import MetricsCSV, read_metrics, write_metrics
+from tests.faults import die_before
 
 
 @pytest.fixture
@@ -169,3 +172,69 @@ def test_write_metrics_leaves_nothing_beside_the_file(tmp_path):
 def test_an_empty_file(tmp_path):
     (tmp_path / "metrics.csv").touch()
     assert read_metrics(tmp_path / "metrics.csv") == []
+
+
+@pytest.mark.parametrize(
+    "more", [{"loss": 2.0}, {"loss": 0.1}, {"val": 3.0}], ids=["as long", "longer", "a new column"]
+)
+def test_a_kill_while_a_row_is_written_again_loses_nothing(tmp_path, more):
+    """Before every change of files, and between what is written and what is cut off."""
+    for number in range(10):
+        logger = MetricsCSV(str(tmp_path / str(number)))
+        logger.path.parent.mkdir()
+        logger.log_metrics({"loss": 0.125}, step=1)
+        logger.log_metrics({"loss": 1.25}, step=2)
+        logger.save()
+        child = os.fork()
+        if child == 0:
+            die_before(logger.path.parent, number)()
+            logger.log_metrics(more, step=2)
+            logger.save()
+            os._exit(0)
+        ended = os.waitpid(child, 0)[1]
+        rows = read_metrics(logger.path)
+        new = {"step": 2, "loss": 1.25} | more
+        assert rows == [{"step": 1, "loss": 0.125}, new if ended == 0 else rows[-1]]
+        assert rows[-1] in ({"step": 2, "loss": 1.25}, new)
+        if ended == 0:
+            break
+    assert 0 < number < 9
+
+
+def test_what_a_kill_leaves_of_a_longer_row_is_no_row(logger):
+    """Between what is written over it and what is cut off."""
+    logger.log_metrics({"loss": 1.2345678, "rate": 0.1234567}, step=1)
+    logger.save()
+    old = logger.path.read_bytes()
+    logger.log_metrics({"loss": 1.0, "rate": 2.0}, step=1)
+    logger.save()
+    new = logger.path.read_bytes()
+    assert len(new) < len(old)
+    logger.path.write_bytes(new + old[len(new) :])
+    assert read_metrics(logger.path) == [{"step": 1, "loss": 1.0, "rate": 2.0}]
+
+
+def test_a_resumed_run_adds_to_the_row_that_it_goes_on_from(logger):
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.log_metrics({"loss": 2.0}, step=2)
+    logger.log_metrics({"loss": 3.0}, step=3)
+    logger.save()
+    again = MetricsCSV(str(logger.path.parent))
+    again.rewind(2)
+    again.log_metrics({"val": 5.0}, step=2)
+    again.log_metrics({"loss": 4.0}, step=3)
+    again.save()
+    assert read_metrics(logger.path) == [
+        {"step": 1, "loss": 1.0},
+        {"step": 2, "loss": 2.0, "val": 5.0},
+        {"step": 3, "loss": 4.0},
+    ]
+
+
+def test_a_file_that_is_gone_is_not_begun_anew(logger):
+    logger.log_metrics({"loss": 1.0}, step=1)
+    logger.save()
+    logger.path.unlink()
+    with pytest.raises(UserError, match="was removed or renamed while a run was writing to it"):
+        logger.log_metrics({"loss": 2.0}, step=2)
+    assert not logger.path.exists()
