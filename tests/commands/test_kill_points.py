@@ -62,7 +62,8 @@ def test_a_kill_at_the_end_of_a_run(undisturbed, tmp_path, last):
 
 
 @pytest.mark.slow
-def test_a_kill_before_any_change(undisturbed, tmp_path):
+@pytest.mark.parametrize("part", range(8))
+def test_a_kill_before_any_change(undisturbed, tmp_path, part):
     run, changes = undisturbed
-    for number in range(len(changes)):
-        killed_and_resumed(run, tmp_path / str(number) / "run", number, by_name=number % 2 == 0)
+    for number in range(part, len(changes), 8):
+        killed_and_resumed(run, tmp_path / str(number) / "run", number, by_name=number // 8 % 2 == 0)
