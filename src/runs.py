@@ -145,7 +145,11 @@ class Run:
         return self.facts().get("overrides", [])
 
     def facts(self) -> dict[str, Any]:
-        """What run.json holds."""
+        """What run.json holds.
+
+        Raises:
+            UserError: where it is damaged.
+        """
         path = self.path / RECORD
         advice = "Delete it: the run goes on without its command line and results"
         return read_json(path, FACTS, advice) if path.exists() else {}

@@ -72,8 +72,8 @@ class Settled:
         except Timeout:
             self.lock = None
             raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
-        if not self.run.exists:
-            self.run.record(overrides=self.overrides, key=self.key)
+        if not (self.run.path / RECORD).exists():
+            self.run.record(overrides=[w for w in self.overrides if not w.startswith("resume=")], key=self.key)
 
     def leave_folder(self) -> None:
         """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
@@ -193,16 +193,10 @@ def resuming(run: Run) -> str:
 def readable_facts(run: Run) -> dict[str, Any]:
     """What the record of a run holds, of which one that is damaged must not stop the others."""
     try:
-        facts = run.facts()
-        if isinstance(facts, dict):
-            return facts
-    except (UserError, ValueError):
-        pass
-    log.warning(
-        f"WARNING: {run.path / RECORD} is damaged, so this run is passed over; "
-        f"delete that file and go on with the run by {resuming(run)}"
-    )
-    return {}
+        return run.facts()
+    except UserError as error:
+        log.warning(f"WARNING: a run is passed over: {error}")
+        return {}
 
 
 def beside(made: Run) -> Iterator[Run]:

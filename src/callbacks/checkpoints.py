@@ -42,7 +42,7 @@ class Checkpoints(Checkpoint):
         self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
         self.best_step, self.saved_step, self.validated_step = 0, 0, 0
-        self.ended = False  # whether the run ended at the last checkpoint, perhaps before its planned length
+        self.ended = False  # whether the run ended at the last checkpoint, before its planned length
 
     @property
     def last_path(self) -> Path:
@@ -66,7 +66,9 @@ class Checkpoints(Checkpoint):
         for logger in trainer.loggers:
             logger.save()
         self.saved_step = trainer.global_step
-        self.ended = trainer.should_stop and not out_of_time(trainer)
+        module: Any = trainer.lightning_module
+        early = trainer.global_step != module.planned_steps()
+        self.ended = trainer.should_stop and early and not out_of_time(trainer)
         if self.is_kept(trainer.global_step):  # before the one to resume from, so that a kill in between loses neither
             trainer.save_checkpoint(self.dirpath / f"step_{trainer.global_step}.ckpt")
         trainer.save_checkpoint(self.last_path)

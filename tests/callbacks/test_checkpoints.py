@@ -101,7 +101,7 @@ def test_what_was_logged_is_written_first(tmp_path):
 def test_the_best_is_the_lowest_validation_loss(tmp_path):
     """The rate is far too high after a while, so that the best is neither the first nor the last."""
 
-    def schedule(optimizer, total):
+    def schedule(optimizer):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 60 else 300.0)
 
     module = make_module(lr=1e-2, schedule=schedule, decay=0.0)
@@ -132,7 +132,7 @@ def test_the_best_is_remembered_over_a_resumed_run(tmp_path):
     again = Checkpoints(str(tmp_path / "c"))
     worse = make_module(lr=0.0)
 
-    def spoil(optimizer, total):
+    def spoil(optimizer):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1e4)
 
     worse.make_lr_schedule = spoil

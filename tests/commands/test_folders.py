@@ -161,3 +161,17 @@ def test_a_damaged_record_beside_it_stops_no_run(command, foreign, caplog):
     assert done.code == 0, done.error
     for name in "abc":
         assert f"{outputs / name / 'run.json'} is damaged" in caplog.text
+
+
+def test_a_run_goes_on_without_its_damaged_record(command, foreign):
+    run = foreign.parent / "run"
+    assert command("train", *SMALL, "hydra.run.dir=run").code == 0
+    (run / "run.json").write_text("")
+    done = command("train", "resume=run", "trainer.max_steps=3")
+    said = [line for line in done.error.splitlines() if line.startswith("error: ")]
+    assert done.code == 1 and len(said) == 1 and "run/run.json" in said[0] and "Delete it" in said[0]
+    (run / "run.json").unlink()
+    assert command("train", "resume=run", "trainer.max_steps=3").code == 0
+    facts = json.loads((run / "run.json").read_text())
+    assert facts["results"]["steps"] == 3 and not any("resume" in word for word in facts["overrides"])
+    assert read_metrics(run / "metrics.csv")[-1]["step"] == 3
