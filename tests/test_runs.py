@@ -369,3 +369,15 @@ def test_submodule():
     state = {"denoiser.net.a": 1, "denoiser.b": 2, "ema.model.net.a": 3, "denoisers.c": 4}
     assert submodule(state, "denoiser.") == {"net.a": 1, "b": 2}
     assert submodule(state, "ema.model.") == {"net.a": 3}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(value):
+    weights = build_denoiser(CFG).state_dict()
+    name = next(key for key in weights if key.startswith("net."))
+    weights[name] = weights[name].clone()
+    weights[name].view(-1)[-1] = value
+    said = message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))
+    assert said.startswith(f"x.ckpt holds numbers that are not finite: {name}")
+    weights[name] = 3
+    assert f"{name} is no tensor" in message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))

@@ -8,7 +8,10 @@ import torch
 
 from src.utils.errors import UserError
 from src.utils.overrides import assignment, command
+from src.utils.sharded import harmless
 from src.utils.sharding import SHARDED
+
+ADVICE = "Use another checkpoint"
 
 
 def gather(folder: Path) -> dict[str, Any]:
@@ -23,7 +26,8 @@ def gather(folder: Path) -> dict[str, Any]:
 
     parts: dict[str, Any] = {}
     try:
-        _load_state_dict(parts, FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+        with harmless(folder, ADVICE):
+            _load_state_dict(parts, FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     except CheckpointException as error:  # which is no Exception
         raise ValueError(f"{folder} is not whole") from error
     optimizers = [by_number(parts[name]) for name in sorted(parts) if name.startswith("optimizer_")]

@@ -1,5 +1,6 @@
 """Weights, gradients and optimizer state split among processes: fully sharded data parallel training."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
@@ -7,6 +8,7 @@ from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
 from src.utils.ranges import NonNegativeInt
+from src.utils.sharded import harmless
 from src.utils.whole_files import remove, take_place
 
 SHARDED = "meta.pt"  # the file of a sharded checkpoint with all but its tensors
@@ -47,6 +49,11 @@ class FullyShard(ModelParallelStrategy):
             own = [p for p in part.parameters() if not isinstance(p, DTensor)]
             if part is model or sum(p.numel() for p in own) >= self.min_parameters:
                 fully_shard(part, mesh=mesh)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        path = Path(self.broadcast(str(checkpoint_path)))
+        with harmless(path, "Use another checkpoint") if path.is_dir() else nullcontext():
+            return super().load_checkpoint(path, weights_only=True)
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(str(filepath)))
