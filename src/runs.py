@@ -22,6 +22,7 @@ from src.utils.errors import UserError, blame, blame_file
 from src.utils.files import read_json, read_yaml
 from src.utils.paths import check_writable
 from src.utils.processes import is_follower
+from src.utils.ranges import PositiveFloat
 from src.utils.trust import refuse_foreign
 from src.utils.whole_files import put_back, whole
 
@@ -284,7 +285,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)
 
 
-def load_denoiser(run: str | None, ckpt: str = "best", weights: str | float = "ema") -> Any:
+def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:
     """The denoiser of a run with the weights of one of its checkpoints; a part of other configs.
 
     Raises:
