@@ -39,7 +39,9 @@ def own(tmp_path, command):
 
 
 def drawn(command, folder, *words):
-    outcome = command("sample", f"run={folder}", "sampler.steps=2", f"out={folder / 'drawn'}", *(words or ["n=4"]))
+    outcome = command(
+        "sample", "trust=true", f"run={folder}", "sampler.steps=2", f"out={folder / 'drawn'}", *(words or ["n=4"])
+    )
     assert outcome.code == 0, outcome.error
     return np.load(folder / "drawn" / "samples.npz")["x"]
 
@@ -97,7 +99,7 @@ def test_parameters_of_a_loss_are_trained_and_resumed(own, command, tmp_path):
 
     early = learned(own("loss=own", "trainer.max_steps=2", "callbacks.pictures=null"))
     conf = ["--config-dir", str(tmp_path / "conf")]
-    late = learned(command("train", *conf, f"resume={tmp_path / 'run'}", "trainer.max_steps=6"))
+    late = learned(command("train", "trust=true", *conf, f"resume={tmp_path / 'run'}", "trainer.max_steps=6"))
     assert (early != late).all()
 
 
