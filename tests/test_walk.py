@@ -15,7 +15,15 @@ from tests.test_configs import COMMAND, FILES, words_for
 
 COMMANDS = [(command, ()) for command in walk.OPTIONS]
 # Names that may look like numbers, and what the run itself judges: its labels and the widths of its averages.
-FREE = ("guidance.guide.weights", "logger.wandb.", "logger.tensorboard.version", "label", "weights", "data.subfolder")
+FREE = (
+    "guidance.guide.weights",
+    "guidance.high",
+    "logger.wandb.",
+    "logger.tensorboard.version",
+    "label",
+    "weights",
+    "data.subfolder",
+)
 
 
 @pytest.fixture(autouse=True)
