@@ -47,7 +47,8 @@ def test_the_next_folder_of_a_sweep(tmp_path):
 def test_what_a_search_looks_at(tmp_path):
     run = Run(tmp_path)
     run.record(
-        parameters=7, results={"steps": 1, "best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None}
+        parameters=7,
+        results={"steps": 1, "seconds": 1.0, "best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None},
     )
     assert objective("best_val_loss", run) == 0.5
     assert objective(["best_val_loss", "quality/nfe", "parameters"], run) == [0.5, 10.0, 7.0]
