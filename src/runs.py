@@ -18,7 +18,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.utils.check_config import check_config
-from src.utils.errors import UserError, blame, blame_file
+from src.utils.errors import UserError, blame, blame_file, not_finite
 from src.utils.files import read_json, read_yaml
 from src.utils.paths import check_writable
 from src.utils.processes import is_follower
@@ -346,7 +346,7 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
         )
     bad = [k for k, value in weights.items() if expected[k].isfinite().all() and not value.isfinite().all()]
     if bad:
-        raise UserError(f"{source} holds numbers that are not finite: {bad[0]}. Use a checkpoint from before they were")
+        raise not_finite(source, bad[0])
     model.load_state_dict(weights)
 
 

@@ -25,17 +25,19 @@ from src.module import DiffusionModule
 from src.runs import LOG, RECORD, Run, build_denoiser, load_weights, submodule
 from src.settling import Settled
 from src.summary import after_training, before_training, git_commit
-from src.utils.checkpoint_io import AtomicCheckpointIO, load_checkpoint
+from src.utils.checkpoint_io import GO_ON, REST, AtomicCheckpointIO, load_checkpoint
 from src.utils.cli import flat_keys, in_one_line
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, blame
+from src.utils.files import read_tensors
 from src.utils.hardware import compile_net, is_main_process, physical_memory
 from src.utils.identity import changes
 from src.utils.loop_counters import planned_steps
 from src.utils.lr_schedules import build_lr_schedule
 from src.utils.metrics_csv import MetricsCSV
 from src.utils.seeding import derive_seed
-from src.utils.sharding import SHARDED, FullyShard
+from src.utils.sharded import SHARDED, is_sharded
+from src.utils.sharding import FullyShard
 from src.utils.whole_files import check_still_there
 
 NEEDED = {"checkpoints": Checkpoints, "progress": Progress}
@@ -98,8 +100,9 @@ class Training:
             instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
         check_labels(settled.plain)
         source = resume or initial_checkpoint(cfg)
-        step = load_into(module, source, source is resume) if source is not None else 0
         trainer = build_trainer(cfg)
+        apart = source is resume and isinstance(trainer.strategy, FullyShard)
+        step = load_into(module, source, apart) if source is not None else 0
         if resume is not None and not run.is_reported(step):
             trainer.fit_loop.__class__ = Finishing
         check_callbacks(trainer.callbacks, module, source)
@@ -368,16 +371,16 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def load_into(module: DiffusionModule, source: Path, resumes: bool) -> int:
+def load_into(module: DiffusionModule, source: Path, apart: bool = False) -> int:
     """Load raw and averaged weights from a checkpoint; returns the step that it was written at.
 
     Args:
         module: to load them into.
         source: the checkpoint.
-        resumes: whether the run goes on from it; then the strategy reads each process its part of one that is split.
+        apart: whether the strategy reads each process its part of a sharded one, later; then only its step is read.
     """
-    if resumes and (source / SHARDED).is_file():
-        return torch.load(source / SHARDED, weights_only=True)["global_step"]
+    if apart and is_sharded(source):
+        return read_tensors(source / SHARDED, REST, GO_ON)["global_step"]
     checkpoint = load_checkpoint(source)
     load_weights(module.denoiser, submodule(checkpoint["state_dict"], "denoiser."), source)
     load_weights(module.ema.model, submodule(checkpoint["state_dict"], "ema.model."), source)

@@ -11,19 +11,21 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from src.utils.errors import UserError
 from src.utils.files import check, read_tensors, reading
 from src.utils.gather import gather
-from src.utils.sharding import SHARDED
+from src.utils.sharded import SHARDED, is_sharded
 from src.utils.whole_files import put_back, take_place
 
 CHECKPOINT = {"global_step": int, "state_dict": dict}
-# What Lightning restores of one.
-RESUMABLE = CHECKPOINT | {
+# What Lightning restores of one, but for its weights and the state of its optimizers, which may be sharded.
+REST = {
+    "global_step": int,
     "epoch": int,
     "pytorch-lightning_version": str,
     "loops": {"fit_loop": dict},
     "callbacks": dict,
-    "optimizer_states": [{"state": dict, "param_groups": [dict]}],
     "lr_schedulers": [dict],
 }
+RESUMABLE = CHECKPOINT | REST | {"optimizer_states": [{"state": dict, "param_groups": [dict]}]}
+GO_ON = "Go on from another one, or begin a new run"
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -36,7 +38,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         write_whole(checkpoint, Path(path), f"the checkpoint of step {checkpoint.get('global_step')}")
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
-        return load_checkpoint(Path(path), "Go on from another one, or begin a new run", RESUMABLE)
+        return load_checkpoint(Path(path), GO_ON, RESUMABLE)
 
 
 def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
@@ -87,7 +89,7 @@ def load_checkpoint(
     Raises:
         UserError: where there is no such file, or it is truncated, altered or no checkpoint.
     """
-    if not path.is_file() and not (path / SHARDED).is_file():
+    if not path.is_file() and not is_sharded(path):
         raise UserError(f"there is no checkpoint {path}")
     if path.is_file():
         return read_tensors(path, wanted, instead, mmap)

@@ -46,13 +46,13 @@ def one_line_errors(config_name: str) -> Iterator[None]:
         message = explain(error, config_name)
         if message is None:
             raise
-        fail(message, getattr(error, "exit_code", 1))
+        fail(message, getattr(error, "exit_code", 1), getattr(error, "everywhere", False))
 
 
-def fail(message: str, exit_code: int) -> None:
-    """Say what is wrong in one line, and leave."""
+def fail(message: str, exit_code: int, everywhere: bool = False) -> None:
+    """Say what is wrong in one line, and leave; a signal, as what else is `everywhere`, reaches all processes."""
     sys.stdout.flush()
-    if exit_code < 128 or os.environ.get("LOCAL_RANK", "0") == "0":  # a signal reaches every process of a run
+    if not (everywhere or exit_code >= 128) or os.environ.get("LOCAL_RANK", "0") == "0":
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
     sys.exit(exit_code)
 

@@ -12,6 +12,8 @@ class UserError(Exception):
         exit_code: what the command exits with.
     """
 
+    everywhere = False  # whether every process of the run raises it, of which one says it
+
     def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
         self.exit_code = exit_code
@@ -25,6 +27,11 @@ def refusal(part: str, error: BaseException) -> UserError:
     """One line on a part of the config that could not be made."""
     said = str(error) if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {error}"
     return UserError(f"{part}: {said}")
+
+
+def not_finite(source: object, name: str) -> UserError:
+    """One line on a checkpoint of which this tensor holds NaN or infinite numbers."""
+    return UserError(f"{source} holds numbers that are not finite: {name}. Use a checkpoint from before they were")
 
 
 def printable(text: str) -> str:

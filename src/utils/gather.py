@@ -4,12 +4,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from src.utils.errors import UserError
+from src.utils.files import read_tensors
 from src.utils.overrides import assignment, command
-from src.utils.sharded import harmless
-from src.utils.sharding import SHARDED
+from src.utils.sharded import SHARDED, harmless, is_sharded
 
 ADVICE = "Use another checkpoint"
 
@@ -18,20 +16,17 @@ def gather(folder: Path) -> dict[str, Any]:
     """The checkpoint that one process would have written, of one that several have; all of it has to fit in memory.
 
     Raises:
-        ValueError: where a part is missing or cut off.
+        Damaged: where a part is missing, cut off or altered.
     """
-    from torch.distributed.checkpoint import CheckpointException, FileSystemReader
+    from torch.distributed.checkpoint import FileSystemReader
     from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
     from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
     parts: dict[str, Any] = {}
-    try:
-        with harmless(folder, ADVICE):
-            _load_state_dict(parts, FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
-    except CheckpointException as error:  # which is no Exception
-        raise ValueError(f"{folder} is not whole") from error
+    with harmless(folder, ADVICE):
+        _load_state_dict(parts, FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
     optimizers = [by_number(parts[name]) for name in sorted(parts) if name.startswith("optimizer_")]
-    rest = torch.load(folder / SHARDED, map_location="cpu", weights_only=True)
+    rest = read_tensors(folder / SHARDED, dict, ADVICE)
     return {**rest, "state_dict": parts["state_dict"], "optimizer_states": optimizers}
 
 
@@ -47,14 +42,10 @@ def main(folder: Path) -> None:
     """Take the place of the folder by one file."""
     from src.utils.checkpoint_io import write_whole
 
-    if not (folder / SHARDED).is_file():
+    if not is_sharded(folder):
         raise UserError(f"{folder} is not the folder of a checkpoint of trainer=fsdp")
     file = folder.with_name(f"{folder.stem}_whole.ckpt")
-    try:
-        whole = gather(folder)
-    except ValueError as error:
-        raise UserError(str(error)) from error
-    write_whole(whole, file, "the checkpoint")
+    write_whole(gather(folder), file, "the checkpoint")
     use = command("sample", assignment("run", folder.parents[1]), assignment("ckpt", file.stem))
     print(f"written  {file}\nuse it   {use}")
 

@@ -1,17 +1,17 @@
 """Weights, gradients and optimizer state split among processes: fully sharded data parallel training."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
+from src.utils.checkpoint_io import GO_ON, RESUMABLE, load_checkpoint
+from src.utils.errors import UserError, not_finite
 from src.utils.ranges import NonNegativeInt
-from src.utils.sharded import harmless
+from src.utils.sharded import digests, harmless, parts, write_digests
 from src.utils.whole_files import remove, take_place
-
-SHARDED = "meta.pt"  # the file of a sharded checkpoint with all but its tensors
 
 
 class FullyShard(ModelParallelStrategy):
@@ -51,9 +51,29 @@ class FullyShard(ModelParallelStrategy):
                 fully_shard(part, mesh=mesh)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a folder, each process its part, or a file; all processes raise the same error.
+
+        Raises:
+            UserError: where it is damaged, or a weight is not finite.
+        """
         path = Path(self.broadcast(str(checkpoint_path)))
-        with harmless(path, "Use another checkpoint") if path.is_dir() else nullcontext():
+        try:
+            return self.checked(path)
+        except UserError as error:
+            error.everywhere = True
+            raise
+
+    def checked(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights and the state of optimizers, which are loaded."""
+        if path.is_file():
+            load_checkpoint(path, GO_ON, RESUMABLE, mmap=True)  # the checks, of what torch then reads without any
             return super().load_checkpoint(path, weights_only=True)
+        finite = self.finite()
+        with harmless(path, GO_ON, self.digests(path)):
+            rest = super().load_checkpoint(path, weights_only=True)
+        if lost := sorted({name for names in self.from_all(finite - self.finite()) for name in names}):
+            raise not_finite(path, lost[0])
+        return rest
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(str(filepath)))
@@ -63,6 +83,26 @@ class FullyShard(ModelParallelStrategy):
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
+        found = self.digests(partial)
         if self.is_global_zero:
+            write_digests(partial, found)
             take_place(partial, path)
         self.barrier()
+
+    def digests(self, folder: Path) -> dict[str, int]:
+        """Those of the files of a sharded checkpoint, each computed by one process and known to all."""
+        names = self.broadcast(parts(folder) if self.is_global_zero else [])
+        shares = self.from_all(digests(folder, names[self.global_rank :: self.world_size]))
+        return {name: digest for share in shares for name, digest in share.items()}
+
+    def finite(self) -> set[str]:
+        """The names of the tensors of the model whose part in this process is finite."""
+        state = self.model.state_dict() if self.model else {}
+        local = {name: getattr(value, "_local_tensor", value) for name, value in state.items()}
+        return {name for name, value in local.items() if value.isfinite().all()}
+
+    def from_all(self, value: Any) -> list[Any]:
+        """This value of each process."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values

@@ -6,14 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
+from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
+from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from src.sweeping.jobs import read_jobs
 from src.utils import gather
 from src.utils.checkpoint_io import load_checkpoint
 from src.utils.metrics_csv import read_metrics
+from src.utils.sharded import digests, parts, write_digests
 from tests.commands.running import SETTINGS, assert_same, assert_same_run, forked, kill_at, started
 
 # Dropout depends on the number of processes; nothing else does.
@@ -99,12 +104,19 @@ def test_one_and_two_processes_agree(one, two):
     torch.testing.assert_close(logged(one, "quality/frechet"), logged(two, "quality/frechet"), rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.slow
-def test_split_weights_learn_the_same(one, tmp_path, capsys):
-    """Under fsdp, also the average; and one process goes on from what two have written."""
-    run = tmp_path / "run"
-    done = started(*SAME, *SHARDED, "trainer.precision=32-true", f"hydra.run.dir={run}")
+@pytest.fixture(scope="module")
+def split(tmp_path_factory) -> Path:
+    """The same run by two processes that share out the weights."""
+    folder = tmp_path_factory.mktemp("split") / "run"
+    done = started(*SAME, *SHARDED, "trainer.precision=32-true", f"hydra.run.dir={folder}")
     assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_split_weights_learn_the_same(one, split, tmp_path, capsys):
+    """Under fsdp, also the average; and one process goes on from what two have written."""
+    run = Path(shutil.copytree(split, tmp_path / "run"))
     assert_agree(one, run, "train/loss", count=50)
     assert_agree(one, run, "val/loss_raw", "val/loss_ema", count=2)
     assert (run / "checkpoints/last.ckpt/__1_0.distcp").is_file() and not list(run.glob("samples/*"))
@@ -119,6 +131,50 @@ def test_split_weights_learn_the_same(one, tmp_path, capsys):
     more = ["trainer.devices=1", "trainer.max_steps=52", "trainer.val_check_interval=2", "callbacks.pictures.n=0"]
     longer = forked(f"resume={run}", *more)
     assert longer.returncode == 0, longer.stderr
+    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
+
+
+def lose_a_number(folder: Path) -> None:
+    """Write a sharded checkpoint anew, with a weight that is NaN."""
+    content: dict[str, Any] = {}
+    _load_state_dict(content, FileSystemReader(folder), planner=_EmptyStateDictLoadPlanner(), no_dist=True)
+    for name in ("denoiser.net.head.weight", "ema.model.net.head.weight"):
+        content["state_dict"][name].flatten()[-1] = torch.nan
+    save(content, storage_writer=FileSystemWriter(folder), no_dist=True)
+    write_digests(folder, digests(folder, parts(folder)))
+
+
+def flip_a_bit(folder: Path) -> None:
+    content = bytearray((folder / "__1_0.distcp").read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / "__1_0.distcp").write_bytes(content)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [(flip_a_bit, "__1_0.distcp is damaged: it differs"), (lose_a_number, "not finite: {}net.head.weight")],
+    ids=["flipped", "nan"],
+)
+def test_damage_to_split_weights_is_one_line(damage, reason, split, tmp_path, command):
+    run = Path(shutil.copytree(split, tmp_path / "run"))
+    damage(run / "checkpoints/last.ckpt")
+    resumed = started(f"resume={run}", "trainer.max_steps=52", "trainer.val_check_interval=2")
+    assert resumed.returncode == 1 and "Traceback" not in resumed.stderr, resumed.stderr
+    (line,) = [line for line in resumed.stderr.splitlines() if line.startswith("error: ")]
+    assert reason.format("denoiser.") in line
+    drawn = command("sample", f"run={run}", "ckpt=last", "n=2", f"out={tmp_path / 'out'}")
+    assert drawn.code == 1 and drawn.error.count("\n") == 1 and reason.format("") in drawn.error
+    begun = forked(*SAME, "trainer=cpu", f"init_from={run}", f"hydra.run.dir={tmp_path / 'new'}")
+    assert begun.returncode == 1 and begun.stderr.count("\n") == 1 and reason.format("") in begun.stderr
+
+
+@pytest.mark.slow
+def test_split_weights_go_on_from_a_file(one, tmp_path):
+    """Which is read by the same checks as without them."""
+    run = Path(shutil.copytree(one, tmp_path / "run"))
+    more = [*SHARDED, "callbacks.quality=null", "trainer.max_steps=52", "trainer.val_check_interval=2"]
+    assert (done := started(f"resume={run}", *more)).returncode == 0, done.stderr
     assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
 
 

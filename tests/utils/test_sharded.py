@@ -1,4 +1,4 @@
-"""The folder of a sharded checkpoint is read, and runs nothing: neither its index nor its values."""
+"""The folder of a sharded checkpoint is compared with its digests, read, and runs nothing of what is in it."""
 
 import io
 import os
@@ -11,8 +11,7 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 
 from src.utils.checkpoint_io import load_checkpoint
 from src.utils.errors import UserError
-from src.utils.sharded import FORCED, harmless
-from src.utils.sharding import SHARDED
+from src.utils.sharded import DIGESTS, FORCED, INDEX, SHARDED, digests, harmless, parts, write_digests
 
 
 class Harmful:
@@ -62,3 +61,52 @@ def test_code_in_a_value_is_not_run(folder, tmp_path):
     with pytest.raises(pickle.UnpicklingError), harmless(folder, ""):
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
     assert not (tmp_path / "harm").exists() and FORCED not in os.environ
+
+
+def flip(file: Path, place: float = 0.5) -> None:
+    """Turn one bit of a file over, at this share of its length."""
+    content = bytearray(file.read_bytes())
+    content[int(place * len(content))] ^= 1
+    file.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", INDEX, SHARDED])
+@pytest.mark.parametrize("damage", [flip, Path.unlink, lambda file: os.truncate(file, 0)])
+def test_a_file_that_differs_from_its_digest_is_named(folder, name, damage):
+    write_digests(folder, digests(folder, parts(folder)))
+    assert load_checkpoint(folder)["global_step"] == 3
+    damage(folder / name)
+    with pytest.raises(UserError) as caught:
+        load_checkpoint(folder)
+    said = "is damaged: it differs from its checksum" if (folder / name).exists() else "is missing"
+    assert str(caught.value).startswith(f"{folder / name} {said}") and "\n" not in str(caught.value)
+
+
+def test_what_is_beside_the_files_of_a_checkpoint_does_not_matter(folder):
+    write_digests(folder, digests(folder, parts(folder)))
+    (folder / "notes.txt").write_text("the good one")
+    (folder / "pictures").mkdir()
+    assert load_checkpoint(folder)["global_step"] == 3
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", '{"crc32": {"meta.pt": "text"}}', '{"crc32": 5}', "{}"])
+def test_damaged_digests_are_named(folder, content):
+    (folder / DIGESTS).write_text(content)
+    with pytest.raises(UserError, match=rf"{DIGESTS} (is damaged|cannot be read)"):
+        load_checkpoint(folder)
+
+
+def test_digests_name_nothing_outside_their_folder(folder, tmp_path):
+    """Nor is anything outside read, which could be a device without end."""
+    (tmp_path / "file").touch()
+    write_digests(folder, {"../file": 0})
+    with pytest.raises(UserError, match="differs from its checksum"):
+        load_checkpoint(folder)
+
+
+@pytest.mark.parametrize("name", ["__0_0.distcp", INDEX, SHARDED])
+def test_a_missing_file_is_one_line_without_digests_too(folder, name):
+    """As in the folders of earlier versions, whose content is not compared."""
+    (folder / name).unlink()
+    with pytest.raises(UserError, match=r"is missing|is not whole"):
+        load_checkpoint(folder)
