@@ -47,15 +47,19 @@ def stopped(tmp_path, number, step, hook="on_train_batch_start", **settings):
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 @pytest.mark.parametrize("hook", ["on_train_batch_start", "on_before_optimizer_step", "on_after_backward"])
 def test_the_step_at_hand_is_finished_and_saved(tmp_path, number, code, hook):
+    was = signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
     handlers = [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)]
-    error, step = stopped(tmp_path, number, 3, hook)
+    try:
+        error, step = stopped(tmp_path, number, 3, hook)
+        assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers, "all as it was"
+    finally:
+        signal.signal(number, was)
     assert error.exit_code == code
     assert step == 4
     assert str(error) == (
         f"stopped by {signal.Signals(number).name} at step 4, which is saved. "
         "Resume with: python -m src.train resume=the/run"
     )
-    assert [signal.getsignal(n) for n in (signal.SIGINT, signal.SIGTERM)] == handlers, "all as it was"
 
 
 def test_gradients_at_hand_are_not_lost(tmp_path):

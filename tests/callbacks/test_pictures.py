@@ -84,6 +84,7 @@ def test_each_row_is_a_class(tmp_path):
 
 def test_rows_of_images_bear_the_names_of_their_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "SHAPE", (1, 4, 4))
+    monkeypatch.setattr(Memory, "kind", "images")
     module, data = make_module(conditional=True), Memory()
     data.class_names = ["ant", "bee", "cicada", "dragonfly"]
     fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=8)], max_steps=1)

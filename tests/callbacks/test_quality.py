@@ -30,6 +30,7 @@ def quality(tmp_path, **arguments) -> Quality:
 def kind(request, monkeypatch):
     if request.param == "images":
         monkeypatch.setattr(tiny, "SHAPE", (1, 6, 6))
+        monkeypatch.setattr(Memory, "kind", "images")
     return request.param
 
 
@@ -81,6 +82,7 @@ def test_it_does_not_change_the_training(tmp_path, kind):
 
 def test_too_few_samples_are_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "SHAPE", (1, 6, 6))
+    monkeypatch.setattr(Memory, "kind", "images")
     with pytest.raises(UserError, match=r"callbacks.quality.n=4 is too few for 4 features; use 40"):
         fit(tmp_path, callbacks=[quality(tmp_path, n=4)])
 

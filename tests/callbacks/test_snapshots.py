@@ -1,15 +1,17 @@
 """Snapshots of the averages are written when they should be, and are exact."""
 
+from functools import partial
+
 import pytest
 import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.snapshots import Snapshots
 from src.diffusion.ema import Power, rebuild
-from src.utils.checkpoint_io import load_checkpoint
 from src.utils.errors import UserError
 from tests.tiny import fit, make_module
 
+load = partial(torch.load, weights_only=True)
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
@@ -50,12 +52,12 @@ def test_they_hold_the_averages_of_their_step(tmp_path):
         model.load_state_dict(dict(zip(names, now, strict=True)), strict=False)
         averages.update(model, step)
         if step % 2 == 0:
-            snapshot = load_checkpoint(tmp_path / f"s/step_{step:06d}.pt")
+            snapshot = load(tmp_path / f"s/step_{step:06d}.pt")
             assert (snapshot["step"], snapshot["sigma_rel"]) == (step, [0.05, 0.1])
             for found, average in zip(snapshot["weights"], (averages, *averages.others), strict=True):
                 assert found.keys() == set(names)
                 assert all(torch.equal(found[k], p) for k, p in average.model.named_parameters())
-    rebuilt = rebuild([load_checkpoint(p) for p in (tmp_path / "s").iterdir()], 0.05)
+    rebuilt = rebuild([load(p) for p in (tmp_path / "s").iterdir()], 0.05)
     for key, value in module.ema.model.state_dict().items():
         torch.testing.assert_close(rebuilt[key], value, rtol=0, atol=1e-6)
 
@@ -66,7 +68,7 @@ def test_without_power_averages_there_are_none(tmp_path):
 
 
 def contents(folder):
-    return {p.name: load_checkpoint(p) for p in (folder / "s").iterdir()}
+    return {p.name: load(p) for p in (folder / "s").iterdir()}
 
 
 def test_a_resumed_run_leaves_the_same_bits(tmp_path):

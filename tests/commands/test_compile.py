@@ -37,4 +37,4 @@ def test_it_needs_a_compiler_on_a_cpu(monkeypatch):
 
 def test_it_is_yes_or_no(command, tmp_path):
     done = command("train", *SMALL, "compile=maybe", f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.code == 1 and "compile=maybe is neither true nor false" in done.error
+    assert done.code == 1 and "compile must be of type bool, got 'maybe'" in done.error
