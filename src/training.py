@@ -8,6 +8,7 @@ from typing import Any
 
 import pytorch_lightning as pl
 import torch
+import yaml
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
@@ -35,6 +36,7 @@ from src.utils.identity import changes
 from src.utils.loop_counters import planned_steps
 from src.utils.lr_schedules import build_lr_schedule
 from src.utils.metrics_csv import MetricsCSV
+from src.utils.restoring import check_resumable, restoring
 from src.utils.seeding import derive_seed
 from src.utils.sharded import SHARDED, is_sharded
 from src.utils.sharding import FullyShard
@@ -127,7 +129,7 @@ class Training:
             with blame("optimizer"):
                 spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
             with blame("lr_schedule"):  # which may refuse that length
-                build_lr_schedule(instantiate(cfg.lr_schedule), spare, planned)
+                schedule = build_lr_schedule(instantiate(cfg.lr_schedule), spare, planned)
             if resume is None:
                 if run.exists:  # and was ended before its first checkpoint
                     rewind_loggers(trainer, 0)
@@ -138,6 +140,7 @@ class Training:
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
                 )
             else:
+                check_resumable(resume, trainer, spare, schedule)
                 check_data(run, data, cfg.resume_changed_data)
                 rewind_loggers(trainer, step)
         return cls(settled, data, module, trainer, resume)
@@ -167,7 +170,7 @@ class Training:
         )
         for logger in self.trainer.loggers:
             if isinstance(logger, TensorBoardLogger) and self.resume is None:
-                logger.experiment.add_text("config", "```yaml\n" + (self.run.path / "config.yaml").read_text() + "```")
+                logger.experiment.add_text("config", f"```yaml\n{yaml.safe_dump(cfg, sort_keys=False)}```")
 
     def record(self, **facts: Any) -> None:
         """Add facts to the run's record.
@@ -183,7 +186,8 @@ class Training:
     def fit(self) -> None:
         """Train; go on from the checkpoint where there is one."""
         try:
-            self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+            with restoring(self.resume):
+                self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
         except Exception as error:
             if getattr(error, "exit_code", 1) >= 128:
                 raise

@@ -9,10 +9,12 @@ from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
 from src.utils.checkpoint_io import best_checkpoint
+from src.utils.files import check
 from src.utils.ranges import PositiveInt
 from src.utils.whole_files import check_still_there, remove, take_place
 
-STATE = ("best", "best_step", "saved_step", "validated_step", "ended")
+# What a checkpoint keeps of it; one of an earlier version may lack some.
+STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}
 
 
 class Checkpoints(Checkpoint):
@@ -123,9 +125,10 @@ class Checkpoints(Checkpoint):
         checkpoint["callbacks"].pop("Timer", None)
 
     def state_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in STATE}
+        return {name.rstrip("?"): getattr(self, name.rstrip("?")) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        check(state_dict, STATE, "callbacks.Checkpoints")
         vars(self).update(state_dict)
 
 

@@ -4,15 +4,21 @@ import os
 import re
 import time
 from contextlib import suppress
+from dataclasses import fields
 from hashlib import blake2b
 from pathlib import Path
 
 import torch
 
 from src.data.image_files import Files, Packed
+from src.utils.files import Damaged, read_tensors
 from src.utils.whole_files import whole
 
 VERSION = 2  # of what is kept
+TENSOR = torch.Tensor
+KEPT = {"version": int, "root": str, "folders": [str], "folder": TENSOR, "text": TENSOR, "ends": TENSOR,
+        "stamps": {"*": tuple}, "label": (TENSOR, type(None)), "complaints": (dict, type(None)), "passed_over": str,
+        "archives?": [str], "where?": TENSOR}  # fmt: skip
 SETTLED = 2.0  # seconds: a younger change could be followed by another that gets the same time from the file system
 
 
@@ -35,12 +41,12 @@ class Index:
         """What is kept of a root, if that has not changed."""
         if self.folder is None or self.rescan:
             return None
-        try:
-            kept = torch.load(self._file(root), weights_only=True)
-            fresh = kept.pop("version") == VERSION and all(stamp(p) == s for p, s in kept["stamps"].items())
-            return (Packed if "archives" in kept else Files)(**kept) if fresh else None
-        except Exception:  # none there, or a broken one, or a folder has gone: all are reasons to look again
-            return None
+        with suppress(Damaged, OSError, KeyError):  # none there, a damaged one, or a folder has gone: look again
+            kept = read_tensors(self._file(root), KEPT, "It is made anew")
+            if kept.pop("version") == VERSION and all(stamp(p) == s for p, s in kept["stamps"].items()):
+                kind = Packed if "archives" in kept else Files
+                return kind(**{field.name: kept[field.name] for field in fields(kind)})
+        return None
 
     def save(self, root: Path, files: Files) -> None:
         """Keep what was found, unless the root is still being changed, or there is no place for it."""

@@ -1,13 +1,16 @@
 """What people answered to the questions of `human=true`, as their browsers saved it."""
 
 import csv
+import io
 from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-from src.utils.errors import UserError
+from src.utils.errors import UserError, blame_file
+from src.utils.files import Misfit, read_text, reading
 
 COLUMNS = ("key", "person", "question", "kind", "real", "generated", "answer", "right", "seconds")
+DIGITS = 12  # of the largest number
 KINDS = {"single": "one at a time", "pair": "pairs"}
 
 
@@ -71,18 +74,14 @@ def read_answers(path: Path, key: str) -> list[Answer]:
 
 def read_rows(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with the right columns."""
-    try:
-        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
-            reader = csv.DictReader(lines, restval="")
-            rows, columns = list(reader), reader.fieldnames or []
-    except (OSError, csv.Error) as error:
-        raise UserError(f"human={file} cannot be read ({error}); give the CSV that the page saves") from error
-    missing = [name for name in COLUMNS if name not in columns]
-    if missing:
-        raise UserError(
-            f"human={file} has no column {', '.join(missing)}; give the CSV that the page saves, separated by commas"
-        )
-    return rows
+    advice = "Give the CSV that the page saves, separated by commas"
+    with blame_file("human"), reading(file, advice):
+        text = read_text(file, advice, "utf-8-sig", "replace")
+        reader = csv.DictReader(io.StringIO(text), restval="")
+        rows, columns = list(reader), reader.fieldnames or []
+        if missing := [name for name in COLUMNS if name not in columns]:
+            raise Misfit(f"it has no column {', '.join(missing)}")
+        return rows
 
 
 def parse(row: dict[str, str], stem: str, where: str) -> Answer:
@@ -92,7 +91,7 @@ def parse(row: dict[str, str], stem: str, where: str) -> Answer:
         return UserError(f"{where}: {column}={row[column]!r}, but {wanted} is needed; save the CSV from the page again")
 
     def number(column: str) -> int | None:
-        if row[column] and not row[column].isdecimal():
+        if row[column] and not (row[column].isdecimal() and len(row[column]) <= DIGITS):
             raise refuse(column, "a number")
         return int(row[column]) if row[column] else None
 

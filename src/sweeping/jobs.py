@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.utils.errors import UserError
-from src.utils.files import read_json, reading
+from src.utils.files import Damaged, read_json, reading
 from src.utils.overrides import read
 from src.utils.whole_files import whole
 
@@ -70,8 +70,8 @@ def read_record(kind: Any, file: Path, wanted: dict[str, Any], advice: str) -> A
 def forget_jobs(sweep: Path) -> None:
     """Remove what the jobs of an earlier start have left, and nothing else that lies there."""
     for file in (sweep / JOBS).glob("[0-9]*.json"):
-        with suppress(ValueError, TypeError):
-            Job(**json.loads(file.read_text()))
+        with suppress(Damaged):
+            read_record(Job, file, JOB, "It is left there")
             file.unlink()
 
 

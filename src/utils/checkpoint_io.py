@@ -26,6 +26,8 @@ REST = {
 }
 RESUMABLE = CHECKPOINT | REST | {"optimizer_states": [{"state": dict, "param_groups": [dict]}]}
 GO_ON = "Go on from another one, or begin a new run"
+# What tells whether the last one is the best.
+NEWEST = {"global_step": int, "callbacks": {"Checkpoints?": {"best": (float, type(None)), "best_step": int}}}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -107,7 +109,7 @@ def best_checkpoint(folder: Path) -> Path:
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     put_back(best)
     put_back(last)
-    newest = without_tensors(last)
+    newest = without_tensors(last, NEWEST)
     state = newest.get("callbacks", {}).get("Checkpoints", {})
     if state and not best.exists() and state["best"] is None:
         return last
@@ -116,10 +118,12 @@ def best_checkpoint(folder: Path) -> Path:
     return best
 
 
-def without_tensors(path: Path) -> dict[str, Any]:
-    """A checkpoint of which the tensors are left on the disk; empty where it cannot be read."""
+def without_tensors(path: Path, wanted: Any = dict) -> dict[str, Any]:
+    """A checkpoint of which the tensors are left on the disk; empty where it cannot be read, or is not as wanted."""
     try:
         file = path / SHARDED if path.is_dir() else path
-        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        check(content, wanted)
+        return content
     except Exception:
         return {}

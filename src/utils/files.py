@@ -80,10 +80,12 @@ def check(value: Any, wanted: Any, name: str = "") -> None:
         if "*" in wanted:
             wanted = dict.fromkeys(value, wanted["*"])
         for key, pattern in wanted.items():
-            path = f"{name}.{key.rstrip('?')}" if name else key.rstrip("?")
-            if key.rstrip("?") in value:
-                check(value[key.rstrip("?")], pattern, path)
-            elif not key.endswith("?"):
+            optional = isinstance(key, str) and key.endswith("?")
+            key = key[:-1] if optional else key
+            path = f"{name}.{key}" if name else f"{key}"
+            if key in value:
+                check(value[key], pattern, path)
+            elif not optional:
                 raise Misfit(f"{path} is missing")
     elif isinstance(wanted, list):
         check(value, list, name)
@@ -97,13 +99,13 @@ def check(value: Any, wanted: Any, name: str = "") -> None:
             raise Misfit(f"{name or 'its content'} must be {named}, got {type(value).__name__}")
 
 
-def read_text(file: Path, advice: str) -> str:
-    """A text file in UTF-8."""
+def read_text(file: Path, advice: str, encoding: str = "utf-8", errors: str = "strict") -> str:
+    """A text file, in UTF-8 unless it is one of the user's."""
     with reading(file, advice):
         need_file(file)
         if file.stat().st_size > LARGEST:
             raise Misfit(f"it has {file.stat().st_size:,} bytes")
-        return file.read_text("utf-8")
+        return file.read_text(encoding, errors)
 
 
 def read_json(file: Path, wanted: Any, advice: str) -> Any:

@@ -220,6 +220,7 @@ def change(**changed):
         (change(generated="3"), "generated='3'"),
         (change(question="1", real="3"), "ann answered question 1 before"),
         (change(real="80"), "real=80, but there are 80"),
+        (change(real="9" * 5000), "real='9999"),
         (lambda lines: [], "holds no answers"),
     ],
 )
@@ -235,8 +236,8 @@ def test_mistakes_in_the_answers(images, tmp_path, mistake, message):
     [
         (lambda file: None, "does not exist; write the page with human=true"),
         (lambda file: file.mkdir(), "holds no CSV file"),
-        (lambda file: save(file, rows(), COLUMNS[2:]), "has no column key, person;"),
-        (lambda file: file.write_bytes(b"\x89PNG\r\n\x00\xff\x00"), "human="),
+        (lambda file: save(file, rows(), COLUMNS[2:]), "has no column key, person. Give the CSV"),
+        (lambda file: file.write_bytes(b"\x89PNG\r\n\x00\xff\x00"), "human: .*a.csv is damaged"),
         (lambda file: file.write_text(""), "has no column"),
     ],
     ids=["nothing", "folder", "columns", "binary", "empty"],
