@@ -14,7 +14,12 @@ def whole(file: Path) -> Iterator[Path]:
     """A path beside `file` to write to, which takes its place in one move when all is written.
 
     Where the writing fails, what there is of it goes, and the old file stays.
+
+    Raises:
+        UserError: where a folder has that name.
     """
+    if file.is_dir():
+        raise UserError(f"{file} is a folder, but a file of that name is to be written; remove or rename it")
     file.parent.mkdir(parents=True, exist_ok=True)
     # Its own for each process, and with the same ending, by which numpy knows what to write.
     partial = file.with_name(f".{file.stem}.{os.getpid()}{file.suffix}")

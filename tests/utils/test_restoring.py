@@ -1,0 +1,90 @@
+"""A checkpoint that a run cannot go on from is named in one line, whatever is wrong with what Lightning restores."""
+
+from copy import deepcopy
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from src.callbacks.checkpoints import Checkpoints
+from src.utils.files import Damaged, Misfit
+from src.utils.lr_schedules import constant
+from src.utils.restoring import check_resumable, pattern_of
+
+LOOP = {"epoch_loop.state_dict": {"_batches_that_stepped": 0}, "epoch_progress": {"current": {"ready": 0}}}
+
+
+def parts():
+    """The trainer of a run, as far as it is looked at, and its optimizer and schedule with a spare parameter."""
+    loop = SimpleNamespace(state_dict=lambda: deepcopy(LOOP))
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    return SimpleNamespace(fit_loop=loop, callbacks=[Checkpoints("x")]), optimizer, constant(optimizer, 10)
+
+
+@pytest.fixture
+def checkpoint():
+    trainer, _, _ = parts()
+    net = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.5)
+    schedule = constant(optimizer, 10)
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return {
+        "global_step": 1,
+        "loops": {"fit_loop": deepcopy(LOOP)},
+        "callbacks": {c.state_key: c.state_dict() | {"best": 0.1} for c in trainer.callbacks},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [{k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}],
+        "train_meter": torch.zeros(1, 2, 3),
+    }
+
+
+def test_a_whole_one_is_taken(checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    check_resumable(tmp_path / "last.ckpt", *parts())
+
+
+PLACES = [
+    ("loops", "fit_loop"),
+    ("loops", "fit_loop", "epoch_progress"),
+    ("loops", "fit_loop", "epoch_progress", "current"),
+    ("loops", "fit_loop", "epoch_progress", "current", "ready"),
+    ("callbacks", "Checkpoints"),
+    ("callbacks", "Checkpoints", "best_step"),
+    ("optimizer_states", 0),
+    ("optimizer_states", 0, "state"),
+    ("optimizer_states", 0, "state", 1),
+    ("optimizer_states", 0, "state", 1, "exp_avg"),
+    ("optimizer_states", 0, "param_groups", 0),
+    ("optimizer_states", 0, "param_groups", 0, "lr"),
+    ("optimizer_states", 0, "param_groups", 0, "betas"),
+    ("lr_schedulers", 0),
+    ("lr_schedulers", 0, "last_epoch"),
+    ("train_meter",),
+]
+
+
+@pytest.mark.parametrize("wrong", ["text", [1], None], ids=repr)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
+def test_a_value_of_another_type_is_named(checkpoint, tmp_path, place, wrong):
+    node = checkpoint
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = wrong
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(Damaged) as caught:
+        check_resumable(tmp_path / "last.ckpt", *parts())
+    said = str(caught.value)
+    assert f"{tmp_path}/last.ckpt is damaged: {place[0]}" in said and "Go on from another one" in said
+    assert "\n" not in said
+
+
+def test_patterns():
+    assert pattern_of({"a": 1, "b": [1], "c": {}, "d": True}) == {"a?": float, "b?": list, "c?": dict, "d?": bool}
+
+
+def test_the_state_of_our_checkpoints_is_checked():
+    """Also where it is nothing at first, such as the best loss."""
+    with pytest.raises(Misfit, match=r"callbacks.Checkpoints.best must be float or nothing"):
+        Checkpoints("x").load_state_dict({"best": "low"})
+    Checkpoints("x").load_state_dict({"best": None, "best_step": 3})
