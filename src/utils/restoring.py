@@ -9,12 +9,10 @@ from typing import Any
 import torch
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from src.utils.checkpoint_io import without_tensors
+from src.utils.checkpoint_io import GO_ON, without_tensors
 from src.utils.cli import refused_by_lightning
 from src.utils.errors import UserError
 from src.utils.files import Damaged, check, reading, reason
-
-ADVICE = "Go on from another one, or begin a new run"
 
 
 def pattern_of(live: Any) -> Any:
@@ -26,6 +24,8 @@ def pattern_of(live: Any) -> Any:
         return {f"{key}?": pattern_of(value) for key, value in live.items()} or dict
     if live is None:
         return Any
+    if isinstance(live, list | tuple):
+        return (list, tuple)
     if isinstance(live, torch.Tensor):
         return torch.Tensor
     return float if isinstance(live, int | float) and not isinstance(live, bool) else type(live)
@@ -47,16 +47,17 @@ def check_resumable(path: Path, trainer: Any, optimizer: torch.optim.Optimizer, 
     with suppress(Exception):  # of an optimizer that wants more than gradients
         optimizer.step()
     state = optimizer.state_dict()
-    group = {key: pattern for key, pattern in pattern_of(state["param_groups"][0]).items() if key != "params?"}
+    group = {key: pattern_of(value) for key, value in state["param_groups"][0].items() if not isinstance(value, bool)}
+    group = {f"{key}?": pattern for key, pattern in group.items()} | {"params?": [int]}  # a switch was null perhaps
     of_one = pattern_of(state["state"].get(0, {}))
     wanted = {
         "loops": {"fit_loop": pattern_of(trainer.fit_loop.state_dict())},
         "callbacks": pattern_of({c.state_key: c.state_dict() for c in trainer.callbacks}),
-        "optimizer_states?": [{"state": {"*": of_one}, "param_groups": [{"params": list, **group}]}],
+        "optimizer_states?": [{"state": {"*": of_one}, "param_groups": [group]}],
         "lr_schedulers": [pattern_of(schedule.state_dict())],
         "train_meter": torch.Tensor,
     }
-    with reading(path, ADVICE):
+    with reading(path, GO_ON):
         check(without_tensors(path), wanted)
 
 
@@ -72,7 +73,7 @@ def restoring(path: Path | None) -> Iterator[None]:
     except Exception as error:
         if path is None or isinstance(error, UserError) or refused_by_lightning(error) or not restores(error):
             raise
-        raise Damaged(f"{path} {reason(error)}. {ADVICE}") from error
+        raise Damaged(f"{path} {reason(error)}. {GO_ON}") from error
 
 
 def restores(error: Exception) -> bool:
