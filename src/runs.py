@@ -40,6 +40,7 @@ SETTINGS = {
     "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
     "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART, "times": PART,
     "module": PART | {"conditional": bool}, "trainer": PART | {"max_steps": int}, "callbacks": dict,
+    "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),
     "sampler": PART, "grid": PART, "clip": PART, "guidance": dict,
 }  # fmt: skip
 # Parts that are rebuilt whatever is done with a run.

@@ -107,7 +107,7 @@ def objective(names: Any, run: Run) -> Any:
     """
     facts = run.facts()
     results = {key: value for key, value in facts["results"].items() if value is None or isinstance(value, int | float)}
-    results["parameters"] = facts["parameters"]
+    results |= {"parameters": facts["parameters"]} if "parameters" in facts else {}
     for name in [names] if isinstance(names, str) else names:
         if name not in results:
             raise UserError(f"sweep.objective={name}: the run has no such result. It has {', '.join(results)}")

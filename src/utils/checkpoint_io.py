@@ -9,7 +9,7 @@ import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from src.utils.errors import UserError
-from src.utils.files import check, read_tensors, reading
+from src.utils.files import check, need_file, read_tensors, reading
 from src.utils.gather import gather
 from src.utils.sharded import SHARDED, is_sharded
 from src.utils.whole_files import put_back, take_place
@@ -122,6 +122,7 @@ def without_tensors(path: Path, wanted: Any = dict) -> dict[str, Any]:
     """A checkpoint of which the tensors are left on the disk; empty where it cannot be read, or is not as wanted."""
     try:
         file = path / SHARDED if path.is_dir() else path
+        need_file(file)
         content = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
         check(content, wanted)
         return content

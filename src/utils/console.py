@@ -9,6 +9,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from src.utils.errors import UserError
+
 log = logging.getLogger("diffusion-lab")
 
 # True of how this project works, and nothing that its user could mend.
@@ -35,7 +37,13 @@ HARMLESS = (
 
 
 def start_logging(file: Path | None) -> None:
-    """Send messages to the terminal, and to `file` where one is given."""
+    """Send messages to the terminal, and to `file` where one is given.
+
+    Raises:
+        UserError: where something else has that name, such as a pipe, which would be waited for.
+    """
+    if file is not None and file.exists() and not file.is_file():
+        raise UserError(f"{file} is no file, but the log of a run is to be written there; remove or rename it")
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)

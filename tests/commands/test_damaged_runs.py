@@ -177,6 +177,8 @@ def trial(complete, command, tmp_path):
 QUICK = [
     ("sample", "run/config.yaml", "cut"),
     ("sample", "run/checkpoints/best.ckpt", "random"),
+    ("sample", "run/checkpoints/last.ckpt", "pipe"),
+    ("resume", "run/train.log", "pipe"),
     ("rebuild", "run/snapshots/step_#.pt", "empty"),
     ("evaluate", "run/evaluations/samples_#.npz", "a list"),
     ("resume", "run/run.json", "not UTF-8"),
