@@ -15,7 +15,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.runs import LOG, RECORD, Run, moved
+from src.runs import CONFIG, LOG, RECORD, Run, moved
 from src.settings import complete_config, folder_of_hydra
 from src.utils.check_config import check_config, check_options
 from src.utils.cli import to_plain
@@ -77,7 +77,7 @@ class Settled:
 
     def leave_folder(self) -> None:
         """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
-        if self.lock is not None and not self.run.exists:
+        if self.lock is not None and not self.run.exists and not any(self.run.checkpoints.glob("*.ckpt")):
             for name in (LOG, RECORD, LOCK):
                 (self.run.path / name).unlink(missing_ok=True)
             remove_if_empty(self.run.checkpoints)
@@ -178,6 +178,9 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
     try:
         if made.exists or "overrides" not in readable_facts(made):  # which the first file of a run has
             check_empty("hydra.run.dir", made.path)
+        elif not made.is_blank:
+            advice = "take that from another run of the same settings, or name another folder"
+            raise UserError(f"{made.path} holds a run without its {CONFIG}; {advice}")
     except UserError:
         if not sweeping:
             raise

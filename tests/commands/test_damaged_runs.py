@@ -197,6 +197,18 @@ def test_a_damaged_file(complete, trial, name, file, damage):
     trial(name, found, DAMAGES[damage])
 
 
+@pytest.mark.parametrize("damage", [DAMAGES["missing"], folder], ids=["missing", "folder"])
+def test_a_run_without_its_config_is_not_begun_anew(complete, command, tmp_path, damage):
+    """Its checkpoints would be lost."""
+    there = tmp_path / "there"
+    shutil.copytree(complete, there)
+    damage(there / "run/config.yaml")
+    before = {p: p.read_bytes() for p in (there / "run").rglob("*.*") if p.is_file()}
+    done = command("train", *COMMANDS["auto_resume"].words(there))
+    assert done.code == 1 and f"error: {there}/run holds a run without its config.yaml" in done.error, done.error
+    assert before == {p: p.read_bytes() for p in before}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(7200)
 @pytest.mark.parametrize("damage", DAMAGES)
