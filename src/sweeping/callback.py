@@ -13,8 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.sweeping.engines import prepare
 from src.sweeping.jobs import Job, Plan, forget_jobs, is_sweep, read_jobs
-from src.utils.cli import one_line_errors
-from src.utils.errors import UserError
+from src.utils.cli import explain, one_line_errors
 from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.overrides import assignment, command, read
 from src.utils.processes import agreed, is_follower
@@ -111,10 +110,11 @@ def print_table(sweep: Path) -> list[str]:
         comparison.sample()
         comparison.write()
         return loss_differs(comparison.records)
-    except UserError as error:  # such as that one run alone cannot be compared
-        print(f"No table: {error}")
-    except Exception:  # which Hydra would make a warning of, and the exit code forget
-        traceback.print_exc()
+    except Exception as error:  # which Hydra would make a warning of, and the exit code forget
+        if (message := explain(error, "compare")) is None:
+            traceback.print_exc()
+        else:  # such as that one run alone cannot be compared
+            print(f"No table: {message}")
     return []
 
 

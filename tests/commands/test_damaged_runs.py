@@ -14,6 +14,7 @@ import pytest
 import torch
 import yaml
 
+from src.utils.console import start_logging
 from tests.commands.running import forked
 
 TINY = [
@@ -168,6 +169,7 @@ def trial(complete, command, tmp_path):
             assert len(lines) == 1, said
             assert file.name in lines[0] or str((there / file).parent) in lines[0], said
         assert not {path for path in before if not path.exists()}, said
+        start_logging(None)  # not in the folder that goes
         shutil.rmtree(there)
 
     return run
