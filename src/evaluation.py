@@ -25,6 +25,7 @@ from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, table
 from src.utils.errors import UserError, blame
 from src.utils.files import Damaged, read_arrays
+from src.utils.folders import check_out, make_out
 from src.utils.identity import identifying
 from src.utils.paths import check_writable
 from src.utils.sample_files import read_samples
@@ -64,7 +65,7 @@ class Evaluation:
             cfg.gif = "trajectory" in cfg.metrics and cfg.samples is None
         sampling = Sampling.prepare(cfg, named)
         trained = sampling.run.config()
-        check_writable("out", cfg.out or sampling.run.path / "evaluations", "give another out=FOLDER")
+        check_out(cfg.out or sampling.run.path / "evaluations")
         x = given_samples(cfg, trained)
         reference = like.subject.reference if like else Reference(load_data(trained), instantiate(cfg.features))
         x = None if x is None else reference.data.to_units(x)
@@ -114,6 +115,7 @@ class Evaluation:
         kept = read_kept(file, self.key)
         if kept is None or (self.cfg.gif and "trajectory" not in kept):
             kept = self.draw_anew()
+            make_out(file.parent)
             with whole(file) as partial:
                 np.savez(partial, **kept, key=np.array(self.key))  # type: ignore[arg-type]
         else:
@@ -154,7 +156,7 @@ class Evaluation:
 
     def write(self, subject: Subject, sections: dict[str, Section]) -> None:
         """Write metrics.json, the pictures, report.html and TensorBoard's scalars, and say what came out."""
-        self.out.mkdir(parents=True, exist_ok=True)
+        make_out(self.out)
         record = self.record(subject, sections)
         write_report(self.out, record, sections)
         with whole(self.out / "metrics.json") as partial:  # the last file: where it is, the others are there too

@@ -24,9 +24,9 @@ from src.utils.check_config import check_config, check_options, targets
 from src.utils.cli import to_plain
 from src.utils.console import log, progress_bar, start_logging, table
 from src.utils.errors import UserError, blame
+from src.utils.folders import check_out, make_out
 from src.utils.hardware import physical_memory, precision_for
 from src.utils.options import Sample
-from src.utils.paths import check_writable
 from src.utils.sample_files import write_pictures
 from src.utils.units import to_units
 from src.utils.whole_files import whole
@@ -107,7 +107,7 @@ class Sampling:
         Raises:
             UserError: where that cannot be.
         """
-        check_writable("out", self.out, "give another out=FOLDER")
+        check_out(self.out)
 
     def draw(self) -> Result:
         """Do it, with a progress bar."""
@@ -128,7 +128,7 @@ class Sampling:
     def write(self, result: Result) -> None:
         """Write samples.npz and the pictures, and say so."""
         n, seconds, out = len(result.x), self.cost.seconds, self.out
-        out.mkdir(parents=True, exist_ok=True)
+        make_out(out)
         arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
         arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
         if result.label is not None:

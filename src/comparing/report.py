@@ -8,6 +8,7 @@ from PIL import Image
 from src.comparing.table import MARK, aligned, markdown
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
 from src.utils.console import log
+from src.utils.folders import make_out
 from src.utils.whole_files import whole
 
 MEANING = (
@@ -44,7 +45,7 @@ class Report:
         self.files: list[str] = []
         self.html: list[str] = []
         self.md: list[str] = [f"# {title}"]
-        folder.mkdir(parents=True, exist_ok=True)
+        make_out(folder)
 
     def notes(self, notes: Sequence[str]) -> None:
         """Lines that have to be read before the numbers."""

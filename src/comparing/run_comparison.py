@@ -17,7 +17,7 @@ from src.comparing.report import Report
 from src.runs import new_folder
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
-from src.utils.paths import check_writable
+from src.utils.folders import check_out
 
 COLUMNS = 8  # of a table that has one for each run
 EVALUATE = "python -m src.evaluate run=RUN"
@@ -58,7 +58,7 @@ class RunComparison:
             names = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
             records, missing = find_runs(names, cfg.paths.outputs), []
         check_data(records, cfg.different_data)
-        check_writable("out", parent_of(cfg) if cfg.out is None else str(cfg.out), "give another out=FOLDER")
+        check_out(parent_of(cfg) if cfg.out is None else str(cfg.out))
         return cls(cfg, records, missing)
 
     def sample(self) -> None:

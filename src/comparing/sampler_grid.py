@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
 from itertools import product
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -25,8 +26,8 @@ from src.utils.cli import choices, nearest, to_plain
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.files import read_arrays
+from src.utils.folders import check_out
 from src.utils.overrides import read
-from src.utils.paths import check_writable
 
 SHOWN = 1000  # samples, of which pictures take what they have room for
 ADVICE = "Delete its folder, and give the same command again"
@@ -84,7 +85,8 @@ class SamplerGrid:
     def __init__(self, cfg: DictConfig, run: Run, cells: list[Cell]):
         self.cfg, self.run, self.cells = cfg, run, cells
         out = cfg.out if cfg.out is not None else run.path / "comparisons" / "samplers"
-        self.out = check_writable("out", str(out), "give another out=FOLDER")
+        self.out = Path(str(out))
+        check_out(self.out)
         self.found: dict[Cell, Evaluation] = {}
         self.refused: dict[Cell, str] = {}
         self.composed: dict[tuple[str, ...], DictConfig] = {}

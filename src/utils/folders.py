@@ -6,8 +6,14 @@ from pathlib import Path
 from typing import Any
 
 from src.utils.errors import UserError
+from src.utils.paths import check_writable
 
 LOCK = ".lock"
+RUN = "run.json"  # in a run folder
+MARK = ".diffusion-lab"  # in a folder of results, so that they can be made anew there
+# What results look like.
+RESULTS = (".npz", ".png", ".gif", ".json", ".html", ".csv", ".md")
+RESULT_FOLDERS = ("input", "result", "images")
 # What a command that is killed leaves before it has written which folder this is; see `whole`.
 PARTIAL = re.compile(r"\.\w+\.\d+\.json")
 
@@ -35,6 +41,29 @@ def check_empty(setting: str, folder: Path) -> None:
             f"{setting}={folder} is not empty: it holds {names[0]}{others}, which no run or sweep wrote; "
             "name a new or an empty folder"
         )
+
+
+def check_out(folder: str | Path) -> None:
+    """Refuse a folder for results that cannot be written to, or holds what looks like results and is of others.
+
+    Raises:
+        UserError: naming the file that could be overwritten.
+    """
+    folder = check_writable("out", folder, "give another out=FOLDER")
+    if not folder.is_dir() or any((p / name).exists() for p in (folder, *folder.parents) for name in (MARK, RUN)):
+        return
+    for item in sorted(folder.iterdir()):
+        if item.suffix in RESULTS or item.name in RESULT_FOLDERS:
+            raise UserError(
+                f"out={folder} holds {item.name}, which no command of this project wrote, and which it could "
+                "overwrite; name another folder"
+            )
+
+
+def make_out(folder: Path) -> None:
+    """Make a folder for results, and note that what is in it can be made again."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / MARK).touch()
 
 
 def is_leftover(item: Path) -> bool:
