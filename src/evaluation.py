@@ -67,7 +67,11 @@ class Evaluation:
         trained = sampling.run.config()
         check_out(cfg.out or sampling.run.path / "evaluations")
         x = given_samples(cfg, trained)
-        reference = like.subject.reference if like else Reference(load_data(trained), instantiate(cfg.features))
+        reference = (
+            like.subject.reference
+            if like
+            else Reference(load_data(trained.data, sampling.run), instantiate(cfg.features))
+        )
         x = None if x is None else reference.data.to_units(x)
         model = sampling.model
         subject = Subject(

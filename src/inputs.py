@@ -48,12 +48,12 @@ def paths(value: Any) -> list[Path]:
     return [Path(str(name)) for name in (value if OmegaConf.is_list(value) else [value])]
 
 
-def load_data(trained: DictConfig) -> DataModule:
-    """The data of a run, set up; says where they are not those that it was trained on."""
-    data: DataModule = instantiate(trained.data)
+def load_data(node: DictConfig, run: Run | None = None) -> DataModule:
+    """The data of a config, set up; says where they are not those that the run was trained on."""
+    data: DataModule = instantiate(node)
     data.prepare_data()
     data.setup()
-    changed = changes(Run(trained.paths.run).facts().get("data_identity"), data.identity())
+    changed = run and changes(run.facts().get("data_identity"), data.identity())
     if changed:
         data.warn(changed)
     if data.warning:
@@ -63,7 +63,7 @@ def load_data(trained: DictConfig) -> DataModule:
 
 def test_samples(trained: DictConfig, n: int) -> torch.Tensor:
     """The first n samples (n, C, *S) of a run's test data."""
-    data = load_data(trained)
+    data = load_data(trained.data, Run(trained.paths.run))
     if n > len(data.test_set):
         raise UserError(f"n={n} is more than the {len(data.test_set)} test samples of this run")
     return data.test_set[0, torch.arange(n)]["x"]

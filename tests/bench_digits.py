@@ -36,7 +36,7 @@ def reference(cfg: DictConfig, root: str | None = None) -> Reference:
     changes = {"num_classes": 10, "offline": "error"} | ({"root": root} if root else {})
     with initialize_config_dir(str(CONF), version_base="1.3"):
         features = compose("evaluate").features
-    return Reference(load_data(OmegaConf.merge(cfg, {"data": changes})), instantiate(features))
+    return Reference(load_data(OmegaConf.merge(cfg, {"data": changes}).data), instantiate(features))
 
 
 def score(features: Features, fake: Tensor) -> Score:

@@ -38,8 +38,11 @@ def test_every_experiment_runs_two_steps(command, tiny, data_for, tmp_path, name
     drawn = name in ("sine_ddpm", "mnist_conditional", "mixture_ddpm", "cifar_conditional")  # one of each kind
     left_out = ("net.",) * dense + ("callbacks.pictures",) * drawn
     small = [word for word in tiny if not word.startswith(left_out)]
-    words = [f"experiment={name}", *small, *data_for(name), "data.batch_size=16", f"hydra.run.dir={tmp_path / 'run'}"]
-    done = command("train", *words)
+    small += [*data_for(name), "data.batch_size=16"]
+    if name == "mnist_finetune":
+        assert command("train", "experiment=mnist_denoiser", *small, f"hydra.run.dir={tmp_path / 'first'}").code == 0
+        small.append(f"init_from={tmp_path / 'first'}")
+    done = command("train", f"experiment={name}", *small, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.error
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
 
@@ -139,7 +142,7 @@ def test_a_run_repeats_bit_for_bit(command, tiny, tmp_path):
 
 def test_a_new_run_can_begin_with_the_weights_of_another(command, tiny, finished, tmp_path):
     run, _ = finished
-    words = [f"init_from={run}", "optimizer.lr=0", f"hydra.run.dir={tmp_path / 'new'}"]
+    words = [f"init_from={run}", "optimizer.lr=1e-30", f"hydra.run.dir={tmp_path / 'new'}"]
     done = command("train", "experiment=digits_ddpm", *tiny, *words)
     assert done.code == 0, done.error
     old, new = (torch.load(r / "checkpoints/last.ckpt", weights_only=True) for r in (run, tmp_path / "new"))
@@ -186,7 +189,7 @@ def test_early_stopping_on_request(command, tmp_path):
         "trainer=cpu",
         "net.width=8",
         "callbacks=early_stopping",
-        "optimizer.lr=0",
+        "optimizer.lr=1e-30",
         "callbacks.early_stopping.patience=1",
         "trainer.val_check_interval=2",
         "callbacks.pictures.n=1",

@@ -69,7 +69,7 @@ class Race:
         """Everything that is not part of the race: the data, the peers' environment, the features."""
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
             cfg = compose("evaluate", [])
-            data = load_data(compose("train", ["experiment=mnist_ddpm", *self.data]))
+            data = load_data(compose("train", ["experiment=mnist_ddpm", *self.data]).data)
         self.source = data.source
         print(f"data: {self.source}", flush=True)
         self.peers_python = make_environment(self.out / "peers")
