@@ -133,12 +133,17 @@ def words_of_sweep(words: list[str]) -> list[str]:
         return words
     if not (Path(folder) / SWEEP).is_file():
         raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {SWEEP}")
-    plan, given = Plan.read(Path(folder)), [word for word in words if not read(word).key.startswith("sweep.")]
+    plan, given = Plan.read(Path(folder)), [word for word in words if not says_how(read(word).key)]
     typed = [] if given else [*plan.hydra_words, *plan.words]
     refuse_foreign_words(typed, Path(folder) / SWEEP, value_of("trust", words) is True)
     start = ("sweep.resume", "sweep.retry", "sweep.dry_run")
     own = [word for word in typed if read(word).key not in start and word not in words]
     return [*own, *words, assignment("hydra.sweep.dir", Path(folder).absolute()), "hydra.mode=MULTIRUN"]
+
+
+def says_how(key: str) -> bool:
+    """Whether a setting says how a sweep goes on, and not what its jobs are."""
+    return key.startswith("sweep.") or key in ("trust", "resume_changed_data")
 
 
 def words_of_planning(words: list[str]) -> list[str]:
