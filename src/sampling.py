@@ -16,7 +16,7 @@ from src.diffusion.denoiser import Denoiser
 from src.inputs import read_inputs
 from src.metrics.restoration import restoration
 from src.plots.comparison import MOST, comparison
-from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif
+from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif, write_picture
 from src.runs import SAMPLING, Run, build_denoiser, clip_bound, load_weights, read_weights
 from src.tasks.base import Inputs, Model, Result, Task
 from src.tasks.generate import Generate
@@ -159,12 +159,12 @@ class Sampling:
             if most is not None and result.columns is not None:  # whole rows
                 most = max(result.columns, most // result.columns * result.columns)
             x = self.to_units(result.x[:most])
-            sample_grid(x, result.columns, result.label, kind=self.model.kind).save(out / "grid.png")
+            write_picture(sample_grid(x, result.columns, result.label, kind=self.model.kind), out / "grid.png")
             moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
             return [counted("grid.png", most or n, n), *moving]
         rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
         shown = {name: self.to_units(x) for name, x in rows.items()}
-        comparison(shown, self.model.kind).save(out / "comparison.png")
+        write_picture(comparison(shown, self.model.kind), out / "comparison.png")
         compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
         if self.model.kind != "images":
             return [compared]

@@ -6,6 +6,7 @@ from pathlib import Path
 from PIL import Image
 
 from src.comparing.table import MARK, aligned, markdown
+from src.plots.pictures import write_picture
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
 from src.utils.console import log
 from src.utils.folders import make_out
@@ -84,7 +85,7 @@ class Report:
 
     def picture(self, name: str, picture: Image.Image, caption: str) -> None:
         """A plot, of its own and on the page."""
-        picture.save(self.folder / f"{name}.png")
+        write_picture(picture, self.folder / f"{name}.png")
         self.files.append(f"{name}.png")
         self.html.append(picture_tag(picture, caption))
 

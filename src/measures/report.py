@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from src.measures.base import Section, Value
-from src.plots.pictures import write_gif
+from src.plots.pictures import write_gif, write_picture
 from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
 from src.utils.describe import describe
+from src.utils.whole_files import whole
 
 
 def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
@@ -21,13 +22,15 @@ def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str,
     for section in sections.values():
         for name, picture in section.pictures.items():
             if isinstance(picture.image, list):
-                write_gif(picture.image, folder / f"{name}.gif")
+                with whole(folder / f"{name}.gif") as partial:
+                    write_gif(picture.image, partial)
             else:
-                picture.image.save(folder / f"{name}.png")
+                write_picture(picture.image, folder / f"{name}.png")
     blocks = [table_tag(["", ""], summary(record), numbers=False)]
     for section in sections.values():
         blocks += section_blocks(section)
-    (folder / "report.html").write_text(page(f"Evaluation of {record['name'] or record['run']}", blocks), "utf-8")
+    with whole(folder / "report.html") as partial:
+        partial.write_text(page(f"Evaluation of {record['name'] or record['run']}", blocks), "utf-8")
 
 
 def section_blocks(section: Section) -> list[str]:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from src.plots.fields import as_images
 from src.utils.units import Kind
+from src.utils.whole_files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -157,6 +158,12 @@ def trajectory_frames(
         limit = limit_of(path[-1])
         return [point_cloud(x, label, limit, side=4.8) for x in path]
     return [image_grid(as_images(x, kind, like=path[-1]), least=420) for x in path]
+
+
+def write_picture(picture: Image.Image, file: Path) -> None:
+    """A picture as a file that is there as a whole, in the place of whatever had its name."""
+    with whole(file) as partial:
+        picture.save(partial)
 
 
 def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:

@@ -50,7 +50,7 @@ def check_out(folder: str | Path) -> None:
         UserError: naming the file that could be overwritten.
     """
     folder = check_writable("out", folder, "give another out=FOLDER")
-    if not folder.is_dir() or any((p / name).exists() for p in (folder, *folder.parents) for name in (MARK, RUN)):
+    if not folder.is_dir() or is_ours(folder):
         return
     for item in sorted(folder.iterdir()):
         if item.suffix in RESULTS or item.name in RESULT_FOLDERS:
@@ -60,10 +60,17 @@ def check_out(folder: str | Path) -> None:
             )
 
 
+def is_ours(folder: Path) -> bool:
+    """Whether a folder lies in one of a run, or one that was made for results."""
+    folder = folder.absolute()
+    return any((parent / name).exists() for parent in (folder, *folder.parents) for name in (MARK, RUN))
+
+
 def make_out(folder: Path) -> None:
     """Make a folder for results, and note that what is in it can be made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARK).touch()
+    if not is_ours(folder):
+        (folder / MARK).touch()
 
 
 def is_leftover(item: Path) -> bool:

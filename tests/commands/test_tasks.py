@@ -59,7 +59,14 @@ def test_restoring_test_data(sample, digits, words):
     """Input, result and comparison are written, and errors against the truth."""
     done, out = sample(digits, *words, "input=test", "n=6")
     assert done.code == 0, done.error
-    assert {p.name for p in out.iterdir()} == {"samples.npz", "comparison.png", "input", "result", "metrics.json"}
+    assert {p.name for p in out.iterdir()} == {
+        "samples.npz",
+        "comparison.png",
+        "input",
+        "result",
+        "metrics.json",
+        ".diffusion-lab",
+    }
     assert [len(list((out / name).glob("*.png"))) for name in ("input", "result")] == [6, 6]
     x = np.load(out / "samples.npz")["x"]
     assert x.shape == (6, 1, 8, 8) and 0 <= x.min() < x.max() <= 1
