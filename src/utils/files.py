@@ -227,6 +227,6 @@ def cached(file: Path, make: Callable[[], dict[str, Any]], wanted: Any) -> dict[
     with suppress(Damaged):
         return read_tensors(file, wanted, "It is made anew")
     content = make()
-    with suppress(OSError), whole(file) as partial:  # where there is no place for it, it is made again next time
+    with suppress(OSError, UserError), whole(file) as partial:  # without a place for it, it is made again next time
         torch.save(content, partial)
     return content
