@@ -52,12 +52,12 @@ def test_the_table_says_what_each_is_to_ours_and_when_ours_was_as_good(found):
     text = report(found, OURS)
     assert "30.00 [25.00, 35.00] (10)" in text and "60.00 [50.00, 70.00] (20)" in text
     assert "160" in text and "40 (0.25)" in text
-    assert "at its end after 40 s" in text  # the first moment that is below 30, the better peer's distance
+    assert "final distance within 40 s" in text  # the first moment that is below 30, the better peer's distance
 
 
 def test_it_says_so_where_ours_never_was_as_good(found):
     found["contenders"][PEERS[0]]["frechet"] = 1.0
-    assert "at none of the moments" in report(found, OURS)
+    assert "at none of the measured moments" in report(found, OURS)
 
 
 def test_the_pictures_show_all_contenders(found):
