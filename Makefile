@@ -8,7 +8,7 @@ MINUTES ?= 6
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-all lint bench race bench-samplers clean
+.PHONY: help train test test-all lint docs bench race bench-samplers clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -27,6 +27,9 @@ lint: .venv/test ## format, lint and check types
 
 bench: .venv/run ## what the framework costs beside plain torch; ARGS=--write updates docs/performance.md
 	@$(BIN)/python -m tests.bench $(ARGS)
+
+docs: .venv/run  ## rewrite the tables of docs/ from conf/ and the docstrings
+	@$(BIN)/python -m tests.doc_tables --write
 
 race: .venv/run  ## mnist_ddpm against other libraries, MINUTES=6 each; ARGS=data.root=FOLDER
 	@$(BIN)/python -m tests.race --minutes $(MINUTES) $(ARGS)

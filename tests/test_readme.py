@@ -89,15 +89,3 @@ def test_its_commands(run, workplace, tiny_mnist, capsys):
 
 def test_the_example_takes_fifteen_lines(workplace):
     assert len((workplace / "my_parts.py").read_text().strip().splitlines()) <= 15
-
-
-def test_its_tables_list_what_is_there():
-    for group in (p for p in Path("conf").iterdir() if p.is_dir() and p.name != "hydra"):  # whose names are Hydra's
-        names = {p.stem for p in group.glob("*.yaml")}
-        if group.name == "experiment":
-            listed = set(re.findall(r"^\| `(\w+)`", README.split("## The experiments")[1].split("##")[0], re.M))
-        else:
-            row = re.search(rf"^\| `{group.name}` \|([^|]*)\|", README, re.M)
-            assert row, f"the README's table has no row for {group.name}"
-            listed = set(re.findall(r"`(\w+)`", row.group(1)))
-        assert listed == names, group.name
