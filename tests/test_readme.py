@@ -28,6 +28,7 @@ def test_every_line_is_known_to_these_tests():
         "make test",
         "make lint",
         "make test-all",
+        "make docs",
         "make bench",
         "make bench-samplers RUN=latest",
         "tensorboard --logdir outputs",
@@ -85,6 +86,10 @@ def test_its_commands(run, workplace, tiny_mnist, capsys):
     configs = workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")
     targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
     assert targets == {"my_parts.Power", "src.diffusion.tables.cosine"}
+
+
+def test_it_is_short():
+    assert len(README.splitlines()) < 200
 
 
 def test_the_example_takes_fifteen_lines(workplace):
