@@ -26,16 +26,16 @@ lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
 
 bench: .venv/run ## what the framework costs beside plain torch; ARGS=--write updates docs/performance.md
-	@$(BIN)/python -m tests.bench $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.loop $(ARGS)
 
 docs: .venv/run  ## rewrite the tables of docs/ from conf/ and the docstrings
 	@$(BIN)/python -m tests.doc_tables --write
 
 race: .venv/run  ## mnist_ddpm against other libraries, MINUTES=6 each; ARGS=data.root=FOLDER
-	@$(BIN)/python -m tests.race --minutes $(MINUTES) $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.race --minutes $(MINUTES) $(ARGS)
 
 bench-samplers: .venv/run ## how good and how costly every sampler is on a trained MNIST run, RUN=FOLDER
-	@$(BIN)/python -m tests.bench_samplers $(RUN) $(ARGS)
+	@$(BIN)/python -m tests.benchmarks.samplers $(RUN) $(ARGS)
 
 clean:           ## remove the environment and caches, never outputs/
 	rm -rf .venv .pytest_cache .ruff_cache .mypy_cache *.egg-info build

@@ -2,13 +2,13 @@
 
 from omegaconf import DictConfig
 
-from src.commands import run_command
-from src.words import words_of_comparison
+from src.commands.main import run_command
+from src.commands.overrides import words_of_comparison
 
 
 def compare(cfg: DictConfig) -> None:
     """Read what runs came to, or sample one over a grid of samplers, and write a table, plots and a page."""
-    from src.comparing.command import choose  # torch takes seconds to import, which --help need not wait for
+    from src.commands.compare.command import choose  # torch takes seconds to import, which --help need not wait for
 
     comparison = choose(cfg)
     comparison.sample()

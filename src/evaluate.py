@@ -4,9 +4,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from src.commands import run_command
-from src.utils.cli import named_settings
-from src.words import words_of_sampling
+from src.commands.cli import named_settings
+from src.commands.main import run_command
+from src.commands.overrides import words_of_sampling
 
 
 def evaluate(cfg: DictConfig) -> Any:
@@ -14,7 +14,10 @@ def evaluate(cfg: DictConfig) -> Any:
 
     Returns what a sweep looks at.
     """
-    from src.evaluation import Evaluation, objective  # torch takes seconds to import, which --help need not wait for
+    from src.commands.evaluation import (  # torch takes seconds to import, which --help need not wait for
+        Evaluation,
+        objective,
+    )
 
     evaluation = Evaluation.prepare(cfg, named_settings())
     subject = evaluation.draw()

@@ -11,15 +11,15 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from src.diffusion.clusters import SAMPLES
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.ema import Average
 from src.diffusion.losses import Loss
 from src.diffusion.times import TimeSampler
-from src.metrics.loss_by_noise import LossByNoise
+from src.optim.ema import Average
+from src.optim.lr_schedules import build_lr_schedule
+from src.statistics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
+from src.utils.fsdp import FullyShard
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
-from src.utils.lr_schedules import build_lr_schedule
 from src.utils.seeding import derive_seed, generator
-from src.utils.sharding import FullyShard
 
 
 class DiffusionModule(pl.LightningModule):

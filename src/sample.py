@@ -2,14 +2,14 @@
 
 from omegaconf import DictConfig
 
-from src.commands import run_command
-from src.utils.cli import named_settings
-from src.words import words_of_sampling
+from src.commands.cli import named_settings
+from src.commands.main import run_command
+from src.commands.overrides import words_of_sampling
 
 
 def sample(cfg: DictConfig) -> None:
     """Rebuild the model from the run folder, draw, and write samples.npz and grid.png."""
-    from src.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
+    from src.commands.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
 
     sampling = Sampling.prepare(cfg, named_settings())
     sampling.check_out()

@@ -4,19 +4,21 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from src.commands import run_command
-from src.words import words_of_training
+from src.commands.main import run_command
+from src.commands.overrides import words_of_training
 
 
 def train(cfg: DictConfig) -> Any:
     """Settle all settings and the folder, build the parts, announce, fit, report; returns what a search looks at."""
     if cfg.get("plan"):
-        from src.planning.command import plan_run
+        from src.commands.plan.command import plan_run
 
         plan_run(cfg)
         return None
-    from src.settling import settle
-    from src.training import Training  # torch and Lightning take seconds to import, which --help need not wait for
+    from src.commands.run_setup import settle
+    from src.commands.training import (
+        Training,  # torch and Lightning take seconds to import, which --help need not wait for
+    )
 
     run = settle(cfg)
     if not run.finished:

@@ -20,11 +20,12 @@ os.environ["DIFFUSION_LAB_OUTPUTS"] = tempfile.mkdtemp()
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYPECHECKER)
 
-from src.diffusion import schedules, tables  # noqa: E402 - the hook comes first
-from src.features import trained  # noqa: E402
-from tests.pairs import without_a_new_pair  # noqa: E402
+from src.diffusion import discrete_schedules as tables  # noqa: E402 - the hook comes first
+from src.diffusion import schedules  # noqa: E402 - the hook comes first
+from src.metrics.features import trained  # noqa: E402
+from tests.helpers.pairwise import without_a_new_pair  # noqa: E402
 
-# Features of a data set are learned in a moment; tests/features asks for good ones.
+# Features of a data set are learned in a moment; tests/metrics/features asks for good ones.
 trained.LEAST_STEPS = 20
 
 

@@ -15,42 +15,44 @@ from hydra.core.singleton import Singleton
 from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
-import src.runs
+import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
-from src.callbacks.pictures import Pictures
 from src.callbacks.progress import Progress
+from src.callbacks.sample_images import Pictures
 from src.callbacks.snapshots import Snapshots
+from src.commands.cli import to_plain
+from src.commands.config import drop_foreign_keys
+from src.commands.plan.device import Plan
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.diffusion.denoiser import Prediction
-from src.diffusion.ema import Average
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.losses import Loss
-from src.diffusion.measurements import Mask
+from src.diffusion.operators import Mask
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
-from src.diffusion.tables import cosine
 from src.diffusion.times import TimeSampler
 from src.diffusion.variances import Variance
-from src.features.base import Reference
-from src.measures.base import Measure
+from src.metrics.base import Measure
+from src.metrics.features.base import Reference
 from src.module import DiffusionModule
-from src.planning.device import Plan
+from src.optim.ema import Average
+from src.runs.check_config import check_config
+from src.runs.loading import build_denoiser
 from src.samplers.ancestral import DDIM
 from src.samplers.base import Sampler
-from src.settings import drop_foreign_keys
-from src.tasks.base import Model, Task
-from src.utils.check_config import check_config
-from src.utils.cli import to_plain
+from src.samplers.pipeline import Model
+from src.tasks.base import Task
 from src.utils.errors import UserError
 from src.utils.units import Kind
-from tests.diffusion.oracles import Oracle
+from tests.diffusion.reference import Oracle
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = {
     folder.name: sorted(p.stem for p in folder.glob("*.yaml"))
     for folder in CONF.iterdir()
-    if folder.is_dir() and folder.name != "hydra"  # launchers and sweepers: tests/sweeping, tests/commands
+    if folder.is_dir() and folder.name != "hydra"  # launchers and sweepers: tests/commands/sweep, tests/end_to_end
 }
 FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
 # What a choice makes no sense without.
@@ -146,7 +148,7 @@ def check_guidance(cfg):
     more = {}
     if "guide" in cfg.guidance:
         del cfg.guidance.guide
-        more = {"guide": src.runs.build_denoiser(cfg), "scale": 1.0}
+        more = {"guide": build_denoiser(cfg), "scale": 1.0}
     guidance, schedule = instantiate(cfg.guidance, **more), instantiate(cfg.schedule)
 
     def denoise(x_t, t, cond=None):
@@ -188,7 +190,7 @@ def check_logger(cfg):
 
 
 def check_whole(cfg):
-    denoiser = src.runs.build_denoiser(cfg)
+    denoiser = build_denoiser(cfg)
     assert isinstance(instantiate(cfg.module)(denoiser=denoiser), DiffusionModule)
     for check in (check_net, check_optimizer, check_lr_schedule, check_callbacks):
         check(cfg)
@@ -235,8 +237,8 @@ def check_sampler(cfg):
 
 
 def check_sweep(cfg):
-    """A whole run as a job has it; tests/sweeping/test_ready.py looks at what is swept."""
-    assert isinstance(instantiate(cfg.module)(denoiser=src.runs.build_denoiser(cfg)), DiffusionModule)
+    """A whole run as a job has it; tests/commands/sweep/test_ready.py looks at what is swept."""
+    assert isinstance(instantiate(cfg.module)(denoiser=build_denoiser(cfg)), DiffusionModule)
 
 
 def check_plan(cfg):

@@ -8,20 +8,20 @@ import pytorch_lightning as pl
 import torch
 
 from src.callbacks.checkpoints import Checkpoints
-from src.callbacks.pictures import Pictures
-from src.diffusion.ema import EMA
+from src.callbacks.sample_images import Pictures
 from src.diffusion.losses import MSE
 from src.diffusion.times import LossAware, Stratified, Uniform
 from src.diffusion.weightings import velocity
+from src.loggers.metrics_csv import read_metrics
 from src.module import DiffusionModule
+from src.optim.ema import EMA
+from src.optim.lr_schedules import constant
+from src.optim.lr_schedules import cosine as cosine_rate
 from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
-from src.utils.lr_schedules import constant
-from src.utils.lr_schedules import cosine as cosine_rate
-from src.utils.metrics_csv import read_metrics
 from src.utils.seeding import generator
-from tests.faults import PoisonAt
-from tests.tiny import Memory, fit, make_kind, make_module, weights
+from tests.helpers.faults import PoisonAt
+from tests.helpers.tiny import Memory, fit, make_kind, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

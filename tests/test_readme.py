@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import yaml
 
-from src import commands, settings
-from src.commands import run_command
-from src.utils import cli
-from tests.commands.conftest import COMPLETE
-from tests.tiny import QUICK
+from src.commands import cli
+from src.commands import config as settings
+from src.commands import main as commands
+from src.commands.main import run_command
+from tests.end_to_end.conftest import COMPLETE
+from tests.helpers.tiny import QUICK
 
 README = Path("README.md").read_text()
 LINES = [
@@ -85,7 +86,7 @@ def test_its_commands(run, workplace, tiny_mnist, capsys):
             assert not exit.code, f"{command}\n{capsys.readouterr()}"
     configs = workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")
     targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
-    assert targets == {"my_parts.Power", "src.diffusion.tables.cosine"}
+    assert targets == {"my_parts.Power", "src.diffusion.discrete_schedules.cosine"}
 
 
 def test_it_is_short():

@@ -8,10 +8,10 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
-from src.utils.checkpoint_io import best_checkpoint
+from src.utils.atomic import check_still_there, remove, take_place
+from src.utils.checkpoints import best_checkpoint
 from src.utils.files import check
 from src.utils.ranges import PositiveInt
-from src.utils.whole_files import check_still_there, remove, take_place
 
 # What a checkpoint keeps of it; one of an earlier version may lack some.
 STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}

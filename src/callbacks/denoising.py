@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from src.data.base import BatchDataset, DataModule
-from src.metrics.restoration import restoration
 from src.module import DiffusionModule
+from src.statistics.restoration import restoration
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 

@@ -12,7 +12,7 @@ import torch
 from src.callbacks.checkpoints import Checkpoints, is_validated_next
 from src.utils.console import log
 from src.utils.errors import UserError
-from src.utils.overrides import assignment, command
+from src.utils.override_syntax import assignment, command
 from src.utils.processes import STOPPING
 
 

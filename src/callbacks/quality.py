@@ -11,12 +11,12 @@ from torchmetrics import Metric
 
 from src.data.base import DataModule
 from src.diffusion.guidance import Guidance, NoGuidance
-from src.features.base import Features, Reference
-from src.metrics.frechet import frechet_metric
-from src.metrics.sliced_wasserstein import SlicedWasserstein
+from src.metrics.features.base import Features, Reference
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
-from src.tasks.base import Model
+from src.samplers.pipeline import Model
+from src.statistics.frechet import frechet_metric
+from src.statistics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator

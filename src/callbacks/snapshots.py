@@ -6,9 +6,9 @@ from typing import Any
 import pytorch_lightning as pl
 from pytorch_lightning.strategies import FSDPStrategy
 
-from src.diffusion.ema import Power
 from src.module import DiffusionModule
-from src.utils.checkpoint_io import write_whole
+from src.optim.ema import Power
+from src.utils.atomic import write_whole
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from src.data.image_files import Files, Packed, Part
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError, printable
-from src.utils.pictures import plain, why_unreadable
+from src.utils.images import plain, why_unreadable
 
 CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
 HEAD = 1 << 14  # bytes in which the size and kind of an image mostly stand

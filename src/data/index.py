@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 
 from src.data.image_files import Files, Packed
+from src.utils.atomic import whole
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_tensors
-from src.utils.whole_files import whole
 
 VERSION = 2  # of what is kept
 TENSOR = torch.Tensor

@@ -14,7 +14,7 @@ from src.data.names import PassedOver, tidy
 from src.data.tar_shards import find_shards, scan_shards
 from src.utils.budget import check_expansion
 from src.utils.errors import UserError
-from src.utils.pictures import ENDINGS, is_hidden, is_image
+from src.utils.images import ENDINGS, is_hidden, is_image
 
 
 def find_images(root: str, key: str, index: Index) -> Files:

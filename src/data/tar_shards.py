@@ -22,7 +22,7 @@ from src.data.index import stamp
 from src.data.names import PassedOver, part_of_shard, tidy
 from src.data.workers import cpus, in_processes
 from src.utils.errors import UserError
-from src.utils.pictures import ENDINGS, is_hidden, is_image
+from src.utils.images import ENDINGS, is_hidden, is_image
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 BLOCK = 512  # bytes; a tar file ends with blocks of zeros

@@ -16,10 +16,11 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.diffusion import learned, weightings
-from src.diffusion.bound import prior_term, step_term
+from src.diffusion import learned_schedule as learned
+from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.schedules import Schedule, Time, match
+from src.diffusion.vlb import prior_term, step_term
 
 Weighting = Callable[[Schedule, Time], Time]
 

@@ -4,7 +4,7 @@ Everything in this project is :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` wit
 Times are float64 tensors on the CPU: exact at the nodes of a table, the same on every device, and free of
 synchronisation, since 0-dimensional ones multiply a tensor on any device as plain numbers.
 
-Continuous processes are here, discrete ones in :mod:`src.diffusion.tables`.
+Continuous processes are here, discrete ones in :mod:`src.diffusion.discrete_schedules`.
 """
 
 from abc import ABC, abstractmethod

@@ -1,91 +1,133 @@
-"""How far two sets of samples are apart, seen along many directions."""
+"""How far the samples as a whole are from the data."""
 
-from typing import cast
+from typing import Annotated, NamedTuple
 
 import torch
-from jaxtyping import Float
+from annotated_types import Ge
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from src.metrics.base import Measure, Picture, Section, Subject, Value
+from src.plots.metrics import clouds
+from src.statistics.sliced_wasserstein import SlicedWasserstein, squared_distances
+from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
+NUMBERS = 2**23  # of projections that are compared at a time
 
-class SlicedWasserstein(Metric):
-    r"""The sliced Wasserstein distance of order 2 between two sets of samples of any shape, taken as vectors.
 
-    .. math:: SW_2(X, Y)^2 = \frac{1}{P} \sum_{p=1}^{P} \int_0^1
-              \left( F^{-1}_{\theta_p \cdot X}(u) - F^{-1}_{\theta_p \cdot Y}(u) \right)^2 du
-
-    with P directions theta_p, uniform on the unit sphere, and the quantile functions F^-1 of the projected samples:
-    steps, whose integral is exact for sets of any two sizes. It is 0 for equal sets alone (as P grows), and in the
-    units of the data. Two finite sets from one law are apart too: compare with the distance of data from data.
-
-    Called as torchmetrics' FID is: `update(x, real=True)` and `update(x, real=False)`, then `compute()`.
+class Sliced(Measure):
+    """The sliced Wasserstein distance of the samples from the test data, beside that of as many training data.
 
     Args:
-        projections: P.
-        seed: of the directions, which are a function of it and of the number of dimensions.
-
-    Raises:
-        ValueError: where the samples of the two sets are not of one size, or one set is empty.
-
-    Source: Rabin, Peyre, Delon, Bernot 2011, Wasserstein barycenter and its application to texture mixing;
-        Bonneel, Rabin, Peyre, Pfister 2015, Sliced and Radon Wasserstein barycenters of measures.
+        projections: directions to look along.
+        resamples: of the bootstrap, for the 95 % interval.
+        most: samples that the bootstrap draws from; where there are more, the interval is scaled to their number.
     """
 
-    full_state_update = False
-    higher_is_better = False
-    # Projections rather than samples: of images they are far fewer.
-    real: list[Tensor]
-    fake: list[Tensor]
+    kinds = ("points", "signals", "fields", "volumes")
+    least_n = 2
 
-    def __init__(self, projections: int = 128, seed: int = 0):
-        super().__init__()
-        if projections < 1:
-            raise ValueError(f"projections is at least 1, not {projections}")
-        self.projections, self.seed = projections, seed
-        self.vectors: Tensor | None = None  # (dim, P), once the dimension is known
-        self.add_state("real", default=[], dist_reduce_fx="cat")
-        self.add_state("fake", default=[], dist_reduce_fx="cat")
+    def __init__(
+        self, projections: PositiveInt = 128, resamples: PositiveInt = 200, most: Annotated[int, Ge(2)] = 10_000
+    ):
+        self.projections, self.resamples, self.most = projections, resamples, most
 
-    def directions(self, dim: int) -> Float[Tensor, "dim projections"]:
-        """Unit vectors of `dim` dimensions, as columns, float32."""
-        normal = torch.randn(
-            dim, self.projections, generator=generator(self.seed, "directions", dim), dtype=torch.float64
+    def __call__(self, subject: Subject) -> Section:
+        x, n = subject.x, len(subject.x)
+        real, data = subject.test[:], subject.train.some(n, "sliced", subject.seed)
+        directions = SlicedWasserstein(self.projections, subject.seed).directions(x[0].numel())
+        flat, real_flat = (v.flatten(1).float() for v in (x, real["x"]))
+        distance, floor = (distance_along(v, real_flat, directions) for v in (flat, data["x"].flatten(1).float()))
+        below, above = bootstrap(flat[: self.most] @ directions, real_flat @ directions, self.resamples)
+        scale = (min(n, self.most) / n) ** 0.5
+        low, high = max(0.0, distance + scale * below), distance + scale * above
+        value = Value("sliced Wasserstein distance", distance, low, high, floor, better="lower")
+        section = Section(
+            "Distance from the data", {"sliced_wasserstein": value}, notes=[HOW_TO_READ], verdict=verdict(value)
         )
-        return (normal / normal.norm(dim=0)).float()
-
-    def update(self, x: Float[Tensor, "batch *shape"], real: bool) -> None:
-        """Take in samples of the one set, or of the other."""
-        flat = x.detach().flatten(1).float()
-        if self.vectors is None:
-            self.vectors = self.directions(flat.shape[1])
-        if flat.shape[1] != len(self.vectors):
-            raise ValueError(f"samples of {flat.shape[1]} and of {len(self.vectors)} numbers cannot be compared")
-        with torch.autocast(flat.device.type, enabled=False):  # bf16 would round the distances away
-            projected = flat @ self.vectors.to(flat.device)
-        (self.real if real else self.fake).append(projected)
-
-    def compute(self) -> Tensor:
-        """The distance, a number ()."""
-        if not len(self.real) or not len(self.fake):
-            raise ValueError("the sliced Wasserstein distance needs samples of both sets")
-        real, fake = (cast(Tensor, dim_zero_cat(x)) for x in (self.real, self.fake))
-        return squared_distances(real, fake).mean().sqrt()
-
-    def reset(self) -> None:
-        super().reset()
-        self.vectors = None
+        if len(data["x"]) < n:
+            section.notes.append(
+                f"The value of real data is that of {len(data['x']):,} training data, for there are no more."
+            )
+        if self.most < n:
+            section.notes.append(f"The interval is that of {self.most:,} of the {n:,} samples, scaled to all of them.")
+        if subject.kind == "points":
+            shown = {"test data": (real["x"], real.get("label")), "samples": (x, subject.label)}
+            section.pictures["points"] = Picture(clouds(shown), "As many points of the data and of the samples")
+        return section
 
 
-def squared_distances(x: Float[Tensor, "n p"], y: Float[Tensor, "m p"]) -> Float[Tensor, " p"]:
-    """The squared Wasserstein distances of order 2 between the columns of x and of y, one by one.
+HOW_TO_READ = (
+    "It is how far points have to be moved, as the root of the mean square along random directions, to turn the "
+    "samples into the test data, in units of the data. Two finite sets are never the same: the value of "
+    "real data is the distance of as many training data from the test data. The interval is that of other samples of "
+    "the same model."
+)
 
-    The quantile functions are constant between the multiples of 1/n and of 1/m; in units of 1/(nm) both are integers.
+
+def distance_along(x: Tensor, y: Tensor, directions: Tensor) -> float:
+    """The sliced Wasserstein distance of x (N, D) and y (M, D) along the columns of (D, P), some at a time."""
+    parts = directions.split(max(1, NUMBERS // (len(x) + len(y))), 1)
+    return torch.cat([squared_distances(x @ part, y @ part) for part in parts]).mean().sqrt().item()
+
+
+def bootstrap(x: Tensor, real: Tensor, resamples: int) -> tuple[float, float]:
+    """How far the 95 % interval over other samples x (N, P) of the same source, from real ones (M, P), reaches below
+    and above the distance of x.
+
+    A resample holds fewer different samples, which are farther from the data: the percentiles are moved back by that.
     """
-    n, m = len(x), len(y)
-    ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique().to(x.device)
-    widths = (torch.diff(ends, prepend=ends.new_zeros(1)) / (n * m)).to(x)
-    x, y = x.sort(0).values[(ends - 1) // m], y.sort(0).values[(ends - 1) // n]
-    return (widths[:, None] * (x - y).square()).sum(0)  # no matrix product, which autocast would round
+    g, n, target = generator("bootstrap"), len(x), Cells.of(real, len(x))
+    ordered, order = x.T.contiguous().sort(1)
+    values, places = ordered.numpy().ravel(), order.numpy()
+    again = []
+    for _ in range(resamples):
+        counts = torch.randint(n, (n,), generator=g).bincount(minlength=n).numpy()
+        # In order as the samples are, each as often as it was drawn: sorting anew would take ten times as long.
+        resample = torch.from_numpy(values.repeat(counts[places].ravel())).view(ordered.shape)
+        again.append(target.distance_ordered(resample.T))
+    found = torch.stack(again)
+    low, high = (found - found.mean()).quantile(torch.tensor([0.025, 0.975], dtype=found.dtype)).tolist()
+    return low, high
+
+
+class Cells(NamedTuple):
+    r"""Quantile functions in N equal parts of [0, 1], from which the distance of N numbers takes one sorting.
+
+    .. math:: \int_0^1 (F^{-1} - G^{-1})^2 = \frac{1}{N} \sum_i (x_{(i)} - m_i)^2 + v, \text{ for the mean } m_i
+              \text{ of } G^{-1} \text{ in part } i \text{ and the mean } v \text{ of its variances within the parts}
+
+    mean: (N, P).
+    within: v, (P,).
+    """
+
+    mean: Tensor
+    within: Tensor
+
+    @classmethod
+    def of(cls, real: Tensor, n: int) -> "Cells":
+        """Of the columns of (M, P). In units of 1 / (N M) the steps and the parts begin and end at integers."""
+        m = len(real)
+        ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
+        widths = torch.diff(ends, prepend=ends.new_zeros(1)).to(real)[:, None] / (n * m)
+        y, part = real.sort(0).values[(ends - 1) // n], (ends - 1) // m
+        mean = real.new_zeros(n, real.shape[1]).index_add_(0, part, n * widths * y)
+        return cls(mean, (widths * (y - mean[part]).square()).sum(0))
+
+    def distance(self, x: Tensor) -> Tensor:
+        """The sliced Wasserstein distance of x (N, P), a number ()."""
+        return self.distance_ordered(x.sort(0).values)
+
+    def distance_ordered(self, x: Tensor) -> Tensor:
+        """The same of x whose columns are in order."""
+        return ((x - self.mean).square().mean(0) + self.within).mean().sqrt()
+
+
+def verdict(value: Value) -> str:
+    """Whether the samples can be told from data."""
+    assert value.low is not None and value.floor is not None
+    if value.low <= value.floor:
+        return "By this distance the samples cannot be told from as many data."
+    if not value.floor:
+        return "The samples are apart from the test data, and the training data are the test data: their distance is 0."
+    return f"The samples are {value.value / value.floor:.2g} times as far from the test data as training data are."

@@ -4,8 +4,8 @@ from pathlib import Path
 
 from PIL import Image
 
+from src.loggers.metrics_csv import read_metrics
 from src.plots.pictures import BLUE, GREY, ORANGE, new_figure, to_picture
-from src.utils.metrics_csv import read_metrics
 
 
 def loss_curves(metrics: Path) -> Image.Image:

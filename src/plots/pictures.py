@@ -11,8 +11,8 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from src.plots.fields import as_images
+from src.utils.atomic import whole
 from src.utils.units import Kind
-from src.utils.whole_files import whole
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.tasks.base import Inputs, Model, Result, Task
-from src.tasks.generate import draw
+from src.samplers.pipeline import Model, draw
+from src.tasks.base import Inputs, Result, Task
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.sample_files import write_pictures

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.tasks.base import Inputs, Model, Result, Task, wanted
+from src.samplers.pipeline import Model
+from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveFloat
 from src.utils.seeding import generator

@@ -9,7 +9,8 @@ from annotated_types import Interval
 from torch import Tensor
 
 from src.samplers.base import Level, move
-from src.tasks.base import Inputs, Model, Result, Task, wanted
+from src.samplers.pipeline import Model
+from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 

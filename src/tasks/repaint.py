@@ -6,8 +6,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from src.diffusion.measurements import Mask, Measurement
-from src.tasks.base import Model
+from src.diffusion.operators import Mask, Measurement
+from src.samplers.pipeline import Model
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.diffusion.guidance import Guidance
-from src.diffusion.measurements import Average, Blur, Grey, Mask, Measurement
+from src.diffusion.operators import Average, Blur, Grey, Mask, Measurement
 from src.samplers.ancestral import DDIM
-from src.tasks.base import Inputs, Model, Result, Task, wanted
+from src.samplers.pipeline import Model
+from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError, blame
 from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
 from src.utils.sample_files import read_samples
@@ -38,7 +39,7 @@ class Guided:
     posterior mean, and it errs less than a sample does. It is walked by DDIM, in the steps of the run's sampler.
 
     Args:
-        guidance: makes one for a batch, of (measurement, y, noise); see :mod:`src.diffusion.posterior`.
+        guidance: makes one for a batch, of (measurement, y, noise); see :mod:`src.diffusion.posterior_guidance`.
         sample: draw a sample instead, from noise, as the run's sampler does.
     """
 

@@ -3,6 +3,7 @@
 import logging
 import sys
 import warnings
+from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
@@ -79,3 +80,12 @@ def table(rows: list[tuple[str, str]]) -> str:
     """Rows of a name and a text, aligned."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
+
+
+def describe(node: Any) -> str:
+    """`Name(argument=value, ...)` of a part, without what the code adds; of anything else its text."""
+    if not isinstance(node, Mapping) or "_target_" not in node:
+        return "none" if node is None else str(node)
+    arguments = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if key[0] != "_")
+    name = node["_target_"].split(".")[-1]
+    return f"{name}({arguments})" if arguments else name

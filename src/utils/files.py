@@ -12,8 +12,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from src.utils.atomic import whole
 from src.utils.errors import UserError
-from src.utils.whole_files import whole
 
 LARGEST = 256 << 20  # bytes of a text file
 MOST_NODES = 1_000_000  # of a YAML file, whose aliases can stand for any number

@@ -6,7 +6,7 @@ from typing import Any
 
 from src.utils.errors import UserError
 from src.utils.files import read_tensors
-from src.utils.overrides import assignment, command
+from src.utils.override_syntax import assignment, command
 from src.utils.sharded import SHARDED, harmless, is_sharded
 
 ADVICE = "Use another checkpoint"
@@ -40,7 +40,7 @@ def by_number(state: dict[str, Any]) -> dict[str, Any]:
 
 def main(folder: Path) -> None:
     """Take the place of the folder by one file."""
-    from src.utils.checkpoint_io import write_whole
+    from src.utils.atomic import write_whole
 
     if not is_sharded(folder):
         raise UserError(f"{folder} is not the folder of a checkpoint of trainer=fsdp")

@@ -11,6 +11,7 @@ from omegaconf import DictConfig, ListConfig
 
 from src.utils.errors import UserError
 
+CONF = Path(__file__).resolve().parents[2] / "conf"
 OUTPUTS = "DIFFUSION_LAB_OUTPUTS"  # the variable of the environment that says where everything is written
 
 

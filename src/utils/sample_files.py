@@ -15,7 +15,7 @@ from torch import Tensor
 
 from src.utils.budget import check_expansion
 from src.utils.errors import UserError
-from src.utils.pictures import ENDINGS, is_hidden, is_image, plain, why_unreadable
+from src.utils.images import ENDINGS, is_hidden, is_image, plain, why_unreadable
 
 ARRAYS = (".npy", ".npz")
 

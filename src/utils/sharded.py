@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from src.utils.atomic import whole
 from src.utils.files import Damaged, Misfit, read_json, reading
-from src.utils.whole_files import whole
 
 INDEX = ".metadata"
 SHARDED = "meta.pt"  # all but the tensors

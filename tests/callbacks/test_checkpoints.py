@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from src.callbacks.checkpoints import Checkpoints
-from src.utils.checkpoint_io import best_checkpoint
-from src.utils.metrics_csv import read_metrics
-from tests.tiny import fit, make_module
+from src.loggers.metrics_csv import read_metrics
+from src.utils.checkpoints import best_checkpoint
+from tests.helpers.tiny import fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

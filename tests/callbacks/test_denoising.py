@@ -6,11 +6,11 @@ from PIL import Image
 
 from src.callbacks.denoising import DenoisingTest
 from src.data.base import InMemory
-from src.diffusion.tables import additive
+from src.diffusion.discrete_schedules import additive
 from src.diffusion.times import Fixed
-from src.utils.metrics_csv import read_metrics
-from tests.diffusion.oracles import Oracle
-from tests.tiny import Memory, fit, make_module
+from src.loggers.metrics_csv import read_metrics
+from tests.diffusion.reference import Oracle
+from tests.helpers.tiny import Memory, fit, make_module
 
 
 class OwnTest(Memory):

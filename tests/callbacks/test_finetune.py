@@ -9,7 +9,7 @@ from src.nets.conv_dense import ConvDense
 from src.nets.mlp import MLP
 from src.nets.unet import UNet
 from src.utils.errors import UserError
-from tests.tiny import fit, make_module, weights
+from tests.helpers.tiny import fit, make_module, weights
 
 
 @pytest.mark.parametrize("layers", [1, 2, 4])

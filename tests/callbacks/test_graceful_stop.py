@@ -9,8 +9,8 @@ import torch
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
 from src.utils.errors import UserError
-from tests.resuming import MODULES, Place, assert_goes_on, run
-from tests.tiny import Memory, fit
+from tests.helpers.resuming import MODULES, Place, assert_goes_on, run
+from tests.helpers.tiny import Memory, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -6,8 +6,8 @@ import pytest
 import pytorch_lightning as pl
 
 from src.callbacks.progress import Progress
-from src.utils.metrics_csv import read_metrics
-from tests.tiny import fit
+from src.loggers.metrics_csv import read_metrics
+from tests.helpers.tiny import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

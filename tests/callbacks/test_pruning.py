@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.callbacks.pruning import StopUnpromising
-from tests.tiny import fit
+from tests.helpers.tiny import fit
 
 optuna = pytest.importorskip("optuna")
 

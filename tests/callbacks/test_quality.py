@@ -6,16 +6,16 @@ import pytest
 import torch
 
 from src.callbacks.quality import Quality
-from src.features.trained import ClassifierFeatures
-from src.metrics.frechet import Moments, frechet
-from src.metrics.sliced_wasserstein import SlicedWasserstein
+from src.loggers.metrics_csv import read_metrics
+from src.metrics.features.trained import ClassifierFeatures
 from src.samplers.ancestral import DDIM
-from src.tasks.generate import generate
+from src.samplers.pipeline import generate
+from src.statistics.frechet import Moments, frechet
+from src.statistics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
-from src.utils.metrics_csv import read_metrics
 from src.utils.seeding import generator
-from tests import tiny
-from tests.tiny import Memory, fit, make_module, weights
+from tests.helpers import tiny
+from tests.helpers.tiny import Memory, fit, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -7,9 +7,9 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.snapshots import Snapshots
-from src.diffusion.ema import Power, rebuild
+from src.optim.ema import Power, rebuild
 from src.utils.errors import UserError
-from tests.tiny import fit, make_module
+from tests.helpers.tiny import fit, make_module
 
 load = partial(torch.load, weights_only=True)
 pytestmark = pytest.mark.filterwarnings("ignore")

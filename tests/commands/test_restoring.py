@@ -1,60 +1,94 @@
-"""A run on MNIST as it is restores test digits, and makes digits that others can learn from. Takes half an hour."""
+"""A checkpoint that a run cannot go on from is named in one line, whatever is wrong with what Lightning restores."""
 
-import os
-from pathlib import Path
+from copy import deepcopy
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from src.features.trained import read
-from src.runs import Run
-from tests.bench_augment import accuracy, read_folder
-from tests.bench_digits import reference
-from tests.bench_restore import CASES, bench, digits, load_model
+from src.callbacks.checkpoints import Checkpoints
+from src.commands.restoring import check_resumable, pattern_of
+from src.optim.lr_schedules import constant
+from src.utils.files import Damaged, Misfit
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
-N = 200
+LOOP = {"epoch_loop.state_dict": {"_batches_that_stepped": 0}, "epoch_progress": {"current": {"ready": 0}}}
 
 
-@pytest.fixture(scope="module")
-def trained_run(make_run, mnist_words, tmp_path_factory):
-    """`trained_run(experiment)`: trained once, or the run that MNIST_DDPM or MNIST_CONDITIONAL names."""
-
-    def run(experiment: str) -> Path:
-        given = os.environ.get(experiment.upper())
-        return Path(
-            given or make_run(tmp_path_factory.mktemp("runs") / "run", f"experiment={experiment}", *mnist_words)
-        )
-
-    return run
+def parts():
+    """The trainer of a run, as far as it is looked at, and its optimizer and schedule with a spare parameter."""
+    loop = SimpleNamespace(state_dict=lambda: deepcopy(LOOP))
+    optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
+    return SimpleNamespace(fit_loop=loop, callbacks=[Checkpoints("x")]), optimizer, constant(optimizer, 10)
 
 
-@pytest.fixture(scope="module")
-def restoring(trained_run):
-    """The model, test digits, and what judges them."""
-    run = trained_run("mnist_ddpm")
-    real = reference(Run(run).config())
-    return load_model(str(run), N), digits(real, N), real.features
+@pytest.fixture
+def checkpoint():
+    trainer, _, _ = parts()
+    net = torch.nn.Linear(2, 3)
+    optimizer = torch.optim.Adam(net.parameters(), lr=0.5)
+    schedule = constant(optimizer, 10)
+    net(torch.ones(1, 2)).sum().backward()
+    optimizer.step()
+    return {
+        "global_step": 1,
+        "loops": {"fit_loop": deepcopy(LOOP)},
+        "callbacks": {c.state_key: c.state_dict() | {"best": 0.1} for c in trainer.callbacks},
+        "optimizer_states": [optimizer.state_dict()],
+        "lr_schedulers": [{k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}],
+        "train_meter": torch.zeros(1, 2, 3),
+    }
 
 
-@pytest.mark.parametrize("case", CASES)
-def test_restored_digits_are_taken_for_what_they_are(restoring, case):
-    """Nine of ten, or three of four where half is missing; closer to the truth than without a model."""
-    model, truth, judges = restoring
-    _, simple, ours = bench(model, truth, judges, case, ["pigdm"])
-    assert ours.accuracy >= CASES[case][1]
-    assert ours.psnr > simple.psnr + 2
+def test_a_whole_one_is_taken(checkpoint, tmp_path):
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    check_resumable(tmp_path / "last.ckpt", *parts())
 
 
-def test_a_classifier_is_not_worse_for_new_digits(trained_run, command, tmp_path):
-    """Beside 1,000 real ones, over three seeds; by less than their spread."""
-    run = trained_run("mnist_conditional")
-    words = ["n=3000", "sampler=dpmpp_2m", "sampler.steps=10", "grid=karras", "guidance=none", f"out={tmp_path}"]
-    done = command("sample", f"run={run}", "task=augment", *words)
-    assert done.code == 0, done.error
-    real = reference(Run(run).config())
-    x, y = (part[:1000] for part in read(real.train))
-    new_x, new_y = read_folder(tmp_path / "images")
-    both = torch.cat([x, new_x]), torch.cat([y, new_y])
-    alone, with_new = (sum(accuracy(real, *some, 4000, seed) for seed in range(3)) / 3 for some in ((x, y), both))
-    assert with_new > alone - 0.5
+PLACES = [
+    ("loops", "fit_loop"),
+    ("loops", "fit_loop", "epoch_progress"),
+    ("loops", "fit_loop", "epoch_progress", "current"),
+    ("loops", "fit_loop", "epoch_progress", "current", "ready"),
+    ("callbacks", "Checkpoints"),
+    ("callbacks", "Checkpoints", "best_step"),
+    ("optimizer_states", 0),
+    ("optimizer_states", 0, "state"),
+    ("optimizer_states", 0, "state", 1),
+    ("optimizer_states", 0, "state", 1, "exp_avg"),
+    ("optimizer_states", 0, "param_groups", 0),
+    ("optimizer_states", 0, "param_groups", 0, "lr"),
+    ("lr_schedulers", 0),
+    ("lr_schedulers", 0, "last_epoch"),
+    ("train_meter",),
+]
+
+
+@pytest.mark.parametrize("wrong", ["text", [1], None], ids=repr)
+@pytest.mark.parametrize("place", PLACES, ids=lambda place: ".".join(map(str, place)))
+def test_a_value_of_another_type_is_named(checkpoint, tmp_path, place, wrong):
+    node = checkpoint
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = wrong
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(Damaged) as caught:
+        check_resumable(tmp_path / "last.ckpt", *parts())
+    said = str(caught.value)
+    assert f"{tmp_path}/last.ckpt is damaged: {place[0]}" in said and "Go on from another one" in said
+    assert "\n" not in said
+
+
+def test_patterns():
+    assert pattern_of({"a": 1, "b": [1], "c": {}, "d": True}) == {
+        "a?": float,
+        "b?": (list, tuple),
+        "c?": dict,
+        "d?": bool,
+    }
+
+
+def test_the_state_of_our_checkpoints_is_checked():
+    """Also where it is nothing at first, such as the best loss."""
+    with pytest.raises(Misfit, match=r"callbacks.Checkpoints.best must be float or nothing"):
+        Checkpoints("x").load_state_dict({"best": "low"})
+    Checkpoints("x").load_state_dict({"best": None, "best_step": 3})

@@ -6,15 +6,15 @@ import shutil
 import pytest
 import torch
 
+from src.commands.training import check_data
 from src.data.base import DataModule, InMemory
 from src.data.digits import Digits
 from src.data.mixture import Mixture
 from src.data.sine import Sine
-from src.runs import Run
-from src.training import check_data
+from src.runs.data_identity import changes
+from src.runs.run import Run
 from src.utils.errors import UserError
-from src.utils.identity import changes
-from tests.data.trees import CLASSES, images, tree, zipped
+from tests.data.image_trees import CLASSES, images, tree, zipped
 
 LEAD = "the data have changed since this run was trained on them: "
 

@@ -16,7 +16,7 @@ from src.data.image_folder import ImageFolder
 from src.data.images import Decoder, Unreadable
 from src.data.scan import scan_folder, scan_zip
 from src.utils.errors import UserError
-from tests.data.trees import CLASSES, everything, images, pattern, refused, rgb, same, tree, zipped
+from tests.data.image_trees import CLASSES, everything, images, pattern, refused, rgb, same, tree, zipped
 
 
 def decode(image, ending="png", channels=3, size=None, resize="crop", **save):

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from src.data import image_folder, scan
-from tests.data.trees import CLASSES, everything, images, same, tree, zipped
+from tests.data.image_trees import CLASSES, everything, images, same, tree, zipped
 
 
 def settle(root):

@@ -9,7 +9,7 @@ import pytest
 from src.data.names import part_of, part_of_shard, tidy
 from src.data.scan import scan_folder, scan_zip
 from src.utils import budget
-from tests.data.trees import CLASSES, everything, images, refused, tree
+from tests.data.image_trees import CLASSES, everything, images, refused, tree
 
 
 def found(root):

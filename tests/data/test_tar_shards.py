@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from src.data.tar_shards import scan_shards
-from tests.commands.running import assert_same_run, kill_at, started
-from tests.data.trees import CLASSES, everything, images, refused, same, tree, zipped
+from tests.data.image_trees import CLASSES, everything, images, refused, same, tree, zipped
+from tests.end_to_end.running import assert_same_run, kill_at, started
 
 webdataset = pytest.importorskip("webdataset")
 

@@ -8,8 +8,8 @@ from sklearn.datasets import load_digits
 
 from src.diffusion.clusters import Clusters, flat
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.tables import cosine
 from src.utils.errors import UserError
 
 SHAPES = [(2,), (1, 6), (1, 300), (1, 8, 8), (3, 17, 33), (1, 64, 64)]

@@ -7,16 +7,16 @@ from torch.testing import assert_close
 
 from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import Data, Epsilon, Score, Velocity
 from src.diffusion.schedules import match
-from src.diffusion.tables import cosine
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
 from src.diffusion.weightings import uniform
 from src.nets.mlp import MLP
 from src.nets.unet import UNet
-from tests.diffusion.oracles import SHAPES
-from tests.diffusion.truths import SINGULAR, TRUTHS
+from tests.diffusion.expected import SINGULAR, TRUTHS
+from tests.diffusion.reference import SHAPES
 
 T = torch.tensor([1e-3, 0.25, 0.7, 0.98], dtype=torch.float64)
 

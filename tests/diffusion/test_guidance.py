@@ -6,13 +6,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval, NoGuidance
 from src.diffusion.parameterizations import Velocity
 from src.diffusion.schedules import match
-from src.diffusion.tables import cosine
 from src.diffusion.variances import LearnedRange
 from src.samplers.ancestral import DDIM
-from tests.diffusion.oracles import SHAPES, Mixture, Oracle
+from tests.diffusion.reference import SHAPES, Mixture, Oracle
 
 MEANS = torch.tensor([0.1, -0.5, 0.3, 0.9], dtype=torch.float64)  # the first is that without a label
 STDS = torch.tensor([0.7, 0.5, 0.6, 0.4], dtype=torch.float64)

@@ -8,21 +8,21 @@ from torch import nn
 from torch.distributions import Normal
 
 from src.diffusion import weightings
-from src.diffusion.bound import variational_bound
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.ema import EMA
+from src.diffusion.discrete_schedules import cosine
+from src.diffusion.discrete_schedules import edm as edm_levels
 from src.diffusion.losses import MSE, Hybrid
 from src.diffusion.parameterizations import EDM, Data, Epsilon, FlowVelocity, Velocity
 from src.diffusion.schedules import Flow
-from src.diffusion.tables import cosine
-from src.diffusion.tables import edm as edm_levels
 from src.diffusion.times import DiscreteUniform, LogitNormal, LogNormal, Stratified
 from src.diffusion.variances import FixedLarge, FixedSmall, LearnedRange
+from src.diffusion.vlb import variational_bound
 from src.nets.mlp import MLP
+from src.optim.ema import EMA
 from src.samplers.ancestral import DDIM
 from src.samplers.base import SeededNoise
 from src.utils.seeding import generator
-from tests.diffusion.oracles import Oracle
+from tests.diffusion.reference import Oracle
 
 SHAPE = (1, 4)
 

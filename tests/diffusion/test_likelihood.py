@@ -7,9 +7,10 @@ import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
-from src.diffusion import schedules, tables
+from src.diffusion import discrete_schedules as tables
+from src.diffusion import schedules
 from src.diffusion.likelihood import bits_per_dimension, dequantize, divergence, last_time, ode_log_likelihood
-from tests.diffusion.oracles import SHAPES, Mixture
+from tests.diffusion.reference import SHAPES, Mixture
 
 ONE = torch.tensor(1.0, dtype=torch.float64)
 FINE = {"rtol": 1e-7, "atol": 1e-7}

@@ -11,17 +11,17 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from src.diffusion import losses, weightings
-from src.diffusion.bound import prior_term, step_term
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.learned import Learned as LearnedSchedule
+from src.diffusion.discrete_schedules import cosine
+from src.diffusion.learned_schedule import Learned as LearnedSchedule
 from src.diffusion.losses import BCE, L1, MSE, VLB, Huber, Hybrid, Perceptual, PseudoHuber
 from src.diffusion.parameterizations import Velocity
 from src.diffusion.schedules import match
-from src.diffusion.tables import cosine
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
+from src.diffusion.vlb import prior_term, step_term
 from src.nets.features import RandomFeatures
-from tests.diffusion.oracles import SHAPES, Oracle, posterior
-from tests.diffusion.truths import SINGULAR, TRUTHS
+from tests.diffusion.expected import SINGULAR, TRUTHS
+from tests.diffusion.reference import SHAPES, Oracle, posterior
 
 T = torch.tensor([1e-3, 0.1234, 0.5, 0.97], dtype=torch.float64)
 

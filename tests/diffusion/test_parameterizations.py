@@ -7,12 +7,12 @@ from torch.testing import assert_close
 
 from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import cosine, edm, exponential, linear, ve_sde
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, Mean, posterior
 from src.diffusion.schedules import match
-from src.diffusion.tables import cosine, edm, exponential, linear, ve_sde
 from tests.conftest import ENDS_IN_NOISE
-from tests.diffusion.truths import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
+from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
 
 T = torch.tensor([1e-3, 0.1234, 0.5, 0.9], dtype=torch.float64)
 ALLOWED = [(s, p) for s in ALL for p in TRUTHS if not (s in ENDS_IN_NOISE and p in SINGULAR)]

@@ -9,10 +9,10 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.testing import assert_close
 
-from src.diffusion import tables
+from src.diffusion import discrete_schedules as tables
 from src.diffusion.schedules import VPSDE, Flow, Laplace, Schedule, SubVPSDE, match
 from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
-from tests.diffusion.truths import ALL, ONE, SHAPES
+from tests.diffusion.expected import ALL, ONE, SHAPES
 
 # Irregular, and crowded at both ends.
 T = torch.cat(

@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from src.diffusion.discrete_schedules import additive, cosine
 from src.diffusion.schedules import Flow
-from src.diffusion.tables import additive, cosine
 from src.diffusion.times import (
     DiscreteUniform,
     Fixed,
@@ -17,7 +17,7 @@ from src.diffusion.times import (
     TimeSampler,
     Uniform,
 )
-from tests.diffusion.truths import ALL, ONE
+from tests.diffusion.expected import ALL, ONE
 
 SCHEDULE = cosine()
 EVERY = [Uniform, Stratified, DiscreteUniform, LogNormal, LogitNormal, LossAware]

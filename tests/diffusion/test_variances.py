@@ -4,10 +4,10 @@ import torch
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
+from src.diffusion.discrete_schedules import Table, additive, cosine, exponential, linear
 from src.diffusion.schedules import match
-from src.diffusion.tables import Table, additive, cosine, exponential, linear
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange, bounds
-from tests.diffusion.truths import ALL, ONE, SHAPES
+from tests.diffusion.expected import ALL, ONE, SHAPES
 
 S = torch.tensor([0.0, 0.1, 0.3, 0.2505, 0.95], dtype=torch.float64)
 T = torch.tensor([0.05, 0.2, 0.9, 0.2508, 1.0], dtype=torch.float64)

@@ -10,12 +10,12 @@ from torch.testing import assert_close
 
 from src.diffusion import weightings as w
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import linear, ve_sde
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, Data
 from src.diffusion.schedules import VPSDE, Flow, match
-from src.diffusion.tables import linear, ve_sde
 from tests.conftest import ENDS_IN_NOISE
-from tests.diffusion.truths import ALL, ONE, SHAPES, SINGULAR, TRUTHS
+from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, TRUTHS
 
 T = torch.tensor([1e-3, 0.0137, 0.1234, 0.5, 0.9, 0.9987], dtype=torch.float64)
 

@@ -1,162 +1,96 @@
-"""The sliced Wasserstein distance against closed forms and brute force."""
+"""The distance of samples from data, beside that of data from data."""
 
-from math import lcm
+import math
 
-import numpy as np
 import pytest
 import torch
-from scipy.optimize import linear_sum_assignment
 
-from src.metrics.sliced_wasserstein import SlicedWasserstein
-
-pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
-
-
-def distance(x: torch.Tensor, y: torch.Tensor, **settings) -> float:
-    metric = SlicedWasserstein(**settings)
-    metric.update(x, real=True)
-    metric.update(y, real=False)
-    return metric.compute().item()
+from src.metrics.sliced_wasserstein import Cells, Sliced, bootstrap, distance_along
+from src.statistics.sliced_wasserstein import SlicedWasserstein, squared_distances
+from src.utils.seeding import generator
 
 
-def draws(*shape: int, seed: int = 0) -> torch.Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+def points(n, randn, shift=0.0):
+    return (randn(n, 2) + torch.tensor([shift, 0.0])).float()
 
 
-def repeated(x: np.ndarray, n: int) -> np.ndarray:
-    """The same distribution as n samples."""
-    return x.repeat(n // len(x), axis=0)
+def test_it_is_that_of_the_metric(subject, randn):
+    x, train, test = (points(n, randn) for n in (150, 400, 300))
+    value = Sliced(projections=32)(subject(x, train, test)).values["sliced_wasserstein"]
+    metric = SlicedWasserstein(32)
+    metric.update(test, real=True)
+    metric.update(x, real=False)
+    assert value.value == pytest.approx(metric.compute().item(), rel=1e-5)
 
 
-# ---- brute force ----
+def test_a_shift(subject, randn):
+    """A shift by d is d / sqrt(2) along random directions of the plane."""
+    section = Sliced(400, 30)(subject(points(600, randn, 1.0), points(900, randn), points(900, randn)))
+    value = section.values["sliced_wasserstein"]
+    assert value.value == pytest.approx(1 / math.sqrt(2), rel=0.1) and value.low < value.value < value.high
+    assert value.floor < 0.2 < value.low and "times as far" in section.verdict
 
 
-@pytest.mark.parametrize(("n", "m"), [(1, 1), (20, 20), (6, 4), (5, 7), (1, 9)])
-def test_on_a_line_it_is_the_cheapest_assignment(n, m):
-    """Over all ways to pair the samples, each repeated so that both sets are equally large."""
-    x, y = draws(n, 1, seed=1), 2 * draws(m, 1, seed=2) + 0.3
-    a, b = (repeated(v.double().numpy(), lcm(n, m)) for v in (x, y))
-    cost = (a - b.T) ** 2
-    assert distance(x, y) == pytest.approx(cost[linear_sum_assignment(cost)].mean() ** 0.5, rel=1e-5)
+def test_new_data_cannot_be_told_from_data(subject, randn):
+    section = Sliced(64, 100)(subject(points(500, randn), points(2000, randn), points(2000, randn)))
+    value = section.values["sliced_wasserstein"]
+    assert value.low <= value.floor * 1.5 and value.value < 2 * value.floor
+    assert set(section.pictures) == {"points"}
 
 
-@pytest.mark.parametrize(("n", "m", "shape"), [(30, 30, (2,)), (12, 18, (3,)), (12, 18, (1, 4)), (10, 15, (2, 3, 4))])
-def test_elsewhere_it_is_the_mean_over_its_directions(n, m, shape):
-    x, y = draws(n, *shape, seed=1), draws(m, *shape, seed=2) + 0.5
-    vectors = SlicedWasserstein(projections=16, seed=3).directions(int(np.prod(shape))).double().numpy()
-    a, b = (repeated(np.sort(v.double().numpy().reshape(len(v), -1) @ vectors, 0), lcm(n, m)) for v in (x, y))
-    expected = ((a - b) ** 2).mean() ** 0.5
-    assert distance(x, y, projections=16, seed=3) == pytest.approx(expected, rel=1e-5)
+def test_few_training_data_are_said(subject, randn):
+    section = Sliced(8, 5)(subject(points(50, randn), points(20, randn), points(30, randn)))
+    assert "20 training data" in section.notes[-1]
 
 
-# ---- closed forms ----
+def test_the_interval_holds_other_samples(randn):
+    """Of 60 other sets of samples from the same source about 95 % are within the interval of one, give or take."""
+    real, shifted = randn(1000, 1), lambda: randn(300, 1) + 0.5
+    x = shifted()
+    distance = squared_distances(x, real).mean().sqrt()
+    low, high = (distance + v for v in bootstrap(x, real, 200))
+    others = torch.stack([squared_distances(shifted(), real).mean().sqrt() for _ in range(300)])
+    # The interval of one set is as wide as the spread of the others, whose middle it lies around by its own chance.
+    assert (high - low) == pytest.approx((others.quantile(0.975) - others.quantile(0.025)).item(), rel=0.25)
+    assert low < others.mean() < high
 
 
-def test_two_atoms_of_unequal_mass():
-    """A share |p - q| moves by 1: what finding the right weights of modes comes down to."""
-    x, y = torch.tensor([0.0, 0, 0, 1])[:, None], torch.tensor([0.0, 1])[:, None]
-    assert distance(x, y) == pytest.approx(0.25**0.5, abs=1e-6)
+@pytest.mark.parametrize(("n", "m"), [(1, 1), (5, 5), (4, 12), (12, 4), (7, 11)])
+def test_the_short_way_to_the_distance(randn, n, m):
+    x, y = randn(n, 6), 2 * randn(m, 6)
+    assert Cells.of(y, n).distance(x).item() == pytest.approx(squared_distances(x, y).mean().sqrt().item(), rel=1e-6)
 
 
-def test_a_shift_is_felt_along_it():
-    """SW^2 = mean (theta m)^2, which is near |m|^2 / d."""
-    x, m = draws(500, 3), torch.tensor([1.0, -2.0, 0.5])
-    metric = SlicedWasserstein(projections=2000)
-    along = (m @ metric.directions(3)).square()
-    assert distance(x, x + m, projections=2000) == pytest.approx(along.mean().sqrt().item(), rel=1e-4)
-    assert abs(along.mean() - m.square().sum() / 3) < 5 * along.std() / 2000**0.5
+def test_resamples_are_not_sorted_anew(randn):
+    x, real = randn(40, 3), randn(50, 3)
+    g, target = generator("bootstrap"), Cells.of(real, 40)
+    again = torch.stack([target.distance(x[torch.randint(40, (40,), generator=g)]) for _ in range(20)])
+    expected = (again - again.mean()).quantile(torch.tensor([0.025, 0.975], dtype=again.dtype))
+    assert bootstrap(x, real, 20) == pytest.approx(expected.tolist(), rel=1e-9)
 
 
-@pytest.mark.parametrize("sizes", [(20000, 20000), (20000, 15000)])
-def test_two_gaussians(sizes):
-    """N(0, s^2 I) and N(m, r^2 I): SW^2 = mean (theta m)^2 + (s - r)^2, up to the error of the samples.
-
-    Along a direction, the mean is off by sqrt((s^2 + r^2) / n), and the standard deviation by 0.7 of that.
-    """
-    m, s, r = torch.tensor([0.6, 0.8]), 1.0, 1.5
-    x, y = s * draws(sizes[0], 2, seed=1), r * draws(sizes[1], 2, seed=2) + m
-    along = (m @ SlicedWasserstein().directions(2)).square().mean().item()
-    expected = (along + (s - r) ** 2) ** 0.5
-    assert abs(distance(x, y) - expected) < 5 * ((s**2 + r**2) / min(sizes)) ** 0.5
+def test_distances_in_parts(randn, monkeypatch):
+    x, y, directions = randn(50, 4), randn(70, 4), randn(4, 6)
+    whole = distance_along(x, y, directions)
+    monkeypatch.setattr("src.metrics.sliced_wasserstein.NUMBERS", 300)
+    assert distance_along(x, y, directions) == pytest.approx(whole, rel=1e-12)
 
 
-def test_equal_sets_are_not_apart():
-    x = draws(100, 1, 5)
-    assert distance(x, x) == 0
-    assert distance(x, x[torch.randperm(100)]) == pytest.approx(0, abs=1e-6)
-    assert distance(x, torch.cat([x, x, x])) == pytest.approx(0, abs=1e-6), "the same distribution, three times as many"
+def test_many_samples_have_the_interval_of_some(subject, randn):
+    """Which is as wide as that of all, and is said."""
+    x, real, train = points(2000, randn, 1.0), points(900, randn), points(900, randn)
+    all_of_them, some = (Sliced(64, 200, most)(subject(x, train, real)) for most in (2000, 500))
+    full, part = (section.values["sliced_wasserstein"] for section in (all_of_them, some))
+    assert part.value == full.value and part.low < part.value < part.high
+    assert part.high - part.low == pytest.approx(full.high - full.low, rel=0.3)
+    assert "500 of the 2,000 samples" in some.notes[-1] and "scaled" not in " ".join(all_of_them.notes)
 
 
-def test_scale_and_symmetry():
-    x, y = draws(50, 4, seed=1), draws(70, 4, seed=2) + 1
-    assert distance(7 * x, 7 * y) == pytest.approx(7 * distance(x, y), rel=1e-5)
-    assert distance(y, x) == pytest.approx(distance(x, y), rel=1e-5)
-    shift = torch.tensor([3.0, -1.0, 2.0, 0.0])
-    assert distance(x + shift, y + shift) == pytest.approx(distance(x, y), rel=1e-4)
+def test_training_data_that_are_the_test_data(subject, randn):
+    x, real = points(50, randn, 1.0), points(50, randn)
+    assert "their distance is 0" in Sliced(8, 5)(subject(x, real, real)).verdict
 
 
-# ---- directions ----
-
-
-@pytest.mark.parametrize("dim", [1, 2, 5])
-def test_directions_are_uniform(dim):
-    """Of length one, with mean 0 and covariance I / d, within five standard errors."""
-    vectors = SlicedWasserstein(projections=4000).directions(dim)
-    torch.testing.assert_close(vectors.norm(dim=0), torch.ones(4000), atol=1e-6, rtol=0)
-    assert vectors.mean(1).abs().max() < 5 / (4000 * dim) ** 0.5
-    products = vectors[:, None] * vectors
-    assert ((products.mean(-1) - torch.eye(dim) / dim).abs() <= 5 * products.std(-1) / 4000**0.5 + 1e-6).all()
-
-
-def test_directions_are_a_function_of_the_seed():
-    first, again, other = (SlicedWasserstein(seed=seed).directions(3) for seed in (0, 0, 1))
-    assert torch.equal(first, again) and not torch.equal(first, other)
-
-
-# ---- as a metric ----
-
-
-def test_batches_and_shapes_do_not_matter():
-    x, y = draws(23, 2, 3, 4, seed=1), draws(17, 2, 3, 4, seed=2)
-    metric = SlicedWasserstein()
-    for part in x.split(5):
-        metric.update(part, real=True)
-    for part in y.flatten(1).split(4):
-        metric.update(part, real=False)
-    assert metric.compute().item() == pytest.approx(distance(x, y), rel=1e-5)
-    metric.reset()
-    metric.update(draws(4, 2), real=True)
-    metric.update(draws(4, 2), real=False)
-    assert metric.compute() == 0, "what was before is forgotten, the dimension too"
-
-
-def test_it_keeps_no_graph_and_takes_bf16():
-    metric = SlicedWasserstein()
-    metric.update(draws(5, 3).requires_grad_(), real=True)
-    metric.update(draws(5, 3).bfloat16(), real=False)
-    assert not metric.compute().requires_grad and metric.compute() < 0.02
-
-
-def test_autocast_does_not_round():
-    x, y = draws(50, 4, seed=1), draws(50, 4, seed=2)
-    with torch.autocast("cpu", torch.bfloat16):
-        rounded = distance(x, y)
-    assert rounded == distance(x, y)
-
-
-def test_nan_is_not_hidden():
-    x = draws(5, 3)
-    assert np.isnan(distance(x, torch.where(torch.arange(5)[:, None] == 2, torch.nan, x)))
-
-
-def test_refusals():
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        SlicedWasserstein(projections=0)
-    metric = SlicedWasserstein()
-    with pytest.raises(ValueError, match="samples of both sets"):
-        metric.compute()
-    metric.update(draws(4, 3), real=True)
-    with pytest.raises(ValueError, match="samples of both sets"):
-        metric.compute()
-    with pytest.raises(ValueError, match="samples of 2 and of 3 numbers"):
-        metric.update(draws(4, 2), real=False)
+def test_signals_have_no_clouds(subject, rand):
+    section = Sliced(8, 5)(subject(rand(20, 1, 30), rand(20, 1, 30), rand(20, 1, 30)))
+    assert not section.pictures and section.values["sliced_wasserstein"].value > 0

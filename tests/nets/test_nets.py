@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.tables import cosine
 from src.nets.cnn import CNN
 from src.nets.conv_dense import ConvDense
 from src.nets.dit import DiT, sin_cos

@@ -13,9 +13,9 @@ import pytest
 import torch
 from PIL import Image
 
-from src.measures.answers import read_answers
-from src.metrics.intervals import share_interval
+from src.metrics.human_answers import read_answers
 from src.plots.human import Question, Share, question_page, separate_pictures, shares_right
+from src.statistics.significance import share_interval
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 
+from src.loggers.metrics_csv import write_metrics
 from src.plots.curves import loss_curves
 from src.plots.pictures import (
     denoising_strip,
@@ -20,7 +21,6 @@ from src.plots.pictures import (
     trajectory_frames,
 )
 from src.plots.schedule import schedule_picture
-from src.utils.metrics_csv import write_metrics
 from tests.conftest import SCHEDULES
 
 COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "grey": (160, 174, 192)}
@@ -328,7 +328,7 @@ def test_pictures_do_without_pyplot():
 import sys, torch
 from src.plots.pictures import denoising_strip, signal_grid
 from src.plots.schedule import schedule_picture
-from src.diffusion.tables import cosine
+from src.diffusion.discrete_schedules import cosine
 signal_grid(torch.randn(2, 1, 9))
 x = torch.rand(1, 1, 4, 4)
 denoising_strip(x, [x], [x], ["t"])

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.measures.base import Picture, Section, Value
-from src.measures.report import write_report
+from src.metrics.base import Picture, Section, Value
+from src.metrics.report import write_report
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
 
 VOID = ("meta", "link", "img")

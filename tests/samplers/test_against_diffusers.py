@@ -34,15 +34,16 @@ from diffusers.schedulers import AysSchedules
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from src.diffusion import schedules, tables
+from src.diffusion import discrete_schedules as tables
+from src.diffusion import schedules
 from src.diffusion.variances import FixedLarge, LearnedRange
 from src.samplers import grids
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Dynamic, Static
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
 from src.samplers.ode import DPM2S, Euler, Heun
-from tests.samplers.every import SHAPES
-from tests.samplers.oracles import assert_equal, data, float64, levels_of, ours, scheduler_of, theirs
+from tests.samplers.reference import assert_equal, data, float64, levels_of, ours, scheduler_of, theirs
+from tests.samplers.registry import SHAPES
 
 ROOT = Path(__file__).parents[2]
 pytestmark = pytest.mark.usefixtures("unchecked")

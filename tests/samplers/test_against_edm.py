@@ -12,14 +12,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.diffusion import schedules, tables
+from src.diffusion import discrete_schedules as tables
+from src.diffusion import schedules
 from src.diffusion.variances import FixedLarge
 from src.samplers import grids
 from src.samplers.multistep import DPMpp2M, DPMpp3M
 from src.samplers.ode import Heun, HeunVE, Restart
 from src.samplers.sde import EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
-from tests.samplers.every import SHAPES, equal_in_log_snr, seeded
-from tests.samplers.oracles import assert_equal
+from tests.samplers.reference import assert_equal
+from tests.samplers.registry import SHAPES, equal_in_log_snr, seeded
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

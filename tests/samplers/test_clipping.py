@@ -7,7 +7,7 @@ from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
 from src.samplers.clipping import Dynamic, Static, Unclipped
-from tests.samplers.every import SHAPES
+from tests.samplers.registry import SHAPES
 
 
 @pytest.mark.parametrize("data", SHAPES)

@@ -9,7 +9,7 @@ import math
 import pytest
 
 from tests.conftest import SCHEDULES
-from tests.samplers.every import DETERMINISTIC, GRIDS, ORDER, SHAPES, equal_in_log_snr, tensor, walk
+from tests.samplers.registry import DETERMINISTIC, GRIDS, ORDER, SHAPES, equal_in_log_snr, tensor, walk
 
 # Those whose first steps, where there is hardly any signal, may be of any length.
 FROM_NOISE = [name for name in DETERMINISTIC if name != "heun_ve"]

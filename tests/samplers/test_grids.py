@@ -8,11 +8,11 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
 from torch.testing import assert_close
 
-from src.diffusion import tables
+from src.diffusion import discrete_schedules as tables
 from src.diffusion.schedules import Flow
 from src.samplers import grids
 from tests.conftest import ENDS_IN_NOISE
-from tests.samplers.every import GRIDS, tensor
+from tests.samplers.registry import GRIDS, tensor
 
 AYS = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]
 STARTS = [1.0, 0.6, 0.31]

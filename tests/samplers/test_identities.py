@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion import schedules, tables
+from src.diffusion import discrete_schedules as tables
+from src.diffusion import schedules
 from src.diffusion.variances import FixedLarge
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
 from src.samplers.ode import DPM2S, Euler, Heun
-from tests.samplers.every import (
+from tests.samplers.registry import (
     DETERMINISTIC,
     GRIDS,
     SHAPES,

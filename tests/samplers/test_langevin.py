@@ -13,7 +13,7 @@ from torch.testing import assert_close
 
 from src.samplers.base import Denoise, no_clip
 from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin
-from tests.samplers.every import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
+from tests.samplers.registry import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
 
 def coefficients(step, like):

@@ -12,7 +12,7 @@ import torch
 
 from src.samplers.sde import AnnealedLangevin
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
-from tests.samplers.every import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, seeded, tensor
+from tests.samplers.registry import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, seeded, tensor
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 

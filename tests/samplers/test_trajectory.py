@@ -16,7 +16,7 @@ from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
 from src.samplers.ode import Euler, Heun, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
-from tests.samplers.every import (
+from tests.samplers.registry import (
     AFFINE,
     DETERMINISTIC,
     GRIDS,

@@ -5,8 +5,9 @@ import torch
 from PIL import Image
 
 from src.samplers.ancestral import DDIM
+from src.samplers.pipeline import Model
 from src.tasks.augment import Augment
-from src.tasks.base import Inputs, Model
+from src.tasks.base import Inputs
 from src.utils.errors import UserError
 from tests.tasks.test_generate import make_denoiser
 

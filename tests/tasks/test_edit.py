@@ -4,10 +4,11 @@ import pytest
 import torch
 
 from src.samplers.ancestral import DDIM, DDPM
-from src.tasks.base import Inputs, Model
+from src.samplers.pipeline import Model
+from src.tasks.base import Inputs
 from src.tasks.edit import Edit, Interpolate, slerp
 from src.utils.errors import UserError
-from tests.diffusion.oracles import Oracle
+from tests.diffusion.reference import Oracle
 
 
 def make_model(truth, schedule, shape, sampler=DDIM, steps=100, **more):

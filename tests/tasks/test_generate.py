@@ -4,18 +4,17 @@ import pytest
 import torch
 
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import cosine
 from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval
 from src.diffusion.parameterizations import Velocity
-from src.diffusion.tables import cosine
 from src.diffusion.variances import FixedSmall, LearnedRange
 from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Static
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
-from src.tasks.base import guides
-from src.tasks.generate import generate
-from tests.diffusion.oracles import Mixture, Oracle
+from src.samplers.pipeline import generate, guides
+from tests.diffusion.reference import Mixture, Oracle
 
 
 class Recorder(MLP):

@@ -4,16 +4,16 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion.measurements import Average, Mask
-from src.diffusion.tables import cosine, linear
+from src.diffusion.discrete_schedules import cosine, linear
+from src.diffusion.operators import Average, Mask
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.grids import uniform
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, UniPC
 from src.samplers.ode import Heun, Restart
-from src.tasks.base import Model
+from src.samplers.pipeline import Model
 from src.tasks.repaint import RePaint
 from src.utils.errors import UserError
-from tests.diffusion.oracles import Oracle
+from tests.diffusion.reference import Oracle
 
 
 def published_times(steps, jump, repeats):

@@ -12,14 +12,15 @@ from PIL import Image
 from torch.testing import assert_close
 
 from src.diffusion.guidance import ClassifierFree
-from src.diffusion.measurements import Average, Blur, Grey, Mask
-from src.diffusion.posterior import DDNM, DPS, PiGDM
+from src.diffusion.operators import Average, Blur, Grey, Mask
+from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM
 from src.samplers.ancestral import DDIM, DDPM
-from src.tasks.base import Inputs, Model
+from src.samplers.pipeline import Model
+from src.tasks.base import Inputs
 from src.tasks.repaint import RePaint
 from src.tasks.restore import Guided, Restore, colourise, deblur, inpaint, super_resolution
 from src.utils.errors import UserError
-from tests.diffusion.oracles import Oracle
+from tests.diffusion.reference import Oracle
 from tests.tasks.test_generate import make_denoiser
 
 METHODS = {"ddnm": DDNM, "pigdm": PiGDM, "dps": DPS}
@@ -32,7 +33,7 @@ def guided(name="ddnm", sample=False, **settings) -> Guided:
 
 def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Model:
     """One that takes everything for noise of variance 1 around 0, where it is not given a denoiser."""
-    from src.diffusion.tables import cosine
+    from src.diffusion.discrete_schedules import cosine
 
     def predict(x_t, t, cond=None):
         alpha, sigma = cosine().alpha_sigma(t)

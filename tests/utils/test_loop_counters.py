@@ -5,8 +5,8 @@ from itertools import combinations
 import pytest
 
 from src.callbacks.same_batch import SameBatch
-from tests.resuming import MODULES, assert_goes_on, run
-from tests.tiny import Memory
+from tests.helpers.resuming import MODULES, assert_goes_on, run
+from tests.helpers.tiny import Memory
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.distributed.checkpoint import FileSystemWriter, save
 
-from src.utils.checkpoint_io import load_checkpoint
+from src.utils.checkpoints import load_checkpoint
 from src.utils.errors import UserError
 from src.utils.sharded import DIGESTS, FORCED, INDEX, SHARDED, digests, harmless, parts, write_digests
 

@@ -1,0 +1,154 @@
+"""What a run looks like while it trains."""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from annotated_types import Interval
+from PIL import Image
+from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+
+from src.data.base import DataModule
+from src.diffusion.guidance import Guidance
+from src.module import DiffusionModule
+from src.samplers.base import Sampler
+from src.samplers.pipeline import generate
+from src.utils.ranges import NonNegativeInt, PositiveInt
+from src.utils.seeding import generator
+
+PAUSE = 20.0  # seconds at least between two drawings of the loss curves, which short runs would draw all the time
+POINTS, POINTS_IN_STRIP = 1000, 500  # of points, more would read well, but take time
+
+
+class Pictures(pl.Callback):
+    """Sample grids of raw and averaged weights from the same noise, denoised data, the schedule and the loss curves.
+
+    All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With labels, each row of a
+    sample grid is a class.
+
+    Args:
+        run: the run folder.
+        sampler: made of (schedule).
+        guidance: wraps the denoiser when sampling.
+        n: samples in a grid; by default 64 images, 16 signals or volumes, or 1000 points; 0 for no grids.
+        every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
+        levels: times at which data are noised and denoised.
+    """
+
+    def __init__(
+        self,
+        run: str,
+        sampler: Callable[..., Sampler],
+        guidance: Guidance | None = None,
+        n: NonNegativeInt | None = None,
+        every_n_steps: PositiveInt = 1000,
+        levels: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
+    ):
+        self.run = Path(run)
+        self.make_sampler, self.guidance = sampler, guidance
+        self.n, self.every_n_steps, self.levels = n, every_n_steps, levels
+        self.drawn_step = 0
+        self.first = True
+        self.curves_drawn = -PAUSE
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"drawn_step": self.drawn_step, "first": self.first}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.drawn_step, self.first = state_dict["drawn_step"], state_dict.get("first", False)
+        if not self.first:  # what was drawn at the last validation is not drawn again for being started anew
+            self.curves_drawn = time.monotonic()
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert isinstance(pl_module, DiffusionModule)
+        if trainer.sanity_checking or not trainer.is_global_zero:
+            return
+        step = trainer.global_step
+        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
+        n = min(8 if data.size else POINTS_IN_STRIP, len(data.val_set))
+        x_0 = data.val_set[0, torch.arange(n)]["x"].to(pl_module.device)
+        if self.first:
+            self.first = False
+            self.draw_schedule(trainer, pl_module, data, x_0)
+        ends = trainer.should_stop or step == pl_module.planned_steps()
+        if ends or time.monotonic() - self.curves_drawn > PAUSE:
+            self.draw_curves(trainer)
+            self.curves_drawn = time.monotonic()
+        if pl_module.is_sharded or (not ends and step - self.drawn_step < self.every_n_steps):
+            return  # one process alone cannot draw with its part of the weights
+        self.drawn_step = step
+        with trainer.precision_plugin.forward_context():
+            if self.n != 0:
+                self.draw_samples(trainer, pl_module, data)
+            self.draw_denoising(trainer, pl_module, data, x_0)
+
+    def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
+        from src.plots.pictures import READABLE, sample_grid
+
+        n = min(READABLE[1 + len(data.shape)], POINTS) if self.n is None else self.n
+        label, columns, names = None, None, None
+        if module.conditional:  # a row for each class
+            rows = min(data.num_classes, 10) if data.size else data.num_classes
+            columns = max(1, n // rows)
+            label = torch.arange(rows).repeat_interleave(columns)
+            n, names = len(label), getattr(data, "class_names", [])[:rows]
+        for name, model in module.models.items():
+            sampler = self.make_sampler(schedule=model.schedule)
+            x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
+            picture = sample_grid(data.to_units(x), columns, label, names, data.kind)
+            self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
+
+    def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
+        from src.plots.pictures import denoising_strip
+
+        noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
+        model = module.models["ema"]
+        times = torch.tensor(self.levels, dtype=torch.float64)
+        noisy = [model.schedule.add_noise(x_0, t, noise) for t in times]
+        with torch.no_grad():
+            denoised = [model(x_t, t).x_0 for x_t, t in zip(noisy, times, strict=True)]
+        strip = denoising_strip(
+            data.to_units(x_0),
+            [data.to_units(x) for x in noisy],
+            [data.to_units(x) for x in denoised],
+            [f"t = {t:g}" for t in self.levels],
+            data.kind,
+        )
+        self.show(trainer, strip, "denoised", "step_{step:06d}_denoised")
+
+    def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
+        from src.plots.schedule import schedule_picture
+
+        shown = x_0[:1] if x_0.ndim > 2 else x_0  # a point alone says nothing
+        noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)
+        picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind)
+        self.show(trainer, picture, "schedule", "../schedule")
+
+    def draw_curves(self, trainer: pl.Trainer) -> None:
+        from src.plots.curves import loss_curves
+
+        for logger in trainer.loggers:
+            logger.save()
+        metrics = self.run / "metrics.csv"
+        if metrics.exists():
+            self.show(trainer, loss_curves(metrics), "loss_curves", "../loss_curves")
+
+    def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
+        """Save a picture in the run folder, and hand it to the loggers that show pictures."""
+        path = self.run / "samples" / (name.format(step=trainer.global_step) + ".png")
+        (self.run / "samples").mkdir(exist_ok=True)
+        picture.save(path)
+        for logger in trainer.loggers:
+            hand_over(logger, tag, picture, trainer.global_step)
+
+
+def hand_over(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
+    """Give a picture to a logger, where it is one that shows pictures."""
+    if isinstance(logger, TensorBoardLogger):
+        logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
+    elif isinstance(logger, WandbLogger):
+        logger.log_image(tag, [picture], step)

@@ -1,0 +1,203 @@
+"""What the commands share: start Hydra, and turn every mistake of a user into one line."""
+
+import errno
+import os
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from difflib import get_close_matches
+from typing import Any
+
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException, InstantiationException, OverrideParseException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
+
+from src.utils.errors import OF_VALUES, UserError, printable, refusal
+from src.utils.override_syntax import read, split_flags
+from src.utils.paths import CONF
+
+NO_DEVICE = re.compile("No supported gpu backend|accelerator is not available|machine only has")
+# What the system says of a disk without space, and of a file or folder that is not one to be read or written.
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE = (
+    errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
+    errno.EIO,
+)  # fmt: skip
+
+
+def named_settings() -> set[str]:
+    """The settings that the command line of the running command names."""
+    return {read(word).key for word in HydraConfig.get().overrides.task}
+
+
+@contextmanager
+def one_line_errors(config_name: str) -> Iterator[None]:
+    """Leave with one line for what the user can mend; let everything else show its traceback."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        fail("stopped" if config_name != "train" else "stopped before the run began", 130)
+    except Exception as error:
+        message = explain(error, config_name)
+        if message is None:
+            raise
+        fail(message, getattr(error, "exit_code", 1), getattr(error, "everywhere", False))
+
+
+def fail(message: str, exit_code: int, everywhere: bool = False) -> None:
+    """Say what is wrong in one line, and leave; a signal, as what else is `everywhere`, reaches all processes."""
+    sys.stdout.flush()
+    if not (everywhere or exit_code >= 128) or os.environ.get("LOCAL_RANK", "0") == "0":
+        print("error: " + printable(" ".join(message.split())), file=sys.stderr)
+    sys.exit(exit_code)
+
+
+def explain(error: BaseException, config_name: str) -> str | None:
+    """One line for an error that the user can mend; None for a bug of ours, which deserves its traceback."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, InterpolationResolutionError) and isinstance(origin(error), UserError | OSError):
+        return explain(origin(error), config_name)  # of a resolver, which makes a folder
+    cause = error.__cause__
+    if isinstance(error, InstantiationException) and isinstance(cause, OSError):
+        return explain(cause, config_name)
+    if isinstance(error, InstantiationException):
+        where = re.search(r"full_key: (\S+)", str(error))
+        if cause is not None and (
+            isinstance(cause, (UserError, ImportError, *OF_VALUES)) or refused_by_lightning(cause)
+        ):
+            part = where.group(1) if where else "config"
+            hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
+            return f"{refusal(part, cause)}{hint}"
+        return None
+    if isinstance(error, OSError) and error.errno in FULL:
+        return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
+    if isinstance(error, OSError) and error.errno in UNUSABLE:
+        return f"{error.filename} cannot be used ({error.strerror}); name another file or folder, or mend it"
+    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
+        return (
+            f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
+            "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
+        )
+    if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
+        return (
+            f"a process that loads the data was ended from outside ({str(error).splitlines()[0].rstrip('. ')}), most "
+            "likely for want of memory: use fewer data.num_workers, or data.num_workers=0"
+        )
+    if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+        return "the process of a job was killed, perhaps for want of memory; go on with sweep.resume=FOLDER"
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        return explain_composition(error, config_name)
+    if refused_by_lightning(error):
+        return f"the trainer refuses this configuration: {error}"
+    return None
+
+
+def origin(error: BaseException) -> BaseException:
+    """The first of the errors of which one led to another."""
+    while error.__cause__ or error.__context__:
+        error = error.__cause__ or error.__context__  # type: ignore[assignment]
+    return error
+
+
+def in_one_line(error: BaseException, config_name: str = "train") -> str:
+    """What is wrong, and of a bug of ours what kind it is."""
+    message = explain(error, config_name) or f"{type(error).__name__}: {error}"
+    return " ".join(message.split())
+
+
+def refused_by_lightning(error: BaseException | None) -> bool:
+    """Known by its name, so that --help need not import Lightning."""
+    return type(error).__name__ == "MisconfigurationException"
+
+
+def explain_composition(error: BaseException, config_name: str) -> str:
+    """What is wrong with a word of the command line, and the nearest valid name."""
+    text = str(error)
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override} cannot be read: write NAME=VALUE without spaces around =, and put a value with spaces, "
+            "commas, brackets, quotes or = into two pairs of quotes, as in 'name=\"a, b\"'"
+        )
+    if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'\n", text):
+        name, values = several.groups()
+        return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
+    if plugin := re.search(r"Could not (?:find|load) '(hydra/\w+)/(\w+)'", text):
+        group, name = plugin.groups()
+        return f"{group}={name}: there is no such choice. Choices: {', '.join(choices(group))}"
+    if option := re.search(r"Could not (?:find|load) '([^'/]+)/([^']*)'", text):
+        group, name = option.groups()
+        there = choices(group)
+        return f"{group}={name}: there is no such choice.{nearest(name, there)} Choices: {', '.join(there)}"
+    if present := (
+        re.search(r"Multiple values for (\S+)\.", text) or re.search(r"An item is already at '([^']+)'", text)
+    ):
+        return f"+{present.group(1)}: it is there already; write {present.group(1)}= without the +"
+    if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
+        return f"{key.group(1)}: there is no such option.{nearest_key(key.group(1), config_name)}"
+    if isinstance(error, OmegaConfBaseException) and error.full_key:
+        return f"{error.full_key}: {text.splitlines()[0]}"
+    return text
+
+
+def choices(group: str) -> list[str]:
+    """The names of a group's YAML files."""
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def nearest_key(name: str, config_name: str) -> str:
+    """A suggestion among the options and groups, or what there is beside the one that was meant."""
+    text = (CONF / f"{config_name}.yaml").read_text()
+    groups = [p.name for p in CONF.iterdir() if p.is_dir() and re.search(rf"^  - {p.name}:", text, re.M)]
+    keys = [*config_keys(config_name), *groups]
+    parent, _, leaf = name.rpartition(".")
+    beside = [k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent]
+    beside = [k for k in beside if k[0] != "_"]
+    if beside:
+        near = get_close_matches(leaf, beside, n=1)
+        return f" Did you mean {parent}.{near[0]}?" if near else f" {parent} has: {', '.join(beside)}"
+    return nearest(name, keys)
+
+
+def nearest(name: str, choices: list[str]) -> str:
+    """A suggestion, or nothing."""
+    leaf = name.split(".")[-1]  # right, perhaps, under a wrong parent or none, such as max_steps for trainer.max_steps
+    found = [c for c in choices if c.split(".")[-1] == leaf] or get_close_matches(name, choices, n=1, cutoff=0.5)
+    return f" Did you mean {' or '.join(found[:3])}?" if found else ""
+
+
+def config_keys(config_name: str) -> list[str]:
+    """Every key of the config as it is composed with those words of the command line that choose among groups."""
+    words = [word for word in split_flags(sys.argv[1:])[0] if chooses(word)]
+    GlobalHydra.instance().clear()
+    with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
+        try:
+            cfg = hydra.compose(config_name, words)
+        except HydraException:
+            cfg = hydra.compose(config_name)
+    return list(flat_keys(cfg))
+
+
+def chooses(text: str) -> bool:
+    """Whether a word is one that chooses among the files of a group."""
+    with suppress(OverrideParseException):
+        word = read(text)
+        return word.head == word.key and (CONF / word.key).is_dir() and not word.sweeps
+    return False
+
+
+def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
+    """The dotted names of all nodes of a config."""
+    if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
+        for key in node:
+            yield prefix + str(key)
+            yield from flat_keys(node._get_node(key), f"{prefix}{key!s}.")
+
+
+def to_plain(cfg: DictConfig | ListConfig) -> Any:
+    """The config as plain containers, with every interpolation resolved."""
+    return OmegaConf.to_container(cfg, resolve=True)

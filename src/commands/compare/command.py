@@ -1,0 +1,29 @@
+"""Which comparison a command line asks for."""
+
+from omegaconf import DictConfig
+
+from src.commands.cli import to_plain
+from src.commands.compare.run_comparison import RunComparison
+from src.commands.compare.sampler_benchmark import SamplerGrid
+from src.commands.options import Compare
+from src.runs.check_config import check_options
+from src.utils.console import start_logging
+from src.utils.errors import UserError
+
+WAYS = {"runs": "runs=[RUN,RUN]", "sweep_folder": "sweep=FOLDER", "run": "run=RUN"}
+
+
+def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
+    """The comparison, with its settings checked.
+
+    Raises:
+        UserError: for every mistake in them.
+    """
+    start_logging(None)
+    plain = to_plain(cfg)
+    check_options(plain | {"guidance": plain["scales"], "sweep": plain["sweep_folder"]}, Compare)
+    given = [key for key in WAYS if cfg[key] is not None]
+    if len(given) != 1:
+        found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"
+        raise UserError(f"one of {', '.join(WAYS.values())} is needed, {found}")
+    return (SamplerGrid if given == ["run"] else RunComparison).prepare(cfg)

@@ -1,0 +1,107 @@
+"""The files of a comparison: a table for people and one for programs, plots, and a page that holds them all."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from PIL import Image
+
+from src.commands.compare.table import MARK, aligned, markdown
+from src.plots.pictures import write_picture
+from src.plots.report import heading, page, paragraph, picture_tag, table_tag
+from src.utils.atomic import whole
+from src.utils.console import log
+from src.utils.folders import make_out
+
+MEANING = (
+    f"{MARK} marks the best of a column where it is better than every other by more than the noise: by Welch's test "
+    "over seeds (p < 0.05), or by 95 % intervals that do not overlap. No mark: the numbers do not tell which is best."
+)
+READING = (
+    "Several seeds: mean ± standard deviation over them. One: the value, with its 95 % interval where it is known."
+)
+
+# Tables of many columns want a wide page, on which plots stand side by side.
+STYLE = """
+body { max-width: 90rem; }
+figure { display: inline-block; margin-right: 1rem; vertical-align: top; }
+figure img { max-width: min(100%, 62rem); }
+@media (min-width: 60rem) { figure.half { max-width: calc(50% - 1.5rem); } }
+.wide { max-height: 85vh; overflow-y: auto; }
+th { white-space: nowrap; position: sticky; top: 0; background: var(--paper); }
+th:not(:first-child) { text-align: right; }
+td:first-child { min-width: 8rem; overflow-wrap: anywhere; }
+"""
+
+
+class Report:
+    """Collects what a comparison says, and writes it.
+
+    Args:
+        folder: where to.
+        title: of the page.
+    """
+
+    def __init__(self, folder: Path, title: str):
+        self.folder, self.title = folder, title
+        self.files: list[str] = []
+        self.html: list[str] = []
+        self.md: list[str] = [f"# {title}"]
+        make_out(folder)
+
+    def notes(self, notes: Sequence[str]) -> None:
+        """Lines that have to be read before the numbers."""
+        for note in notes:
+            log.info(f"  {note}")
+            self.html.append(paragraph(note))
+        if notes:
+            self.md.append("\n".join(f"- {note}" for note in notes))
+
+    def main_table(self, cells: Sequence[Sequence[str]], numbers: str) -> None:
+        """The table itself, to the terminal too.
+
+        Args:
+            cells: its heading and rows.
+            numbers: the same in full, as CSV.
+        """
+        log.info(f"\n{aligned(cells)}\n")
+        marked = any(cell.endswith(MARK) for row in cells for cell in row)
+        meaning = MEANING if marked else MEANING.partition(": ")[0] + "; here nothing is."
+        log.info(f"  {meaning}")
+        self.html += [table_tag(cells[0], cells[1:]), paragraph(f"{READING} {meaning}", faint=True)]
+        self.md += [markdown(cells), READING, meaning.replace(MARK, "Bold")]
+        self.save("table.csv", numbers)
+
+    def table(self, title: str, cells: Sequence[Sequence[str]], caption: str = "") -> None:
+        """A further table."""
+        self.html += [heading(title), table_tag(cells[0], cells[1:])]
+        self.md += [f"## {title}", markdown(cells)]
+        if caption:
+            self.html.append(paragraph(caption, faint=True))
+            self.md.append(caption)
+
+    def section(self, title: str) -> None:
+        """A heading for pictures."""
+        self.html.append(heading(title))
+
+    def picture(self, name: str, picture: Image.Image, caption: str) -> None:
+        """A plot, of its own and on the page."""
+        write_picture(picture, self.folder / f"{name}.png")
+        self.files.append(f"{name}.png")
+        self.html.append(picture_tag(picture, caption))
+
+    def write(self) -> None:
+        """Write the page, and say where everything is."""
+        self.save("table.md", "\n\n".join(self.md) + "\n")
+        self.save("comparison.html", page(self.title, self.html, style=STYLE))
+        log.info(f"\n  written  {self.folder}: {', '.join(reversed(self.files))}")
+
+    def save(self, name: str, text: str) -> None:
+        """Write a file of text."""
+        write_whole(self.folder / name, text)
+        self.files.append(name)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text in one move."""
+    with whole(file) as partial:
+        partial.write_text(text, "utf-8")

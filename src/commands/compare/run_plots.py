@@ -1,0 +1,177 @@
+"""The plots of a comparison of runs."""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from math import isfinite
+
+from src.commands.compare import evaluations as quality
+from src.commands.compare.evaluations import Evaluation
+from src.commands.compare.report import Report
+from src.commands.compare.samples import Drawn
+from src.commands.compare.table import DEFINES_LOSS, Group, Outcome, loss_differs, unit
+from src.plots.compare import Point, how_many, quality_against_cost, side_by_side, training_curves
+from src.plots.parallel import parallel_coordinates
+
+LOSS, FLOOR = "val/loss_ema", "quality/floor"  # as they are logged; the floor is that of as many training data
+MOST_LOSSES = 6  # kinds of losses with a plot each
+NAMES = {"frechet": "Fréchet distance of few samples", "sliced": "sliced Wasserstein distance of few samples"}
+
+
+def samples(report: Report, drawn: Mapping[str, Drawn]) -> None:
+    """Samples of every run, a picture for each shape and kind."""
+    if drawn:
+        report.section("Samples")
+    for shape, kind in dict.fromkeys((d.x.shape[1:], d.kind) for d in drawn.values()):
+        alike = {name: d.x for name, d in drawn.items() if (d.x.shape[1:], d.kind) == (shape, kind)}
+        name = "samples_" + "x".join(map(str, shape))
+        caption = f"From the same noise, each run by its own sampler{how_many(next(iter(alike.values())))}."
+        report.picture(name, side_by_side(alike, kind), caption)
+
+
+def curves(report: Report, groups: Sequence[Group], best: Sequence[Group]) -> None:
+    """The validation loss and what quality was measured during training, against images and against seconds.
+
+    Losses that cannot be compared are in plots of their own.
+
+    Args:
+        groups: the rows.
+        best: those that have a color and a name; the others are grey.
+    """
+    records = [r for g in groups for r in g.records]
+    logged = dict.fromkeys(key for r in records for row in r.rows for key in row)
+    named = {key: key.removeprefix("quality/") for key in logged if key.startswith("quality/") and key != FLOOR}
+    keys = {key: NAMES.get(name, name) for key, name in named.items()}
+    floor = next((row[FLOOR] for r in records for row in r.rows if FLOOR in row), None)
+    if LOSS in logged:
+        keys = {LOSS: "validation loss", **keys}
+    if keys:
+        report.section("Over training")
+    for key, title in keys.items():
+        if key != LOSS:
+            one_metric(report, key, title, groups, best, floor)
+            continue
+        kinds = losses_apart(groups)
+        for number, (what, alike) in enumerate(list(kinds.items())[:MOST_LOSSES], 1):
+            of = f", {what}" if len(kinds) > 1 else ""
+            one_metric(report, key, f"{title}{of}", alike, best, None, f"{title} {number}" if of else title)
+        if len(kinds) > 1:
+            shown = f" {MOST_LOSSES} of {len(kinds)} kinds of losses are shown." if len(kinds) > MOST_LOSSES else ""
+            report.notes([f"Losses of one plot cannot be compared with those of another.{shown}"])
+
+
+def losses_apart(groups: Sequence[Group]) -> dict[str, list[Group]]:
+    """The rows whose losses can be compared with each other, by what they have in common."""
+    found: list[list[Group]] = []
+    for g in groups:
+        alike = next((rows for rows in found if not loss_differs([rows[0].records[0], g.records[0]])), None)
+        if alike is None:
+            found.append(alike := [])
+        alike.append(g)
+    return {common(alike, f"kind {i}"): alike for i, alike in enumerate(found, 1)}
+
+
+def common(groups: Sequence[Group], otherwise: str) -> str:
+    """The settings that define the loss of these rows, as far as the table has them; else the only row's name."""
+    first = groups[0].settings
+    told = [f"{key}={first[key]}" for key in first if key.split(".")[0] in (*DEFINES_LOSS, "data", "experiment")]
+    same = [text for text in told if all(f"{(k := text.partition('=')[0])}={g.settings[k]}" == text for g in groups)]
+    return ", ".join(same) or (groups[0].name if len(groups) == 1 else f"{otherwise}: {groups[0].name} and alike")
+
+
+def one_metric(
+    report: Report,
+    key: str,
+    title: str,
+    groups: Sequence[Group],
+    best: Sequence[Group],
+    real: float | None,
+    file: str | None = None,
+) -> None:
+    """A logged value of these rows, against training samples and against seconds."""
+    unit_ = unit([r for g in groups for r in g.records])
+    named = [g for g in best if g in groups] or list(groups[: len(best)])
+    runs = {g.name: [c for r in g.records if (c := r.curve(key)).values] for g in groups}
+    names = {g.name for g in named}
+    for x, which in ((f"training {unit_}", 0), ("seconds of training", 1)):
+        lines = {name: [(c[which], c.values) for c in its if c[which]] for name, its in runs.items()}
+        if any(lines.values()):
+            shown = {g.name: lines[g.name] for g in named}
+            others = [line for name, its in lines.items() if name not in names for line in its]
+            caption = f"{title[:1].upper()}{title[1:]} against {x}."
+            if others:
+                caption += f" {len(named)} of {len(groups)} rows have colors; the others are grey."
+            picture = training_curves(shown, x, title, real, others)
+            report.picture(f"{file or title} by {x}".replace("/", "_").replace(" ", "_"), picture, caption)
+
+
+def fronts(
+    report: Report,
+    groups: Sequence[Group],
+    best: Sequence[Group],
+    chosen: Sequence[Evaluation | None],
+    metric: tuple[str, str] | None,
+) -> None:
+    """Quality against evaluations of the network and against seconds, of every evaluation that can be compared."""
+    if metric is None:
+        return
+    key, title = metric
+    like = next(quality.settings(e) for e in chosen if e)
+    ours = [(g.name, e) for g in groups for r in g.records for e in r.evaluations]
+    found = [(name, e) for name, e in ours if quality.settings(e) == like]
+    add_fronts(report, found, key, title, named={g.name for g in best})
+
+
+def add_fronts(
+    report: Report,
+    found: Sequence[tuple[str, Evaluation]],
+    key: str,
+    title: str,
+    joined: bool = False,
+    named: Collection[str] | None = None,
+) -> None:
+    """A plot for each kind of cost.
+
+    Args:
+        found: evaluations, with the name of the series that each belongs to.
+        key, title: of the metric.
+        joined: whether the evaluations of a series are one thing at several costs.
+        named: the series that have a color and a name; None for all.
+    """
+    found = [(name, e) for name, e in found if quality.is_number(e["metrics"].get(key, {}).get("value"))]
+    if len(found) < 2:
+        return
+    report.section("Quality against cost")
+    evaluations = [e for _, e in found]
+    better = quality.direction(key, evaluations) or "lower"
+    costs: dict[str, Callable[[Evaluation], float]] = {
+        "evaluations of the network": lambda e: e["nfe"],
+        "seconds for 1,000 samples": quality.seconds_per_thousand,
+    }
+    for name, cost in costs.items():
+        points = []
+        for series, e in found:
+            metric = e["metrics"][key]
+            told = str(e["sampler"].get("steps", "")) if joined else quality.sampler_name(e)
+            points.append(Point(series, told, cost(e), metric["value"], metric.get("low"), metric.get("high")))
+        picture = quality_against_cost(points, name, title, better, quality.floor_of(key, evaluations), joined, named)
+        caption = f"{title} against {name}. The Pareto front joins what nothing else beats in both."
+        report.picture(f"quality by {name}".replace(" ", "_").replace(",", ""), picture, caption)
+
+
+def main_metric(evaluations: Sequence[Evaluation | None]) -> tuple[str, str] | None:
+    """The key and the name of the first metric of which one knows what is better."""
+    names = quality.main_names(evaluations) | quality.metric_names(evaluations)
+    return next(((key, name) for key, name in names.items() if quality.direction(key, evaluations)), None)
+
+
+def settings(report: Report, groups: Sequence[Group], columns: Sequence[Outcome], title: str) -> None:
+    """The way of every row through its settings to what came out, in the column of that title; from three rows on."""
+    column = next((c for c in columns if c.title == title), None)
+    there = [i for i, e in enumerate(column.estimates) if e and isfinite(e.mean)] if column else []
+    keys = [key for key in groups[0].settings if len({groups[i].settings[key] for i in there}) > 1]
+    if column is None or column.better is None or len(there) < 3 or not keys:
+        return
+    report.section("Settings")
+    ways = {key: [groups[i].settings[key] for i in there] for key in keys}
+    means = [e.mean for i in there if (e := column.estimates[i])]
+    picture = parallel_coordinates(ways, title, means, column.better)
+    report.picture("settings", picture, f"Each line is a row of the table, colored by its {title}.")

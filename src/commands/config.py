@@ -1,0 +1,107 @@
+"""The settings of a run: what Hydra composed, with all that is left to us filled in."""
+
+from typing import Any
+
+from hydra import compose
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.runs.run import Run
+from src.utils.errors import UserError
+from src.utils.folders import check_named
+from src.utils.override_syntax import read
+from src.utils.paths import CONF
+
+# Words that say how a run is started; the run itself does not remember them.
+OF_THE_START = ("auto_resume", "resume_changed_data", "trust", "init_from", "plan", "sweep")
+
+
+def folder_of_hydra() -> Run:
+    """The folder that Hydra has made for this run.
+
+    Raises:
+        UserError: where its name is empty.
+    """
+    hydra = HydraConfig.get()
+    if hydra.mode == RunMode.RUN:
+        check_named("hydra.run.dir", hydra.run.dir)
+    return Run(hydra.runtime.output_dir)
+
+
+def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
+    """The config with all that is left to us filled in, but for the precision, and the overrides that are its own.
+
+    Args:
+        cfg: what Hydra composed.
+        run: the run folder that it names.
+
+    Raises:
+        UserError: for settings that contradict each other.
+    """
+    words = list(HydraConfig.get().overrides.task)
+    overrides = [word for word in words if read(word).key.split(".")[0] not in OF_THE_START]
+    if any(read(word).key == "paths.run" for word in overrides):
+        raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
+    drop_foreign_keys(cfg, overrides)
+    if cfg.resume is not None:
+        overrides = overrides[len(run.overrides()) :]
+        cfg = resumed_config(run.config(), cfg, overrides)
+    settle_length(cfg, overrides)
+    return cfg, overrides
+
+
+def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> DictConfig:
+    """The config that a run was started with, with what this command line changes."""
+    with open_dict(saved):
+        saved.update({key: cfg[key] for key in cfg if key not in saved})
+    for override in overrides:
+        key = read(override).key
+        if key in ("experiment", "debug", "ema", "ema.sigma_rel"):
+            raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
+        if key != "resume":
+            with open_dict(saved):
+                OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
+    return saved
+
+
+def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
+    """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
+
+    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net. Nor are the width
+    and patch of that good ones for another net, which takes its own; a rate or a number of steps is kept.
+    """
+    named = {word.key: word.value for word in map(read, overrides)}
+    chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
+    if not chosen:
+        return
+    experiment = [word for word in overrides if read(word).key == "experiment"]
+    other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
+    for group, choice in chosen.items():
+        own = own_settings(group, str(choice))
+        with open_dict(cfg):
+            for key in list(cfg[group] or {}):
+                if any(name.startswith(f"{group}.{key}") for name in named):
+                    continue
+                if key not in own:
+                    del cfg[group][key]
+                elif group == "net" and other_net and not OmegaConf.is_interpolation(cfg[group], key):
+                    cfg[group][key] = own[key]
+
+
+def own_settings(group: str, choice: str) -> Any:
+    """What the file of a choice says; composed only where it builds on others, since that takes a while."""
+    file = CONF / group / f"{choice}.yaml"
+    own = OmegaConf.load(file) if file.is_file() else None
+    if own is None or "defaults" in own:
+        own = compose("train", ["~experiment", f"{group}={choice}"]).get(group)
+    return own if OmegaConf.is_dict(own) else {}
+
+
+def settle_length(cfg: DictConfig, overrides: list[str]) -> None:
+    """Let the length given on the command line, in epochs or in steps, replace the one of the experiment."""
+    given = {read(word).key for word in overrides}
+    if "trainer.max_epochs" in given and "trainer.max_steps" not in given:
+        cfg.trainer.max_steps = -1
+    if "trainer.max_steps" in given and "trainer.max_epochs" not in given:
+        cfg.trainer.max_epochs = -1

@@ -1,0 +1,154 @@
+"""What the words of a command line mean, before Hydra sees them."""
+
+import re
+from contextlib import suppress
+from pathlib import Path
+
+from hydra.errors import OverrideParseException
+
+from src.commands.cli import choices
+from src.runs.run import RECORD, SAMPLING, Run
+from src.runs.sweep import SWEEP, Plan
+from src.runs.trust import refuse_foreign_words
+from src.utils.errors import UserError
+from src.utils.override_syntax import Word, assignment, read, value_of
+from src.utils.paths import CONF, check_writable, expanded, is_empty, refuse_empty
+
+# What src.compare calls as a folder of conf/ is called, in which Hydra would look for choices.
+CALLED = {"guidance": "scales", "sweep": "sweep_folder"}
+
+# Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
+RANGE = re.compile(r"([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)")
+# Values of characters that are not in Hydra's grammar, such as ~, # and é, so that they can have but one meaning.
+FOREIGN = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
+# Settings whose value is the name of a file or folder, where it looks like a number too.
+NAMES = (
+    "resume", "init_from", "sweep.resume", "run", "runs", "sweep_folder", "input", "truth", "out", "task.mask",
+    "plan.out", "data.root", "data.val_root", "guidance.guide.run", "paths.outputs", "paths.data", "hydra.run.dir",
+    "hydra.sweep.dir",
+)  # fmt: skip
+# Those of them that cannot be null.
+NEEDED = ("paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir")
+# By the names that the plugins have for their launchers they are ours, with our settings, and not the plugins' own.
+LAUNCHERS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm_here", "ray": "ray_tasks"}
+
+
+def mended(text: str) -> str:
+    """A word as Hydra has to be given it, so that it reads what is meant.
+
+    Raises:
+        UserError: for a value without a name, an empty one, and a group without a choice.
+        OverrideParseException: for a word that cannot be read.
+    """
+    if text.startswith("="):
+        raise UserError(f"{text}: the name before the = is missing")
+    word = readable(text)
+    if word.sweeps or word.removes:
+        return word.text
+    group = (CONF / word.key).is_dir()
+    if group and word.value is None:
+        raise UserError(f"{text} chooses nothing. Choices: {', '.join(choices(word.key))}")
+    if is_empty(word.value) and not group:
+        refuse_empty(word.head)
+    if word.value is None and word.key in NEEDED:
+        raise UserError(f"{text} names no folder; leave it out, or give the name of one")
+    if word.key == "hydra/launcher" and word.value in LAUNCHERS:
+        return assignment(word.head, LAUNCHERS[word.value])
+    if word.key in NAMES and isinstance(word.value, bool | int | float):
+        return assignment(word.head, word.tail)
+    if word.key in NAMES and isinstance(word.value, list) and any(isinstance(name, int | float) for name in word.value):
+        return assignment(word.head, [str(name) for name in word.value])
+    if expanded(word.value) != word.value:
+        return assignment(word.head, expanded(word.value))
+    return word.text
+
+
+def readable(text: str) -> Word:
+    """A word, with its value in quotes where Hydra could not read it otherwise and it can have but one meaning."""
+    if found := RANGE.fullmatch(text):
+        return read(assignment(found[1], found[2]))
+    try:
+        return read(text)
+    except OverrideParseException:
+        if found := FOREIGN.fullmatch(text):
+            with suppress(OverrideParseException):
+                return read(assignment(found[1], found[2].strip()))
+        raise
+
+
+def check_folders(words: list[str]) -> None:
+    """Refuse folders for Hydra to make that cannot be written to.
+
+    Raises:
+        UserError: naming the setting.
+    """
+    for setting in ("hydra.run.dir", "hydra.sweep.dir"):
+        folder = value_of(setting, words)
+        if isinstance(folder, str) and "${" not in folder:
+            check_writable(setting, folder)
+
+
+def words_of_training(words: list[str]) -> list[str]:
+    """Those of a run, a sweep or a plan; what a run or sweep was started with comes before what resumes it.
+
+    Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
+    """
+    words = words_of_planning(words_of_sweep(words))
+    if (resume := value_of("resume", words)) is None:
+        return words
+    run = Run.find(str(resume))
+    saved = run.overrides()
+    refuse_foreign_words(saved, run.path / RECORD, value_of("trust", words) is True)
+    return words if words[: len(saved)] == saved else [*saved, *words]
+
+
+def words_of_sampling(words: list[str]) -> list[str]:
+    """Let words such as sampler.repeats=5 change the run's own sampler, whose settings Hydra does not know.
+
+    `check_config` refuses those that it does not have.
+    """
+    read_words = [read(word) for word in words_of_sweep(words)]
+    chosen = {word.key for word in read_words}
+    return [f"++{word.text}" if is_part_of_sampling(word, chosen) else word.text for word in read_words]
+
+
+def is_part_of_sampling(word: Word, chosen: set[str]) -> bool:
+    """Whether a word changes a setting of the run's own sampler and so on, rather than of one that is chosen anew."""
+    part = word.key.split(".")[0]
+    return word.head == word.key != part and part in SAMPLING and part not in chosen
+
+
+def words_of_comparison(words: list[str]) -> list[str]:
+    """Let guidance=[0,1,3] be scales, and sweep=FOLDER a folder, and neither a choice of a group."""
+    return [f"{CALLED[word.head]}={word.tail}" if word.head in CALLED else word.text for word in map(read, words)]
+
+
+def words_of_sweep(words: list[str]) -> list[str]:
+    """The words of a sweep that goes on: its own, where none are given but those that say so.
+
+    Raises:
+        UserError: where the folder is not one of a sweep.
+    """
+    if (folder := value_of("sweep.resume", words)) is None:
+        return words
+    if not (Path(folder) / SWEEP).is_file():
+        raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {SWEEP}")
+    plan, given = Plan.read(Path(folder)), [word for word in words if not says_how(read(word).key)]
+    typed = [] if given else [*plan.hydra_words, *plan.words]
+    refuse_foreign_words(typed, Path(folder) / SWEEP, value_of("trust", words) is True)
+    start = ("sweep.resume", "sweep.retry", "sweep.dry_run")
+    own = [word for word in typed if read(word).key not in start and word not in words]
+    return [*own, *words, assignment("hydra.sweep.dir", Path(folder).absolute()), "hydra.mode=MULTIRUN"]
+
+
+def says_how(key: str) -> bool:
+    """Whether a setting says how a sweep goes on, and not what its jobs are."""
+    return key.startswith("sweep.") or key in ("trust", "resume_changed_data")
+
+
+def words_of_planning(words: list[str]) -> list[str]:
+    """Let `plan=true`, or any setting of a plan, stand for one on the device at hand: a group has no choice `true`."""
+    plans = {word: read(word).value for word in words if read(word).key == "plan"}
+    asked = any(read(word).key.startswith("plan.") for word in words)
+    words = ["plan=here" if plans.get(word) is True else word for word in words if plans.get(word) is not False]
+    return words if plans or not asked else [*words, "plan=here"]

@@ -1,0 +1,90 @@
+"""What a run would cost, said before it begins: python -m src.train plan=true ..."""
+
+import json
+import warnings
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+
+from src.callbacks.sample_images import Pictures
+from src.commands.cli import to_plain
+from src.commands.config import complete_config, folder_of_hydra
+from src.commands.options import Train
+from src.commands.plan.device import Plan, described, device_at_hand, measured_speed
+from src.commands.plan.estimate import Figures, Layout, grid_of, length_of, memory_of, time_of
+from src.commands.plan.profile import build_module, measure, trial
+from src.commands.plan.report import report
+from src.data.base import DataModule
+from src.runs.check_config import check_config, check_options
+from src.utils.console import log, start_logging
+from src.utils.errors import UserError
+from src.utils.folders import remove_if_empty
+from src.utils.paths import check_writable
+
+
+def plan_run(cfg: DictConfig) -> None:
+    """Print what a run of this config would cost; nothing is trained, and nothing left behind.
+
+    Raises:
+        UserError: for the mistakes that training refuses, and where the length of the run cannot be known.
+    """
+    warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
+    start_logging(None)
+    run = folder_of_hydra()
+    remove_if_empty(run.path)
+    check_options(to_plain(cfg), Train)
+    check_config({"plan": to_plain(cfg.plan)})
+    plan: Plan = instantiate(cfg.plan)
+    if plan.out is not None:
+        check_writable("plan.out", Path(plan.out).parent)
+        if Path(plan.out).is_dir():
+            raise UserError(f"plan.out={plan.out} is a folder; name a file, such as {plan.out}/plan.json")
+    cfg, _ = complete_config(cfg, run)
+    cfg.trainer.precision = plan.precision(cfg.trainer)
+    check_config(to_plain(cfg))
+    figures = calculate(cfg, plan)
+    log.info(report(cfg, figures))
+    if plan.out is not None:
+        Path(plan.out).write_text(json.dumps(asdict(figures), indent=2) + "\n")
+
+
+def calculate(cfg: DictConfig, plan: Plan) -> Figures:
+    """The figures of a config."""
+    data: DataModule = instantiate(cfg.data)
+    devices, precision = plan.count(cfg.trainer), cfg.trainer.precision
+    data.check_batch_size(devices)
+    sharded = "FullyShard" in str(cfg.trainer.strategy)
+    layout = Layout(devices, data.batch_size // devices, sharded)
+    length = length_of(cfg, plan, data)
+
+    here = device_at_hand(cfg.trainer.accelerator) if plan.name is None else None
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    module = build_module(cfg, callbacks, fake=True)
+    costs = measure(module, data.shape, layout.batch, precision, on_gpu=here is None or here.type != "cpu")
+    pictures = next((c for c in callbacks if isinstance(c, Pictures) and not sharded), None)
+    grid = grid_of(pictures, module, data, length.steps)
+    if here is None:
+        speed = plan.speed(precision)
+    else:
+
+        def step(n: int) -> Callable[[], None]:
+            return trial(build_module(cfg, callbacks), data.shape, n, precision, here)
+
+        plan = described(plan, here)
+        speed = measured_speed(plan, costs, layout.batch, precision, here, step)
+        if here.type == "cpu":  # its processes share it
+            speed = replace(speed, flops=speed.flops / (devices // cfg.trainer.num_nodes))
+    return Figures(
+        plan,
+        layout,
+        length,
+        costs,
+        memory_of(costs, plan, layout),
+        speed,
+        time_of(costs, plan, layout, length, grid, speed),
+        grid,
+        costs.weights + costs.averages + costs.optimizer,
+    )

@@ -1,0 +1,202 @@
+"""What a training step computes and keeps, found without computing it: on fake tensors, which have shapes alone."""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import BaseFinetuning
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.autograd.graph import saved_tensors_hooks
+
+from src.commands.plan.counting import AsOnGPU, Kept, Traffic, count_flops, size_of
+from src.module import DiffusionModule
+from src.runs.loading import build_denoiser
+from src.utils.errors import UserError, blame
+from src.utils.seeding import generator
+
+DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
+FAKE = FakeTensorMode(allow_non_fake_inputs=True)
+NEVER = 1e-12  # a share of the steps that no coin meets
+
+
+@dataclass(frozen=True)
+class Costs:
+    """What one step takes on one device that holds everything.
+
+    Attributes:
+        parameters: of the net, and of a learned schedule.
+        forward: FLOP of one evaluation of one image.
+        training: FLOP of one image forward and backward.
+        weights, gradients, optimizer, averages: bytes; of the optimizer its state.
+        batch: bytes of the images with their noise and labels.
+        activations: bytes kept for the backward pass.
+        peak: the most bytes alive at once of gradients, activations and what is made on the way.
+        image: bytes that one image more adds to the peak.
+        operations, operations_forward: that a step and an evaluation consist of, whatever the batch.
+    """
+
+    parameters: int
+    forward: float
+    training: float
+    weights: int
+    gradients: int
+    optimizer: int
+    averages: int
+    batch: int
+    activations: int
+    peak: int
+    image: float
+    operations: int
+    operations_forward: int
+
+
+def measure(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, on_gpu: bool) -> Costs:
+    """What a step costs.
+
+    Args:
+        module: as `build_module` makes it, fake.
+        shape: (C, *S) of one sample.
+        n: images in the batch of the device.
+        precision: the trainer's.
+        on_gpu: whether it is to run on a GPU, where some operations keep other things for the backward pass.
+    """
+    denoiser = module.denoiser
+    # In this share of the steps there is another evaluation, which is added below as a mean.
+    share, denoiser.self_conditioning = denoiser.self_conditioning, NEVER if denoiser.self_conditioning else 0
+    trained = [p for p in denoiser.parameters() if p.requires_grad]
+    optimizer = module.make_optimizer(iter(trained))
+    for p in trained:
+        p.grad = torch.zeros_like(p)
+    optimizer.step()
+    state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
+
+    def step(n: int) -> tuple[float, int, Traffic]:
+        """FLOP of one image, bytes kept, and the rest."""
+        optimizer.zero_grad()
+        batch = fake_batch(module, shape, n, precision)
+        kept = Kept([*contents(module), *tensors(batch)])
+        with Traffic() as traffic, count_flops() as flops:
+            with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
+                loss = loss_of(module, batch, precision)
+            activations = kept.forget()
+            loss.backward()
+            optimizer.step()
+        return flops.get_total_flops() / n, activations, traffic
+
+    with AsOnGPU() if on_gpu else nullcontext():
+        (_, _, twice), (training, activations, once) = step(2 * n), step(n)
+    one = fake_batch(module, shape, 1, precision)
+    with Traffic() as evaluation, count_flops() as flops, torch.no_grad():
+        denoiser(one["x_0"], torch.tensor(0.5), one["cond"], one["noise"])
+    forward = flops.get_total_flops()
+    return Costs(
+        parameters=sum(p.numel() for p in denoiser.parameters()),
+        forward=forward,
+        training=training + share * forward,
+        weights=size_of(contents(denoiser)),
+        gradients=size_of(trained),
+        optimizer=size_of(state),
+        averages=size_of(contents(module.ema)),
+        batch=n * size_of(tensors(one)),
+        activations=activations,
+        peak=once.peak,
+        image=(twice.peak - once.peak) / n,
+        operations=once.operations + round(share * evaluation.operations),
+        operations_forward=evaluation.operations,
+    )
+
+
+# ---- the step itself, which is also taken in earnest ----
+
+
+def build_module(cfg: DictConfig, callbacks: Iterable[Any] = (), fake: bool = False) -> DiffusionModule:
+    """The module as training has it.
+
+    Args:
+        cfg: the resolved config.
+        callbacks: those of the trainer, of which some freeze weights.
+        fake: give the net weights without numbers. The schedule has its own, since these decide what is done.
+    """
+    with default_dtype(dtypes(cfg.trainer.precision)[0]):
+        denoiser = build_denoiser(cfg, FAKE if fake else nullcontext())
+    with blame("module"):
+        module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
+    for callback in callbacks:
+        if isinstance(callback, BaseFinetuning):
+            callback.freeze_before_training(module)
+    return module.train()
+
+
+def make_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any) -> dict[str, Any]:
+    """Arguments of the loss: n samples, their noise, and labels where the net takes them."""
+    x_0 = torch.zeros(n, *shape, dtype=dtypes(precision)[0])
+    label = torch.zeros(n, dtype=torch.int64) if module.is_conditional else None
+    return {"x_0": x_0, "noise": torch.zeros_like(x_0), "cond": label}
+
+
+def fake_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any) -> dict[str, Any]:
+    """The same without numbers."""
+    with FAKE:
+        return make_batch(module, shape, n, precision)
+
+
+def loss_of(module: DiffusionModule, batch: dict[str, Any], precision: Any) -> Tensor:
+    """The mean loss of a batch."""
+    x_0, autocast = batch["x_0"], dtypes(precision)[1]
+    t = module.times(len(x_0), generator("plan"), module.denoiser.schedule)
+    with torch.autocast(x_0.device.type, autocast, enabled=autocast is not None):
+        return module.loss(module.denoiser, t=t, **batch).mean()
+
+
+def trial(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, device: torch.device) -> Any:
+    """A whole step of n images in earnest, to be called again and again."""
+    module.to(device)
+    optimizer = module.make_optimizer(p for p in module.denoiser.parameters() if p.requires_grad)
+    with device:
+        batch = make_batch(module, shape, n, precision)
+
+    def step() -> None:
+        loss_of(module, batch, precision).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        module.ema.update(module.denoiser, step=1)
+
+    return step
+
+
+def dtypes(precision: Any) -> tuple[torch.dtype, torch.dtype | None]:
+    """What weights are kept in, and what autocast multiplies in, or None, of one of Lightning's names.
+
+    Raises:
+        UserError: for a name without a plain meaning.
+    """
+    bits, _, kind = str(precision).partition("-")
+    if bits not in DTYPES or kind not in ("", "mixed", "true"):
+        raise UserError(f"trainer.precision={precision} cannot be planned; use bf16-mixed, 16-mixed or 32-true")
+    mixed = kind == "mixed" or (not kind and "16" in bits)
+    return (torch.float32, DTYPES[bits]) if mixed else (DTYPES[bits], None)
+
+
+@contextmanager
+def default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """What is made is of this type: fake tensors cannot be converted in place."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
+
+
+def contents(module: nn.Module) -> list[Tensor]:
+    """All parameters and buffers."""
+    return [*module.parameters(), *module.buffers()]
+
+
+def tensors(batch: dict[str, Any]) -> Iterable[Tensor]:
+    return [value for value in batch.values() if value is not None]

@@ -1,0 +1,331 @@
+"""What `src.sample` does with a run: from its folder to the files that are written."""
+
+import json
+from math import prod
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.core.hydra_config import HydraConfig
+from hydra.types import RunMode
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.commands.cli import to_plain
+from src.commands.inputs import read_inputs
+from src.commands.options import Sample
+from src.diffusion.denoiser import Denoiser
+from src.plots.comparison import MOST, comparison
+from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif, write_picture
+from src.runs.check_config import check_config, check_options, targets
+from src.runs.folders import clip_bound
+from src.runs.loading import build_denoiser, load_weights, read_weights
+from src.runs.run import SAMPLING, Run
+from src.samplers.pipeline import Model
+from src.statistics.restoration import restoration
+from src.tasks.base import Inputs, Result, Task
+from src.tasks.generate import Generate
+from src.utils.atomic import whole
+from src.utils.console import log, progress_bar, start_logging, table
+from src.utils.errors import UserError, blame
+from src.utils.folders import check_out, make_out
+from src.utils.hardware import physical_memory, precision_for
+from src.utils.sample_files import write_pictures
+from src.utils.units import to_units
+
+# The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
+IN_GRID = {1: None, 2: 16, 3: 100, 4: 36}
+
+
+class Sampling:
+    """What is done with a run, and how.
+
+    Attributes:
+        cfg: the settings of this command.
+        run: the run folder.
+        model: its denoiser, and how to sample from it.
+        task: what to do.
+        inputs: with what.
+        file: the checkpoint that the weights are from, or the folder of the snapshots.
+        cost: what it took; set by `draw`.
+    """
+
+    def __init__(self, cfg: DictConfig, run: Run, model: Model, task: Task, inputs: Inputs, file: Path | None = None):
+        self.cfg, self.run, self.model, self.task, self.inputs, self.file = cfg, run, model, task, inputs, file
+
+    @classmethod
+    def prepare(cls, cfg: DictConfig, named: set[str]) -> "Sampling":
+        """Check the settings, rebuild the model and read the inputs.
+
+        Args:
+            cfg: the settings.
+            named: those of them that were asked for; the others are the run's own, where it has them.
+
+        Raises:
+            UserError: for every mistake in them.
+        """
+        start_logging(None)
+        check_settings(cfg, named)
+        run = Run.find(str(cfg.run), cfg.paths.outputs)
+        cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
+        trained = run.config()
+        take_from_run(cfg, trained, named)
+        check_config(to_plain(cfg))
+        with blame("task"):
+            task: Task = instantiate(cfg.task)
+        shape = (trained.data.channels, *trained.data.size)
+        if isinstance(task, Generate):
+            task.keep = min(cfg.n, READABLE[1 + len(shape)]) if cfg.gif else 0
+        elif cfg.gif:
+            raise UserError("gif=true shows how samples come about; it is for task=generate")
+        inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
+        n = cfg.n if task.makes_samples else inputs.n
+        check_memory(n, shape)
+        known = trained.data.num_classes if trained.module.conditional or takes_label(to_plain(cfg.guidance)) else 0
+        label = labels(cfg.label, n, known, every=task.makes_samples)
+        if label is None and not trained.get("clusters") and "guidance" in named:
+            refuse_without_labels(to_plain(cfg.guidance))
+        weights, source = read_weights(run, cfg.ckpt, cfg.weights)
+        denoiser = build_denoiser(trained)
+        load_weights(denoiser, weights, source)
+        denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
+        model = build_model(cfg, denoiser, shape, label)
+        model.classes = run.facts().get("classes") or []
+        model.kind = run.facts().get("kind") or model.kind
+        if task.makes_samples and label is None:  # given data need no other than themselves, nor does a classifier
+            model.cluster = denoiser.draw_clusters(n, cfg.seed)
+        return cls(cfg, run, model, task, inputs, source)
+
+    @property
+    def out(self) -> Path:
+        """Where it is written."""
+        if self.cfg.out is not None:
+            return Path(str(self.cfg.out))
+        return folder_of_job() or self.run.path / "samples" / self.name
+
+    def check_out(self) -> None:
+        """Try to write there before anything is drawn.
+
+        Raises:
+            UserError: where that cannot be.
+        """
+        check_out(self.out)
+
+    def draw(self) -> Result:
+        """Do it, with a progress bar."""
+        device = self.model.device
+        precision = precision_for(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
+        steps = self.n * (len(self.model.sampler.times()) - 1)
+        bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
+        self.model.on_step = bar.update
+        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
+        with bar, autocast, self.model.measured() as self.cost:
+            return self.task(self.model, self.inputs)
+
+    @property
+    def n(self) -> int:
+        """How many samples are worked on."""
+        return self.cfg.n if self.task.makes_samples else self.inputs.n
+
+    def write(self, result: Result) -> None:
+        """Write samples.npz and the pictures, and say so."""
+        n, seconds, out = len(result.x), self.cost.seconds, self.out
+        make_out(out)
+        arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
+        arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
+        if result.label is not None:
+            arrays["label"] = result.label.numpy()
+        with whole(out / "samples.npz") as partial:
+            np.savez(partial, **arrays)
+        files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.model, result, out)]
+        rows = [
+            (
+                "samples",
+                f"{n} of shape {' x '.join(map(str, result.x.shape[1:]))} from {self.run.path} ({self.source})",
+            ),
+            *result.facts.items(),
+            *self.write_quality(result, out),
+            ("cost", f"{self.cost.rows / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
+            ("written", f"{out}: {', '.join(files)}"),
+        ]
+        log.info(table(rows))
+
+    def write_pictures(self, result: Result, out: Path) -> list[str]:
+        """A grid of new samples, and on request how they came about; or a comparison with what was given."""
+        if result.trajectory is not None:
+            frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.model.kind)
+            write_gif(frames, out / "trajectory.gif")
+        n = len(result.x)
+        if not result.shown:
+            most = IN_GRID[len(self.model.shape)]
+            if most is not None and result.columns is not None:  # whole rows
+                most = max(result.columns, most // result.columns * result.columns)
+            x = self.to_units(result.x[:most])
+            write_picture(sample_grid(x, result.columns, result.label, kind=self.model.kind), out / "grid.png")
+            moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
+            return [counted("grid.png", most or n, n), *moving]
+        rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
+        shown = {name: self.to_units(x) for name, x in rows.items()}
+        write_picture(comparison(shown, self.model.kind), out / "comparison.png")
+        compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
+        if self.model.kind != "images":
+            return [compared]
+        for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
+            write_pictures(self.to_units(x), out / name)
+        return [compared, "input/", "result/"]
+
+    def write_quality(self, result: Result, out: Path) -> list[tuple[str, str]]:
+        """How close input and result are to the truth, where it is known; to metrics.json too."""
+        if result.truth is None:
+            return []
+        truth = self.to_units(result.truth)
+        found = {"input": next(iter(result.shown.values())), "result": result.x}
+        quality = {name: restoration(self.to_units(x), truth, kind=self.model.kind) for name, x in found.items()}
+        (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
+        return [
+            (name.upper(), f"{quality['input'][name]:.4g} of the input, {value:.4g} of the result")
+            for name, value in quality["result"].items()
+        ]
+
+    @property
+    def name(self) -> str:
+        """Of the folder to write into."""
+        task = HydraConfig.get().runtime.choices["task"]
+        return "_".join([*([] if task == "generate" else [task]), f"{self.source}_{self.n}_seed_{self.cfg.seed}"])
+
+    @property
+    def source(self) -> str:
+        """What the weights are from: a checkpoint, or the width of a rebuilt average."""
+        return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
+
+    def to_units(self, x: torch.Tensor) -> torch.Tensor:
+        """Images to [0, 1]; all else as it is."""
+        assert self.model.kind is not None
+        return to_units(x, self.model.kind)
+
+
+def counted(picture: str, most: int, n: int) -> str:
+    """The name of a picture, and of how many samples it shows so many, where these are not all."""
+    return picture if most >= n else f"{picture} ({most:,} of {n:,} shown)"
+
+
+def check_settings(cfg: DictConfig, named: set[str]) -> None:
+    """Refuse settings that are wrong whatever the run."""
+    if cfg.run is None:
+        raise UserError("run=RUN is needed: a run folder, or run=latest")
+    check_options(to_plain(cfg), Sample)
+    if not isinstance(cfg.weights, str) and "ckpt" in named:
+        raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
+
+
+def check_memory(n: int, shape: tuple[int, ...]) -> None:
+    """Refuse more samples than fit in memory, where they are kept until they are written.
+
+    Raises:
+        UserError: naming how many would fit.
+    """
+    memory, each = physical_memory(), 4 * 2 * prod(shape)  # float32, and once more as they are put together
+    if memory is not None and n * each > memory:
+        raise UserError(
+            f"n={n} samples take {n * each / 2**30:,.0f} GiB, but this machine has {memory / 2**30:,.0f}; draw at most "
+            f"{int(memory // (2 * each))} at a time, with other seeds"
+        )
+
+
+def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Model:
+    """The denoiser with the sampler and guidance of a config."""
+    with blame("sampler"):
+        sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
+        sampler.times()
+    check_variance(sampler, denoiser)
+    guidance = instantiate(cfg.guidance)
+    return Model(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
+
+
+def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
+    """Sample as the run itself does, where the command line names no other sampler, grid, clip or guidance.
+
+    Single settings of these, such as sampler.steps, then change the run's own.
+    """
+    changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING and "." in key}
+    with open_dict(cfg):
+        if OmegaConf.is_interpolation(cfg.clip, "bound"):  # clip=auto, which follows the data of the run
+            cfg.clip.bound = clip_bound(trained.data._target_)
+        for part in SAMPLING:
+            if part not in named:
+                cfg[part] = trained[part]
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value)
+        if "sampler" not in named:
+            for part in ("variance", "grid", "clip"):  # written out in the run's config
+                if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
+                    cfg.sampler[part] = cfg[part]
+
+
+def takes_label(guidance: Any) -> bool:
+    """Whether a guidance, or one inside it, wants a label even where the net takes none."""
+    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in targets(guidance))
+
+
+def refuse_without_labels(guidance: Any) -> None:
+    """Refuse a guidance that would do nothing, since it pushes towards a label and there is none."""
+    for _, node in targets(guidance):
+        if getattr(get_object(node["_target_"]), "pushes_to_label", False):
+            name = node["_target_"].rpartition(".")[2]
+            raise UserError(f"guidance: {name} pushes towards a label, but this run has none; use guidance=none")
+
+
+def check_variance(sampler: Any, denoiser: Denoiser) -> None:
+    """Refuse to read a variance from a network that did not learn it."""
+    wanted = getattr(sampler, "variance", None)
+    if wanted is not None and wanted.outputs > 1 and type(wanted) is not type(denoiser.variance):
+        raise UserError(
+            f"variance: the net of this run did not learn {type(wanted).__name__}; leave variance= out, or use "
+            "variance=fixed_small or fixed_large"
+        )
+
+
+def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Tensor | None:
+    """The label of each sample: the given one or ones in turn; None where there are none.
+
+    Where none is given, all classes in turn, or none if not `every`.
+
+    Raises:
+        UserError: for a label that the run does not have.
+    """
+    if num_classes == 0:
+        if label is not None:
+            raise UserError(f"label={label}: this run was trained without labels; leave label= out")
+        return None
+    if label is None:
+        return torch.arange(n) % num_classes if every else None
+    chosen = list(label) if OmegaConf.is_list(label) else [label]
+    for value in chosen or [label]:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
+            raise UserError(f"label={value}: this run has the labels 0 to {num_classes - 1}")
+    return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
+
+
+def pick_device(name: str) -> torch.device:
+    """The named device; `auto` is the GPU where there is one.
+
+    Raises:
+        UserError: where there is no such device.
+    """
+    if name == "auto":
+        return (
+            torch.accelerator.current_accelerator() or torch.device("cpu")
+            if torch.accelerator.is_available()
+            else (torch.device("cpu"))
+        )
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used here; try device=cpu") from error
+
+
+def folder_of_job() -> Path | None:
+    """In a sweep the folder of this job, since other samples of the run may have the same name; None otherwise."""
+    hydra = HydraConfig.get()
+    return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None

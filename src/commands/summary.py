@@ -1,0 +1,81 @@
+"""What a run says of itself, before and after."""
+
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytorch_lightning as pl
+import torch
+
+from src.utils.console import describe
+from src.utils.override_syntax import assignment, command
+
+if TYPE_CHECKING:
+    from src.commands.training import Training
+
+Rows = list[tuple[str, str]]
+
+
+def before_training(training: "Training", parameters: int) -> Rows:
+    """The data, the model, how long and on what it trains, and where to watch it."""
+    cfg, data, trainer = training.cfg, training.data, training.trainer
+    x = data.train_set[0, torch.arange(1)]["x"]
+    classes = f", {data.num_classes} classes" if data.num_classes else ""
+    told = f", told of {cfg['clusters']} clusters of the data" if cfg["clusters"] else ""
+    length = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
+    if trainer.max_steps <= 0 and trainer.max_epochs < 0:
+        length = f"until {cfg['trainer']['max_time'] or 'it is stopped'}"
+    threads = f", {torch.get_num_threads()} threads" if trainer.strategy.root_device.type == "cpu" else ""
+    devices = f"{trainer.num_devices * trainer.num_nodes} x {device_name(trainer)}{threads}"
+    folder = display(training.run.path)
+    rows = [
+        ("data", data.source),
+        ("sample", f"{' x '.join(map(str, x.shape[1:]))} in [{x.min():.2f}, {x.max():.2f}]{classes}"),
+        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters{told}"),
+        ("schedule", describe(cfg["schedule"])),
+        ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
+        ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
+        ("length", f"{length}; {data.train_batches:,} batches of {data.batch_size} an epoch"),
+        ("device", f"{devices}, precision {trainer.precision}"),
+        ("run folder", str(folder)),
+        ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
+    ]
+    return [*rows, ("resumes", str(display(training.resume)))] if training.resume else rows
+
+
+def after_training(training: "Training", results: dict[str, Any]) -> Rows:
+    """What came out, and the commands that one might type next."""
+    trainer, folder, unit = training.trainer, display(training.run.path), training.cfg["callbacks"]["progress"]["unit"]
+    rows = [
+        ("trained", f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} min"),
+        ("speed", f"{results['samples_per_second']:.0f} {unit}/s"),
+    ]
+    if "val/loss_ema" in results:
+        best = f"best {results['best_val_loss']:.5g} at step {results['best_step']:,}"
+        last = f"last {results['val/loss_ema']:.5g} with averaged weights, {results['val/loss_raw']:.5g} with raw"
+        rows.append(("validation", f"{best}; {last}"))
+    rows += [row for callback in trainer.callbacks for row in getattr(callback, "report", [])]
+    more = [] if training.out_of_time else [f"trainer.max_steps={2 * results['steps']}"]
+    if trainer.max_steps <= 0 and trainer.max_epochs > 0:
+        more = [f"trainer.max_epochs={2 * trainer.max_epochs}"]
+    return [
+        *rows,
+        ("run folder", str(folder)),
+        ("sample", command("sample", assignment("run", folder))),
+        ("measure", command("evaluate", assignment("run", folder), "n=2000")),
+        ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
+        ("go on", command("train", assignment("resume", folder), *more)),
+    ]
+
+
+def device_name(trainer: pl.Trainer) -> str:
+    device = trainer.strategy.root_device
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def display(path: Path) -> Path:
+    """A path as one would type it from here."""
+    try:
+        return path.absolute().relative_to(Path.cwd())
+    except ValueError:
+        return path

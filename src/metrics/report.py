@@ -1,0 +1,74 @@
+"""The report of an evaluation."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.metrics.base import Section, Value
+from src.plots.pictures import write_gif, write_picture
+from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
+from src.utils.atomic import whole
+from src.utils.console import describe
+
+
+def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
+    """report.html, and the pictures in it as files.
+
+    Args:
+        folder: where.
+        record: what metrics.json holds.
+        sections: by the names of their measures.
+    """
+    for section in sections.values():
+        for name, picture in section.pictures.items():
+            if isinstance(picture.image, list):
+                with whole(folder / f"{name}.gif") as partial:
+                    write_gif(picture.image, partial)
+            else:
+                write_picture(picture.image, folder / f"{name}.png")
+    blocks = [table_tag(["", ""], summary(record), numbers=False)]
+    for section in sections.values():
+        blocks += section_blocks(section)
+    with whole(folder / "report.html") as partial:
+        partial.write_text(page(f"Evaluation of {record['name'] or record['run']}", blocks), "utf-8")
+
+
+def section_blocks(section: Section) -> list[str]:
+    """A section: what is to be warned of, its numbers, its pictures, and how to read them."""
+    blocks = [heading(section.title)]
+    blocks += [value_table(list(section.values.values()))] if section.values else []
+    blocks += [paragraph(section.conclusion)] if section.conclusion else []
+    blocks += [paragraph(note, faint=not note.startswith("WARNING")) for note in section.notes]
+    return [*blocks, figures([picture_tag(p.image, p.caption) for p in section.pictures.values()])]
+
+
+def value_table(values: Sequence[Value]) -> str:
+    header = ["", "value", "95 % interval", "real data", "better is"]
+    rows = [
+        [
+            v.name,
+            v.shown(v.value),
+            f"{v.shown(v.interval[0])} to {v.shown(v.interval[1])}" if v.interval else "",
+            "" if v.floor is None else v.shown(v.floor),
+            v.better or "",
+        ]
+        for v in values
+    ]
+    # Columns that say nothing of any value are left out.
+    kept = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
+    return table_tag([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+
+
+def summary(record: Mapping[str, Any]) -> list[list[str]]:
+    """What was measured, in a few lines."""
+    cost = record["nfe"] and f", {record['nfe']:g} evaluations of the network each, {record['seconds']:.1f} s in all"
+    rows = [
+        ["run", record["run"]],
+        ["weights", f"{record['weights']}, checkpoint {record['ckpt']}"],
+        ["samples", f"{record['n']:,}{cost or ''}, seed {record['seed']}"],
+    ]
+    if record["samples"]:
+        rows.append(["from", record["samples"]])
+    else:
+        rows += [["sampler", describe(record["sampler"])], ["guidance", describe(record["guidance"])]]
+    return rows + ([["features", record["features"]]] if record["features"] else [])

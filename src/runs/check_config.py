@@ -1,0 +1,126 @@
+"""Check a whole config against the code that it names, before any work starts."""
+
+import inspect
+import logging
+import typing
+from collections.abc import Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from typing import Any
+
+from hydra.utils import get_object
+
+from src.runs.bounds import complaint
+from src.runs.library_bounds import foreign_hints
+from src.utils.errors import UserError
+
+
+def check_config(cfg: dict[str, Any]) -> None:
+    """Refuse a config in which a value is left out, a `_target_` cannot be imported, or an argument is unknown, missing
+    or not what its annotation says.
+
+    Args:
+        cfg: the resolved config, as plain containers.
+
+    Raises:
+        UserError: naming the YAML path, and the nearest valid name.
+    """
+    # A part is first spoken of under its own name, loss, not where it is passed on, module.loss.
+    for path in sorted(left_out(cfg), key=depth):
+        raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
+    for path, node in sorted(targets(cfg), key=lambda found: depth(found[0])):
+        check_node(path, node)
+
+
+def check_options(cfg: dict[str, Any], options: type, path: str = "") -> None:
+    """Check those values of a config that stand in no part of it against the annotations of a class of options.
+
+    Raises:
+        UserError: naming the first that is wrong.
+    """
+    for key, hint in typing.get_type_hints(options, include_extras=True).items():
+        if key not in cfg:
+            continue
+        if typing.is_typeddict(hint) and isinstance(cfg[key], dict):
+            check_options(cfg[key], hint, f"{path}{key}.")
+        elif wrong := complaint(cfg[key], hint):
+            raise UserError(f"{path}{key}{wrong}")
+
+
+def depth(path: str) -> int:
+    return path.count(".")
+
+
+def left_out(node: Any, path: str = "") -> Iterator[str]:
+    """The paths of all values that the config leaves to the user, as ???."""
+    if isinstance(node, dict):
+        for key, value in node.items():
+            yield from left_out(value, f"{path}.{key}" if path else str(key))
+    elif node == "???":
+        yield path
+
+
+def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """Every node with a `_target_`, with its path."""
+    if isinstance(node, dict):
+        if "_target_" in node:
+            yield path, node
+        for key, value in node.items():
+            yield from targets(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from targets(value, f"{path}[{i}]")
+
+
+def check_node(path: str, node: dict[str, Any]) -> None:
+    """Check one node against the signature of its target."""
+    name = node["_target_"]
+    try:
+        with silenced("hydra.utils"):  # which also logs what it raises
+            target = get_object(name)
+    except Exception as error:
+        reason = " ".join(str(error.__cause__ or error).split())
+        raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
+    parameters = signature(target)
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
+    hints = type_hints(target) | foreign_hints(target)
+    for key, value in node.items():
+        if key.startswith("_"):
+            continue
+        if key not in parameters:
+            if open_ended:
+                continue
+            near = get_close_matches(key, parameters, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(parameters)}"
+            raise UserError(f"{path}.{key}: {name} has no such argument. {hint}")
+        if key in hints and (wrong := complaint(value, hints[key])):
+            raise UserError(f"{path}.{key}{wrong}")
+    missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
+    if missing and not node.get("_partial_"):
+        raise UserError(f"{path}: {name} also needs {', '.join(missing)}")
+
+
+@contextmanager
+def silenced(logger: str) -> Iterator[None]:
+    """Without the messages of a logger."""
+    log = logging.getLogger(logger)
+    was, log.disabled = log.disabled, True
+    try:
+        yield
+    finally:
+        log.disabled = was
+
+
+def signature(target: Any) -> dict[str, inspect.Parameter]:
+    try:
+        return dict(inspect.signature(target).parameters)
+    except (TypeError, ValueError):  # built-in callables have none
+        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
+
+
+def type_hints(target: Any) -> dict[str, Any]:
+    function = target.__init__ if inspect.isclass(target) else target
+    try:
+        return typing.get_type_hints(function, include_extras=True)
+    except (NameError, TypeError, AttributeError):
+        return {}

@@ -1,0 +1,68 @@
+"""New folders for runs and sweeps, and the resolvers of conf/ that name them."""
+
+import atexit
+import itertools
+import shutil
+import tempfile
+from contextlib import suppress
+from datetime import datetime
+from functools import cache
+from pathlib import Path
+
+from hydra.utils import get_object
+from omegaconf import OmegaConf
+
+from src.runs.run import Run
+from src.utils.paths import check_writable
+from src.utils.processes import is_follower
+
+
+def run_folder(resume: str | None, parent: str) -> str:
+    """The folder of the run to resume, or a new one under `parent` named after the time.
+
+    Registered with Hydra as the resolver `run_folder`.
+    """
+    if is_follower():
+        return waiting_room()
+    return new_folder(parent) if resume is None else str(Run.find(str(resume)).path)
+
+
+def sweep_folder(parent: str) -> str:
+    """A new folder for a sweep. Registered with Hydra as the resolver `sweep_folder`."""
+    return waiting_room() if is_follower() else new_folder(parent)
+
+
+def new_folder(parent: str) -> str:
+    """Make a folder under `parent` that was not there, named after the time; no two processes make the same."""
+    check_writable("paths.outputs", parent)
+    name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
+    for count in itertools.count(1):
+        folder = Path(parent) / (name if count == 1 else f"{name}_{count}")
+        with suppress(FileExistsError):
+            folder.mkdir(parents=True)
+            return str(folder)
+    raise AssertionError("unreachable")
+
+
+@cache
+def waiting_room() -> str:
+    """A folder for a process that will be told where the run is, since Hydra wants one first."""
+    folder = tempfile.mkdtemp()
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder
+
+
+def clip_bound(data: str | None) -> float | None:
+    """The largest absolute value of the samples of a data class: 1 of images, unknown of others.
+
+    Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
+    """
+    try:
+        return 1.0 if get_object(str(data)).kind == "images" else None
+    except Exception:  # no such class, which the check of the config refuses with its reason
+        return None
+
+
+OmegaConf.register_new_resolver("clip_bound", clip_bound, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)

@@ -1,0 +1,116 @@
+"""Rebuild the model of a run: its denoiser, and the weights of a checkpoint."""
+
+import inspect
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig
+
+from src.runs.run import Run
+from src.utils.errors import UserError, blame, not_finite
+from src.utils.ranges import PositiveFloat
+
+
+def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
+    """The denoiser that a config describes: network, schedule, parameterization and variance.
+
+    Args:
+        cfg: the config of a run.
+        context: in which the network is made.
+    """
+    from src.diffusion.clusters import Clusters
+    from src.diffusion.denoiser import Denoiser
+
+    parts = {}
+    for part in ("schedule", "parameterization", "variance"):
+        with blame(part):
+            parts[part] = instantiate(cfg[part])
+    share = cfg["self_conditioning"]
+    clusters = cfg.get("clusters", 0)
+    # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
+    sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs, "num_classes": clusters}
+    wanted = {key: n for key, n in sizes.items() if n > 1}
+    why = {"inputs": "self_conditioning", "outputs": "this variance", "num_classes": "clusters"}
+    takes = inspect.signature(get_object(cfg["net"]["_target_"])).parameters
+    for key in wanted:
+        if key not in takes:
+            raise UserError(
+                f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why[key]} needs; use net=unet"
+            )
+    with context or nullcontext():
+        net = instantiate(cfg["net"], **wanted)
+    shape = (cfg["data"]["channels"], *cfg["data"]["size"]) if clusters else ()
+    with blame("denoiser"):
+        return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)
+
+
+def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:
+    """The denoiser of a run with the weights of one of its checkpoints; a part of other configs.
+
+    Raises:
+        UserError: where there is no such run or checkpoint.
+    """
+    if not run:
+        raise UserError("guidance.guide.run=RUN is needed: the run whose weaker checkpoint guides")
+    found = Run.find(run)
+    denoiser = build_denoiser(found.config())
+    load_weights(denoiser, *read_weights(found, ckpt, weights))
+    return denoiser.eval()
+
+
+def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, Any], Path]:
+    """The state dict of a denoiser that `weights=` names, and the file or folder that it is from.
+
+    Args:
+        run: the run.
+        ckpt: the name of a checkpoint; without meaning for a width.
+        weights: `ema` or `raw`, or the relative width of an average to rebuild from the run's snapshots.
+
+    Raises:
+        UserError: where the run does not hold them.
+    """
+    from src.optim.ema import rebuild
+    from src.utils.checkpoints import load_checkpoint
+    from src.utils.files import read_tensors
+
+    prefixes = {"ema": "ema.model.", "raw": "denoiser."}
+    if weights in prefixes:
+        path = run.checkpoint(ckpt)
+        return submodule(load_checkpoint(path)["state_dict"], prefixes[weights]), path
+    if isinstance(weights, bool | str):
+        raise UserError(f"weights={weights} is none of ema, raw, or a relative width such as 0.07")
+    instead = "Delete it; the others may do"
+    wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
+    snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
+    with blame(f"weights={weights}"):
+        return rebuild(snapshots, weights), run.path / "snapshots"
+
+
+def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
+    """Load a state dict, and refuse one of another architecture in one line."""
+    expected = model.state_dict()
+    if odd := [k for k, value in weights.items() if not hasattr(value, "isfinite")]:
+        raise UserError(f"{source} is damaged: {odd[0]} is no tensor. Use another checkpoint")
+    missing = [k for k in expected if k not in weights]
+    foreign = [k for k in weights if k not in expected]
+    shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
+    if missing or foreign or shapes:
+        key = (shapes or missing or foreign)[0]
+        found = f"has shape {tuple(weights[key].shape)}" if key in weights else "is missing"
+        wanted = f"shape {tuple(expected[key].shape)} is wanted" if key in expected else "is not wanted"
+        raise UserError(
+            f"{source} is of another architecture ({len(shapes)} shapes differ, {len(missing)} tensors are missing, "
+            f"{len(foreign)} are not known; for example {key} {found} there, but {wanted}). "
+            "Use the net and data settings that it was trained with"
+        )
+    bad = [k for k, value in weights.items() if expected[k].isfinite().all() and not value.isfinite().all()]
+    if bad:
+        raise not_finite(source, bad[0])
+    model.load_state_dict(weights)
+
+
+def submodule(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+    """The part of a state dict under a prefix, without it."""
+    return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}

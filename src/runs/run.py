@@ -1,0 +1,202 @@
+"""Run folders: where they are, what is in them, and how a model is rebuilt from one."""
+
+import json
+import os
+import subprocess
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import yaml
+from omegaconf import DictConfig, OmegaConf
+
+from src.runs.check_config import check_config
+from src.runs.trust import refuse_foreign
+from src.utils.atomic import put_back, whole
+from src.utils.errors import UserError, blame_file
+from src.utils.files import read_json, read_yaml
+
+CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
+# What run.json says, as far as others rely on it.
+TEXT = (str, type(None))
+FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
+         "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
+         "data_identity?": (dict, type(None)), "results?": {"steps": int, "seconds": float}}  # fmt: skip
+# What config.yaml says, as far as others rely on it.
+PART = {"_target_": str}
+SETTINGS = {
+    "name": str, "seed": int, "self_conditioning": (float, bool), "clusters?": int,
+    "paths": {"run": str, "outputs": str, "data": str},
+    "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
+    "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART, "times": PART,
+    "module": PART | {"conditional": bool}, "trainer": PART | {"max_steps": int}, "callbacks": dict,
+    "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),
+    "sampler": PART, "grid": PART, "clip": PART, "guidance": dict,
+}  # fmt: skip
+# Parts that are rebuilt whatever is done with a run.
+REBUILT = ("data", "net", "schedule", "parameterization", "variance", "times")
+# The groups that say how to sample; those of the run itself unless the command line names others.
+SAMPLING = ("sampler", "variance", "grid", "clip", "guidance")
+
+
+class Run:
+    """A run folder.
+
+    config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt, and
+    snapshots/ the averages along a run with ema=power.
+    """
+
+    def __init__(self, path: str | Path):
+        self.path = Path(path)
+
+    @property
+    def exists(self) -> bool:
+        """Whether a run has begun here."""
+        return (self.path / CONFIG).is_file()
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @classmethod
+    def find(cls, name: str, outputs: str | None = None) -> "Run":
+        """The run in the folder `name`; `latest` is the newest one.
+
+        Raises:
+            UserError: where there is no such folder, or it is not one of a run.
+        """
+        outputs = outputs or os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
+        path = Path(outputs) / "latest" if name == "latest" else Path(name)
+        if not path.is_dir():
+            there = sorted(Path(outputs).glob(f"*/**/{CONFIG}"), key=lambda p: p.stat().st_mtime)
+            hint = f"the newest is {there[-1].parent}" if there else "train one with python -m src.train"
+            raise UserError(f"there is no run folder {path}; {hint}")
+        if not (path / CONFIG).is_file():
+            raise UserError(f"{path} is not a run folder: it holds no {CONFIG}")
+        return cls(path.resolve() if name == "latest" else path)
+
+    def config(self) -> DictConfig:
+        """The resolved config that the run was started with; its paths follow the folder when it is moved.
+
+        Raises:
+            UserError: where it is damaged, or names what is no part and the command line does not say trust=true.
+        """
+        cfg = self.settings()
+        refuse_foreign(cfg, self.path / CONFIG)
+        with blame_file(self.path / CONFIG):
+            check_config({part: cfg[part] for part in REBUILT})
+        return OmegaConf.create(moved(cfg, cfg["paths"]["run"], str(self.path.absolute())))
+
+    def settings(self) -> dict[str, Any]:
+        """The same as plain containers, with the paths of then."""
+        return read_yaml(self.path / CONFIG, SETTINGS, "Take it from another run of the same settings")
+
+    def checkpoint(self, which: str) -> Path:
+        """The path of `last`, `best` or one that was kept, such as `step_1000`.
+
+        Raises:
+            UserError: where the run holds none of that name.
+        """
+        path = self.checkpoints / f"{which}.ckpt"
+        put_back(path)
+        if which == "best":
+            from src.utils.checkpoints import best_checkpoint
+
+            path = best_checkpoint(self.checkpoints)
+        if not path.exists():
+            there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
+            hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
+            raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
+        return path
+
+    @property
+    def has_checkpoint(self) -> bool:
+        """Whether there is one to go on from."""
+        last = self.checkpoints / "last.ckpt"
+        put_back(last)
+        return last.exists()
+
+    @property
+    def is_blank(self) -> bool:
+        """Whether it was ended before its first checkpoint, so that there is nothing to lose by beginning anew."""
+        return not (self.has_checkpoint or self.finished or any(self.checkpoints.glob("*.ckpt")))
+
+    def snapshots(self) -> list[Path]:
+        """The paths of all snapshots of the averages.
+
+        Raises:
+            UserError: where there are none.
+        """
+        there = sorted((self.path / "snapshots").glob("step_*.pt"))
+        if not there:
+            raise UserError(f"{self.path} holds no snapshots of its averages; train with ema=power for other widths")
+        return there
+
+    def overrides(self) -> list[str]:
+        """The command line that the run was started with, as Hydra's overrides."""
+        return self.facts().get("overrides", [])
+
+    def facts(self) -> dict[str, Any]:
+        """What run.json holds.
+
+        Raises:
+            UserError: where it is damaged.
+        """
+        path = self.path / RECORD
+        advice = "Delete it: the run goes on without its command line and results"
+        return read_json(path, FACTS, advice) if path.exists() else {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether it came to its end; not where trainer.max_time stopped it before."""
+        facts = self.facts()
+        return "results" in facts and facts.get("finished", True)
+
+    def is_reported(self, step: int) -> bool:
+        """Whether it came to its end at this step, and its results are here."""
+        return self.finished and self.facts()["results"].get("steps") == step
+
+    def start(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
+        """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
+        self.checkpoints.mkdir(parents=True, exist_ok=True)
+        self.record(overrides=overrides, **facts)
+        with whole(self.path / CONFIG) as file:
+            file.write_text(yaml.safe_dump(cfg, sort_keys=False))
+        point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
+
+    def record(self, **facts: Any) -> None:
+        """Add facts to run.json."""
+        with whole(self.path / RECORD) as file:
+            file.write_text(json.dumps(self.facts() | facts, indent=2, default=str) + "\n")
+
+
+def moved(node: Any, old: str, new: str) -> Any:
+    """Plain containers in which every path below `old` lies below `new`."""
+    if isinstance(node, dict):
+        return {key: moved(value, old, new) for key, value in node.items()}
+    if isinstance(node, list):
+        return [moved(value, old, new) for value in node]
+    if isinstance(node, str) and (node == old or node.startswith(old + "/")):
+        return new + node[len(old) :]
+    return node
+
+
+def point_to(link: Path, target: Path) -> None:
+    """Make a relative symbolic link, replacing an older one in one move; where links are not allowed, do without."""
+    partial = link.with_name(f".{link.name}.{os.getpid()}")
+    try:
+        partial.symlink_to(os.path.relpath(target.absolute(), link.absolute().parent), target_is_directory=True)
+        partial.replace(link)
+    except OSError:
+        with suppress(OSError):  # of a folder that is none
+            partial.unlink(missing_ok=True)
+
+
+def git_commit() -> str | None:
+    """The commit of the working tree, or None."""
+    try:
+        return subprocess.run(
+            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=5
+        ).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None

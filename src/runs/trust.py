@@ -1,0 +1,155 @@
+"""What a config from a folder, which may be someone else's, may name: parts, and nothing that runs other code.
+
+`_target_` in a config calls what it names, so a config is code. One that the command line composes is the user's own.
+Of one that lies in a run folder every target must be a part of this project, or among the classes of torch and
+Lightning below, unless the command line says trust=true. docs/security.md says what that promises.
+"""
+
+import inspect
+import re
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+from typing import Any
+
+from hydra.utils import get_object
+
+from src.runs.check_config import silenced, targets
+from src.utils.errors import UserError
+from src.utils.paths import CONF
+
+# Of ours: plain torch without files or processes, of which functions are parts too; and what holds parts among others.
+PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
+PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
+FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.trained.trained")
+# Of others.
+LIGHTNING = {
+    f"pytorch_lightning.{name}"
+    for name in (
+        "Trainer", "callbacks.DeviceStatsMonitor", "callbacks.EarlyStopping", "callbacks.GradientAccumulationScheduler",
+        "callbacks.LearningRateMonitor", "callbacks.ModelSummary", "callbacks.RichModelSummary",
+        "callbacks.RichProgressBar", "callbacks.StochasticWeightAveraging", "callbacks.ThroughputMonitor",
+        "callbacks.Timer", "callbacks.TQDMProgressBar", "loggers.CSVLogger", "loggers.TensorBoardLogger",
+        "strategies.DDPStrategy", "strategies.FSDPStrategy", "strategies.ModelParallelStrategy",
+        "strategies.SingleDeviceStrategy",
+    )
+}  # fmt: skip
+TORCH = {"torch.optim.lr_scheduler": "LRScheduler", "torch.optim": "Optimizer", "torch.nn": "Module"}
+GET_CLASS = "hydra.utils.get_class"  # of one of the above, as the cells of net=rnn
+# Of Hydra's own settings, those of a saved sweep that are a number or a name, and run nothing.
+PLAIN_SETTING = re.compile(r"hydra[./](?:sweeper|launcher)(?:\.(?!python\b|setup\b)\w+)*=[\w.:,+-]*")
+
+_trusted: ContextVar[bool] = ContextVar("trusted", default=False)
+
+
+@contextmanager
+def trusting(asked: bool) -> Iterator[None]:
+    """Let configs from folders name anything, where that was asked for."""
+    token = _trusted.set(asked)
+    try:
+        yield
+    finally:
+        _trusted.reset(token)
+
+
+def trusted() -> bool:
+    """Whether the user said trust=true."""
+    return _trusted.get()
+
+
+def refuse_foreign(cfg: dict[str, Any], file: Path) -> None:
+    """Refuse a saved config that names what is no part, or holds what would be computed when it is read.
+
+    Args:
+        cfg: plain containers, as they were saved.
+        file: that it is from.
+
+    Raises:
+        UserError: naming the file, the place in it, and the target.
+    """
+    for path, value in strings(cfg):
+        if "${" in value:
+            raise UserError(
+                f"{file}: {path} holds the interpolation {value!r}, but the config of a run is resolved. "
+                "Write its value there"
+            )
+    for path, name in [] if trusted() else foreign(cfg):
+        raise UserError(
+            f"{file}: {path}._target_={name} is neither a part of this project nor among the classes of torch and "
+            "Lightning that a run folder may name. Where you know who made the folder, add trust=true: that code runs"
+        )
+
+
+def foreign(cfg: Any) -> list[tuple[str, str]]:
+    """The targets of a config that are no parts, each with its path."""
+    nodes = [(path, node["_target_"], node) for path, node in targets(cfg)]
+    return [
+        (path, str(name)) for path, name, node in nodes if not is_part(node.get("path") if name == GET_CLASS else name)
+    ]
+
+
+def is_part(name: Any) -> bool:
+    """Whether a target may be named by a saved config; nothing is imported to find out but this project, and torch."""
+    if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
+        return False
+    if name in LIGHTNING:
+        return True
+    packages = (*PLAIN, *PARTS, *TORCH, *FUNCTIONS)
+    if "._" in name or not any(name == package or name.startswith(package + ".") for package in packages):
+        return False
+    try:
+        with silenced("hydra.utils"):
+            target = get_object(name)
+    except Exception:  # there is none; `check_config` says so
+        return within(name, (*PLAIN, *PARTS))
+    module = getattr(target, "__module__", None) or ""
+    if getattr(sys.modules.get(module), getattr(target, "__name__", ""), None) is not target:
+        return False  # a method, an attribute, or another module's own
+    if within(module, tuple(TORCH)):
+        return inspect.isclass(target) and any(c.__name__ in TORCH.values() for c in target.__mro__[1:])
+    if name in FUNCTIONS or within(module, PLAIN):
+        return inspect.isclass(target) or inspect.isfunction(target)
+    return within(module, PARTS) and inspect.isclass(target)
+
+
+def within(name: str, packages: Sequence[str]) -> bool:
+    """Whether a module is one of these, or in one of them."""
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in plain containers, with its path."""
+    if isinstance(node, str):
+        yield path, node
+    elif isinstance(node, dict):
+        for key, value in node.items():
+            yield from strings(value, f"{path}.{key}" if path else str(key))
+    elif isinstance(node, list):
+        for i, value in enumerate(node):
+            yield from strings(value, f"{path}[{i}]")
+
+
+def refuse_foreign_words(words: Sequence[str], file: Path, trust: bool) -> None:
+    """Refuse the words of a saved command line that do more than set values and choose among what is in conf/.
+
+    Raises:
+        UserError: naming the file and the word.
+    """
+    for word in [] if trust else words:
+        key, _, value = word.lstrip("+~").partition("=")
+        named = key.endswith("_target_") and all(is_part(name) for name in value.split(","))
+        chooses = "/" in key or (CONF / key).is_dir()
+        if (
+            (key.startswith("hydra") and not PLAIN_SETTING.fullmatch(word))
+            or not re.fullmatch(r"\w[\w.-]*(/\w+)?", key)
+            or ".." in key
+            or (chooses and not re.fullmatch(r"[\w,\[\] -]*", value))  # one from outside conf/
+            or "${" in word
+            or ("_target_" in word and not named)
+        ):
+            raise UserError(
+                f"{file} holds the word {word}, which could run code or read other configs. Where you know who made "
+                "the folder, add trust=true"
+            )

@@ -1,0 +1,108 @@
+"""Weights, gradients and optimizer state split among processes: fully sharded data parallel training."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.strategies import ModelParallelStrategy
+from torch import nn
+
+from src.utils.atomic import remove, take_place
+from src.utils.checkpoints import GO_ON, RESUMABLE, load_checkpoint
+from src.utils.errors import UserError, not_finite
+from src.utils.ranges import NonNegativeInt
+from src.utils.sharded import digests, harmless, parts, write_digests
+
+
+class FullyShard(ModelParallelStrategy):
+    """Each process holds its part of every weight, of its average, its gradient and its optimizer state.
+
+    They are gathered part by part as a batch passes through the net. A checkpoint is a folder with a file of each
+    process, which any number of processes can go on from; it is there as a whole or not at all.
+
+    Args:
+        min_parameters: parts of the net with fewer are gathered together with what is around them.
+        process_group_backend: None takes that of the device.
+
+    Source: Zhao et al. 2023, arXiv:2304.11277; `fully_shard` in torch.
+    """
+
+    def __init__(
+        self, min_parameters: NonNegativeInt = 1_000_000, process_group_backend: Literal["gloo", "nccl"] | None = None
+    ):
+        super().__init__(tensor_parallel_size=1, process_group_backend=process_group_backend)
+        self.min_parameters = min_parameters
+
+    def setup_environment(self) -> None:
+        self._data_parallel_size = self.num_nodes * self.num_processes
+        super().setup_environment()
+
+    def shard(self, model: nn.Module) -> None:
+        """Split the weights of a model, its large parts first."""
+        from torch.distributed.fsdp import fully_shard
+        from torch.distributed.tensor import DTensor
+
+        mesh = self.device_mesh["data_parallel"]
+        for part in reversed(list(model.modules())):  # children come before what they are in
+            if isinstance(part, nn.ModuleList | nn.ModuleDict):
+                continue  # nothing passes through them
+            own = [p for p in part.parameters() if not isinstance(p, DTensor)]
+            if part is model or sum(p.numel() for p in own) >= self.min_parameters:
+                fully_shard(part, mesh=mesh)
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        """Load a folder, each process its part, or a file; all processes raise the same error.
+
+        Raises:
+            UserError: where it is damaged, or a weight is not finite.
+        """
+        path = Path(self.broadcast(str(checkpoint_path)))
+        try:
+            return self.checked(path)
+        except UserError as error:
+            error.everywhere = True
+            raise
+
+    def checked(self, path: Path) -> dict[str, Any]:
+        """What a checkpoint holds beside the weights and the state of optimizers, which are loaded."""
+        if path.is_file():
+            load_checkpoint(path, GO_ON, RESUMABLE, mmap=True)  # the checks, of what torch then reads without any
+            return super().load_checkpoint(path, weights_only=True)
+        finite = self.finite()
+        with harmless(path, GO_ON, self.digests(path)):
+            rest = super().load_checkpoint(path, weights_only=True)
+        if lost := sorted({name for names in self.from_all(finite - self.finite()) for name in names}):
+            raise not_finite(path, lost[0])
+        return rest
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
+        path = Path(self.broadcast(str(filepath)))
+        partial = path.with_name(f".{path.name}.partial")
+        if self.is_global_zero:
+            remove(partial)  # of a process that was killed
+        self.barrier()
+        super().save_checkpoint(checkpoint, partial, storage_options)
+        self.barrier()
+        found = self.digests(partial)
+        if self.is_global_zero:
+            write_digests(partial, found)
+            take_place(partial, path)
+        self.barrier()
+
+    def digests(self, folder: Path) -> dict[str, int]:
+        """Those of the files of a sharded checkpoint, each computed by one process and known to all."""
+        names = self.broadcast(parts(folder) if self.is_global_zero else [])
+        shares = self.from_all(digests(folder, names[self.global_rank :: self.world_size]))
+        return {name: digest for share in shares for name, digest in share.items()}
+
+    def finite(self) -> set[str]:
+        """The names of the tensors of the model whose part in this process is finite."""
+        state = self.model.state_dict() if self.model else {}
+        local = {name: getattr(value, "_local_tensor", value) for name, value in state.items()}
+        return {name for name, value in local.items() if value.isfinite().all()}
+
+    def from_all(self, value: Any) -> list[Any]:
+        """This value of each process."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value)
+        return values

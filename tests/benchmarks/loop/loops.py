@@ -1,0 +1,50 @@
+"""The plain loop over the net, the loss and the optimizer of a config, which all else is compared with.
+
+It has no data loading, no average of the weights, no clipping, no logging and no hooks. As a process of its own, for
+its peak memory: `python -m tests.benchmarks.loop.loops CONFIG STEPS`, on noise, without what only
+the training command imports.
+"""
+
+import sys
+import time
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+
+from src.runs.loading import build_denoiser
+
+SKIP = 3  # steps that warm up
+
+
+def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> list[float]:
+    """Seconds of each step that does the arithmetic alone."""
+    denoiser = build_denoiser(cfg)
+    loss, times = instantiate(cfg.loss), instantiate(cfg.times)
+    optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
+    draws, seconds = torch.Generator().manual_seed(0), []
+    for step in range(steps):
+        begin = time.perf_counter()
+        batch = batches[step % len(batches)]
+        x = batch["x"]
+        label = denoiser.told(x, batch.get("label") if cfg.module.conditional else None)
+        t = times(len(x), draws, denoiser.schedule)
+        with torch.autocast("cpu", torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
+            value = loss(denoiser, x, t, torch.randn_like(x), label).mean()
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+        seconds.append(time.perf_counter() - begin)
+    return seconds[SKIP:]
+
+
+def noise(cfg: DictConfig) -> dict[str, Any]:
+    """A batch that looks like the data."""
+    n = cfg.data.batch_size
+    return {"x": torch.randn(n, cfg.data.channels, *cfg.data.size), "label": torch.zeros(n, dtype=torch.int64)}
+
+
+if __name__ == "__main__":
+    config: Any = OmegaConf.load(sys.argv[1])
+    plain_loop(config, [noise(config)], int(sys.argv[2]))

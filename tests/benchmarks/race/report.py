@@ -1,0 +1,62 @@
+"""The table of a race."""
+
+from statistics import median
+from typing import Any
+
+from tests.benchmarks.loop.page import caption
+from tests.benchmarks.results import align
+
+# What a contender says of itself: title, how it is written, the key, and by what it is multiplied.
+ROWS = [
+    ("parameters, million", "{:.2f}", "parameters", 1e-6),
+    ("seconds to the first step, imports included", "{:.1f}", "first_step_s", 1),
+    ("images seen", "{:,.0f}", "images", 1),
+    ("images/s, validation and start included", "{:.0f}", "images_per_s", 1),
+    ("peak memory of training, MiB", "{:,.0f}", "peak_mib", 1),
+    ("Fréchet distance [95 %]", "{:.2f} [{:.2f}, {:.2f}]", "frechet", 1),
+    ("digits with 90 % confidence, %", "{:.1f}", "confident", 100),
+    ("samples/s, 50 evaluations", "{:.1f}", "samples_per_s", 1),
+]
+PRECISIONS = {"bf16": "bf16", "32": "float32"}
+
+
+def report(found: dict[str, Any], ours: str) -> str:
+    """In Markdown: the contenders side by side, and in brackets what each is to ours."""
+    contenders = found["contenders"]
+    mine = contenders[ours]
+    table = [["", *contenders]]
+    for title, form, key, scale in ROWS:
+        table.append([title])
+        for name, one in contenders.items():
+            text = form.format(one[key] * scale, *one.get(f"{key}_interval", ()))
+            table[-1].append(text if name == ours else f"{text} ({times(one[key] / mine[key])})")
+    for precision, rates in found["speeds"].items():
+        table.append([f"images/s at 4 million parameters, {PRECISIONS[precision]}"])
+        speeds = {name: median(each) for name, each in rates.items()}
+        table[-1] += [f"{v:.0f}" + (f" ({times(v / speeds[ours])})" if n != ours else "") for n, v in speeds.items()]
+    return "\n\n".join([caption(found["about"]), align(table), in_words(found, ours), PICTURES])
+
+
+def times(ratio: float) -> str:
+    """Two digits of a ratio, and all before the point."""
+    return f"{ratio:.2g}" if ratio < 10 else f"{ratio:.0f}"
+
+
+def in_words(found: dict[str, Any], ours: str) -> str:
+    mine = found["contenders"][ours]
+    best = min(one["frechet"] for name, one in found["contenders"].items() if name != ours)
+    reached = [m["seconds"] for m in mine["kept"].values() if m["frechet"] <= best]
+    when = f"within {min(reached):.0f} s" if reached else "at none of the measured moments"
+    floor, n, grid = found["floor"], found["samples"], mine["grid"]
+    return (
+        f"{found['minutes']:g} minutes of training each in {PRECISIONS[found['precision']]}, {n} samples; in brackets "
+        f"the ratio to {ours}. {n} real digits have a distance of {floor['frechet']:.2f}, and "
+        f"{100 * floor['confident']:.1f} % of them are classified with that confidence. {ours} reaches the better "
+        f"baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
+        f"imports included; {n} digits sampled this way have a distance of {grid['frechet']:.2f}, and "
+        f"{100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier can also be confident "
+        "about noise: see the pictures."
+    )
+
+
+PICTURES = "![Distance against time](race.png)\n\n![64 samples of each, not selected](race_samples.png)"

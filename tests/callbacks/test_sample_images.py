@@ -1,0 +1,101 @@
+"""Pictures come when they should, from the averaged and the raw weights."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from src.callbacks.sample_images import Pictures
+from src.data.mixture import Mixture
+from src.diffusion.guidance import ClassifierFree
+from src.plots.pictures import sample_grid
+from src.samplers.ancestral import DDIM
+from src.samplers.pipeline import generate
+from tests.helpers import tiny
+from tests.helpers.tiny import Memory, fit, make_module
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def pictures(tmp_path, **arguments) -> Pictures:
+    return Pictures(str(tmp_path), lambda schedule: DDIM(schedule, 2), **{"n": 4, "levels": (0.3, 0.9)} | arguments)
+
+
+def names(tmp_path) -> list[str]:
+    return sorted(p.stem for p in (tmp_path / "samples").glob("*.png"))
+
+
+def kinds(*steps: int) -> list[str]:
+    return sorted(f"step_{step:06d}_{kind}" for step in steps for kind in ("raw", "ema", "denoised"))
+
+
+@pytest.mark.parametrize(
+    ("every", "settings", "steps"),
+    [
+        (100, {"val_check_interval": 2}, [6]),  # always at the end
+        (4, {"val_check_interval": 2}, [4, 6]),
+        (3, {"val_check_interval": 2}, [4, 6]),  # at the next validation
+        (1, {"val_check_interval": 3}, [3, 6]),
+    ],
+)
+def test_when_they_are_drawn(tmp_path, every, settings, steps):
+    fit(tmp_path, callbacks=[pictures(tmp_path, every_n_steps=every)], **settings)
+    assert names(tmp_path) == kinds(*steps)
+    assert (tmp_path / "schedule.png").exists() and (tmp_path / "loss_curves.png").exists()
+
+
+def test_the_grid_shows_what_the_weights_give(tmp_path):
+    module = make_module(decay=0.9, warmup=False)
+    fit(tmp_path, module, callbacks=[pictures(tmp_path)], max_steps=2)
+    shown = {}
+    for name, model in module.models.items():
+        x = generate(model, DDIM(model.schedule, 2), 4, (1, 6)).x
+        shown[name] = np.asarray(sample_grid(x))
+        assert (np.asarray(Image.open(tmp_path / f"samples/step_000002_{name}.png")) == shown[name]).all()
+    assert (shown["raw"] != shown["ema"]).any()
+
+
+def test_of_points_many_are_drawn(tmp_path, monkeypatch):
+    """A thousand samples in the grid, unless told, and all that is there of the validation data in the strip."""
+    monkeypatch.setattr(tiny, "SHAPE", (2,))
+    module, strips = make_module(), []
+    data = Mixture(n=60, val_share=0.5, batch_size=8)
+    monkeypatch.setattr(
+        "src.plots.pictures.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
+    )
+    fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=None)], max_steps=1)
+    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 1000, (2,)).x
+    assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(sample_grid(x))).all()
+    assert torch.equal(strips[0], data.val_set.x)
+    assert (tmp_path / "schedule.png").exists()
+
+
+def test_each_row_is_a_class(tmp_path):
+    module = make_module(conditional=True)
+    seen = []
+    module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append((net.training, inputs[2])))
+    fit(
+        tmp_path, module, callbacks=[pictures(tmp_path, n=9, guidance=ClassifierFree(2.0))], max_steps=1,
+        limit_val_batches=1,
+    )  # fmt: skip
+    drawn = [label.tolist() for _, label in seen if label is not None and len(label) == 16]
+    assert drawn == [[0, 0, 1, 1, 2, 2, 3, 3] + [-1] * 8] * 2
+
+
+def test_rows_of_images_bear_the_names_of_their_classes(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiny, "SHAPE", (1, 4, 4))
+    monkeypatch.setattr(Memory, "kind", "images")
+    module, data = make_module(conditional=True), Memory()
+    data.class_names = ["ant", "bee", "cicada", "dragonfly"]
+    fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=8)], max_steps=1)
+    label = torch.arange(4).repeat_interleave(2)
+    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 8, (1, 4, 4), label=label).x
+    expected = sample_grid(data.to_units(x), 2, label, data.class_names)
+    assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(expected)).all()
+
+
+def test_the_step_of_the_last_picture_survives():
+    first, again = pictures("x"), pictures("x")
+    first.drawn_step = 7
+    again.load_state_dict(first.state_dict())
+    assert again.drawn_step == 7

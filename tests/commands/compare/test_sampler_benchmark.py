@@ -1,0 +1,139 @@
+"""The grid of samplers: what is asked for is measured once, whatever stops it in between."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+
+from src.commands.compare.sampler_benchmark import Cell, SamplerGrid
+from src.utils.errors import UserError
+from src.utils.paths import CONF
+from tests.commands.compare.conftest import evaluation
+
+
+class Counted:
+    """Stands in for an evaluation, and notes which were made; one whose name `stops` holds breaks off."""
+
+    made: list[str] = []  # noqa: RUF012 - emptied by the fixture
+    stops: dict[str, BaseException] = {}  # noqa: RUF012
+
+    def __init__(self, cfg):
+        self.cfg, self.out = cfg, Path(cfg.out)
+
+    @classmethod
+    def prepare(cls, cfg, named, like):
+        assert {"sampler", "sampler.steps"} <= named
+        return cls(cfg)
+
+    def draw(self):
+        if self.out.name in self.stops:
+            raise self.stops[self.out.name]
+        self.made.append(self.out.name)
+        self.out.mkdir(parents=True, exist_ok=True)
+        np.savez(self.out / "samples.npz", x=np.zeros((4, 1, 8), np.float32))
+        return "subject"
+
+    def measure(self, subject):
+        return {"sections of": subject}
+
+    def record(self, subject, sections):
+        assert sections == {"sections of": subject}
+        steps = self.cfg.sampler.steps
+        sampler = {"_target_": self.cfg.sampler._target_, "steps": steps}
+        about = {"nfe": float(steps), "sampler": sampler, "n": self.cfg.n, "ckpt": "best", "weights": "ema"}
+        return evaluation(10 / steps, 9 / steps, 11 / steps, **about)
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """The names of the cells that were sampled."""
+    monkeypatch.setattr("src.commands.evaluation.Evaluation", Counted)
+    monkeypatch.setattr(Counted, "made", [])
+    monkeypatch.setattr(Counted, "stops", {})
+    return Counted.made
+
+
+@pytest.fixture
+def grid(write_run, made, tmp_path):
+    """`grid(samplers="[ddim]")` samples over it and gives it."""
+    write_run("run", data__size=[8], net__size=[8], net__num_classes=10, module__conditional=True)
+
+    def run(**settings) -> SamplerGrid:
+        words = {"samplers": "[ddim,heun]", "steps": "[5,10]"} | settings
+        done = SamplerGrid.prepare(compose("compare", [f"run={tmp_path}/run", *(f"{k}={v}" for k, v in words.items())]))
+        done.sample()
+        return done
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield run
+
+
+ALL = ["ddim_5", "heun_5", "ddim_10", "heun_10"]
+
+
+def test_what_is_there_is_not_sampled_again(grid, made):
+    first = grid()
+    assert made == ALL
+    second = grid()
+    assert made == ALL and second.found == first.found and not second.refused
+    grid(steps="[5,10,20]", samplers="[heun]")
+    assert made == [*ALL, "heun_20"], "a wider grid needs only what is new"
+
+
+def test_it_goes_on_where_it_was_stopped(grid, made):
+    Counted.stops["ddim_10"] = KeyboardInterrupt()
+    with pytest.raises(UserError, match=r"2 of 4 combinations .* goes on") as stopped:
+        grid()
+    assert stopped.value.exit_code == 130 and made == ALL[:2]
+    Counted.stops.clear()
+    assert len(grid().found) == 4 and made == ALL
+
+
+@pytest.mark.parametrize("changed", [{"n": 5}, {"seed": 1}, {"weights": "raw"}], ids=str)
+def test_other_settings_are_sampled_anew(grid, made, changed):
+    grid()
+    grid(**changed)
+    assert made == ALL * 2
+    grid(**changed)
+    assert made == ALL * 2
+
+
+def test_another_checkpoint_is_sampled_anew(grid, made, tmp_path):
+    grid()
+    (tmp_path / "run/checkpoints/best.ckpt").write_bytes(b"trained further")
+    grid()
+    assert made == ALL * 2
+
+
+def test_a_cell_cut_off_while_written_is_sampled_again(grid, made):
+    done = grid()
+    (done.out / "heun_5" / "metrics.json").unlink()
+    (done.out / "ddim_10" / "metrics.json").write_text('{"n":')
+    grid()
+    assert made == [*ALL, "heun_5", "ddim_10"]
+
+
+def test_a_refused_cell_is_left_out(grid, made):
+    Counted.stops["heun_5"] = UserError("sampler: too few steps")
+    done = grid()
+    assert [cell.name for cell in done.refused] == ["heun_5"] and len(done.found) == 3
+    done.write()
+    page = (done.out / "table.md").read_text()
+    assert "Left out: heun in 5 steps; sampler: too few steps." in page
+    assert (done.out / "comparison.html").read_text().count("<img") == 4
+
+
+def test_nothing_left_is_an_error(grid, made):
+    Counted.stops.update({name: UserError("no such thing") for name in ALL})
+    with pytest.raises(UserError, match="no such thing"):
+        grid()
+
+
+def test_guidance_is_a_third_axis(grid, made):
+    done = grid(samplers="[ddim]", steps="[5]", scales="[0,1,2.5]")
+    assert made == ["ddim_5_guidance_0", "ddim_5_guidance_1", "ddim_5_guidance_2.5"]
+    assert [done.config(cell)[0].guidance.scale for cell in done.cells] == [0, 1, 2.5]
+    assert done.cells[2] == Cell("ddim", 5, 2.5) and done.cells[2].series == "ddim, guidance 2.5"

@@ -1,0 +1,100 @@
+"""What a step is said to take, against closed forms and a step in earnest."""
+
+import pytest
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.singleton import Singleton
+from torch.profiler import ProfilerActivity, profile
+
+import src.runs.folders  # noqa: F401 - has the resolvers
+from src.commands.config import drop_foreign_keys
+from src.commands.plan.profile import build_module, dtypes, measure, trial
+from src.utils.errors import UserError
+from src.utils.paths import CONF
+
+DIGITS, CPU = (1, 8, 8), torch.device("cpu")
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """`settings(*words)`: the config of the digits."""
+    before = Singleton.get_state()
+
+    def composed(*words):
+        words = ["experiment=digits_ddpm", *words, "name=x", f"hydra.run.dir={tmp_path}", f"paths.run={tmp_path}"]
+        cfg = compose("train", words)
+        drop_foreign_keys(cfg, words)
+        return cfg
+
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        yield composed
+    Singleton.set_state(before)
+
+
+@pytest.mark.parametrize("on_gpu", [False, True])
+def test_a_transformer_in_closed_form(settings, on_gpu):
+    """Every product of a DiT, forward and, but for those with the data, twice backward."""
+    w, depth, patch = 16, 3, 2
+    words = ["net=dit", f"net.width={w}", f"net.depth={depth}", f"net.patch={patch}", "net.heads=2"]
+    cfg = settings(*words, "trainer.precision=32-true")
+    costs = measure(build_module(cfg, fake=True), DIGITS, 5, "32-true", on_gpu)
+    n = (8 // patch) ** 2
+    stem, noise = n * patch**2 * w, w * w
+    block = n * (3 + 1 + 4 + 4) * w * w + 2 * n * n * w + 3 * 2 * w * w  # dense layers, attention, gates and norms
+    head = 2 * w * w + n * w * patch**2
+    assert costs.forward == 2 * (stem + 2 * noise + depth * block + head)
+    assert costs.training == 3 * costs.forward - 2 * stem - 2 * noise
+    parameters = sum(p.numel() for p in build_module(cfg).denoiser.parameters())
+    assert (costs.parameters, costs.gradients) == (parameters, 4 * parameters)
+    assert costs.optimizer == pytest.approx(8 * parameters, rel=0.01), "two moments of Adam, and counters"
+
+
+@pytest.mark.parametrize(
+    ("words", "precision"),
+    [
+        (["net.width=16", "net.attention=[0]"], "bf16-mixed"),
+        pytest.param(["net=dit", "net.depth=2"], "32-true", marks=pytest.mark.slow),
+        pytest.param(["net=cnn", "net.depth=2", "net.dilations=[1]"], "bf16-mixed", marks=pytest.mark.slow),
+    ],
+    ids=["unet", "dit", "cnn"],
+)
+def test_the_peak_of_a_step_in_earnest(settings, words, precision):
+    """As the profiler sees it, to 8 %: what an operation needs for itself alone is not known, nor what it saves."""
+    cfg, n = settings(*words, f"trainer.precision={precision}"), 24
+    costs = measure(build_module(cfg, fake=True), DIGITS, n, precision, on_gpu=False)
+    step = trial(build_module(cfg), DIGITS, n, precision, CPU)
+    step()  # which makes the state of the optimizer
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+        step()
+    now = peak = 0
+    for event in record.profiler.kineto_results.events():
+        if event.name() == "[memory]":
+            now += event.nbytes()
+            peak = max(peak, now)
+    assert costs.peak == pytest.approx(peak, rel=0.08)
+    assert costs.activations < peak
+
+
+def test_half_as_much_is_kept_in_half_precision(settings):
+    kept = {}
+    for precision in ("32-true", "bf16-mixed"):
+        cfg = settings("net=mlp", "net.hidden=64", f"trainer.precision={precision}")
+        kept[precision] = measure(build_module(cfg, fake=True), DIGITS, 1000, precision, False).activations
+    assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
+
+
+def test_self_conditioning_costs_a_share_of_an_evaluation(settings):
+    words = ["net=mlp", "trainer.precision=32-true", "self_conditioning=0.5"]
+    costs = measure(build_module(settings(*words), fake=True), DIGITS, 2, "32-true", False)
+    plain = measure(build_module(settings(*words[:2]), fake=True), DIGITS, 2, "32-true", False)
+    stem = 2 * (costs.forward - plain.forward)  # reads twice the channels, and its weights have a gradient
+    assert costs.training == pytest.approx(plain.training + stem + 0.5 * costs.forward)
+
+
+def test_precisions():
+    assert dtypes("bf16-mixed") == (torch.float32, torch.bfloat16) == dtypes("bf16")
+    assert dtypes("16-mixed") == (torch.float32, torch.float16)
+    assert dtypes(32) == dtypes("32-true") == (torch.float32, None)
+    assert dtypes("bf16-true") == (torch.bfloat16, None)
+    with pytest.raises(UserError, match="transformer-engine"):
+        dtypes("transformer-engine")

@@ -1,0 +1,212 @@
+"""Every mistake on the command line is one line that names it, and the nearest right word."""
+
+import sys
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.errors import InstantiationException
+from omegaconf import OmegaConf
+
+import src.runs.folders  # noqa: F401 - registers the resolver that conf/train.yaml uses
+from src.commands.cli import explain, flat_keys, nearest, to_plain
+from src.commands.main import run_command
+from src.utils.errors import UserError
+
+
+@pytest.fixture
+def command(monkeypatch, capsys, tmp_path):
+    """`command(*words)`: what the command does with them, as (exit code, lines on stderr, configs it ran with)."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
+    before = Singleton.get_state()
+
+    def run(*words: str, name: str = "train", task=to_plain):
+        ran = []
+        GlobalHydra.instance().clear()
+        folders = ["hydra.run.dir=run", *(["hydra.sweep.dir=sweep"] if name == "train" else [])]
+        monkeypatch.setattr(sys, "argv", [name, *folders, *words])
+        code = 0
+        try:
+            run_command(lambda cfg: ran.append(task(cfg)), name)
+        except SystemExit as end:
+            code = end.code
+        return code, capsys.readouterr().err.splitlines(), ran
+
+    yield run
+    Singleton.set_state(before)
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("experiment=mnist_dpm", "experiment=mnist_dpm: there is no such choice. Did you mean mnist_ddpm? Choices: "),
+        ("net=umet", "net=umet: there is no such choice. Did you mean unet? Choices: "),
+        ("debug=two_step", "debug=two_step: there is no such choice. Did you mean two_steps? Choices: "),
+        ("schedule=xxxxx", "schedule=xxxxx: there is no such choice. Choices: additive, "),
+        ("experiment=", "experiment=: there is no such choice. Choices: "),
+        ("experiment=a/b", "experiment=a/b: there is no such choice. Choices: "),
+        ("schedul=linear", "schedul: there is no such option. Did you mean schedule?"),
+        ("Experiment=mnist_ddpm", "Experiment: there is no such option. Did you mean experiment?"),
+        ("trainer.max_step=3", "trainer.max_step: there is no such option. Did you mean trainer.max_steps?"),
+        ("net.widht=3", "net.widht: there is no such option. Did you mean net.width?"),
+        ("max_steps=3", "max_steps: there is no such option. Did you mean trainer.max_steps?"),
+        ("trainermax_steps=3", "trainermax_steps: there is no such option. Did you mean trainer.max_steps?"),
+        ("lr=3", "lr: there is no such option. Did you mean optimizer.lr?"),
+        ("~nett", "nett: there is no such option. Did you mean net?"),
+        ("data.qqqq=3", "data.qqqq: there is no such option. data has: n, "),
+        ("+net=mlp", "+net: it is there already; write net= without the +"),
+        ("+net.width=3", "+net.width: it is there already; write net.width= without the +"),
+        ("schedule=[", "schedule=[ cannot be read: write NAME=VALUE "),
+        ("net.mults=[1,2", "net.mults=[1,2 cannot be read: "),
+        ("name=it's", "name=it's cannot be read: "),
+        ("name=a=b", "name=a=b cannot be read: "),
+        ("trainer.max_steps 3", "trainer.max_steps 3 cannot be read: "),
+        ("foo", "foo cannot be read: "),
+        ("trainer.=3", "trainer.=3 cannot be read: "),
+        ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
+        ("=3", "=3: the name before the = is missing"),
+        ("data.frequency=", "data.frequency= is empty, as where a shell variable is not set; give a value, or leave"),
+        ("hydra.run.dir=null", "hydra.run.dir=null names no folder"),
+        ("seed=1,2", "seed=1,2 are several values: a sweep over them needs -m first, a list is seed=[1,2]"),
+        ("name=${foo}", "name: Interpolation key 'foo' not found"),
+    ],
+)
+def test_a_misspelled_word(command, word, start):
+    code, lines, ran = command(word)
+    assert code == 1 and not ran
+    (line,) = lines
+    assert line.startswith(f"error: {start}")
+
+
+def test_the_choices_are_those_of_the_folder(command):
+    _, (line,), _ = command("net=x")
+    assert line.endswith("Choices: mlp, unet") or {"mlp", "unet"} <= set(line.split("Choices: ")[1].split(", "))
+
+
+def test_names_are_those_of_the_chosen_parts(command):
+    """`frequency` is an argument of sine waves, which the default experiment has and the digits do not."""
+    _, (line,), _ = command("data.frequenzy=[1,2]")
+    assert line.endswith("Did you mean data.frequency?")
+    _, (line,), _ = command("experiment=digits_ddpm", "data.frequenzy=[1,2]")
+    assert "frequency" not in line and line.startswith("error: data.frequenzy: there is no such option. data has: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "start"),
+    [
+        (["-m", "schedule=linaer,cosine"], "schedule=linaer: there is no such choice. Did you mean linear? Choices: "),
+        (["schedul=linear,cosine", "-m"], "schedul: there is no such option. Did you mean schedule?"),
+        (["--multirun", "trainer.max_step=1,2"], "trainer.max_step: there is no such option. Did you mean "),
+        (["-m", "seed=[1"], "seed=[1 cannot be read: "),
+    ],
+)
+def test_a_misspelled_word_in_a_sweep(command, words, start):
+    code, lines, ran = command(*words)
+    assert code == 1 and not ran
+    (line,) = lines
+    assert line.startswith(f"error: {start}")
+
+
+@pytest.mark.parametrize("words", [["-m", "seed=1,2"], ["seed=1,2", "-m"], ["--multirun", "seed=1,2"]])
+def test_a_sweep_runs_wherever_its_flag_stands(command, words):
+    code, lines, ran = command(*words, task=lambda cfg: cfg.seed)
+    assert (code, lines, ran) == (0, [], [1, 2])
+
+
+@pytest.mark.parametrize(
+    ("word", "start"),
+    [
+        ("sampler=dimm", "sampler=dimm: there is no such choice. Did you mean ddim? Choices: "),
+        ("sampler.step=3", "sampler.step: there is no such option. Did you mean sampler.steps?"),
+        ("steps=3", "steps: there is no such option. Did you mean sampler.steps?"),
+        ("rnu=latest", "rnu: there is no such option. Did you mean run?"),
+        ("latest", "latest cannot be read: "),
+    ],
+)
+def test_a_misspelled_word_of_another_command(command, word, start):
+    code, lines, ran = command(word, name="sample")
+    assert code == 1 and not ran
+    (line,) = lines
+    assert line.startswith(f"error: {start}")
+
+
+def test_right_words_reach_the_task(command):
+    code, lines, (cfg,) = command("experiment=digits_ddpm", "trainer.max_steps=7", 'name="a, b"')
+    assert (code, lines) == (0, [])
+    assert cfg["trainer"]["max_steps"] == 7 and cfg["name"] == "a, b" and cfg["data"]["size"] == [8, 8]
+
+
+def failing(error):
+    def task(cfg):
+        raise error
+
+    return task
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "line"),
+    [
+        (UserError("n is\n at least   1"), 1, "error: n is at least 1"),
+        (UserError("stopped", exit_code=143), 143, "error: stopped"),
+        (KeyboardInterrupt(), 130, "error: stopped before the run began"),
+        (OSError(28, "No space left on device", "/x"), 1, "error: the disk is full: /x. Free some space"),
+        (OSError(122, "Disk quota exceeded", "/x"), 1, "error: the disk is full: /x. Free some space"),
+        (OSError(30, "Read-only file system", "/x"), 1, "error: /x cannot be used (Read-only file system); name anoth"),
+        (PermissionError(13, "Permission denied", "/x"), 1, "error: /x cannot be used (Permission denied); name anot"),
+    ],
+)
+def test_errors_of_the_task_are_one_line(command, error, code, line):
+    found, lines, _ = command(task=failing(error))
+    assert found == code
+    assert len(lines) == 1 and lines[0].startswith(line)
+
+
+def test_a_bug_of_ours_keeps_its_traceback(command):
+    with pytest.raises(RuntimeError, match="a bug"):
+        command(task=failing(RuntimeError("a bug")))
+    with pytest.raises(OSError, match="gone"):
+        command(task=failing(OSError(2, "gone")))
+
+
+@pytest.mark.parametrize("cause", [ValueError("t_min lies in (0, 1)"), UserError("t_min lies in (0, 1)")])
+def test_a_value_that_a_part_refuses_is_named(cause):
+    error = InstantiationException("Error in call to target 'x':\nValueError(...)\nfull_key: times")
+    error.__cause__ = cause
+    assert explain(error, "train") == "times: t_min lies in (0, 1)"
+    error.__cause__ = ZeroDivisionError("division by zero")
+    assert explain(error, "train") == "times: ZeroDivisionError: division by zero"
+    error.__cause__ = AttributeError("a bug")
+    assert explain(error, "train") is None
+
+
+def test_only_what_lacks_a_device_is_sent_to_another_trainer():
+    error = InstantiationException("full_key: trainer")
+    error.__cause__ = ValueError("No supported gpu backend found!")
+    assert explain(error, "train").endswith("found!. Use trainer=cpu, or trainer=auto")
+    error.__cause__ = ValueError("Provided value is wrong")
+    assert explain(error, "train") == "trainer: Provided value is wrong"
+
+
+def test_a_file_that_a_part_cannot_write_is_named():
+    error = InstantiationException("Error in call to target 'x':\nOSError(...)\nfull_key: data")
+    error.__cause__ = NotADirectoryError(20, "Not a directory", "/file/x")
+    assert explain(error, "train").startswith("/file/x cannot be used (Not a directory)")
+
+
+def test_nearest():
+    names = ["trainer.max_steps", "optimizer.lr", "sampler.steps", "times.steps"]
+    assert nearest("lr", names) == " Did you mean optimizer.lr?"
+    assert nearest("steps", names) == " Did you mean sampler.steps or times.steps?"
+    assert nearest("optimizer.l", names) == " Did you mean optimizer.lr?"
+    assert nearest("qqqq", names) == ""
+
+
+def test_flat_keys():
+    cfg = OmegaConf.create({"a": {"b": 1, "c": {"d": None}}, "e": [1, {"f": 2}], "g": None})
+    assert list(flat_keys(cfg)) == ["a", "a.b", "a.c", "a.c.d", "e", "g"]
+
+
+def test_to_plain_resolves():
+    plain = to_plain(OmegaConf.create({"a": 1, "b": {"c": "${a}"}, "d": ["${b.c}"]}))
+    assert plain == {"a": 1, "b": {"c": 1}, "d": [1]} and type(plain["b"]) is dict and type(plain["d"]) is list

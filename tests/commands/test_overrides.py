@@ -1,0 +1,93 @@
+"""The words of each command, before Hydra sees them."""
+
+import json
+
+import pytest
+from hydra.errors import OverrideParseException
+
+from src.commands.overrides import mended, words_of_comparison, words_of_sampling, words_of_sweep, words_of_training
+from src.utils.errors import UserError
+from src.utils.override_syntax import assignment, read, value_of
+from tests.utils.test_override_syntax import NAMES
+
+
+@pytest.fixture(autouse=True)
+def home(monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+
+
+@pytest.mark.parametrize(
+    ("typed", "given"),
+    [
+        ("seed=3", "seed=3"),
+        ("data.root=~/x", "data.root=/home/me/x"),
+        ("hydra.run.dir=~/a b", "hydra.run.dir=/home/me/a b"),
+        ("hydra.sweep.dir='~/a,b'", 'hydra.sweep.dir="/home/me/a,b"'),
+        ("+out=~", "+out=/home/me"),
+        ("runs=['~/a',b]", "runs=[/home/me/a,b]"),
+        ("data.root=~nobody-of-this-name/x", 'data.root="~nobody-of-this-name/x"'),
+        ("data.root=Größe #1", 'data.root="Größe #1"'),
+        ("data.root=shards/train-{000..009}.tar", 'data.root="shards/train-{000..009}.tar"'),
+        ("run=0", 'run="0"'),
+        ("out=1_000", 'out="1_000"'),
+        ("runs=[0,a b,'1_0']", 'runs=["0",a b,"1_0"]'),
+        ("resume=null", "resume=null"),
+        ("hydra/launcher=joblib", "hydra/launcher=parallel"),
+        ("-m", None),
+        ("name=a=b", None),
+        ("data.root=a,b", "data.root=a,b"),
+        ("~callbacks.pictures", "~callbacks.pictures"),
+    ],
+)
+def test_a_word_is_given_to_hydra_as_it_is_meant(typed, given):
+    if given is None:
+        with pytest.raises(OverrideParseException):
+            mended(typed)
+    else:
+        assert mended(typed) == given and mended(given) == given
+
+
+@pytest.mark.parametrize("word", ["{}=", "{}=''", '{}=" "', "+{}=", "{}=['']", "{}=[a,'']"])
+@pytest.mark.parametrize("key", ["data.root", "resume", "init_from", "out", "hydra.run.dir", "sweep.resume", "name"])
+def test_an_empty_value_is_refused(key, word):
+    with pytest.raises(UserError, match=f"{key.replace('.', '[.]')}= is empty"):
+        mended(word.format(key))
+
+
+@pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "paths.outputs"])
+def test_a_folder_that_is_needed_is_not_null(key):
+    with pytest.raises(UserError, match="names no folder"):
+        mended(f"{key}=null")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_run_of_any_name_is_resumed(tmp_path, name):
+    folder = tmp_path / name.strip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.yaml").write_text("{}")
+    (folder / "run.json").write_text(json.dumps({"overrides": ["net=mlp"]}))
+    word = mended(assignment("resume", folder))
+    assert words_of_training([word]) == ["net=mlp", word]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_sweep_of_any_name_goes_on(tmp_path, name):
+    folder = tmp_path / name.strip("/")
+    folder.mkdir(parents=True, exist_ok=True)
+    plan = {"command": "train", "words": ["seed=1,2", "sweep.resume=x"], "hydra_words": ["hydra/launcher=parallel"]}
+    (folder / "sweep.json").write_text(json.dumps(plan | {"swept": ["seed"], "jobs": [], "count": 2}))
+    words = words_of_sweep([assignment("sweep.resume", folder), "sweep.retry=true"])
+    assert words[:2] == ["hydra/launcher=parallel", "seed=1,2"] and words[-1] == "hydra.mode=MULTIRUN"
+    assert value_of("hydra.sweep.dir", words) == str(folder) == read(words[2]).value
+    assert words_of_sweep([assignment("sweep.resume", folder), "seed=3"])[:2] == [words[2], "seed=3"]
+
+
+def test_settings_of_the_runs_own_sampler():
+    words = ["run=x", "sampler.steps=3", "+clip.bound=2", "guidance=cfg", "guidance.scale=3", "sampler=ddim"]
+    assert words_of_sampling(words) == words
+    assert words_of_sampling(words[:3]) == ["run=x", "++sampler.steps=3", "+clip.bound=2"]
+
+
+def test_what_compare_calls_as_groups_are_called():
+    words = ["guidance=[0,1]", "sweep='a=b'", "guidances=1", "n=2"]
+    assert words_of_comparison(words) == ["scales=[0,1]", "sweep_folder='a=b'", "guidances=1", "n=2"]

@@ -1,0 +1,58 @@
+"""Which run a start is, and where."""
+
+import copy
+
+import pytest
+
+from src.commands.run_setup import next_folder, objective, run_key
+from src.runs.run import Run
+from src.utils.errors import UserError
+
+PLAIN = {
+    "seed": 0,
+    "paths": {"run": "/a/train/1", "outputs": "/a", "data": "/a/data"},
+    "net": {"width": 8},
+    "callbacks": {"stop": {"run": "/a/train/1"}},
+    "resume": None,
+    "sweep": {"retry": False},
+}
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({"resume": "/a/train/1", "auto_resume": True, "sweep": {"retry": True}}, True),
+        ({"paths": {"run": "/b/x", "outputs": "/b"}, "callbacks": {"stop": {"run": "/b/x"}}}, True),
+        ({"callbacks": {"stop": {"run": "/elsewhere"}}}, False),
+        ({"seed": 1}, False),
+        ({"net": {"width": 16}}, False),
+        ({"net": {"width": 8, "depth": 1}}, False),
+    ],
+)
+def test_a_run_is_its_settings(changes, same):
+    """Wherever it lies, and however it is started."""
+    assert (run_key(copy.deepcopy(PLAIN) | changes) == run_key(PLAIN)) == same
+
+
+def test_the_order_of_settings_does_not_matter():
+    assert run_key(dict(reversed(PLAIN.items()))) == run_key(PLAIN)
+
+
+def test_the_next_folder_of_a_sweep(tmp_path):
+    for name in ("0", "1", "10", "jobs"):
+        (tmp_path / name).mkdir()
+    assert [next_folder(tmp_path) for _ in range(2)] == [str(tmp_path / "11"), str(tmp_path / "12")]
+
+
+def test_what_a_search_looks_at(tmp_path):
+    run = Run(tmp_path)
+    run.record(
+        parameters=7,
+        results={"steps": 1, "seconds": 1.0, "best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None},
+    )
+    assert objective("best_val_loss", run) == 0.5
+    assert objective(["best_val_loss", "quality/nfe", "parameters"], run) == [0.5, 10.0, 7.0]
+    assert objective("none", run) is None, "as the loss of a run that was never validated"
+    for wrong in ("quality", ["best_val_loss", "verdict"]):
+        with pytest.raises(UserError, match="best_val_loss, quality/nfe, none, parameters"):
+            objective(wrong, run)

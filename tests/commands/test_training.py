@@ -1,0 +1,37 @@
+"""A run is built from the weights of another."""
+
+from pathlib import Path
+
+import pytest
+import torch
+import torch.distributed.checkpoint as dcp
+
+from src.callbacks.checkpoints import Checkpoints
+from src.commands.training import load_into
+from src.utils.sharded import SHARDED
+from tests.helpers.tiny import fit, make_module
+
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+def split(file: Path) -> Path:
+    """The folder that several processes would have written."""
+    whole, folder = torch.load(file, weights_only=True), file.with_name("split.ckpt")
+    dcp.save({"state_dict": whole.pop("state_dict")}, checkpoint_id=folder, no_dist=True)
+    whole.pop("optimizer_states")
+    torch.save(whole, folder / SHARDED)
+    return folder
+
+
+@pytest.mark.parametrize("sharded", [False, True])
+def test_a_new_run_begins_with_the_weights_of_another(tmp_path, sharded):
+    trained, *_ = fit(tmp_path, make_module(lr=0.1), callbacks=[Checkpoints(str(tmp_path))])
+    source = split(tmp_path / "last.ckpt") if sharded else tmp_path / "last.ckpt"
+    module = make_module(lr=0.1)
+    before = {key: value.clone() for key, value in module.state_dict().items()}
+    assert load_into(module, source) == 6
+    raw, average = (dict(getattr(trained, name).named_parameters()) for name in ("denoiser", "ema"))
+    for key, value in module.denoiser.named_parameters():
+        assert torch.equal(value, raw[key]) and not torch.equal(value, before[f"denoiser.{key}"])
+    for key, value in module.ema.named_parameters():
+        assert torch.equal(value, average[key]) and not torch.equal(value, before[f"ema.{key}"])

@@ -1,0 +1,77 @@
+"""Run the commands as a user does, but in this process, which has torch and Lightning loaded already."""
+
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+from src.commands.main import run_command
+from src.commands.overrides import words_of_comparison, words_of_sampling, words_of_training
+from src.train import train
+
+# What makes the words that Hydra sees, of those on the command line of a command.
+COMPLETE = {
+    "train": words_of_training,
+    "sample": words_of_sampling,
+    "evaluate": words_of_sampling,
+    "compare": words_of_comparison,
+}
+
+
+class Outcome(NamedTuple):
+    """What a command left: its exit code, and what it said."""
+
+    code: int
+    out: str
+    error: str
+
+
+@pytest.fixture
+def command(monkeypatch, capsys):
+    """`command("train", "experiment=...", ...)` runs it and gives its outcome."""
+
+    def run(name: str, *words: str) -> Outcome:
+        monkeypatch.setattr(sys, "argv", [f"src/{name}.py", *words])
+        capsys.readouterr()
+        try:
+            task = getattr(importlib.import_module(f"src.{name}"), name)
+            run_command(task, name, COMPLETE[name])
+            code = 0
+        except SystemExit as exit:
+            code = int(exit.code or 0)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """`make_run(folder, *words)` trains into the folder; for fixtures that many tests share."""
+
+    def run(folder: Path, *words: str) -> Path:
+        before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
+        try:
+            run_command(train, "train", words_of_training)
+        except SystemExit as exit:
+            assert not exit.code, words
+        finally:
+            sys.argv = before
+        return folder
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def tiny():
+    """Words that make any run small, without pictures, which take as long as all else."""
+    return ["trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.pictures=null"]
+
+
+@pytest.fixture(scope="session")
+def mnist_words():
+    """Words that find MNIST: where MNIST_ROOT says, or downloaded, or 5,000 digits of a package."""
+    return [f"data.root={os.environ['MNIST_ROOT']}"] if "MNIST_ROOT" in os.environ else []

@@ -1,0 +1,108 @@
+"""Clusters from the command line: found, trained with, drawn from, worked with, and measured."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import mse_loss
+
+from src.runs.loading import load_denoiser
+from src.utils.checkpoints import load_checkpoint
+from tests.helpers.tiny import QUICK
+
+WORDS = ["experiment=digits_ddpm", "clusters=6", "net.width=8", "trainer=cpu", "trainer.precision=32-true"]
+
+
+@pytest.fixture(scope="module")
+def run(make_run, tmp_path_factory):
+    # Long enough that what the net is told makes a difference, of which it knows nothing at first.
+    quick = ["trainer.max_steps=30", "trainer.val_check_interval=30", "callbacks.pictures.n=10", "sampler.steps=2"]
+    quick += ["callbacks=quality", "callbacks.quality.n=81", "callbacks.quality.steps=2", "optimizer.lr=0.01"]
+    return make_run(tmp_path_factory.mktemp("clusters") / "run", *WORDS, *quick)
+
+
+def test_raw_and_averaged_weights_know_the_same(run):
+    state = load_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
+    for name in ("centres", "shares"):
+        raw, average = (state[f"{model}.clusters.{name}"] for model in ("denoiser", "ema.model"))
+        assert torch.equal(raw, average) and raw.any()
+    assert state["denoiser.net.conditioning.label.weight"].shape[0] == 7
+    assert json.loads((run / "run.json").read_text())["results"]["quality/frechet"] > 0
+
+
+def test_new_samples_follow_their_clusters(command, run, tmp_path):
+    """Whatever the number and the batch size; pushed towards them on request."""
+
+    def draw(*words):
+        out = tmp_path / str(len(list(tmp_path.iterdir())))
+        done = command("sample", f"run={run}", f"out={out}", *words)
+        assert done.code == 0, done.error
+        with np.load(out / "samples.npz") as drawn:
+            assert "label" not in drawn
+            return drawn["x"], drawn["nfe"]
+
+    (x, nfe), (part, _) = draw("n=9"), draw("n=5", "batch_size=2")
+    np.testing.assert_allclose(part, x[:5], atol=1e-6)
+    pushed, twice = draw("n=9", "guidance=cfg", "guidance.scale=3")
+    assert (nfe, twice) == (2, 4) and np.abs(pushed - x).max() > 1e-4
+    denoiser = load_denoiser(str(run))
+    told, x_t = [], torch.randn(9, 1, 8, 8)
+    denoiser.net.register_forward_pre_hook(lambda net, args: told.append(args[2]))
+    denoiser(x_t, torch.tensor(0.5), denoiser.draw_clusters(9))
+    assert torch.equal(told[0], denoiser.clusters.draw(9, 0)) and len(told[0].unique()) > 1
+
+
+@pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.level=0.3"]])
+def test_given_data_are_worked_on_without(command, run, tmp_path, words):
+    done = command("sample", f"run={run}", "input=test", "n=2", "sampler.steps=2", f"out={tmp_path}", *words)
+    assert done.code == 0, done.error
+
+
+def test_it_is_measured_and_compared(command, run, tmp_path):
+    done = command("evaluate", f"run={run}", f"out={tmp_path / 'a'}", *QUICK["evaluate"])
+    assert done.code == 0, done.error
+    done = command("compare", f"run={run}", "guidance=[1,2]", *QUICK["compare"], f"out={tmp_path / 'b'}")
+    assert done.code == 0, done.error
+
+
+def test_another_run_begins_with_them(command, run, tmp_path):
+    done = command("train", *WORDS, "debug=two_steps", "seed=7", f"init_from={run}", f"hydra.run.dir={tmp_path / 'b'}")
+    assert done.code == 0, done.error
+    a, b = (load_checkpoint(r / "checkpoints/last.ckpt")["state_dict"] for r in (run, tmp_path / "b"))
+    assert mse_loss(a["denoiser.clusters.centres"], b["denoiser.clusters.centres"]) == 0
+
+
+def test_a_run_from_before_there_were_any(command, tmp_path):
+    run = tmp_path / "run"
+    done = command("train", *WORDS, "clusters=0", "debug=two_steps", f"hydra.run.dir={run}")
+    assert done.code == 0, done.error
+    config = run / "config.yaml"
+    config.write_text("".join(line for line in config.open() if not line.startswith("clusters:")))
+    done = command("sample", f"run={run}", "n=2", "sampler.steps=2")
+    assert done.code == 0, done.error
+    shutil.rmtree(run)
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["clusters=1"], ["clusters must be 0 or >= 2, got 1"]),
+        (["clusters=yes"], ["clusters must be 0 or of type int, got 'yes'"]),
+        (["clusters=-3"], ["clusters must be 0 or >= 2, got -3"]),
+        (["clusters=5000"], ["clusters=5000 is more than the 1,", "training samples"]),
+        (["net.num_classes=10", "module.conditional=true"], ["module: ", "labels or clusters", "clusters=0"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistakes(command, tmp_path, words, parts):
+    done = command("train", *WORDS, *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 1 and "Traceback" not in done.error and len(done.error.strip().splitlines()) == 1, done.error
+    assert all(part in done.error for part in parts), done.error
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_is_refused(command, run):
+    done = command("sample", f"run={run}", "label=3")
+    assert done.code == 1 and "trained without labels" in done.error

@@ -1,0 +1,75 @@
+"""The pages in docs/: their Python runs, their links lead somewhere."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.helpers.tiny import QUICK
+
+PAGES = sorted(Path("docs").glob("*.md"))
+
+
+def test_the_core_in_python(command, tmp_path, tiny, monkeypatch, tiny_mnist):
+    """Its blocks in order, as one script, on a run that is hardly trained."""
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
+    words = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
+    done = command("train", "experiment=mnist_ddpm", *tiny, *words, "data.batch_size=16")
+    assert done.code == 0, done.error
+    script = "\n".join(re.findall(r"```python\n(.*?)```", Path("docs/core.md").read_text(), re.S))
+    names: dict = {}
+    exec(compile(script, "docs/core.md", "exec"), names)
+    assert names["x"].shape == (4, 1, 28, 28) and names["x"].isfinite().all()
+    terms = names["terms"]
+    assert torch.allclose(terms["total"], terms["prior"] + terms["kl"].sum(1)) and (terms["total"] > 0).all()
+    assert names["result"].log_density.isfinite().all() and names["result"].nfe > 10
+    assert names["x_bright"].mean() > names["x"].mean() + 0.01
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The words of each `python -m src.` line in a page's blocks."""
+    blocks = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)).replace("\\\n", " ")
+    return [shlex.split(line, comments=True)[2:] for line in blocks.splitlines() if line.startswith("python -m src.")]
+
+
+def quick(name: str, words: list[str]) -> list[str]:
+    """What makes a command quick that does not train, without settings of measures that it leaves out."""
+    chosen = next((w for w in words if w.startswith("metrics=")), "all")
+    return [
+        w for w in QUICK.get(name, []) if not w.startswith("metrics.") or chosen == "all" or w.split(".")[1] in chosen
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=str)
+def test_its_commands(command, page, tiny, tiny_images, tiny_mnist, tmp_path, monkeypatch):
+    """In their order, since some sample from the run before; each made small by the words that come last."""
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
+    for module, *words in commands(page):
+        name = module.removeprefix("src.")
+        small = quick(name, words)
+        small += (
+            ["metrics.likelihood.n=2", "metrics.likelihood.tolerance=0.1"] if "metrics=[likelihood]" in words else []
+        )
+        if name == "train":
+            small = [*tiny, "data.batch_size=8", "trainer.max_steps=2", "sampler.steps=2"]
+            mnist = any("mnist" in word for word in words)
+            of_mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
+            small += of_mnist if mnist else ["data.size=[16]"]
+        if "data.root=FOLDER" in words:
+            small += [f"data.root={tiny_images}", "data.size=[16,16]"]
+        done = command(name, *words, *small)
+        assert done.code == 0, f"{' '.join(words)}\n{done.error}"
+
+
+@pytest.mark.parametrize("page", [Path("README.md"), *sorted(Path("docs").rglob("*.md"))], ids=str)
+def test_links_lead_somewhere(page):
+    for target in re.findall(r"\]\(([^)#]+?)\)", page.read_text()):
+        assert target.startswith("http") or (page.parent / target).exists(), target
+
+
+def test_every_page_is_linked_from_the_readme():
+    readme = Path("README.md").read_text()
+    assert [p for p in PAGES if f"({p})" not in readme] == []

@@ -1,0 +1,224 @@
+"""What `python -m src.sample` does with a run beside generating, and what a user gets wrong about it."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.end_to_end.test_mistakes import assert_one_line
+
+IMAGES = ["experiment=digits_ddpm", "net.num_classes=10", "module.conditional=true", "guidance=cfg"]
+SMALL = ["trainer=cpu", "net.width=8", "callbacks.pictures.n=0", "sampler.steps=2"]
+COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention=[]"]
+
+
+@pytest.fixture(scope="module")
+def digits(make_run, tmp_path_factory) -> Path:
+    """A small conditional run of 8 x 8 digits, trained enough to tell ink from paper."""
+    return make_run(tmp_path_factory.mktemp("runs") / "digits", *IMAGES, *SMALL, "trainer.max_steps=150")
+
+
+@pytest.fixture(scope="module")
+def colours(make_run, tmp_path_factory, tiny_images) -> Path:
+    words = [*COLOURS, f"data.root={tiny_images}", "data.size=[16,16]", "trainer.max_steps=2"]
+    return make_run(tmp_path_factory.mktemp("runs") / "colours", *words, *SMALL)
+
+
+@pytest.fixture(scope="module")
+def waves(make_run, tmp_path_factory) -> Path:
+    return make_run(tmp_path_factory.mktemp("runs") / "waves", "experiment=sine_ddpm", *SMALL, "trainer.max_steps=2")
+
+
+@pytest.fixture
+def sample(command, tmp_path):
+    """`sample(run, *words)` gives (outcome, folder)."""
+
+    def run(folder: Path, *words: str):
+        out = tmp_path / "out"
+        return command("sample", f"run={folder}", f"out={out}", "sampler.steps=4", *words), out
+
+    return run
+
+
+RESTORING = {
+    "denoise": ["task=denoise", "task.level=0.3"],
+    "denoise by a walk": ["task=denoise", "task.level=0.3", "task.walk=true"],
+    "inpaint": ["task=inpaint"],
+    "inpaint a box": ["task=inpaint", "method=ddnm", "task.box=[0.25,0.25,0.75,0.75]"],
+    "repaint": ["task=inpaint", "method=repaint", "method.jump=1", "method.repeats=2"],
+    "super_resolution": ["task=super_resolution", "task.factor=2", "method=ddnm"],
+    "dps": ["task=super_resolution", "task.factor=4", "method=dps"],
+    "deblur": ["task=deblur"],
+}
+
+
+@pytest.mark.parametrize("words", RESTORING.values(), ids=RESTORING)
+def test_restoring_test_data(sample, digits, words):
+    """Input, result and comparison are written, and errors against the truth."""
+    done, out = sample(digits, *words, "input=test", "n=6")
+    assert done.code == 0, done.error
+    assert {p.name for p in out.iterdir()} == {
+        "samples.npz",
+        "comparison.png",
+        "input",
+        "result",
+        "metrics.json",
+        ".diffusion-lab",
+    }
+    assert [len(list((out / name).glob("*.png"))) for name in ("input", "result")] == [6, 6]
+    x = np.load(out / "samples.npz")["x"]
+    assert x.shape == (6, 1, 8, 8) and 0 <= x.min() < x.max() <= 1
+    quality = json.loads((out / "metrics.json").read_text())
+    assert set(quality) == {"input", "result"} and set(quality["result"]) == {"mse", "psnr", "ssim"}
+    assert f"{quality['result']['psnr']:.4g} of the result" in done.out
+    assert min(Image.open(out / "comparison.png").size) > 100
+
+
+def test_files(sample, digits, tmp_path):
+    """What one task writes another reads; with a truth given, the error is told."""
+    done, out = sample(digits, "task=denoise", "input=test", "n=3", "task.level=0.3")
+    assert done.code == 0, done.error
+    noisy = tmp_path / "noisy"
+    (out / "input").rename(noisy)
+    first, second = noisy / "00000.png", noisy / "00001.png"
+    words = ["task=denoise", f"input=[{first},{second}]", f"truth=[{first},{second}]", "task.level=0.1"]
+    done, out = sample(digits, *words)
+    assert done.code == 0, done.error
+    assert len(np.load(out / "samples.npz")["x"]) == 2
+    assert json.loads((out / "metrics.json").read_text())["input"]["mse"] == pytest.approx(1e-10)
+    done, _ = sample(digits, "task=denoise", f"input={noisy}")
+    assert done.code == 0 and ", estimated; that is t = " in done.out
+
+
+def test_a_mask_from_a_file(sample, digits, tmp_path):
+    """What is black in it stays as it is."""
+    mask = np.zeros((8, 8), np.uint8)
+    mask[:, 4:] = 255
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
+    Image.fromarray(picture).save(tmp_path / "in.png")
+    words = ["task=inpaint", "method=ddnm", f"input={tmp_path / 'in.png'}", f"task.mask={tmp_path / 'mask.png'}"]
+    done, out = sample(digits, *words)
+    assert done.code == 0, done.error
+    result = np.asarray(Image.open(out / "result/00000.png")).astype(int)
+    assert np.abs(result - picture)[:, :4].max() <= 1 < np.abs(result - picture)[:, 4:].max()
+    assert not (out / "metrics.json").exists(), "the truth is not known"
+
+
+def test_a_small_picture_is_enlarged(sample, digits, tmp_path):
+    small = np.random.default_rng(0).integers(0, 256, (4, 4), np.uint8)
+    Image.fromarray(small).save(tmp_path / "small.png")
+    words = ["task=super_resolution", "task.factor=2", "method=ddnm", "clip=none", f"input={tmp_path / 'small.png'}"]
+    done, out = sample(digits, *words)
+    assert done.code == 0, done.error
+    assert np.load(out / "samples.npz")["x"].shape == (1, 1, 8, 8)
+
+
+def test_colours(sample, colours):
+    done, out = sample(colours, "task=colourise", "input=test", "n=2", "method=ddnm")
+    assert done.code == 0, done.error
+    grey = np.asarray(Image.open(out / "input/00000.png")).astype(int)
+    assert grey.shape == (16, 16, 3) and (grey[..., 0] == grey[..., 2]).all()
+    x = np.load(out / "samples.npz")["x"]
+    assert np.abs(x[:, 0] - x[:, 2]).max() > 0.05
+
+
+@pytest.mark.parametrize(
+    ("words", "count"),
+    [(["task=edit", "task.level=0.4"], 4), (["task=interpolate", "task.between=3", "task.steps=5"], 10)],
+    ids=["edit", "interpolate"],
+)
+def test_others(sample, digits, waves, words, count):
+    for run, shape in ((digits, (1, 8, 8)), (waves, (1, 100))):
+        done, out = sample(run, *words, "input=test", "n=4")
+        assert done.code == 0, done.error
+        assert np.load(out / "samples.npz")["x"].shape == (count, *shape)
+        (picture,) = [p for p in out.iterdir() if p.name in ("grid.png", "comparison.png")]
+        picture.unlink()
+
+
+def test_waves_are_restored(sample, waves, tmp_path):
+    np.save(tmp_path / "wave.npy", np.sin(np.linspace(0, 6, 100)))
+    for words in (["task=denoise"], ["task=inpaint"], ["task=super_resolution", "task.factor=2"]):
+        done, out = sample(waves, *words, f"input={tmp_path / 'wave.npy'}")
+        assert done.code == 0, done.error
+        assert np.load(out / "samples.npz")["x"].shape == (1, 1, 100)
+
+
+def test_a_folder_of_labelled_images_trains_a_run(sample, command, digits, tmp_path):
+    done, out = sample(digits, "task=augment", "n=40", "guidance.scale=1")
+    assert done.code == 0, done.error
+    assert {p.name: len(list(p.iterdir())) for p in (out / "images").iterdir()} == {str(i): 4 for i in range(10)}
+    words = ["experiment=folder_ddpm", f"data.root={out / 'images'}", "data.size=[8,8]", "data.channels=1"]
+    more = [
+        "data.num_classes=10",
+        "net.num_classes=10",
+        "module.conditional=true",
+        "net.mults=[1,2]",
+        "debug=two_steps",
+    ]
+    more += ["data.batch_size=8", "trainer=cpu", "net.width=8", f"hydra.run.dir={tmp_path / 'next'}"]
+    done = command("train", *words, *more)
+    assert done.code == 0, done.error
+
+
+def test_the_same_inputs_and_seed_give_the_same_result(sample, digits):
+    words = ["task=inpaint", "method=ddnm", "method.sample=true", "input=test", "n=3"]
+    first, again, other = (
+        np.load(sample(digits, *words, *more)[1] / "samples.npz")["x"] for more in ([], ["batch_size=2"], ["seed=1"])
+    )
+    np.testing.assert_allclose(first, again, atol=1e-2)
+    assert np.abs(first - other).max() > 0.05
+
+
+@pytest.fixture
+def files(tmp_path) -> Path:
+    """A folder of inputs that do not fit."""
+    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
+    np.save(tmp_path / "colours.npy", np.zeros((1, 3, 8, 8)))
+    Image.new("L", (9, 8)).save(tmp_path / "wide.png")
+    (tmp_path / "text.png").write_text("text")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["task=inpaint"], ["input=FILE is needed"]),
+        (["task=inpaint", "input=nowhere.png"], ["input=nowhere.png does not exist"]),
+        (["task=inpaint", "input={}/text.png"], ["no picture that can be read"]),
+        (["task=inpaint", "input={}/colours.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
+        (["task=denoise", "input={}/colours.npy"], ["3 channel", "trained on 1"]),
+        (["task=edit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),
+        (["task=inpaint", "input={}/grey.png", "task.mask={}/wide.png"], ["task.mask=", "8 x 9", "8 x 8"]),
+        (["task=inpaint", "input={}/grey.png", "task.box=[0,1]"], ["task.box=[0, 1]", "fractions"]),
+        (["task=super_resolution", "task.factor=3", "input=test"], ["task.factor=3 does not divide", "8 x 8"]),
+        (["task=super_resolution", "task.factor=2", "method=repaint", "input=test"], ["method=repaint", "mask"]),
+        (["task=colourise", "input=test"], ["task=colourise", "3 channels", "has 1"]),
+        (["task=interpolate", "input={}/grey.png"], ["pairs", "1 sample"]),
+        (["task=edit", "input=test", "task.level=2"], ["task.level must be in (0, 1], got 2"]),
+        (["task=denoise", "input=test"], ["task.level="]),
+        (["task=denoise", "input=test", "task.level=-1"], ["task.level must be > 0, got -1"]),
+        (["task=denoise", "input=test", "n=100000", "task.level=0.1"], ["n=100000"]),
+        (["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"], ["truth holds 2", "input 1"]),
+        (["task=denoise", "input=test", "truth={}/grey.png", "task.level=0.1"], ["leave truth= out"]),
+        (["task=edit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
+        (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
+        (["task=inpaint", "task.boks=1", "input=test"], ["boks", "box"]),
+        (["label=12"], ["label=12", "0 to 9"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else None,
+)
+def test_mistakes(sample, digits, files, words, parts):
+    done, out = sample(digits, *(word.replace("{}", str(files)) for word in words))
+    assert_one_line(done, *parts)
+    assert not out.exists()
+
+
+def test_runs_without_labels(sample, waves):
+    done, _ = sample(waves, "task=augment")
+    assert_one_line(done, "task=augment", "without labels")
+    done, _ = sample(waves, "task=edit", "input=test", "label=3")
+    assert_one_line(done, "label=3", "without labels")

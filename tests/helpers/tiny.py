@@ -1,0 +1,157 @@
+"""Real runs of a model so small that a test can afford dozens."""
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from src.callbacks.checkpoints import Checkpoints
+from src.data.base import DataModule, InMemory
+from src.diffusion.clusters import Clusters
+from src.diffusion.denoiser import Denoiser
+from src.diffusion.discrete_schedules import cosine
+from src.diffusion.learned_schedule import Learned as LearnedSchedule
+from src.diffusion.losses import MSE, VLB, Hybrid
+from src.diffusion.parameterizations import Velocity
+from src.diffusion.times import LossAware, Uniform
+from src.diffusion.variances import LearnedRange
+from src.diffusion.weightings import velocity
+from src.loggers.metrics_csv import MetricsCSV
+from src.module import DiffusionModule
+from src.nets.mlp import MLP
+from src.optim.ema import EMA
+from src.optim.lr_schedules import constant
+from src.utils.checkpoints import AtomicCheckpointIO
+
+SHAPE, CLASSES = (1, 6), 4
+# What makes the commands quick that use a run.
+QUICK = {
+    "sample": ["n=4", "sampler.steps=2"],
+    "evaluate": [
+        "n=20",
+        "sampler.steps=2",
+        "features.width=8",
+        "metrics.distances.resamples=5",
+        "metrics.denoising.n=8",
+    ],
+    "compare": ["n=70", "samplers=[ddim]", "steps=[2,3]"],
+}
+
+
+def saved_config(run: str, outputs: str, **changes) -> dict:
+    """The least that the config.yaml of a run holds."""
+    part = {"_target_": "src.samplers.clipping.Unclipped"}
+    return {
+        "name": "x", "seed": 0, "self_conditioning": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
+        "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
+        "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "hidden": 8, "layers": 1},
+        "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
+        "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+        "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
+        "times": {"_target_": "src.diffusion.times.Stratified"},
+        "module": {"_target_": "src.module.DiffusionModule", "conditional": False},
+        "trainer": {"_target_": "pytorch_lightning.Trainer", "max_steps": 2}, "callbacks": {},
+        "sampler": part, "grid": part, "clip": part, "guidance": part,
+    } | changes  # fmt: skip
+
+
+class Memory(DataModule):
+    """Labelled noise, in memory."""
+
+    def __init__(self, n: int = 40, n_val: int = 10, batch_size: int = 8, seed: int = 0):
+        super().__init__(SHAPE[0], SHAPE[1:], CLASSES, batch_size, seed=seed)
+        self.n, self.n_val = n, n_val
+
+    def load(self) -> None:
+        g = torch.Generator().manual_seed(0)
+        x, label = torch.rand(self.n + self.n_val, *SHAPE, generator=g) * 2 - 1, torch.arange(self.n + self.n_val) % 4
+        self.train_set = InMemory(x[: self.n], label[: self.n])
+        self.val_set = InMemory(x[self.n :], label[self.n :])
+
+
+class Watch(pl.Callback):
+    """Notes what happens: the weights after every step, the norm of the gradient, and the last batch."""
+
+    def __init__(self):
+        self.weights, self.batches, self.norms, self.validations = [], [], [], []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        grads = [p.grad.clone() for p in pl_module.denoiser.parameters() if p.grad is not None]
+        copies = [nn.Parameter(torch.zeros_like(g)) for g in grads]
+        for copy, grad in zip(copies, grads, strict=True):
+            copy.grad = grad
+        self.norms.append(nn.utils.clip_grad_norm_(copies, 1e9).item())
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.batches.append({k: v.clone() for k, v in pl_module.last_batch.items()})
+        if len(self.weights) < trainer.global_step:
+            self.weights.append([p.detach().clone() for p in pl_module.denoiser.parameters()])
+
+    def on_validation_end(self, trainer, pl_module):
+        self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
+
+
+def make_module(
+    seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema
+):
+    torch.manual_seed(1)
+    net = MLP(*SHAPE[:1], SHAPE[1:], hidden=8, layers=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    return DiffusionModule(
+        Denoiser(net, cosine(), Velocity()),
+        MSE(velocity),
+        Uniform(),
+        lambda parameters: torch.optim.Adam(parameters, lr=lr),
+        schedule,
+        lambda model: average(model, **ema),
+        conditional,
+        label_dropout,
+        seed,
+    )
+
+
+KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
+
+
+def make_kind(kind, lr=1e-2):
+    """A module with dropout, dropped labels, and a part that a plain one does not have."""
+    torch.manual_seed(1)
+    variance = LearnedRange() if kind == "learned_variance" else None
+    share = 0.5 if kind == "self_conditioning" else 0.0
+    net = MLP(
+        SHAPE[0], SHAPE[1:], hidden=8, layers=1, dropout=0.3, num_classes=CLASSES,
+        inputs=2 if share else 1, outputs=2 if variance else 1,
+    )  # fmt: skip
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
+    loss = {"learned_variance": Hybrid(velocity), "learned_schedule": VLB(None)}.get(kind, MSE(velocity))
+    times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
+
+    def adam(parameters):
+        return torch.optim.Adam(parameters, lr=lr)
+
+    clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
+    denoiser = Denoiser(net, schedule, Velocity(), variance, share, clusters)
+    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
+
+
+def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
+    """A run; returns (module, trainer, what was watched)."""
+    module, data, watch = module or make_module(), data or Memory(), Watch()
+    default = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1}
+    default |= {"check_val_every_n_epoch": None}
+    settings = default | {"logger": [MetricsCSV(str(tmp_path))]} | settings
+    trainer = pl.Trainer(
+        accelerator="cpu", callbacks=[*callbacks, watch],
+        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
+        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        use_distributed_sampler=False, enable_model_summary=False,
+        enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks), **settings,
+    )  # fmt: skip
+    trainer.fit(module, data, ckpt_path=ckpt_path, weights_only=True)
+    return module, trainer, watch
+
+
+def weights(module) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in module.denoiser.parameters()])

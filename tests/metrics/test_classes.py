@@ -1,0 +1,64 @@
+"""What a classifier takes samples for."""
+
+import pytest
+import torch
+from sklearn.metrics import f1_score, precision_score, recall_score
+
+from src.metrics.classes import Classes
+from tests.metrics.conftest import Pixels
+
+K = 3
+
+
+class Known(Pixels):
+    """The class of an image (3, 1, 1) is its brightest channel."""
+
+    accuracy = 0.9
+
+    def logits(self, features):
+        return 20 * features
+
+
+def images(labels: list[int]) -> torch.Tensor:
+    x = torch.full((len(labels), K, 1, 1), 0.1)
+    x[torch.arange(len(labels)), labels] = 0.9
+    return x
+
+
+def make(subject, samples, data, **more):
+    label = torch.tensor(data)
+    return subject(images(samples), (images(data), label), (images(data), label), features=Known, **more)
+
+
+def test_the_histogram(subject):
+    of = make(subject, [0, 0, 0, 1], [0, 1, 2, 2])
+    section = Classes()(of)
+    assert section.tables["classes"] == {"samples": [0.75, 0.25, 0], "data": [0.25, 0.25, 0.5]}
+    assert section.values["class_distance"].value == pytest.approx(0.5)
+    assert section.values["class_distance"].floor == pytest.approx(0)
+    assert "accuracy" not in section.values and "classes" in section.pictures
+
+
+def test_the_class_that_was_asked_for(subject):
+    found, asked = [0, 1, 1, 2, 2, 2, 0, 1], [0, 1, 2, 2, 0, 2, 0, 1]
+    values = Classes()(make(subject, found, [0, 1, 2], label=torch.tensor(asked))).values
+    assert values["accuracy"].value == 6 / 8 and values["accuracy"].floor == 0.9
+    assert values["accuracy"].low < 6 / 8 < values["accuracy"].high
+    for name, metric in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
+        assert values[f"class_{name}"].value == pytest.approx(metric(asked, found, average="macro"))
+
+
+def test_only_classes_that_were_asked_for_count(subject):
+    values = Classes()(make(subject, [1, 1, 2, 1], [0, 1, 2], label=torch.tensor([1, 1, 1, 1]))).values
+    assert values["class_recall"].value == pytest.approx(0.75) and values["class_precision"].value == 1
+
+
+def test_no_label_asked_for(subject):
+    of = make(subject, [0, 1], [0, 1, 2], label=torch.tensor([-1, -1]))
+    assert "accuracy" not in Classes()(of).values
+
+
+def test_data_without_labels_and_features_without_classes(subject):
+    x = images([0, 1, 2])
+    assert "no labels" in Classes().refusal(subject(x, x, x))
+    assert "do not know the classes" in Classes().refusal(subject(x, (x, torch.arange(3)), (x, torch.arange(3))))
