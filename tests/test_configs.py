@@ -251,10 +251,10 @@ def check_ema(cfg):
     assert all(0 <= ema(net).decay_at(step) < 1 for step in (1, 2, 1000))
 
 
-def check_encoding(cfg):
+def check_time_embedding(cfg):
     """Made by its width; and the net that is built has it."""
-    c, kind = torch.tensor([1.0, 500.0]), get_object(cfg.encoding._target_)
-    assert instantiate(cfg.encoding)(6)(c).shape == (2, 6)
+    c, kind = torch.tensor([1.0, 500.0]), get_object(cfg.time_embedding._target_)
+    assert instantiate(cfg.time_embedding)(6)(c).shape == (2, 6)
     assert sum(isinstance(part, kind) for part in instantiate(cfg.net).modules()) == 1
 
 
@@ -264,7 +264,7 @@ CHECKS = {
     "data": partial(check_is, "data", DataModule),
     "debug": check_whole,
     "ema": check_ema,
-    "encoding": check_encoding,
+    "time_embedding": check_time_embedding,
     "features": check_features,
     "metrics": check_metrics,
     "experiment": check_whole,
@@ -321,11 +321,11 @@ def test_another_net_takes_its_own_numbers(tmp_path):
     """And what the experiment says of labels and rates; what the command line says comes first."""
     cfg = compose_config(tmp_path, "experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
     own, experiment = (OmegaConf.load(CONF / file) for file in ("net/dit.yaml", "experiment/mnist_ddpm.yaml"))
-    assert (cfg.net.width, cfg.net.patch, cfg.net.depth) == (own.width, own.patch, 2)
+    assert (cfg.net.width, cfg.net.patch_size, cfg.net.depth) == (own.width, own.patch_size, 2)
     assert cfg.net.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == experiment.optimizer.lr
-    assert cfg.net.encoding._target_.endswith("SinusoidalEmbedding")
+    assert cfg.net.time_embedding._target_.endswith("SinusoidalEmbedding")
     same = compose_config(tmp_path, "experiment=folder_ddpm", "data.root=nowhere", "net=unet")
-    assert same.net.mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
+    assert same.net.channel_mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
 
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
@@ -369,8 +369,8 @@ FROM_CODE = {
     "start",
     "optimizer",
     "total_steps",
-    "inputs",
-    "outputs",
+    "in_channels",
+    "out_channels",
 }
 # Those of data are in tests/data.
 NOT_ALL_FOR_USERS = ("experiment", "debug", "sweep", "plan", "callbacks", "logger", "trainer", "optimizer", "data")

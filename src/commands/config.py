@@ -68,8 +68,8 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
 def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
 
-    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.mults of its U-Net. Nor are the width
-    and patch of that good ones for another net, which takes its own; a rate or a number of steps is kept.
+    `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.channel_mults of its U-Net. Nor are
+    its width and patch size good ones for another net, which takes its own; a rate or a number of steps is kept.
     """
     named = {word.key: word.value for word in map(read, overrides)}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}

@@ -1,84 +1,79 @@
 """The diffusion transformer, for signals and images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Unpack
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from src.nets.encodings import SinusoidalEmbedding
-from src.nets.layers import Conditioning, Patches, attend, check_heads, check_size, zero_init
-from src.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
+from src.nets.base import Net, NetOptions
+from src.nets.layers import Patches, attend, check_heads, check_size, zero_init
+from src.nets.time_embeddings import SinusoidalEmbedding
+from src.utils.ranges import PositiveFloat, PositiveInt, Probability
 
 
-class AdaptiveNorm(nn.Module):
-    """Layer normalisation, scaled and shifted by the embedding; starts as the normalisation alone.
+class AdaLN(nn.Module):
+    """Adaptive layer normalization: scale and shift are linear in the embedding, and start at 1 and 0.
 
-    Shapes: h (B, N, D), embedding (B, E); result (B, N, D).
+    Shapes: h (B, N, width), embedding (B, embed_dim); result (B, N, width).
     """
 
-    def __init__(self, width: int, embedding: int):
+    def __init__(self, width: int, embed_dim: int):
         super().__init__()
         self.norm = nn.LayerNorm(width, elementwise_affine=False)
-        self.modulation = zero_init(nn.Linear(embedding, 2 * width))
+        self.modulation = zero_init(nn.Linear(embed_dim, 2 * width))
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         scale, shift = self.modulation(embedding)[:, None].chunk(2, -1)
         return torch.addcmul(shift, self.norm(h), 1 + scale)
 
 
-class Block(nn.Module):
-    """Self-attention and a pair of dense layers, each after an adaptive norm and gated by the embedding.
+class DiTBlock(nn.Module):
+    """Self-attention and a two-layer MLP, each after an `AdaLN` and gated by the embedding.
 
-    The gates start closed (adaLN-zero), so that the block starts as nothing.
+    The gates start at zero (adaLN-Zero), so that the block starts as the identity.
 
-    Shapes: h (B, N, D), embedding (B, D); result (B, N, D).
+    Shapes: h (B, N, width), embedding (B, embed_dim); result (B, N, width).
     """
 
-    def __init__(self, width: int, heads: int, mlp_ratio: float, dropout: float):
+    def __init__(self, width: int, embed_dim: int, num_heads: int, mlp_ratio: float, dropout: float):
         super().__init__()
-        self.heads = heads
+        self.num_heads = num_heads
         hidden = int(mlp_ratio * width)
-        self.gates = zero_init(nn.Linear(width, 2 * width))
-        self.norm_1 = AdaptiveNorm(width, width)
+        self.gates = zero_init(nn.Linear(embed_dim, 2 * width))
+        self.norm_1 = AdaLN(width, embed_dim)
         self.qkv = nn.Linear(width, 3 * width)
         self.out = nn.Linear(width, width)
-        self.norm_2 = AdaptiveNorm(width, width)
-        self.dense = nn.Sequential(
+        self.norm_2 = AdaLN(width, embed_dim)
+        self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
         gate_1, gate_2 = self.gates(embedding)[:, None].chunk(2, -1)
-        h = h + gate_1 * self.out(attend(self.qkv(self.norm_1(h, embedding)), self.heads))
-        return h + gate_2 * self.dense(self.norm_2(h, embedding))
+        h = h + gate_1 * self.out(attend(self.qkv(self.norm_1(h, embedding)), self.num_heads))
+        return h + gate_2 * self.mlp(self.norm_2(h, embedding))
 
 
-class DiT(nn.Module):
-    """A transformer on patches, whose norms the noise level and the label scale, shift and gate.
-
-    Shapes: x (B, inputs * channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for
-    none; result (B, outputs * channels, *size).
+class DiT(Net):
+    """A transformer on patches, whose norms the embedding of noise level and label scales, shifts and gates.
 
     Args:
-        channels: channels of the data.
-        size: spatial size, (L,) or (H, W).
-        width: channels of a token, a multiple of the heads, and of 2 for signals and 4 for images.
+        channels, size: see `Net`; one or two spatial axes.
+        width: channels of a token, a multiple of num_heads, and of 2 for signals and 4 for images.
         depth: number of blocks.
-        heads: attention heads.
-        patch: side of the patches that become tokens.
-        mlp_ratio: width of the dense layers in each block, over that of a token.
-        dropout: dropout in these.
-        num_classes: labels to condition on; 0 for none.
-        encoding: makes what encodes the noise level, of a width.
-        inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
-        outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
+        num_heads: attention heads.
+        patch_size: side of the patches, one token each.
+        mlp_ratio: hidden width of each block's MLP, relative to `width`.
+        dropout: dropout probability in the MLPs.
+        embed_dim: see `Net`. Default: `width`.
+        **options: see `Net`.
 
     Raises:
-        ValueError: where `size` has more than two axes or cannot be divided by the patch, or the width by the heads.
+        ValueError: if `size` has more than two axes or is not divisible by `patch_size`, or `width` by `num_heads`.
 
-    Source: Peebles, Xie 2023, arXiv:2212.09748, section 3.2 (adaLN-zero).
+    Source: Peebles, Xie 2023, arXiv:2212.09748, section 3.2 (adaLN-Zero).
     """
 
     positions: Tensor
@@ -89,47 +84,41 @@ class DiT(nn.Module):
         size: Sequence[PositiveInt],
         width: PositiveInt = 128,
         depth: PositiveInt = 4,
-        heads: PositiveInt = 4,
-        patch: PositiveInt = 4,
+        num_heads: PositiveInt = 4,
+        patch_size: PositiveInt = 4,
         mlp_ratio: PositiveFloat = 4.0,
         dropout: Probability = 0.0,
-        num_classes: NonNegativeInt = 0,
-        encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: PositiveInt = 1,
-        outputs: PositiveInt = 1,
+        embed_dim: PositiveInt | None = None,
+        **options: Unpack[NetOptions],
     ):
-        super().__init__()
-        check_size("a DiT", size, patch, f"cuts patches of {patch}", "another net.patch")
-        check_heads(width, heads)
-        self.num_classes = num_classes
+        check_size(size, patch_size, f"a DiT with net.patch_size={patch_size}", "another net.patch_size")
+        check_heads(width, num_heads)
+        positions = sin_cos([s // patch_size for s in size], width)
+        embed_dim = width if embed_dim is None else embed_dim
+        super().__init__(channels, size, embed_dim, **options)
         dims = len(size)
-        self.patches = Patches(patch)
-        self.conditioning = Conditioning(width, num_classes, encoding)
-        self.stem = nn.Linear(inputs * channels * patch**dims, width)
-        self.register_buffer("positions", sin_cos([s // patch for s in size], width), persistent=False)
-        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, dropout) for _ in range(depth))
-        self.norm = AdaptiveNorm(width, width)
-        self.head = zero_init(nn.Linear(width, outputs * channels * patch**dims))
+        self.patches = Patches(patch_size)
+        self.stem = nn.Linear(self.in_channels * patch_size**dims, width)
+        self.register_buffer("positions", positions, persistent=False)
+        self.blocks = nn.ModuleList(DiTBlock(width, embed_dim, num_heads, mlp_ratio, dropout) for _ in range(depth))
+        self.norm = AdaLN(width, embed_dim)
+        self.head = zero_init(nn.Linear(width, self.out_channels * patch_size**dims))
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch in_channels *size"],
-        c_noise: Float[Tensor, " batch"],
-        cond: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch out_channels *size"]:
-        embedding = F.silu(self.conditioning(c_noise, cond))
-        folded = self.patches.fold(x)
-        h = self.stem(folded.flatten(2).transpose(1, 2)) + self.positions
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        patches = self.patches.patchify(x)
+        h = self.stem(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
             h = block(h, embedding)
         result = self.head(self.norm(h, embedding)).transpose(1, 2)
-        return self.patches.unfold(result.unflatten(2, folded.shape[2:]))
+        return self.patches.unpatchify(result.unflatten(2, patches.shape[2:]))
 
 
 def sin_cos(size: Sequence[int], width: int) -> Float[Tensor, "positions width"]:
-    """Every position of a grid, as cosines and sines of its index along each axis, side by side."""
+    """Positional encoding of a grid: cosines and sines of the index along each axis, concatenated."""
     if width % (2 * len(size)):
-        raise ValueError(f"net.width is a multiple of {2 * len(size)} for data of {len(size)} axes, not {width}")
+        raise ValueError(
+            f"net.width must be a multiple of {2 * len(size)} for {len(size)}-dimensional data, got {width}"
+        )
     encode = SinusoidalEmbedding(width // len(size))
     axes = torch.meshgrid(*(torch.arange(float(n)) for n in size), indexing="ij")
     return torch.cat([encode(axis.flatten()) for axis in axes], 1)

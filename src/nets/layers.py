@@ -1,15 +1,13 @@
-"""Layers shared by the networks, in one and two spatial dimensions."""
+"""Layers shared by the networks, for one and two spatial axes."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import gcd
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-
-from src.nets.encodings import SinusoidalEmbedding
 
 ALL_BACKENDS = [
     SDPBackend.CUDNN_ATTENTION,
@@ -21,83 +19,53 @@ CONV = {1: nn.Conv1d, 2: nn.Conv2d}
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
-    """Set all parameters of `layer` to zero, so that a residual branch starts as nothing."""
+    """Set all parameters of `layer` to zero, so that a residual branch starts as the identity."""
     for parameter in layer.parameters():
         nn.init.zeros_(parameter)
     return layer
 
 
 class FourierFeatures(nn.Module):
-    r"""The input beside sines and cosines of random projections of it, with which dense layers learn sharp functions.
+    r"""The input, and cosines and sines of random projections of it, from which dense layers learn sharp functions.
 
     .. math:: (x, \cos(W x), \sin(W x)), \quad W_{ij} \sim N(0, s^2)
 
-    Args:
-        inputs: D, elements of the input.
-        number: n, rows of W, which is fixed.
-        scale: s, in radians per unit of the input: its inverse is the size of the details.
+    Shapes: x (B, in_features); result (B, in_features + 2 * num_frequencies).
 
-    Shapes: x (B, D), result (B, D + 2 n).
+    Args:
+        in_features: elements of the input.
+        num_frequencies: rows of W, which is not trained.
+        scale: s, in radians per unit of the input; its inverse is the size of the details.
 
     Source: Tancik et al. 2020, arXiv:2006.10739, section 4.
     """
 
     projection: Tensor
 
-    def __init__(self, inputs: int, number: int, scale: float):
+    def __init__(self, in_features: int, num_frequencies: int, scale: float):
         super().__init__()
-        self.outputs = inputs + 2 * number
-        self.register_buffer("projection", scale * torch.randn(inputs, number))
+        self.out_features = in_features + 2 * num_frequencies
+        self.register_buffer("projection", scale * torch.randn(in_features, num_frequencies))
 
-    def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
+    def forward(self, x: Float[Tensor, "batch in_features"]) -> Float[Tensor, "batch out_features"]:
         with torch.autocast(x.device.type, enabled=False):  # bf16 does not resolve angles
             angles = x @ self.projection.to(x.dtype)
         return torch.cat([x, angles.cos(), angles.sin()], dim=1)
 
 
-class Conditioning(nn.Module):
-    """Embed the noise level and, where there are classes, the label into one vector.
-
-    Args:
-        dim: width of the result.
-        num_classes: number of labels; 0 makes an unconditional network.
-        encoding: makes what encodes the noise level, of the width given to it.
-
-    Shapes: c_noise (B,), label (B,) int64 in [-1, num_classes), -1 meaning "no label"; result (B, dim).
-    """
-
-    def __init__(self, dim: int, num_classes: int = 0, encoding: Callable[[int], nn.Module] = SinusoidalEmbedding):
-        super().__init__()
-        self.num_classes = num_classes
-        self.noise = nn.Sequential(encoding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
-        self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
-
-    def forward(
-        self, c_noise: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
-    ) -> Float[Tensor, "batch dim"]:
-        embedding = self.noise(c_noise)
-        if self.label is None:
-            if label is not None:
-                raise ValueError("this network has no classes (net.num_classes=0), so it takes no labels")
-            return embedding
-        if label is None:
-            label = torch.full(c_noise.shape, -1, device=c_noise.device)
-        return embedding + self.label(label + 1)
-
-
 class Patches(nn.Module):
-    """Fold patches of p samples along every axis into channels, and back.
+    """Move patches of p samples along each axis to channels, and back.
 
     (B, C, H, W) <-> (B, C p^2, H/p, W/p), and (B, C, L) <-> (B, C p, L/p). Convolutions then work on fewer, wider
     positions, which costs far less for the same receptive field.
     """
 
-    def __init__(self, size: int):
+    def __init__(self, patch_size: int):
         super().__init__()
-        self.size = size
+        self.patch_size = patch_size
 
-    def fold(self, x: Tensor) -> Tensor:
-        p = self.size
+    def patchify(self, x: Tensor) -> Tensor:
+        p = self.patch_size
         if p == 1:
             return x
         if x.ndim == 4:
@@ -105,8 +73,8 @@ class Patches(nn.Module):
         batch, channels, length = x.shape
         return x.view(batch, channels, length // p, p).transpose(2, 3).reshape(batch, channels * p, length // p)
 
-    def unfold(self, x: Tensor) -> Tensor:
-        p = self.size
+    def unpatchify(self, x: Tensor) -> Tensor:
+        p = self.patch_size
         if p == 1:
             return x
         if x.ndim == 4:
@@ -116,22 +84,22 @@ class Patches(nn.Module):
 
 
 class ResBlock(nn.Module):
-    """Two normalised convolutions around a skip connection; the embedding scales and shifts the second norm.
+    """Two normalized convolutions with a residual connection; the embedding scales and shifts the second norm.
 
-    Shapes: x (B, C_in, *S), embedding (B, D); result (B, C_out, *S).
+    Shapes: x (B, c_in, *S), embedding (B, embed_dim); result (B, c_out, *S).
 
-    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, section 3 (adaptive group normalisation).
+    Source: Dhariwal, Nichol 2021, arXiv:2105.05233, section 3 (adaptive group normalization).
     """
 
     def __init__(
-        self, dims: int, c_in: int, c_out: int, embedding: int, groups: int, dropout: float, dilation: int = 1
+        self, dims: int, c_in: int, c_out: int, embed_dim: int, num_groups: int, dropout: float, dilation: int = 1
     ):
         super().__init__()
         conv = CONV[dims]
-        self.norm_1 = nn.GroupNorm(gcd(groups, c_in), c_in)
+        self.norm_1 = nn.GroupNorm(gcd(num_groups, c_in), c_in)
         self.conv_1 = conv(c_in, c_out, 3, padding=dilation, dilation=dilation)
-        self.modulation = zero_init(nn.Linear(embedding, 2 * c_out))
-        self.norm_2 = nn.GroupNorm(gcd(groups, c_out), c_out)
+        self.modulation = zero_init(nn.Linear(embed_dim, 2 * c_out))
+        self.norm_2 = nn.GroupNorm(gcd(num_groups, c_out), c_out)
         self.dropout = nn.Dropout(dropout)
         self.conv_2 = zero_init(conv(c_out, c_out, 3, padding=dilation, dilation=dilation))
         self.skip = conv(c_in, c_out, 1) if c_in != c_out else nn.Identity()
@@ -144,62 +112,61 @@ class ResBlock(nn.Module):
 
 
 class Attention(nn.Module):
-    """Residual self-attention over all positions, with `heads` heads.
+    """Residual self-attention over all positions.
 
-    Shapes: (B, C, *S) to the same.
+    Shapes: x (B, channels, *S); result the same.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762; in a U-Net, Ho et al. 2020, arXiv:2006.11239, appendix B.
     """
 
-    def __init__(self, channels: int, heads: int, groups: int):
+    def __init__(self, channels: int, num_heads: int, num_groups: int):
         super().__init__()
-        check_heads(channels, heads)
-        self.heads = heads
-        self.norm = nn.GroupNorm(groups, channels)
+        check_heads(channels, num_heads)
+        self.num_heads = num_heads
+        self.norm = nn.GroupNorm(num_groups, channels)
         self.qkv = nn.Linear(channels, 3 * channels)
         self.out = zero_init(nn.Linear(channels, channels))
 
     def forward(self, x: Float[Tensor, "batch channels *size"]) -> Float[Tensor, "batch channels *size"]:
         batch, channels, *size = x.shape
         tokens = self.norm(x).flatten(2).transpose(1, 2)
-        mixed = attend(self.qkv(tokens), self.heads)
+        mixed = attend(self.qkv(tokens), self.num_heads)
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, *size)
 
 
-def attend(qkv: Float[Tensor, "batch tokens three_channels"], heads: int) -> Float[Tensor, "batch tokens channels"]:
-    """Attention of all tokens to all, in each head, given their queries, keys and values side by side.
+def attend(qkv: Float[Tensor, "batch tokens three_channels"], num_heads: int) -> Float[Tensor, "batch tokens channels"]:
+    """Multi-head attention of all tokens to all, from their concatenated queries, keys and values.
 
     Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 1.
     """
     batch, tokens, _ = qkv.shape
-    q, k, v = qkv.view(batch, tokens, 3, heads, -1).permute(2, 0, 3, 1, 4)
+    q, k, v = qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
     # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
     backends = [SDPBackend.MATH] if qkv.device.type == "cpu" else ALL_BACKENDS
     with sdpa_kernel(backends):
         return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
 
 
-def check_heads(channels: int, heads: int) -> None:
-    """Refuse a number of heads that does not divide the channels."""
-    if channels % heads:
-        raise ValueError(f"{channels} channels cannot be split into net.heads={heads} heads")
+def check_heads(channels: int, num_heads: int) -> None:
+    """Refuse a number of attention heads that does not divide the channels."""
+    if channels % num_heads:
+        raise ValueError(f"net.num_heads must divide the {channels} channels of attention, got {num_heads}")
 
 
-def check_size(net: str, size: Sequence[int], factor: int, because: str, instead: str) -> None:
-    """Refuse data of other than one or two axes, or with a side that is not a multiple of `factor`.
+def check_size(size: Sequence[int], factor: int, net: str, fix: str) -> None:
+    """Refuse data that does not have one or two axes, or whose sides are not multiples of `factor`.
 
     Args:
-        net: what the network is called.
         size: spatial size of the data.
-        factor: what each side has to be a multiple of.
-        because: what it is about the network that asks for that.
-        instead: the settings to change.
+        factor: required divisor of each side.
+        net: the network, with the settings that determine the factor.
+        fix: the settings to change.
     """
     if len(size) not in CONV:
-        raise ValueError(f"{net} takes one or two spatial axes, but data.size is {list(size)}; use net=mlp")
+        raise ValueError(f"data.size must have one or two axes for {net}, got {list(size)}; use net=mlp")
     if any(s % factor for s in size):
-        fitting = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
+        nearest = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
         raise ValueError(
-            f"{net} {because}, so each side must be a multiple of {factor}; data.size is {list(size)}. "
-            f"Use {instead}, or a size such as {fitting}"
+            f"data.size must be a multiple of {factor} for {net}, got {list(size)}; "
+            f"use {fix}, or a size such as {nearest}"
         )

@@ -1,22 +1,21 @@
 """The U-Net of diffusion models, for signals and images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from math import gcd
-from typing import Annotated
+from typing import Annotated, Literal, Unpack
 
 import torch
 from annotated_types import MinLen
-from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from src.nets.encodings import SinusoidalEmbedding
-from src.nets.layers import CONV, Attention, Conditioning, Patches, ResBlock, check_size, zero_init
+from src.nets.base import Net, NetOptions
+from src.nets.layers import CONV, Attention, Patches, ResBlock, check_size, zero_init
 from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
-class Level(nn.Module):
-    """One residual block, with attention after it where asked."""
+class ResAttnBlock(nn.Module):
+    """A residual block, optionally followed by self-attention."""
 
     def __init__(self, block: ResBlock, attention: Attention | None):
         super().__init__()
@@ -27,34 +26,27 @@ class Level(nn.Module):
         return self.attention(self.block(x, embedding))
 
 
-class UNet(nn.Module):
-    """Residual U-Net with skip connections, attention where asked, and patches folded into channels on request.
-
-    Shapes: x (B, inputs * channels, *size), c_noise (B,), cond None or labels (B,) int64 in [-1, num_classes), -1 for
-    none; result (B, outputs * channels, *size).
+class UNet(Net):
+    """Residual U-Net with skip connections, optional self-attention, and optional patches.
 
     Args:
-        channels: channels of the data.
-        size: spatial size, (L,) or (H, W).
-        width: channels of the first level; level i has `width * mults[i]`.
-        mults: one factor a level; the size is halved between levels.
-        blocks: residual blocks a level (one more on the way up).
-        attention: levels (0 is the first) with self-attention after each block.
+        channels, size: see `Net`; one or two spatial axes.
+        width: channels of the first level; level i has `width * channel_mults[i]`.
+        channel_mults: one multiple for each level; the size is halved between levels.
+        num_blocks: residual blocks of each level (one more on the way up).
+        attention_levels: levels (0 is the first) with self-attention after each block.
         middle_attention: self-attention between the two middle blocks.
-        patch: side of the patches folded into channels before the first level.
-        heads: attention heads.
-        groups: groups of each group normalisation.
-        dropout: dropout in the residual blocks.
-        num_classes: labels to condition on; 0 for none.
-        embedding: channels of the embedding of noise level and label, in multiples of `width`.
-        encoding: makes what encodes the noise level, of a width.
-        inputs: tensors of the shape of the data that x holds, side by side in channels; 2 with self-conditioning.
-        outputs: tensors of the shape of the data that the result holds; 2 where the variance is learned.
-        add_skips: add a skip connection to what comes up, over sqrt(2), where both have as many channels; otherwise it
-            is put beside it, and the first convolution of the block that follows is as much wider.
+        skip_mode: `concat` concatenates a skip connection to the features on the way up; `add` adds it, divided by
+            sqrt(2), where both have the same number of channels, which makes the blocks narrower and faster.
+        patch_size: side of the patches moved to channels before the first level.
+        num_heads: attention heads.
+        num_groups: groups of each group normalization.
+        dropout: dropout probability in the residual blocks.
+        embed_dim: see `Net`. Default: `4 * width`.
+        **options: see `Net`.
 
     Raises:
-        ValueError: where `size` cannot be divided by the patch and halved as often as the levels ask.
+        ValueError: if `size` is not divisible by `patch_size` and by 2 between all levels.
 
     Source: Ho et al. 2020, arXiv:2006.11239, appendix B; Dhariwal, Nichol 2021, arXiv:2105.05233; added skips: Song
     et al. 2021, arXiv:2011.13456, appendix H.
@@ -65,84 +57,74 @@ class UNet(nn.Module):
         channels: PositiveInt,
         size: Sequence[PositiveInt],
         width: PositiveInt = 64,
-        mults: Annotated[Sequence[PositiveInt], MinLen(1)] = (1, 2),
-        blocks: PositiveInt = 1,
-        attention: Sequence[NonNegativeInt] = (),
+        channel_mults: Annotated[Sequence[PositiveInt], MinLen(1)] = (1, 2),
+        num_blocks: PositiveInt = 1,
+        attention_levels: Sequence[NonNegativeInt] = (),
         middle_attention: bool = True,
-        patch: PositiveInt = 1,
-        heads: PositiveInt = 4,
-        groups: PositiveInt = 8,
+        skip_mode: Literal["concat", "add"] = "concat",
+        patch_size: PositiveInt = 1,
+        num_heads: PositiveInt = 4,
+        num_groups: PositiveInt = 8,
         dropout: Probability = 0.0,
-        num_classes: NonNegativeInt = 0,
-        embedding: PositiveInt = 4,
-        encoding: Callable[[int], nn.Module] = SinusoidalEmbedding,
-        inputs: PositiveInt = 1,
-        outputs: PositiveInt = 1,
-        add_skips: bool = False,
+        embed_dim: PositiveInt | None = None,
+        **options: Unpack[NetOptions],
     ):
-        super().__init__()
-        dims, depth, embedded = len(size), len(mults), embedding * width
+        dims, levels = len(size), len(channel_mults)
+        embed_dim = 4 * width if embed_dim is None else embed_dim
         check_size(
-            "a U-Net", size, patch * 2 ** (depth - 1),
-            f"with patch={patch} and {depth} levels halves the size {depth - 1} times",
-            "fewer net.mults, another net.patch",
+            size, patch_size * 2 ** (levels - 1), f"a U-Net with net.patch_size={patch_size} and {levels} levels",
+            "fewer net.channel_mults, another net.patch_size",
         )  # fmt: skip
-        self.num_classes, self.add_skips = num_classes, add_skips
+        super().__init__(channels, size, embed_dim, **options)
+        self.skip_mode = skip_mode
         conv = CONV[dims]
 
-        def level(c_in: int, c_out: int, attend: bool) -> Level:
-            block = ResBlock(dims, c_in, c_out, embedded, groups, dropout)
-            return Level(block, Attention(c_out, heads, gcd(groups, c_out)) if attend else None)
+        def block(c_in: int, c_out: int, attend: bool) -> ResAttnBlock:
+            res_block = ResBlock(dims, c_in, c_out, embed_dim, num_groups, dropout)
+            return ResAttnBlock(res_block, Attention(c_out, num_heads, gcd(num_groups, c_out)) if attend else None)
 
-        widths = [width * m for m in mults]
-        self.patches = Patches(patch)
-        self.conditioning = Conditioning(embedded, num_classes, encoding)
-        self.stem = conv(inputs * channels * patch**dims, width, 3, padding=1)
+        widths = [width * m for m in channel_mults]
+        self.patches = Patches(patch_size)
+        self.stem = conv(self.in_channels * patch_size**dims, width, 3, padding=1)
 
         skips, c = [width], width
         self.down = nn.ModuleList()
         for i, w in enumerate(widths):
-            for _ in range(blocks):
-                self.down.append(level(c, w, i in attention))
+            for _ in range(num_blocks):
+                self.down.append(block(c, w, i in attention_levels))
                 skips.append(c := w)
-            if i < depth - 1:
+            if i < levels - 1:
                 self.down.append(conv(c, c, 3, stride=2, padding=1))
                 skips.append(c)
 
-        self.middle = nn.ModuleList([level(c, c, middle_attention), level(c, c, False)])
+        self.middle = nn.ModuleList([block(c, c, middle_attention), block(c, c, False)])
 
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
-            for _ in range(blocks + 1):
+            for _ in range(num_blocks + 1):
                 skip = skips.pop()
-                self.up.append(level(c if add_skips and c == skip else c + skip, w, i in attention))
+                self.up.append(block(c if skip_mode == "add" and c == skip else c + skip, w, i in attention_levels))
                 c = w
             if i > 0:
                 # Fewer channels before the size is doubled: there this costs a quarter.
                 self.up.append(nn.Sequential(conv(c, widths[i - 1], 1), nn.Upsample(scale_factor=2)))
                 c = widths[i - 1]
 
-        self.norm = nn.GroupNorm(gcd(groups, c), c)
-        self.head = zero_init(conv(c, outputs * channels * patch**dims, 3, padding=1))
+        self.norm = nn.GroupNorm(gcd(num_groups, c), c)
+        self.head = zero_init(conv(c, self.out_channels * patch_size**dims, 3, padding=1))
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch in_channels *size"],
-        c_noise: Float[Tensor, " batch"],
-        cond: Int[Tensor, " batch"] | None = None,
-    ) -> Float[Tensor, "batch out_channels *size"]:
-        embedding = F.silu(self.conditioning(c_noise, cond))
-        x = self.stem(self.patches.fold(x))
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        x = self.stem(self.patches.patchify(x))
         skips = [x]
         for layer in self.down:
-            x = layer(x, embedding) if isinstance(layer, Level) else layer(x)
+            x = layer(x, embedding) if isinstance(layer, ResAttnBlock) else layer(x)
             skips.append(x)
         for layer in self.middle:
             x = layer(x, embedding)
         for layer in self.up:
-            x = layer(self.join(x, skips.pop()), embedding) if isinstance(layer, Level) else layer(x)
-        return self.patches.unfold(self.head(F.silu(self.norm(x))))
+            x = layer(self.merge_skip(x, skips.pop()), embedding) if isinstance(layer, ResAttnBlock) else layer(x)
+        return self.patches.unpatchify(self.head(F.silu(self.norm(x))))
 
-    def join(self, x: Tensor, skip: Tensor) -> Tensor:
-        """What comes up and a skip connection, added or side by side."""
-        return (x + skip) * 0.5**0.5 if self.add_skips and x.shape == skip.shape else torch.cat([x, skip], 1)
+    def merge_skip(self, x: Tensor, skip: Tensor) -> Tensor:
+        """Features on the way up joined with a skip connection: their scaled sum, or concatenated channels."""
+        return (x + skip) * 0.5**0.5 if self.skip_mode == "add" and x.shape == skip.shape else torch.cat([x, skip], 1)

@@ -1,6 +1,5 @@
 """Check a whole config against the code that it names, before any work starts."""
 
-import inspect
 import logging
 import typing
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from hydra.utils import get_object
 from src.runs.bounds import complaint
 from src.runs.library_bounds import foreign_hints
 from src.utils.errors import UserError
+from src.utils.signatures import annotations, parameters
 
 
 def check_config(cfg: dict[str, Any]) -> None:
@@ -81,21 +81,21 @@ def check_node(path: str, node: dict[str, Any]) -> None:
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
-    parameters = signature(target)
-    open_ended = any(p.kind == p.VAR_KEYWORD for p in parameters.values())
-    hints = type_hints(target) | foreign_hints(target)
+    takes = parameters(target)
+    open_ended = any(p.kind == p.VAR_KEYWORD for p in takes.values())
+    hints = annotations(target) | foreign_hints(target)
     for key, value in node.items():
         if key.startswith("_"):
             continue
-        if key not in parameters:
+        if key not in takes:
             if open_ended:
                 continue
-            near = get_close_matches(key, parameters, n=1)
-            hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(parameters)}"
+            near = get_close_matches(key, takes, n=1)
+            hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(takes)}"
             raise UserError(f"{path}.{key}: {name} has no such argument. {hint}")
         if key in hints and (wrong := complaint(value, hints[key])):
             raise UserError(f"{path}.{key}{wrong}")
-    missing = [k for k, p in parameters.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
+    missing = [k for k, p in takes.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
     if missing and not node.get("_partial_"):
         raise UserError(f"{path}: {name} also needs {', '.join(missing)}")
 
@@ -109,18 +109,3 @@ def silenced(logger: str) -> Iterator[None]:
         yield
     finally:
         log.disabled = was
-
-
-def signature(target: Any) -> dict[str, inspect.Parameter]:
-    try:
-        return dict(inspect.signature(target).parameters)
-    except (TypeError, ValueError):  # built-in callables have none
-        return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
-
-
-def type_hints(target: Any) -> dict[str, Any]:
-    function = target.__init__ if inspect.isclass(target) else target
-    try:
-        return typing.get_type_hints(function, include_extras=True)
-    except (NameError, TypeError, AttributeError):
-        return {}

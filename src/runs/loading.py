@@ -1,6 +1,5 @@
 """Rebuild the model of a run: its denoiser, and the weights of a checkpoint."""
 
-import inspect
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from omegaconf import DictConfig
 from src.runs.run import Run
 from src.utils.errors import UserError, blame, not_finite
 from src.utils.ranges import PositiveFloat
+from src.utils.signatures import parameters
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
@@ -29,18 +29,23 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
             parts[part] = instantiate(cfg[part])
     share = cfg["self_conditioning"]
     clusters = cfg.get("clusters", 0)
-    # What the network is given and gives follows from the other parts, so that nobody has to say it twice.
-    sizes = {"inputs": 2 if share else 1, "outputs": parts["variance"].outputs, "num_classes": clusters}
-    wanted = {key: n for key, n in sizes.items() if n > 1}
-    why = {"inputs": "self_conditioning", "outputs": "this variance", "num_classes": "clusters"}
-    takes = inspect.signature(get_object(cfg["net"]["_target_"])).parameters
-    for key in wanted:
-        if key not in takes:
+    # These arguments follow from the other parts, so that nobody has to set them too.
+    channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
+    needed = {}
+    if share:
+        needed["in_channels"] = 2 * channels, "self_conditioning"
+    if outputs > 1:
+        needed["out_channels"] = outputs * channels, "this variance"
+    if clusters:
+        needed["num_classes"] = clusters, "clusters"
+    accepted = parameters(get_object(cfg["net"]["_target_"]))
+    for key, (_, reason) in needed.items():
+        if key not in accepted:
             raise UserError(
-                f"net: {cfg['net']['_target_']} has no argument `{key}`, which {why[key]} needs; use net=unet"
+                f"net: {cfg['net']['_target_']} has no argument `{key}`, which {reason} needs; use net=unet"
             )
     with context or nullcontext():
-        net = instantiate(cfg["net"], **wanted)
+        net = instantiate(cfg["net"], **{key: value for key, (value, _) in needed.items()})
     shape = (cfg["data"]["channels"], *cfg["data"]["size"]) if clusters else ()
     with blame("denoiser"):
         return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)

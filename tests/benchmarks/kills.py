@@ -54,7 +54,7 @@ KINDS = {
         "times.bins=8",
         "data.n=1000",
         "data.batch_size=100",
-        "net.hidden=16",
+        "net.width=16",
     ],
     "digits, ema=power": [*DIGITS, "ema=power", "callbacks.snapshots.count=6"],
     "image folder, workers, flips": [

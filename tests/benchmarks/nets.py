@@ -5,7 +5,7 @@ far they are from the sine wave that fits them best. On MNIST all nets train for
 has, and the figure is the Fréchet distance in features of digits (see bench_digits.py). Runs are kept in
 outputs/bench/nets and not repeated.
 
-    python -m tests.benchmarks.nets --nets mlp --encodings sinusoidal,fourier,learned
+    python -m tests.benchmarks.nets --nets mlp --time-embeddings sinusoidal,fourier,learned
     python -m tests.benchmarks.nets --data mnist --data-root FOLDER --seconds 300
 """
 
@@ -40,27 +40,27 @@ from tests.benchmarks.digits import floor, reference, score
 from tests.benchmarks.results import align, replace
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
-NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "cnn", "mlp", "conv_dense"]}
+NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "cnn", "mlp", "conv_autoencoder"]}
 # What else a net wants. Dense layers find the data in noise, but not the noise in data, which v asks for near t = 0.
 CLEAN = ["parameterization=x0", "weighting=uniform"]
-WITH = {"mlp": CLEAN, "conv_dense": CLEAN, "dit": ["optimizer.lr=4e-3"], "rnn": ["optimizer.lr=4e-3"]}
+WITH = {"mlp": CLEAN, "conv_autoencoder": CLEAN, "dit": ["optimizer.lr=4e-3"], "rnn": ["optimizer.lr=4e-3"]}
 NO_OTHER_WORK = ["callbacks.pictures=null", "trainer.limit_val_batches=1"]
 
 
 class Job(NamedTuple):
-    """A net, an encoding of the noise level, and what is changed beside them."""
+    """A net, a time embedding, and other overrides."""
 
     net: str
-    encoding: str
+    time_embedding: str
     words: list[str]
 
     @property
     def name(self) -> str:
-        return self.net if self.encoding == "sinusoidal" else f"{self.net} {self.encoding}"
+        return self.net if self.time_embedding == "sinusoidal" else f"{self.net} {self.time_embedding}"
 
     def overrides(self, experiment: str) -> list[str]:
         """The command line."""
-        choice = [f"experiment={experiment}", f"net={self.net}", f"encoding={self.encoding}"]
+        choice = [f"experiment={experiment}", f"net={self.net}", f"time_embedding={self.time_embedding}"]
         return [*choice, *WITH.get(self.net, []), *NO_OTHER_WORK, "trainer=cpu", *self.words]
 
 
@@ -188,7 +188,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", choices=list(NETS), default="sine")
     parser.add_argument("--nets", default="", help="separated by commas")
-    parser.add_argument("--encodings", default="sinusoidal", help="separated by commas")
+    parser.add_argument("--time-embeddings", default="sinusoidal", help="separated by commas")
     parser.add_argument("--steps", type=int, default=1200, help="of training, on sine waves")
     parser.add_argument("--seconds", type=int, default=300, help="of training, on MNIST")
     parser.add_argument("--n", type=int, default=256, help="samples of each")
@@ -203,8 +203,8 @@ def main() -> None:
     args = parse(sys.argv[1:])
     start_logging(None)
     with one_line_errors("train"):
-        names, encodings = args.nets.split(",") if args.nets else NETS[args.data], args.encodings.split(",")
-        jobs = [Job(net, encoding, args.set) for net in names for encoding in encodings]
+        names, embeddings = args.nets.split(",") if args.nets else NETS[args.data], args.time_embeddings.split(",")
+        jobs = [Job(net, embedding, args.set) for net in names for embedding in embeddings]
         page = align((bench_sine if args.data == "sine" else bench_mnist)(args, jobs))
         replace(args.out / f"{args.data}.md", page + "\n")
         log.info(f"\n{page}\nwritten: {args.out}/{args.data}.md")

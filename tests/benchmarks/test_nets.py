@@ -27,4 +27,4 @@ def test_nets_have_their_own_settings(net):
     cfg, own = composed(Job(net, "fourier", []).overrides("sine_ddpm")), OmegaConf.load(f"conf/net/{net}.yaml")
     numbers = [key for key in own if not OmegaConf.is_interpolation(own, key)]
     assert len(numbers) > 5 and {key: cfg.net[key] for key in numbers} == {key: own[key] for key in numbers}
-    assert cfg.net.encoding._target_.endswith("FourierEmbedding")
+    assert cfg.net.time_embedding._target_.endswith("FourierEmbedding")

@@ -5,7 +5,7 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.finetune import FineTune, layers_of, validation_mse
-from src.nets.conv_dense import ConvDense
+from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.mlp import MLP
 from src.nets.unet import UNet
 from src.utils.errors import UserError
@@ -53,9 +53,9 @@ def test_resuming_is_exact(tmp_path):
 
 
 NETS = {
-    "mlp": lambda: MLP(1, (8,), hidden=8, layers=1),
-    "unet": lambda: UNet(1, (8, 8), width=8, groups=4, heads=2),
-    "conv_dense": lambda: ConvDense(1, (8, 8), width=8),
+    "mlp": lambda: MLP(1, (8,), width=8, depth=1),
+    "unet": lambda: UNet(1, (8, 8), width=8, num_groups=4, num_heads=2),
+    "conv_autoencoder": lambda: ConvAutoencoder(1, (8, 8), width=8),
 }
 
 

@@ -58,7 +58,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("+net=mlp", "+net: it is there already; write net= without the +"),
         ("+net.width=3", "+net.width: it is there already; write net.width= without the +"),
         ("schedule=[", "schedule=[ cannot be read: write NAME=VALUE "),
-        ("net.mults=[1,2", "net.mults=[1,2 cannot be read: "),
+        ("net.channel_mults=[1,2", "net.channel_mults=[1,2 cannot be read: "),
         ("name=it's", "name=it's cannot be read: "),
         ("name=a=b", "name=a=b cannot be read: "),
         ("trainer.max_steps 3", "trainer.max_steps 3 cannot be read: "),

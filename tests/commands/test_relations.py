@@ -87,5 +87,5 @@ def test_a_net_fits_in_memory():
         check_size(cfg, None)
     cfg.net.width = 8
     check_size(cfg, 1e9)
-    cfg.net.mults = []
+    cfg.net.channel_mults = []
     check_size(cfg, 1e9)

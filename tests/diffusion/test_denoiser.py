@@ -174,11 +174,11 @@ def test_without_it_nothing_changes(randn):
     assert len(net.calls) == 1 and net.calls[0][0].shape == x_t.shape
 
 
-@pytest.mark.parametrize("make", [lambda **k: MLP(2, (8,), hidden=8, layers=1, **k), lambda **k: UNet(2, (8,), 8, **k)])
+@pytest.mark.parametrize("make", [lambda **k: MLP(2, (8,), width=8, depth=1, **k), lambda **k: UNet(2, (8,), 8, **k)])
 def test_with_the_projects_networks(make, randn):
     """Both options at once, in training and evaluation."""
     torch.manual_seed(0)
-    net = make(inputs=2, outputs=2)
+    net = make(in_channels=4, out_channels=4)
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     denoiser = Denoiser(net, schedules.VPSDE(), Epsilon(), LearnedRange(), 0.5)

@@ -62,7 +62,7 @@ class Recipe:
 
 def mlp(**options):
     torch.manual_seed(0)
-    return MLP(1, SHAPE[1:], hidden=64, layers=2, **options)
+    return MLP(1, SHAPE[1:], width=64, depth=2, **options)
 
 
 @pytest.mark.parametrize(
@@ -90,7 +90,7 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
 
 def test_self_conditioning_learns_as_well(gaussian):
     """Gaussian data leaves it nothing to gain; what it is shown does not confuse it."""
-    denoiser = Denoiser(mlp(inputs=2), cosine(), Velocity(), self_conditioning=0.5)
+    denoiser = Denoiser(mlp(in_channels=2), cosine(), Velocity(), self_conditioning=0.5)
     recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.velocity), Stratified())
     assert not recipe.trained.training and 0.999 < recipe.against_the_best() < 1.02
 
@@ -98,7 +98,7 @@ def test_self_conditioning_learns_as_well(gaussian):
 def test_a_learned_variance_lowers_the_bound(gaussian):
     """Below both fixed ones of the same network, and near the entropy of the data, the least that there is."""
     steps = 20
-    denoiser = Denoiser(mlp(outputs=2), cosine(steps), Velocity(), LearnedRange())
+    denoiser = Denoiser(mlp(out_channels=2), cosine(steps), Velocity(), LearnedRange())
     loss = Hybrid(weightings.velocity, steps, scale=0.01)
     recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniform(steps), 200)
     x_0, _, _ = recipe.batch(1000, "test")

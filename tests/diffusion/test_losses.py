@@ -19,7 +19,7 @@ from src.diffusion.parameterizations import Velocity
 from src.diffusion.schedules import match
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
 from src.diffusion.vlb import prior_term, step_term
-from src.nets.features import RandomFeatures
+from src.nets.random_features import RandomFeatures
 from tests.diffusion.expected import SINGULAR, TRUTHS
 from tests.diffusion.reference import SHAPES, Oracle, posterior
 

@@ -28,7 +28,7 @@ def test_raw_and_averaged_weights_know_the_same(run):
     for name in ("centres", "shares"):
         raw, average = (state[f"{model}.clusters.{name}"] for model in ("denoiser", "ema.model"))
         assert torch.equal(raw, average) and raw.any()
-    assert state["denoiser.net.conditioning.label.weight"].shape[0] == 7
+    assert state["denoiser.net.condition_embedding.label.weight"].shape[0] == 7
     assert json.loads((run / "run.json").read_text())["results"]["quality/frechet"] > 0
 
 

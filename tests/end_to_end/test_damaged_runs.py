@@ -19,7 +19,7 @@ from tests.end_to_end.running import forked
 
 TINY = [
     "experiment=mixture_ddpm", "trainer=cpu", "debug=two_steps", "ema=power", "callbacks.pictures=null",
-    "trainer.precision=32-true", "data.batch_size=1000", "net.hidden=8", "net.layers=1", "logger=csv",
+    "trainer.precision=32-true", "data.batch_size=1000", "net.width=8", "net.depth=1", "logger=csv",
 ]  # fmt: skip
 DRAW = ["sampler.steps=2", "device=cpu"]
 MEASURE = [*DRAW, "n=100", "metrics=[sliced]"]

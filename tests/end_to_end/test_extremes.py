@@ -6,7 +6,7 @@ import pytest
 
 from src.loggers.metrics_csv import read_metrics
 
-SMALL = ["experiment=mixture_ddpm", "trainer=cpu", "trainer.precision=32-true", "debug=two_steps", "net.hidden=8"]
+SMALL = ["experiment=mixture_ddpm", "trainer=cpu", "trainer.precision=32-true", "debug=two_steps", "net.width=8"]
 EXTREMES = [
     ["optimizer.lr=1e30"],
     *(

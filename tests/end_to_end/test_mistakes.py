@@ -47,7 +47,7 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
         (["experiment=folder_ddpm"], ["data.root=FOLDER"]),
         (["experiment=folder_ddpm", "data.root=nowhere"], ["nowhere", "data.root"]),
         (["experiment=mnist_ddpm", "data.root=nowhere", "data.offline=error", "data.mirrors=[]"], ["data.root"]),
-        (["experiment=digits_ddpm", "net.mults=[1,2,2,2,2]"], ["net", "multiple of 16"]),
+        (["experiment=digits_ddpm", "net.channel_mults=[1,2,2,2,2]"], ["net", "multiple of 16"]),
         (["experiment=digits_ddpm", "data.batch_size=5000"], ["data.batch_size=5000", "1438"]),
         (["experiment=digits_ddpm", "trainer.max_steps=-1", "trainer.max_time=00:00:00:05"], ["lr_schedule=constant"]),
         (["experiment=digits_ddpm", "trainer=gpu"], ["trainer", "trainer=cpu"]),

@@ -190,7 +190,7 @@ def test_signals(command, tmp_path):
 def test_points(command, tmp_path):
     """All are drawn, in their own units."""
     run = tmp_path / "run"
-    words = ["experiment=sine_ddpm", "data=mixture", "net=mlp", "net.hidden=8", "trainer=cpu", "debug=two_steps"]
+    words = ["experiment=sine_ddpm", "data=mixture", "net=mlp", "net.width=8", "trainer=cpu", "debug=two_steps"]
     assert command("train", *words, f"hydra.run.dir={run}").code == 0
     done = command("sample", f"run={run}", "n=300", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
     assert done.code == 0, done.error

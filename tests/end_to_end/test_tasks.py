@@ -11,7 +11,7 @@ from tests.end_to_end.test_mistakes import assert_one_line
 
 IMAGES = ["experiment=digits_ddpm", "net.num_classes=10", "module.conditional=true", "guidance=cfg"]
 SMALL = ["trainer=cpu", "net.width=8", "callbacks.pictures.n=0", "sampler.steps=2"]
-COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention=[]"]
+COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -156,7 +156,7 @@ def test_a_folder_of_labelled_images_trains_a_run(sample, command, digits, tmp_p
         "data.num_classes=10",
         "net.num_classes=10",
         "module.conditional=true",
-        "net.mults=[1,2]",
+        "net.channel_mults=[1,2]",
         "debug=two_steps",
     ]
     more += ["data.batch_size=8", "trainer=cpu", "net.width=8", f"hydra.run.dir={tmp_path / 'next'}"]

@@ -43,7 +43,7 @@ def saved_config(run: str, outputs: str, **changes) -> dict:
     return {
         "name": "x", "seed": 0, "self_conditioning": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
         "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
-        "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "hidden": 8, "layers": 1},
+        "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "width": 8, "depth": 1},
         "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
         "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
         "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
@@ -94,7 +94,7 @@ def make_module(
     seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema
 ):
     torch.manual_seed(1)
-    net = MLP(*SHAPE[:1], SHAPE[1:], hidden=8, layers=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
+    net = MLP(*SHAPE[:1], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     return DiffusionModule(
@@ -119,8 +119,8 @@ def make_kind(kind, lr=1e-2):
     variance = LearnedRange() if kind == "learned_variance" else None
     share = 0.5 if kind == "self_conditioning" else 0.0
     net = MLP(
-        SHAPE[0], SHAPE[1:], hidden=8, layers=1, dropout=0.3, num_classes=CLASSES,
-        inputs=2 if share else 1, outputs=2 if variance else 1,
+        SHAPE[0], SHAPE[1:], width=8, depth=1, dropout=0.3, num_classes=CLASSES,
+        in_channels=(2 if share else 1) * SHAPE[0], out_channels=(2 if variance else 1) * SHAPE[0],
     )  # fmt: skip
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)

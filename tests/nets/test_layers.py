@@ -4,8 +4,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.nets.encodings import FourierEmbedding
-from src.nets.layers import Attention, Conditioning, FourierFeatures, Patches, zero_init
+from src.nets.base import ConditionEmbedding
+from src.nets.layers import Attention, FourierFeatures, Patches, zero_init
+from src.nets.time_embeddings import FourierEmbedding
 
 
 class TestFourierFeatures:
@@ -18,7 +19,7 @@ class TestFourierFeatures:
             [*row, *(math.cos(v) for v in angles), *(math.sin(v) for v in angles)]
             for row, angles in zip(self.x.tolist(), (self.x @ features.projection).tolist(), strict=True)
         ]
-        assert features.outputs == 12
+        assert features.out_features == 12
         assert_close(features(self.x), torch.tensor(by_hand), rtol=0, atol=1e-5)
 
     def test_none_leave_the_input(self):
@@ -43,30 +44,30 @@ class TestConditioning:
     c_noise = torch.tensor([1.0, 500.0, 1000.0])
 
     def test_without_a_label_is_minus_one(self):
-        conditioning = Conditioning(8, num_classes=3)
+        conditioning = ConditionEmbedding(8, num_classes=3)
         assert torch.equal(conditioning(self.c_noise), conditioning(self.c_noise, torch.full((3,), -1)))
 
     def test_label_adds_its_row(self):
-        conditioning = Conditioning(8, num_classes=3)
+        conditioning = ConditionEmbedding(8, num_classes=3)
         difference = conditioning(self.c_noise, torch.tensor([0, 2, 1])) - conditioning.noise(self.c_noise)
         assert_close(difference, conditioning.label.weight[[1, 3, 2]], rtol=0, atol=1e-6)
 
     def test_takes_any_encoding(self):
         """That it builds itself, of its own width."""
-        conditioning = Conditioning(8, encoding=lambda dim: FourierEmbedding(dim, scale=0.5))
+        conditioning = ConditionEmbedding(8, time_embedding=lambda dim: FourierEmbedding(dim, scale=0.5))
         encoding, *dense = conditioning.noise
         assert isinstance(encoding, FourierEmbedding) and encoding.frequencies.shape == (4,)
         by_hand = torch.nn.Sequential(*dense)(encoding(self.c_noise))
         assert torch.equal(conditioning(self.c_noise), by_hand)
 
     def test_unconditional_refuses_labels(self):
-        with pytest.raises(ValueError, match=r"net\.num_classes=0"):
-            Conditioning(8)(self.c_noise, torch.tensor([0, 1, 2]))
+        with pytest.raises(ValueError, match=r"net\.num_classes must be > 0"):
+            ConditionEmbedding(8)(self.c_noise, torch.tensor([0, 1, 2]))
 
     @pytest.mark.parametrize("label", [3, -2])
     def test_refuses_labels_out_of_range(self, label):
         with pytest.raises(IndexError):
-            Conditioning(8, num_classes=3)(self.c_noise, torch.full((3,), label))
+            ConditionEmbedding(8, num_classes=3)(self.c_noise, torch.full((3,), label))
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -75,13 +76,13 @@ class TestPatches:
     def test_unfold_inverts_fold(self, size, data):
         x = torch.arange(2 * math.prod(data)).float().view(2, *data)
         patches = Patches(size)
-        assert torch.equal(patches.unfold(patches.fold(x)), x)
+        assert torch.equal(patches.unpatchify(patches.patchify(x)), x)
 
     def test_fold_gathers_neighbours(self, size, data):
         """Channel c p^d + offset at a position holds channel c at p times the position, plus the offset."""
         channels, *sides = data
         x = torch.arange(2 * math.prod(data)).float().view(2, *data)
-        folded = Patches(size).fold(x)
+        folded = Patches(size).patchify(x)
         assert folded.shape == (2, channels * size ** len(sides), *(s // size for s in sides))
         for c in range(channels):
             if len(sides) == 1:
@@ -97,10 +98,10 @@ def naive_attention(layer, x):
     """Softmax over all positions, one sample, head and query at a time."""
     result = torch.zeros_like(x.flatten(2))
     tokens = layer.norm(x).flatten(2).transpose(1, 2)
-    width = x.shape[1] // layer.heads
+    width = x.shape[1] // layer.num_heads
     for b, sample in enumerate(tokens):
         q, k, v = (sample @ layer.qkv.weight.T + layer.qkv.bias).chunk(3, dim=1)
-        for h in range(layer.heads):
+        for h in range(layer.num_heads):
             at = slice(h * width, (h + 1) * width)
             for i in range(len(sample)):
                 scores = torch.exp(k[:, at] @ q[i, at] / math.sqrt(width))
@@ -114,7 +115,7 @@ def naive_attention(layer, x):
 class TestAttention:
     def layer(self, heads):
         torch.manual_seed(0)
-        layer = Attention(8, heads, groups=2).double()
+        layer = Attention(8, heads, num_groups=2).double()
         torch.nn.init.normal_(layer.out.weight)
         torch.nn.init.normal_(layer.out.bias)
         return layer
@@ -133,12 +134,12 @@ class TestAttention:
 
     def test_starts_as_the_identity(self, heads, size, randn):
         x = randn(2, 8, *size).float()
-        assert torch.equal(Attention(8, heads, groups=2)(x), x)
+        assert torch.equal(Attention(8, heads, num_groups=2)(x), x)
 
 
 def test_attention_refuses_heads_that_do_not_divide():
-    with pytest.raises(ValueError, match=r"10 channels cannot be split into net.heads=4"):
-        Attention(10, 4, groups=2)
+    with pytest.raises(ValueError, match=r"net.num_heads must divide the 10 channels of attention, got 4"):
+        Attention(10, 4, num_groups=2)
 
 
 def test_zero_init():

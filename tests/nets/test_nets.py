@@ -9,14 +9,14 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import Velocity
 from src.nets.cnn import CNN
-from src.nets.conv_dense import ConvDense
+from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.dit import DiT, sin_cos
-from src.nets.encodings import FourierEmbedding, LearnedEmbedding
 from src.nets.mlp import MLP
 from src.nets.rnn import RNN
+from src.nets.time_embeddings import FourierEmbedding, LearnedEmbedding
 from src.nets.unet import UNet
 
-SMALL = {"width": 8, "groups": 4, "heads": 2}
+SMALL = {"width": 8, "num_groups": 4, "num_heads": 2}
 DATA = {
     "signal": (1, (16,)),
     "3-channel signal": (3, (8,)),
@@ -30,32 +30,32 @@ def unet(**options):
 
 
 def small(net, **options):
-    return lambda channels, size, **more: net(channels, size, width=8, embedding=16, **options, **more)
+    return lambda channels, size, **more: net(channels, size, width=8, embed_dim=16, **options, **more)
 
 
 def dit(**options):
-    return lambda channels, size, **more: DiT(channels, size, width=16, depth=2, heads=2, **options, **more)
+    return lambda channels, size, **more: DiT(channels, size, width=16, depth=2, num_heads=2, **options, **more)
 
 
 NETS = {
     "unet": unet(),
-    "unet patch": unet(patch=2),
-    "unet attention": unet(attention=(0, 1), blocks=2),
-    "unet bare": unet(mults=(1,), middle_attention=False),
-    "unet deep": unet(mults=(1, 2, 2), attention=(2,)),
-    "unet adding": unet(mults=(1, 2), blocks=2, add_skips=True),
-    "mlp": lambda channels, size, **more: MLP(channels, size, hidden=16, layers=2, **more),
+    "unet patch": unet(patch_size=2),
+    "unet attention": unet(attention_levels=(0, 1), num_blocks=2),
+    "unet bare": unet(channel_mults=(1,), middle_attention=False),
+    "unet deep": unet(channel_mults=(1, 2, 2), attention_levels=(2,)),
+    "unet adding": unet(channel_mults=(1, 2), num_blocks=2, skip_mode="add"),
+    "mlp": lambda channels, size, **more: MLP(channels, size, width=16, depth=2, **more),
     "mlp learned": lambda channels, size, **more: MLP(
-        channels, size, hidden=16, layers=2, embedding=8, encoding=LearnedEmbedding, **more
+        channels, size, width=16, depth=2, embed_dim=8, time_embedding=LearnedEmbedding, **more
     ),
-    "cnn": small(CNN, depth=3, groups=4),
-    "cnn fourier": small(CNN, depth=2, groups=4, patch=2, encoding=FourierEmbedding),
+    "cnn": small(CNN, depth=3, num_groups=4),
+    "cnn fourier": small(CNN, depth=2, num_groups=4, patch_size=2, time_embedding=FourierEmbedding),
     "rnn": small(RNN, depth=2),
-    "rnn lstm": small(RNN, depth=1, patch=2, cell=torch.nn.LSTM),
-    "dit": dit(patch=2),
-    "dit patch": dit(patch=4, mlp_ratio=1.5),
-    "conv_dense": small(ConvDense, bottleneck=16),
-    "conv_dense bounded": small(ConvDense, bottleneck=16, bounded=True),
+    "rnn lstm": small(RNN, depth=1, patch_size=2, cell=torch.nn.LSTM),
+    "dit": dit(patch_size=2),
+    "dit patch": dit(patch_size=4, mlp_ratio=1.5),
+    "conv_autoencoder": small(ConvAutoencoder, bottleneck=16),
+    "conv_autoencoder tanh": small(ConvAutoencoder, bottleneck=16, tanh_output=True),
 }
 SIGNALS_ONLY = ("rnn", "rnn lstm")
 
@@ -99,7 +99,7 @@ def inputs(channels, size, randn, batch=4):
 @pytest.mark.parametrize("outputs", [1, 2])
 def test_starts_at_zero(make, data, outputs, randn):
     x, c_noise = inputs(*data, randn)
-    result = make(*data, zeros=True, outputs=outputs)(x.float(), c_noise)
+    result = make(*data, zeros=True, out_channels=outputs * data[0])(x.float(), c_noise)
     assert torch.equal(result, torch.zeros(4, outputs * data[0], *data[1]))
 
 
@@ -110,7 +110,7 @@ def test_tensors_side_by_side(make, data, number, outputs, randn):
     """With several inputs and outputs, each output depends on every input, and no two are the same."""
     (channels, size), (_, c_noise) = data, inputs(*data, randn)
     x = randn(4, number * channels, *size)
-    net = make(channels, size, inputs=number, outputs=outputs).double()
+    net = make(channels, size, in_channels=number * channels, out_channels=outputs * channels).double()
     result = net(x, c_noise)
     assert result.shape == (4, outputs * channels, *size)
     for part in range(number):
@@ -125,7 +125,7 @@ def test_tensors_side_by_side(make, data, number, outputs, randn):
 def test_an_input_of_zeros_is_none(make, data, randn):
     """The weights of a network without the second input are those of the first, whatever patches do to channels."""
     x, c_noise = inputs(*data, randn)
-    two = make(*data, inputs=2).double()
+    two = make(*data, in_channels=2 * data[0]).double()
     one = make(*data).double()
     state = {name: cut(two.state_dict()[name], value.shape) for name, value in one.state_dict().items()}
     one.load_state_dict(state)
@@ -136,10 +136,13 @@ def test_an_input_of_zeros_is_none(make, data, randn):
 @pytest.mark.parametrize("number", [1, 2])
 def test_points(number, randn):
     """(B, C): a sample without extent."""
-    net, c_noise = stirred(MLP(2, (), hidden=16, layers=2, inputs=number, outputs=2)).double(), torch.arange(5.0)
+    net, c_noise = (
+        stirred(MLP(2, (), width=16, depth=2, in_channels=2 * number, out_channels=4)).double(),
+        torch.arange(5.0),
+    )
     x = randn(5, 2 * number)
     result = net(x, c_noise)
-    flat = stirred(MLP(4, (), hidden=16, layers=2)).double()
+    flat = stirred(MLP(4, (), width=16, depth=2)).double()
     assert result.shape == (5, 4) and result.std(0).min() > 1e-3
     if number == 2:
         state = net.state_dict()
@@ -189,7 +192,7 @@ def test_labels(make, data, randn):
 
 def test_unconditional_refuses_labels(make, data, randn):
     x, c_noise = inputs(*data, randn)
-    with pytest.raises(ValueError, match=r"net\.num_classes=0"):
+    with pytest.raises(ValueError, match=r"net\.num_classes must be > 0"):
         make(*data)(x.float(), c_noise, torch.zeros(4, dtype=torch.int64))
 
 
@@ -207,7 +210,7 @@ def test_samples_do_not_mix(make, data, randn):
 def test_dropout_acts_in_training_only(data, randn):
     x, c_noise = inputs(*data, randn)
     nets = [UNet(*data, **SMALL, dropout=0.5), CNN(*data, width=8, dropout=0.5), DiT(*data, width=8, dropout=0.5)]
-    nets += [MLP(*data, hidden=16, dropout=0.5)] + ([RNN(*data, width=8, dropout=0.5)] if len(data[1]) == 1 else [])
+    nets += [MLP(*data, width=16, dropout=0.5)] + ([RNN(*data, width=8, dropout=0.5)] if len(data[1]) == 1 else [])
     for net in nets:
         stirred(net).eval()
         assert torch.equal(net(x.float(), c_noise), net(x.float(), c_noise))
@@ -251,8 +254,8 @@ def test_copies_and_state_dicts(make, data, randn):
 
 @torch.no_grad()
 def test_mlp_takes_any_number_of_axes(randn):
-    net = stirred(MLP(2, (2, 3, 4), hidden=8, layers=1)).double()
-    flat = stirred(MLP(1, (48,), hidden=8, layers=1)).double()
+    net = stirred(MLP(2, (2, 3, 4), width=8, depth=1)).double()
+    flat = stirred(MLP(1, (48,), width=8, depth=1)).double()
     flat.load_state_dict(net.state_dict())
     x, c_noise = randn(3, 2, 2, 3, 4), torch.tensor([1.0, 2.0, 3.0])
     assert_close(net(x, c_noise).flatten(), flat(x.view(3, 1, 48), c_noise).flatten())
@@ -261,14 +264,14 @@ def test_mlp_takes_any_number_of_axes(randn):
 @pytest.mark.parametrize(
     ("size", "options", "factor", "fitting"),
     [
-        ((28, 28), {"mults": (1, 2, 4, 8)}, 8, "32x32|24x24"),
-        ((29,), {"mults": (1, 2)}, 2, "28|30"),
-        ((28, 30), {"mults": (1, 2), "patch": 2}, 4, "28x32|28x28"),
-        ((3,), {"mults": (1, 2, 2, 2)}, 8, "8"),
+        ((28, 28), {"channel_mults": (1, 2, 4, 8)}, 8, "32x32|24x24"),
+        ((29,), {"channel_mults": (1, 2)}, 2, "28|30"),
+        ((28, 30), {"channel_mults": (1, 2), "patch_size": 2}, 4, "28x32|28x28"),
+        ((3,), {"channel_mults": (1, 2, 2, 2)}, 8, "8"),
     ],
 )
 def test_unet_refuses_sizes(size, options, factor, fitting):
-    with pytest.raises(ValueError, match=rf"multiple of {factor}; data.size is .*a size such as ({fitting})$") as error:
+    with pytest.raises(ValueError, match=rf"multiple of {factor} for .*a size such as ({fitting})$") as error:
         UNet(1, size, **SMALL, **options)
     suggestion = [int(side) for side in str(error.value).split()[-1].split("x")]
     UNet(1, suggestion, **SMALL, **options)
@@ -276,10 +279,10 @@ def test_unet_refuses_sizes(size, options, factor, fitting):
 
 def test_added_skips_take_the_place_of_wider_blocks():
     x = torch.randn(2, 8, 4, 4)
-    beside, added = (UNet(1, (8, 8), **SMALL, mults=(1, 2), add_skips=add) for add in (False, True))
-    assert_close(beside.join(x, 2 * x), torch.cat([x, 2 * x], 1))
-    assert_close(added.join(x, 2 * x), 3 / math.sqrt(2) * x)
-    assert added.join(x, torch.randn(2, 16, 4, 4)).shape == (2, 24, 4, 4)
+    beside, added = (UNet(1, (8, 8), **SMALL, channel_mults=(1, 2), skip_mode=mode) for mode in ("concat", "add"))
+    assert_close(beside.merge_skip(x, 2 * x), torch.cat([x, 2 * x], 1))
+    assert_close(added.merge_skip(x, 2 * x), 3 / math.sqrt(2) * x)
+    assert added.merge_skip(x, torch.randn(2, 16, 4, 4)).shape == (2, 24, 4, 4)
     # Of the four blocks up three find as many channels; the second of the lower level joins 16 and 8.
     inputs = [layer.block.conv_1.in_channels for net in (beside, added) for layer in net.up if hasattr(layer, "block")]
     assert inputs == [32, 24, 16, 16, 16, 24, 8, 8]
@@ -301,7 +304,7 @@ def reach(net, at, size):
 @pytest.mark.parametrize("at", [0, 7, 15])
 def test_an_rnn_reads_in_both_directions(cell, at):
     """In one layer already: the output anywhere depends on the input everywhere."""
-    assert reach(RNN(1, (16,), width=8, depth=1, patch=2, cell=cell), (at,), (16,)).all()
+    assert reach(RNN(1, (16,), width=8, depth=1, patch_size=2, cell=cell), (at,), (16,)).all()
 
 
 def test_dilated_convolutions_reach_what_they_say(monkeypatch):
@@ -309,7 +312,7 @@ def test_dilated_convolutions_reach_what_they_say(monkeypatch):
     monkeypatch.setattr(torch.nn.GroupNorm, "forward", lambda self, x: x)  # which sees everything
     seen = reach(CNN(1, (64,), width=8, depth=3, dilations=(1, 4)), (32,), (64,))
     assert seen.nonzero().flatten().tolist() == list(range(32 - 14, 32 + 15))
-    seen = reach(CNN(1, (32, 32), width=8, depth=1, dilations=(2,), patch=2), (16, 16), (32, 32))
+    seen = reach(CNN(1, (32, 32), width=8, depth=1, dilations=(2,), patch_size=2), (16, 16), (32, 32))
     rows = seen.any(1).nonzero().flatten()
     assert (rows.min(), rows.max()) == (16 - 2 * 6, 17 + 2 * 6)
 
@@ -317,14 +320,14 @@ def test_dilated_convolutions_reach_what_they_say(monkeypatch):
 @pytest.mark.parametrize("at", [0, 50, 99])
 def test_a_cnn_sees_all_of_a_signal_of_100(at, monkeypatch):
     monkeypatch.setattr(torch.nn.GroupNorm, "forward", lambda self, x: x)
-    assert reach(CNN(1, (100,), width=8, patch=2), (at,), (100,)).all()
+    assert reach(CNN(1, (100,), width=8, patch_size=2), (at,), (100,)).all()
 
 
 @torch.no_grad()
 def test_blocks_of_a_dit_start_as_the_identity(data, randn):
     """adaLN-zero: every gate is closed, whatever the noise level."""
     torch.manual_seed(0)
-    net, h = DiT(*data, width=16, depth=3, heads=2), randn(2, 5, 16).float()
+    net, h = DiT(*data, width=16, depth=3, num_heads=2), randn(2, 5, 16).float()
     for embedding in randn(3, 2, 16).float():
         for block in net.blocks:
             assert torch.equal(block(h, embedding), h)
@@ -343,21 +346,25 @@ def naive_block(block, h, embedding):
         return x * (1 + scale[:, None]) + shift[:, None]
 
     def attention(x):
-        parts = [part.split(part.shape[-1] // block.heads, -1) for part in dense(block.qkv, x).chunk(3, -1)]
+        parts = [part.split(part.shape[-1] // block.num_heads, -1) for part in dense(block.qkv, x).chunk(3, -1)]
         heads = [(q @ k.mT / q.shape[-1] ** 0.5).softmax(-1) @ v for q, k, v in zip(*parts, strict=True)]
         return dense(block.out, torch.cat(heads, -1))
 
     gate_1, gate_2 = dense(block.gates, embedding)[:, None].chunk(2, -1)
     h = h + gate_1 * attention(norm(block.norm_1, h))
-    hidden = torch.nn.functional.gelu(dense(block.dense[0], norm(block.norm_2, h)), approximate="tanh")
-    return h + gate_2 * dense(block.dense[3], hidden)
+    hidden = torch.nn.functional.gelu(dense(block.mlp[0], norm(block.norm_2, h)), approximate="tanh")
+    return h + gate_2 * dense(block.mlp[3], hidden)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("heads", [1, 2, 4])
 def test_a_block_of_a_dit_equals_a_naive_one(heads, randn):
     torch.manual_seed(0)
-    block, h, embedding = stirred(DiT(1, (8,), width=16, heads=heads)).blocks[0].double(), randn(3, 5, 16), randn(3, 16)
+    block, h, embedding = (
+        stirred(DiT(1, (8,), width=16, num_heads=heads)).blocks[0].double(),
+        randn(3, 5, 16),
+        randn(3, 16),
+    )
     assert_close(block(h, embedding), naive_block(block, h, embedding), rtol=0, atol=1e-10)
 
 
@@ -376,16 +383,16 @@ def test_positions_of_a_dit():
 def test_a_dit_knows_positions(data, randn):
     """The same patch in another place has another result."""
     (channels, size), (_, c_noise) = data, inputs(*data, randn)
-    net = stirred(DiT(channels, size, width=16, depth=1, heads=2, patch=2)).double()
-    result = net.patches.fold(net(torch.ones(4, channels, *size, dtype=torch.float64), c_noise)).flatten(2)
+    net = stirred(DiT(channels, size, width=16, depth=1, num_heads=2, patch_size=2)).double()
+    result = net.patches.patchify(net(torch.ones(4, channels, *size, dtype=torch.float64), c_noise)).flatten(2)
     distances = torch.cdist(result.mT, result.mT) + torch.eye(result.shape[2])
     assert distances.min() > 1e-6
 
 
 @torch.no_grad()
-def test_a_bounded_conv_dense_ends_with_tanh(data, randn):
-    (x, c_noise), weights = inputs(*data, randn), ConvDense(*data, width=8).state_dict()
-    free, bounded = (ConvDense(*data, width=8, bounded=bounded).double() for bounded in (False, True))
+def test_tanh_output_ends_with_tanh(data, randn):
+    (x, c_noise), weights = inputs(*data, randn), ConvAutoencoder(*data, width=8).state_dict()
+    free, bounded = (ConvAutoencoder(*data, width=8, tanh_output=tanh).double() for tanh in (False, True))
     weights = {name: 3 * value if "stages" in name else torch.ones_like(value) for name, value in weights.items()}
     free.load_state_dict(weights)
     bounded.load_state_dict(weights)
@@ -393,27 +400,37 @@ def test_a_bounded_conv_dense_ends_with_tanh(data, randn):
     assert_close(bounded(x, c_noise), free(x, c_noise).tanh(), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("net", [CNN, DiT, ConvDense])
+@pytest.mark.parametrize("net", [CNN, DiT, ConvAutoencoder])
 def test_three_axes_are_refused(net):
-    with pytest.raises(ValueError, match=r"one or two spatial axes, but data.size is \[8, 8, 8\]; use net=mlp"):
+    with pytest.raises(ValueError, match=r"data.size must have one or two axes for .*, got \[8, 8, 8\]; use net=mlp"):
         net(1, (8, 8, 8))
 
 
 @pytest.mark.parametrize(
     ("net", "size", "options", "message"),
     [
-        (CNN, (29,), {"patch": 2}, r"multiple of 2; data.size is \[29\]. Use another net.patch, .* such as (28|30)$"),
-        (DiT, (28, 30), {"patch": 4}, r"multiple of 4; .* Use another net.patch, or a size such as 28x(28|32)$"),
-        (ConvDense, (28, 30), {}, r"multiple of 4; .* Use net=mlp, or a size such as 28x(28|32)$"),
-        (DiT, (8,), {"width": 10, "heads": 4}, r"10 channels cannot be split into net.heads=4"),
-        (DiT, (8,), {"width": 9, "heads": 3}, r"even, not 9"),
-        (DiT, (8, 8), {"width": 6, "heads": 3}, r"net.width is a multiple of 4 for data of 2 axes, not 6"),
-        (RNN, (28, 28), {}, r"reads signals, but data.size is \[28, 28\]; use net=cnn or net=unet"),
-        (RNN, (), {}, r"reads signals, but data.size is \[\]"),
-        (RNN, (10,), {"patch": 4}, r"multiple of 4; .* Use another net.patch, or a size such as (8|12)$"),
-        (RNN, (8,), {"cell": torch.nn.Linear}, r"torch.nn.GRU, torch.nn.LSTM or torch.nn.RNN, not Linear"),
-        (CNN, (8,), {"embedding": 7}, r"even, not 7"),
-        (MLP, (8,), {"embedding": 7}, r"even, not 7"),
+        (
+            CNN,
+            (29,),
+            {"patch_size": 2},
+            r"multiple of 2 for .*, got \[29\]; use another net.patch_size, .* such as (28|30)$",
+        ),
+        (
+            DiT,
+            (28, 30),
+            {"patch_size": 4},
+            r"multiple of 4 for .*; use another net.patch_size, or a size such as 28x(28|32)$",
+        ),
+        (ConvAutoencoder, (28, 30), {}, r"multiple of 4 for .*; use net=mlp, or a size such as 28x(28|32)$"),
+        (DiT, (8,), {"width": 10, "num_heads": 4}, r"net.num_heads must divide the 10 channels of attention, got 4"),
+        (DiT, (8,), {"width": 9, "num_heads": 3}, r"net.width must be a multiple of 2 for 1-dimensional data, got 9"),
+        (DiT, (8, 8), {"width": 6, "num_heads": 3}, r"net.width must be a multiple of 4 for 2-dimensional data, got 6"),
+        (RNN, (28, 28), {}, r"must have one axis for an RNN, got \[28, 28\]; use net=cnn or net=unet"),
+        (RNN, (), {}, r"must have one axis for an RNN, got \[\]"),
+        (RNN, (10,), {"patch_size": 4}, r"multiple of 4 for .*; use another net.patch_size, or a size such as (8|12)$"),
+        (RNN, (8,), {"cell": torch.nn.Linear}, r"torch.nn.GRU, torch.nn.LSTM or torch.nn.RNN, got Linear"),
+        (CNN, (8,), {"embed_dim": 7}, r"even, got 7; set net.embed_dim"),
+        (MLP, (8,), {"embed_dim": 7}, r"even, got 7"),
     ],
 )
 def test_impossible_settings(net, size, options, message):

@@ -241,13 +241,14 @@ def test_a_folder_named_latest_is_left_alone(tmp_path):
 # ---- rebuilding ----
 
 CFG = {
-    "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "hidden": 8, "layers": 1},
+    "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "width": 8, "depth": 1},
+    "data": {"channels": 1},
     "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
     "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
     "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
     "self_conditioning": 0,
 }
-UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch": 2}
+UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch_size": 2}
 
 
 def test_a_denoiser_is_rebuilt():
@@ -284,7 +285,8 @@ def test_parts_that_do_not_fit(monkeypatch):
 def test_inputs_and_outputs_of_the_net_follow_from_the_other_parts(net, kind, outputs, share):
     """Nobody says them twice: they are not in the config, and the tensors have the sizes that the denoiser wants."""
     cfg = CFG | {
-        "net": net, "variance": {"_target_": f"src.diffusion.variances.{kind}"}, "self_conditioning": share,
+        "net": net, "data": {"channels": net["channels"]}, "self_conditioning": share,
+        "variance": {"_target_": f"src.diffusion.variances.{kind}"},
     }  # fmt: skip
     for config in (cfg, OmegaConf.create(cfg)):
         denoiser = build_denoiser(config)
@@ -295,7 +297,7 @@ def test_inputs_and_outputs_of_the_net_follow_from_the_other_parts(net, kind, ou
         assert said.x_0.shape == x_t.shape and denoiser.variance.outputs == outputs
         assert (said.variance is None) if outputs == 1 else said.variance.shape == x_t.shape
         assert len(given) == (2 if share else 1) and given[0].shape[1] == (2 if share else 1) * x_t.shape[1]
-        assert not {"inputs", "outputs"} & set(config["net"])
+        assert not {"in_channels", "out_channels"} & set(config["net"])
 
 
 class Bare(torch.nn.Module):
@@ -316,13 +318,15 @@ def test_a_net_without_the_arguments(monkeypatch):
     assert isinstance(build_denoiser(cfg).net, Bare)
     message = message_of(lambda: build_denoiser(cfg | {"self_conditioning": 0.5}))
     assert message == (
-        "net: src.diffusion.schedules.BareNet has no argument `inputs`, which self_conditioning needs; use net=unet"
+        "net: src.diffusion.schedules.BareNet has no argument `in_channels`, which self_conditioning needs; "
+        "use net=unet"
     )
     for kind in (Learned, LearnedRange):
         variance = {"_target_": f"src.diffusion.variances.{kind.__name__}"}
         message = message_of(lambda variance=variance: build_denoiser(cfg | {"variance": variance}))
         assert message == (
-            "net: src.diffusion.schedules.BareNet has no argument `outputs`, which this variance needs; use net=unet"
+            "net: src.diffusion.schedules.BareNet has no argument `out_channels`, which this variance needs; "
+            "use net=unet"
         )
 
 

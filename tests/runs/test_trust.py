@@ -64,7 +64,7 @@ def test_a_module_in_the_folder_is_not_imported(tmp_path, monkeypatch):
 
 
 NESTED = {
-    "net": {"_target_": "src.nets.mlp.MLP", "encoding": {"_target_": "torch.load", "f": "x"}},
+    "net": {"_target_": "src.nets.mlp.MLP", "time_embedding": {"_target_": "torch.load", "f": "x"}},
     "list": [1, [{"_target_": "os.system"}]],
     "partial": {"_target_": "numpy.load", "_partial_": True},
     "cell": {"_target_": "hydra.utils.get_class", "path": "torch.nn.GRU"},
@@ -73,14 +73,14 @@ NESTED = {
 
 
 def test_every_place_is_looked_at():
-    assert [path for path, _ in foreign(NESTED)] == ["net.encoding", "list[1][0]", "partial", "other"]
+    assert [path for path, _ in foreign(NESTED)] == ["net.time_embedding", "list[1][0]", "partial", "other"]
 
 
 def test_one_line_that_names_file_place_and_target(tmp_path):
     file = tmp_path / "config.yaml"
     with pytest.raises(UserError) as caught:
         refuse_foreign(NESTED, file)
-    assert str(caught.value).startswith(f"{file}: net.encoding._target_=torch.load is neither")
+    assert str(caught.value).startswith(f"{file}: net.time_embedding._target_=torch.load is neither")
     assert "trust=true" in str(caught.value) and "\n" not in str(caught.value)
     with trusting(True):
         refuse_foreign(NESTED, file)

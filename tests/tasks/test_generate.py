@@ -33,8 +33,9 @@ class Recorder(MLP):
 def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0, share=0.0, variance=None, seed=0) -> Denoiser:
     torch.manual_seed(seed)
     net = Recorder(
-        channels, size, hidden=8, layers=1, dropout=dropout, num_classes=num_classes,
-        inputs=2 if share else 1, outputs=variance.outputs if variance else 1,
+        channels, size, width=8, depth=1, dropout=dropout, num_classes=num_classes,
+        in_channels=(2 if share else 1) * channels,
+        out_channels=(variance.outputs if variance else 1) * channels,
     )  # fmt: skip
     for p in net.parameters():  # a fresh network says 0 whatever it is asked
         torch.nn.init.normal_(p, std=0.3)

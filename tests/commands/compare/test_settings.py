@@ -90,7 +90,7 @@ def test_copies_and_places_are_no_differences():
         ("guidance", {"_target_": "src.diffusion.guidance.ClassifierFree", "scale": 3.0, "rescale": 0.7}, "rescale"),
         ("sampler", {"_target_": "src.samplers.multistep.DPMpp2M", "eta": 0.0}, "dpmpp_2m"),
         ("sampler", {"_target_": "my_parts.Sampler"}, "Sampler"),
-        ("loss.features", {"_target_": "src.nets.features.Edges"}, "Edges"),
+        ("loss.features", {"_target_": "src.nets.random_features.Edges"}, "Edges"),
     ],
 )
 def test_the_name_of_a_choice(group, node, name):

@@ -35,7 +35,7 @@ def settings(tmp_path):
 def test_a_transformer_in_closed_form(settings, on_gpu):
     """Every product of a DiT, forward and, but for those with the data, twice backward."""
     w, depth, patch = 16, 3, 2
-    words = ["net=dit", f"net.width={w}", f"net.depth={depth}", f"net.patch={patch}", "net.heads=2"]
+    words = ["net=dit", f"net.width={w}", f"net.depth={depth}", f"net.patch_size={patch}", "net.num_heads=2"]
     cfg = settings(*words, "trainer.precision=32-true")
     costs = measure(build_module(cfg, fake=True), DIGITS, 5, "32-true", on_gpu)
     n = (8 // patch) ** 2
@@ -52,7 +52,7 @@ def test_a_transformer_in_closed_form(settings, on_gpu):
 @pytest.mark.parametrize(
     ("words", "precision"),
     [
-        (["net.width=16", "net.attention=[0]"], "bf16-mixed"),
+        (["net.width=16", "net.attention_levels=[0]"], "bf16-mixed"),
         pytest.param(["net=dit", "net.depth=2"], "32-true", marks=pytest.mark.slow),
         pytest.param(["net=cnn", "net.depth=2", "net.dilations=[1]"], "bf16-mixed", marks=pytest.mark.slow),
     ],
@@ -78,7 +78,7 @@ def test_the_peak_of_a_step_in_earnest(settings, words, precision):
 def test_half_as_much_is_kept_in_half_precision(settings):
     kept = {}
     for precision in ("32-true", "bf16-mixed"):
-        cfg = settings("net=mlp", "net.hidden=64", f"trainer.precision={precision}")
+        cfg = settings("net=mlp", "net.width=64", f"trainer.precision={precision}")
         kept[precision] = measure(build_module(cfg, fake=True), DIGITS, 1000, precision, False).activations
     assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
 

@@ -7,7 +7,7 @@ import torch
 from diffusers.models.embeddings import get_timestep_embedding
 from torch.testing import assert_close
 
-from src.nets.encodings import FourierEmbedding, LearnedEmbedding, SinusoidalEmbedding
+from src.nets.time_embeddings import FourierEmbedding, LearnedEmbedding, SinusoidalEmbedding
 
 EVERY = [SinusoidalEmbedding, FourierEmbedding, LearnedEmbedding]
 RANDOM = [FourierEmbedding, LearnedEmbedding]
@@ -85,5 +85,5 @@ def test_typed_as_the_network(kind, dtype):
 
 @pytest.mark.parametrize("kind", EVERY)
 def test_odd_widths_are_refused(kind):
-    with pytest.raises(ValueError, match="even, not 7"):
+    with pytest.raises(ValueError, match="even, got 7"):
         kind(7)

@@ -1,4 +1,4 @@
-"""Features to compare samples in, where no trained network is at hand."""
+"""Features of a network with random weights, for comparing samples where no trained network is available."""
 
 from collections.abc import Sequence
 from math import prod
@@ -12,18 +12,21 @@ from src.utils.ranges import NonNegativeInt, PositiveInt
 
 
 class RandomFeatures(nn.Module):
-    """A convolutional pyramid with fixed random weights: each level halves the size and rectifies.
+    """A convolutional pyramid with fixed random weights: each level halves the size and applies ReLU.
 
-    Random features compare local structure, though not meaning; a trained network does that.
+    Random features compare local structure, not meaning; that takes a trained network.
 
-    Shapes: x (B, channels, *size), result `depth` tensors (B, width, ...), of unit variance for white noise.
+    Shapes: x (B, channels, *size); result `depth` tensors (B, width, ...), of unit variance for white noise.
 
     Args:
         channels: channels of the data.
         size: spatial size, (L,) or (H, W).
         width: channels of each level.
         depth: number of levels.
-        seed: of the weights.
+        seed: seed of the weights.
+
+    Raises:
+        ValueError: if `size` has more than two axes, or a side is smaller than 2**depth.
     """
 
     def __init__(
@@ -36,9 +39,9 @@ class RandomFeatures(nn.Module):
     ):
         super().__init__()
         if len(size) not in CONV:
-            raise ValueError(f"random features take one or two spatial axes, but data.size is {list(size)}")
+            raise ValueError(f"data.size must have one or two axes for random features, got {list(size)}")
         if min(size) < 2**depth:
-            raise ValueError(f"{depth} levels halve the size {depth} times, too often for data.size={list(size)}")
+            raise ValueError(f"data.size must be >= {2**depth} for {depth} levels of random features, got {list(size)}")
         g = torch.Generator().manual_seed(seed)
         self.levels = nn.ModuleList()
         for i in range(depth):

@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 from torch.testing import assert_close
 
-from src.nets.features import RandomFeatures
+from src.nets.random_features import RandomFeatures
 
 DATA = {"signal": (1, (64,)), "3-channel signal": (3, (32,)), "image": (1, (16, 16)), "wide image": (3, (16, 40))}
 
@@ -73,10 +73,10 @@ def test_nearer_data_has_nearer_features(data, randn):
 @pytest.mark.parametrize(
     ("size", "depth", "message"),
     [
-        ((), 3, "one or two spatial axes, but data.size is \\[\\]"),
-        ((8, 8, 8), 3, "one or two spatial axes"),
-        ((7,), 3, "too often for data.size=\\[7\\]"),
-        ((16, 3), 2, "too often for data.size=\\[16, 3\\]"),
+        ((), 3, "must have one or two axes for random features, got \\[\\]"),
+        ((8, 8, 8), 3, "one or two axes"),
+        ((7,), 3, "must be >= 8 for 3 levels of random features, got \\[7\\]"),
+        ((16, 3), 2, "must be >= 4 for 2 levels of random features, got \\[16, 3\\]"),
     ],
 )
 def test_impossible_sizes(size, depth, message):

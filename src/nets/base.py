@@ -1,0 +1,97 @@
+"""The base class of the networks, and the embedding of noise level and label that all of them share."""
+
+from collections.abc import Callable, Sequence
+from typing import TypedDict
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from src.nets.time_embeddings import SinusoidalEmbedding
+from src.utils.ranges import NonNegativeInt, PositiveInt
+
+
+class NetOptions(TypedDict, total=False):
+    """Keyword arguments that every net passes on to `Net`, which documents them."""
+
+    num_classes: NonNegativeInt
+    time_embedding: Callable[[int], nn.Module]
+    in_channels: PositiveInt | None
+    out_channels: PositiveInt | None
+
+
+class Net(nn.Module):
+    """A network ``net(x, c_noise, cond)``: `ConditionEmbedding`, then the `body` that a subclass defines.
+
+    Shapes: x (B, in_channels, *size); c_noise (B,), the noise level in [0, 1000]; cond None or (B,) int64 in
+    [-1, num_classes), -1 for no label; result (B, out_channels, *size).
+
+    Args:
+        channels: channels of the data.
+        size: spatial size of the data: (L,), (H, W), or () for points.
+        embed_dim: channels of the embedding of noise level and label.
+        num_classes: number of labels; 0 makes an unconditional network.
+        time_embedding: maps a dimension to a module that embeds c_noise in it.
+        in_channels: channels of x, twice those of the data with self-conditioning. Default: `channels`.
+        out_channels: channels of the result, twice those of the data with a learned variance. Default: `channels`.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        size: Sequence[int],
+        embed_dim: int,
+        num_classes: int = 0,
+        time_embedding: Callable[[int], nn.Module] = SinusoidalEmbedding,
+        in_channels: int | None = None,
+        out_channels: int | None = None,
+    ):
+        super().__init__()
+        self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
+        self.in_channels = channels if in_channels is None else in_channels
+        self.out_channels = channels if out_channels is None else out_channels
+        self.condition_embedding = ConditionEmbedding(embed_dim, num_classes, time_embedding)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch in_channels *size"],
+        c_noise: Float[Tensor, " batch"],
+        cond: Int[Tensor, " batch"] | None = None,
+    ) -> Float[Tensor, "batch out_channels *size"]:
+        return self.body(x, F.silu(self.condition_embedding(c_noise, cond)))
+
+    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+        """The result (B, out_channels, *size) for x (B, in_channels, *size) and its embedding (B, embed_dim)."""
+        raise NotImplementedError
+
+
+class ConditionEmbedding(nn.Module):
+    """Embed the noise level and, where there are classes, the label in one vector.
+
+    Shapes: c_noise (B,); label None or (B,) int64 in [-1, num_classes), -1 for no label; result (B, dim).
+
+    Args:
+        dim: dimension of the result.
+        num_classes: number of labels; 0 for none.
+        time_embedding: maps a dimension to a module that embeds c_noise in it.
+    """
+
+    def __init__(
+        self, dim: int, num_classes: int = 0, time_embedding: Callable[[int], nn.Module] = SinusoidalEmbedding
+    ):
+        super().__init__()
+        self.noise = nn.Sequential(time_embedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
+        self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
+
+    def forward(
+        self, c_noise: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
+    ) -> Float[Tensor, "batch dim"]:
+        embedding = self.noise(c_noise)
+        if self.label is None:
+            if label is not None:
+                raise ValueError("net.num_classes must be > 0 for a network that is given labels, got 0")
+            return embedding
+        if label is None:
+            label = torch.full(c_noise.shape, -1, device=c_noise.device)
+        return embedding + self.label(label + 1)
