@@ -24,7 +24,7 @@ class Cost:
     def __init__(self) -> None:
         self.rows, self.seconds = 0, 0.0
 
-    def add(self, net: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+    def add(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
         """A forward hook."""
         self.rows += len(args[0])
 
