@@ -12,7 +12,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from src.diffusion.clusters import SAMPLES
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.losses import Loss
-from src.diffusion.times import TimeSampler
+from src.diffusion.time_samplers import TimeSampler
 from src.optim.ema import Average
 from src.optim.lr_schedules import build_lr_schedule
 from src.statistics.loss_by_noise import LossByNoise
@@ -28,7 +28,7 @@ class DiffusionModule(pl.LightningModule):
     Args:
         denoiser: network, schedule and parameterization.
         loss: unreduced loss of (denoiser, x_0, t, noise, cond); where it is an nn.Module, its parameters are trained.
-        times: which times to train on; may learn from the losses.
+        time_sampler: which times to train on; may learn from the losses.
         optimizer: makes the optimizer of the parameters given to it.
         lr_schedule: makes the learning-rate schedule of (optimizer, total_steps), or of the optimizer alone.
         ema: makes the average of the model given to it.
@@ -44,7 +44,7 @@ class DiffusionModule(pl.LightningModule):
         self,
         denoiser: Denoiser,
         loss: Loss,
-        times: TimeSampler,
+        time_sampler: TimeSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
         ema: Callable[[nn.Module], Average],
@@ -59,7 +59,7 @@ class DiffusionModule(pl.LightningModule):
             raise ValueError("the net is told either labels or clusters; use module.conditional=false, or clusters=0")
         self.denoiser = denoiser
         self.ema = ema(denoiser)
-        self.loss, self.times = loss, times
+        self.loss, self.time_sampler = loss, time_sampler
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.conditional, self.label_dropout, self.seed = conditional, label_dropout, seed
         self.train_meter = LossByNoise()
@@ -99,14 +99,16 @@ class DiffusionModule(pl.LightningModule):
 
     # ---- one batch ----
 
-    def draw(self, x_0: Tensor, n: int, times: TimeSampler, *keys: int | str) -> tuple[Tensor, Tensor, torch.Generator]:
+    def draw(
+        self, x_0: Tensor, n: int, time_sampler: TimeSampler, *keys: int | str
+    ) -> tuple[Tensor, Tensor, torch.Generator]:
         """The times, the noise and a generator for more, all functions of the keys.
 
         They are drawn for the global batch of n samples, of which this process takes its own, so that the number of
         processes does not change them.
         """
         rank, world_size = self.global_rank, self.trainer.world_size
-        t = times(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
+        t = time_sampler(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
         on_device = generator(*keys, "noise", device=x_0.device)
         noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
         return t, noise[rank::world_size], generator(*keys, "label")
@@ -120,13 +122,15 @@ class DiffusionModule(pl.LightningModule):
         # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
         count = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
-        t, noise, more = self.draw(x_0, len(x_0) * self.trainer.world_size, self.times, self.seed, "train", count)
+        t, noise, more = self.draw(
+            x_0, len(x_0) * self.trainer.world_size, self.time_sampler, self.seed, "train", count
+        )
         if label is not None and self.label_dropout:
             rank, world_size = self.global_rank, self.trainer.world_size
             coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
             label = torch.where((coins < self.label_dropout).to(label.device, non_blocking=True), -1, label)
         losses = self.loss(self.denoiser, x_0, t, noise, label)
-        importance = self.times.importance(t).to(losses.device, losses.dtype, non_blocking=True)
+        importance = self.time_sampler.importance(t).to(losses.device, losses.dtype, non_blocking=True)
         self.train_meter.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
         self.last_batch |= {"t": t, "losses": losses.detach()}
         self.tell_times(t, losses.detach())
@@ -134,18 +138,18 @@ class DiffusionModule(pl.LightningModule):
 
     def tell_times(self, t: Tensor, losses: Tensor) -> None:
         """Let the times learn from the losses of the global batch, the same on every process."""
-        if type(self.times).observe is TimeSampler.observe:
+        if type(self.time_sampler).observe is TimeSampler.observe:
             return
         if self.trainer.world_size > 1:
             everywhere = cast(Tensor, self.all_gather(torch.stack([t.to(losses.device), losses.to(t.dtype)])))
             t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order that they were drawn
-        self.times.observe(t, losses)
+        self.time_sampler.observe(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x_0, label = batch["x"], self.told(batch)
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
-        t, noise, _ = self.draw(x_0, n, self.times.for_validation(), "validation", batch_idx)
+        t, noise, _ = self.draw(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
         log_snr = self.denoiser.schedule.log_snr(t).detach()
         for name, model in self.models.items():
             was_training = model.training

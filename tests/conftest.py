@@ -58,7 +58,7 @@ SCHEDULES = {
     "sub_vp_sde": schedules.SubVPSDE,
     "ve_sde": tables.ve_sde,
     "edm": tables.edm,
-    "flow": schedules.Flow,
+    "flow": schedules.FlowSchedule,
     "additive": tables.additive,
     "zero_snr": lambda: tables.linear(zero_terminal_snr=True),
     "shifted": lambda: tables.cosine(shift=2.0),

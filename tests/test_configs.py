@@ -32,7 +32,7 @@ from src.diffusion.losses import Loss
 from src.diffusion.operators import Mask
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
-from src.diffusion.times import TimeSampler
+from src.diffusion.time_samplers import TimeSampler
 from src.diffusion.variances import Variance
 from src.metrics.base import Measure
 from src.metrics.features.base import Reference
@@ -164,7 +164,7 @@ def says_nothing(x_t, t, label):
 
 
 def check_grid(cfg):
-    times = instantiate(cfg.grid)(instantiate(cfg.schedule), 7, 1.0)
+    times = instantiate(cfg.time_grid)(instantiate(cfg.schedule), 7, 1.0)
     assert len(times) == 8 and times[0] == 1 and times[-1] == 0 and (times.diff() < 0).all()
 
 
@@ -268,7 +268,7 @@ CHECKS = {
     "features": check_features,
     "metrics": check_metrics,
     "experiment": check_whole,
-    "grid": check_grid,
+    "time_grid": check_grid,
     "guidance": check_guidance,
     "logger": check_logger,
     "loss": partial(check_is, "loss", Loss),
@@ -282,7 +282,7 @@ CHECKS = {
     "schedule": partial(check_is, "schedule", Schedule),
     "sweep": check_sweep,
     "task": partial(check_is, "task", Task),
-    "times": partial(check_is, "times", TimeSampler),
+    "time_sampler": partial(check_is, "time_sampler", TimeSampler),
     "trainer": check_trainer,
     "variance": partial(check_is, "variance", Variance),
     "weighting": check_weighting,
@@ -309,7 +309,7 @@ def test_every_file(tmp_path, group, name):
     [
         choice(*f)
         for f in FILES
-        if f[0] in ("net", "loss", "sampler", "grid", "clip", "ema", "lr_schedule", "optimizer")
+        if f[0] in ("net", "loss", "sampler", "time_grid", "clip", "ema", "lr_schedule", "optimizer")
     ],
 )
 def test_parts_are_exchangeable(tmp_path, group, name):
@@ -333,7 +333,7 @@ def test_every_command(tmp_path, path):
     check_config(to_plain(compose_config(tmp_path, name=path.stem)))
 
 
-@pytest.mark.parametrize("group", ["sampler", "guidance", "grid", "clip"])
+@pytest.mark.parametrize("group", ["sampler", "guidance", "time_grid", "clip"])
 @pytest.mark.parametrize("command", ["sample"])
 def test_every_choice_of_sampling(tmp_path, command, group):
     for name in GROUPS[group]:

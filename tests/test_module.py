@@ -10,8 +10,8 @@ import torch
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.sample_images import Pictures
 from src.diffusion.losses import MSE
-from src.diffusion.times import LossAware, Stratified, Uniform
-from src.diffusion.weightings import velocity
+from src.diffusion.time_samplers import LossAware, Stratified, Uniform
+from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import read_metrics
 from src.module import DiffusionModule
 from src.optim.ema import EMA
@@ -29,17 +29,17 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_draws_depend_on_seed_and_batch_alone(tmp_path):
-    def times(seed=0, **arguments):
+    def drawn_times(seed=0, **arguments):
         module = make_module(seed, dropout=0.3)
         torch.manual_seed(len(arguments))
         return torch.stack([b["t"] for b in fit(tmp_path, module, **arguments)[2].batches])
 
-    first = times()
+    first = drawn_times()
     assert first.shape == (6, 8)
-    assert torch.equal(times(val_check_interval=2), first)
-    assert torch.equal(times(data=Memory(seed=5)), first), "the order of the data is another matter"
-    assert torch.equal(times(accumulate_grad_batches=2, max_steps=3), first[:5]), "an epoch of 5 is 3 steps"
-    assert (times(seed=1) - first).abs().max() > 0.1
+    assert torch.equal(drawn_times(val_check_interval=2), first)
+    assert torch.equal(drawn_times(data=Memory(seed=5)), first), "the order of the data is another matter"
+    assert torch.equal(drawn_times(accumulate_grad_batches=2, max_steps=3), first[:5]), "an epoch of 5 is 3 steps"
+    assert (drawn_times(seed=1) - first).abs().max() > 0.1
     assert len(set(first.flatten().tolist())) == first.numel(), "no batch repeats another, nor do epochs"
 
 
@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
     module, _, watch = fit(tmp_path, callbacks=[Capture()], max_steps=1)
     x, t = captured["x"], watch.batches[0]["t"]
     module.denoiser.net.load_state_dict(captured["net"])
-    _, noise, _ = module.draw(x, len(x), module.times, 0, "train", 0)
+    _, noise, _ = module.draw(x, len(x), module.time_sampler, 0, "train", 0)
     alpha, sigma = (v.float().view(-1, 1, 1) for v in module.denoiser.schedule.alpha_sigma(t))
     c_noise = module.denoiser.parameterization.scalings(module.denoiser.schedule, t).c_noise.float()
     output = module.denoiser.net(alpha * x + sigma * noise, c_noise)
@@ -118,9 +118,9 @@ def test_importance_multiplies_the_loss(tmp_path):
             totals.append(outputs["loss"].item())
 
     module = make_kind("plain")
-    module.times = Tilted()
+    module.time_sampler = Tilted()
     told = []
-    module.times.observe = lambda t, losses: told.append((t, losses))
+    module.time_sampler.observe = lambda t, losses: told.append((t, losses))
     _, _, watch = fit(tmp_path, module, callbacks=[Totals()], max_steps=4, log_every_n_steps=4)
     t, losses = (torch.stack([b[key] for b in watch.batches]) for key in ("t", "losses"))
     importance = (0.5 + t).float()
@@ -128,7 +128,7 @@ def test_importance_multiplies_the_loss(tmp_path):
     (row,) = (r for r in read_metrics(tmp_path / "metrics.csv") if "train/loss" in r)
     assert row["train/loss"] == pytest.approx(((importance * losses).sum() / importance.sum()).item(), rel=1e-5)
     grown = make_kind("plain")
-    grown.times = Uniform()
+    grown.time_sampler = Uniform()
     assert (weights(fit(tmp_path, grown, max_steps=4)[0]) - weights(module)).abs().max() > 1e-4
 
 
@@ -161,12 +161,14 @@ def test_times_learn_from_the_losses_of_each_step(tmp_path):
     replayed = LossAware(bins=4, history=3)
     for batch in watch.batches:
         replayed.observe(batch["t"], batch["losses"])
-    assert torch.equal(module.times.losses, replayed.losses) and torch.equal(module.times.seen, replayed.seen)
-    assert module.times.seen.sum() == 12 * 8
-    root = module.times.losses.double().square().mean(1).sqrt()
-    torch.testing.assert_close(module.times.probabilities(), 0.999 * root / root.sum() + 0.001 / 4)
-    assert module.times.probabilities().std() > 0.02
-    assert {"times.losses", "times.seen"} <= set(module.state_dict())
+    assert torch.equal(module.time_sampler.losses, replayed.losses) and torch.equal(
+        module.time_sampler.seen, replayed.seen
+    )
+    assert module.time_sampler.seen.sum() == 12 * 8
+    root = module.time_sampler.losses.double().square().mean(1).sqrt()
+    torch.testing.assert_close(module.time_sampler.probabilities(), 0.999 * root / root.sum() + 0.001 / 4)
+    assert module.time_sampler.probabilities().std() > 0.02
+    assert {"time_sampler.losses", "time_sampler.seen"} <= set(module.state_dict())
     evenly = LossAware(bins=4, history=3)
     keys = (0, "train", 11, "t")
     from_memory, from_none = (s(8, generator(*keys), module.denoiser.schedule) for s in (replayed, evenly))
@@ -201,8 +203,8 @@ def test_two_processes_tell_the_times_as_one_does():
             module.all_gather = lambda part, everywhere=everywhere: everywhere
             module.tell_times(t[rank::2], losses[rank::2])
     for module in ranks:
-        assert torch.equal(module.times.losses, whole.times.losses)
-        assert torch.equal(module.times.seen, whole.times.seen)
+        assert torch.equal(module.time_sampler.losses, whole.time_sampler.losses)
+        assert torch.equal(module.time_sampler.seen, whole.time_sampler.seen)
 
 
 def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
@@ -231,7 +233,7 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
 def test_a_loss_that_leaves_a_part_untrained_is_refused():
     denoiser = make_kind("learned_variance").denoiser
     with pytest.raises(ValueError, match="use loss=hybrid"):
-        DiffusionModule(denoiser, MSE(velocity), Uniform(), torch.optim.Adam, constant, EMA)
+        DiffusionModule(denoiser, MSE(v_weighting), Uniform(), torch.optim.Adam, constant, EMA)
 
 
 # ---- validation ----

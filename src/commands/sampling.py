@@ -258,7 +258,7 @@ def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None
         for key, value in changes.items():
             OmegaConf.update(cfg, key, value)
         if "sampler" not in named:
-            for part in ("variance", "grid", "clip"):  # written out in the run's config
+            for part in ("variance", "time_grid", "clip"):  # written out in the run's config
                 if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
                     cfg.sampler[part] = cfg[part]
 

@@ -1,7 +1,7 @@
 r"""Losses: how far the predicted data is from the data, for every sample of a batch.
 
 Most compare :math:`\hat x_0` with x_0 under a weighting, which is stated in the space of the data; with `mse` and the
-weighting `simple` that is the squared error of the noise, with `velocity` that of v, with `uniform` that of the data;
+weighting `simple` that is the squared error of the noise, with `v` that of v, with `uniform` that of the data;
 see :mod:`src.diffusion.weightings`. `vlb` and `hybrid` are the variational bound.
 """
 

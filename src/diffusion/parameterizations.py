@@ -35,7 +35,7 @@ class Parameterization(ABC):
         """Refuse a schedule with which this parameterization is singular, with the reason and a way out."""
 
 
-class Epsilon(Parameterization):
+class Eps(Parameterization):
     r"""The network predicts the noise: :math:`\hat x_0 = (x_t - \sigma_t F) / \alpha_t`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 11.
@@ -67,7 +67,7 @@ class Score(Parameterization):
         check_signal(schedule, "score")
 
 
-class Data(Parameterization):
+class X0(Parameterization):
     r"""The network predicts the data: :math:`\hat x_0 = F`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 3.2; Ramesh et al. 2022, arXiv:2204.06125, section 2.2.
@@ -78,7 +78,7 @@ class Data(Parameterization):
         return Scalings((alpha**2 + sigma**2).rsqrt(), torch.zeros_like(alpha), torch.ones_like(alpha), 1000 * t)
 
 
-class Velocity(Parameterization):
+class V(Parameterization):
     r"""The network predicts :math:`v = (\alpha_t \epsilon - \sigma_t x_0) / \sqrt{\alpha_t^2 + \sigma_t^2}`.
 
     .. math:: \hat x_0 = (\alpha_t x_t - \sigma_t \sqrt{\alpha_t^2 + \sigma_t^2}\, F) / (\alpha_t^2 + \sigma_t^2)
@@ -94,7 +94,7 @@ class Velocity(Parameterization):
         return Scalings(power.rsqrt(), alpha / power, -sigma * power.rsqrt(), 1000 * t)
 
 
-class FlowVelocity(Parameterization):
+class Flow(Parameterization):
     r"""The network predicts the direction of the path, :math:`u = \epsilon - x_0`.
 
     .. math:: \hat x_0 = (x_t - \sigma_t F) / (\alpha_t + \sigma_t)
@@ -141,7 +141,7 @@ class EDM(Parameterization):
         )
 
 
-class Mean(Parameterization):
+class PosteriorMean(Parameterization):
     r"""The network predicts the mean of the step back, :math:`\tilde\mu(x_t, x_0)` with s = t - 1 / T.
 
     .. math:: F = a\, x_t + b\, \hat x_0, \quad a = \alpha_{t|s} \sigma_s^2 / \sigma_t^2, \quad
@@ -170,7 +170,7 @@ class Mean(Parameterization):
 
 
 def posterior(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
-    r"""a and b of the mean :math:`a\, x_t + b\, x_0` of :math:`q(x_s | x_t, x_0)`; see :class:`Mean`.
+    r"""a and b of the mean :math:`a\, x_t + b\, x_0` of :math:`q(x_s | x_t, x_0)`; see :class:`PosteriorMean`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
     """
@@ -186,5 +186,5 @@ def check_signal(schedule: Schedule, name: str) -> None:
     if alpha < 1e-6 * sigma:
         raise ValueError(
             f"parameterization={name} divides by alpha, which is {alpha:.1e} at t = 1 on this schedule; "
-            "use parameterization=v, velocity, edm or x0"
+            "use parameterization=v, flow, edm or x0"
         )

@@ -125,7 +125,7 @@ class SubVPSDE(Schedule):
         return torch.exp(-decay / 2), -torch.expm1(-decay)
 
 
-class Flow(Schedule):
+class FlowSchedule(Schedule):
     r"""The straight paths of rectified flow and flow matching.
 
     .. math:: \alpha_t = 1 - t', \quad \sigma_t = t', \quad t' = \frac{s t}{1 + (s - 1) t}

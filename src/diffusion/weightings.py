@@ -7,7 +7,7 @@ that a weight of the noise's error is w / SNR.
 
 The mean is over `times`. Most weightings are stated by their sources for t uniform on the schedule at hand: they depend
 on SNR alone, and the schedule decides how often each noise level is seen. `edm` is stated beside a distribution of
-noise levels, `times=log_normal`. `sigmoid` and `likelihood` are stated for a noise level,
+noise levels, `time_sampler=log_normal`. `sigmoid` and `likelihood` are stated for a noise level,
 :math:`\lambda = \log \text{SNR}`: a weight :math:`\omega(\lambda)` of the noise's error is
 
 .. math:: \tfrac12 \int \omega(\lambda)\, E \lVert \hat\epsilon - \epsilon \rVert^2 \, d\lambda
@@ -44,7 +44,7 @@ def simple(schedule: Schedule, t: Time) -> Time:
     return snr_at(schedule, t)
 
 
-def velocity(schedule: Schedule, t: Time) -> Time:
+def v_weighting(schedule: Schedule, t: Time) -> Time:
     r"""w = 1 + SNR: the mean squared error of v.
 
     Source: Salimans, Ho 2022, arXiv:2202.00512, section 4 ("SNR + 1").
@@ -98,7 +98,7 @@ def edm(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0)] = 0.5) 
     r""":math:`w = (\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2 = \text{SNR} + 1 / \sigma_d^2` with
     :math:`\tilde\sigma = \sigma / \alpha`: unit weight for the output of `parameterization=edm`.
 
-    The objective of the paper has `times=log_normal` beside it.
+    The objective of the paper has `time_sampler=log_normal` beside it.
 
     Source: Karras et al. 2022, arXiv:2206.00364, table 1 and eq. 8.
     """

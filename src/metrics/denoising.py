@@ -110,7 +110,7 @@ def told(subject: Subject, x_0: Tensor, label: Tensor | None) -> Tensor | None:
 
 def trained_range(subject: Subject) -> tuple[float, float]:
     """Lowest and highest log-SNR among the times that the run is validated at."""
-    schedule, times = subject.model.denoiser.schedule, instantiate(subject.run.config().times)
+    schedule, times = subject.model.denoiser.schedule, instantiate(subject.run.config().time_sampler)
     t = times.for_validation()(100_000, generator("levels"), schedule)
     return float(schedule.log_snr(t.max())), float(schedule.log_snr(t.min()))
 

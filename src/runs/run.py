@@ -28,15 +28,16 @@ SETTINGS = {
     "name": str, "seed": int, "self_conditioning": (float, bool), "clusters?": int,
     "paths": {"run": str, "outputs": str, "data": str},
     "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
-    "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART, "times": PART,
+    "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART,
+    "time_sampler": PART,
     "module": PART | {"conditional": bool}, "trainer": PART | {"max_steps": int}, "callbacks": dict,
     "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),
-    "sampler": PART, "grid": PART, "clip": PART, "guidance": dict,
+    "sampler": PART, "time_grid": PART, "clip": PART, "guidance": dict,
 }  # fmt: skip
 # Parts that are rebuilt whatever is done with a run.
-REBUILT = ("data", "net", "schedule", "parameterization", "variance", "times")
+REBUILT = ("data", "net", "schedule", "parameterization", "variance", "time_sampler")
 # The groups that say how to sample; those of the run itself unless the command line names others.
-SAMPLING = ("sampler", "variance", "grid", "clip", "guidance")
+SAMPLING = ("sampler", "variance", "time_grid", "clip", "guidance")
 
 
 class Run:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
 from src.diffusion.schedules import Schedule
-from src.samplers.grids import Grid, uniform
+from src.samplers.time_grids import TimeGrid, uniform
 from src.utils.seeding import generator
 
 Noise = Callable[[Tensor], Tensor]
@@ -97,13 +97,13 @@ class Sampler(ABC):
     Args:
         schedule: the forward process.
         steps: number of steps.
-        grid: gives the times of (schedule, steps, start); see :mod:`src.samplers.grids`.
+        time_grid: gives the times of (schedule, steps, start); see :mod:`src.samplers.time_grids`.
         clip: bounds every predicted x_0; see :mod:`src.samplers.clipping`; None for none.
     """
 
     schedule: Schedule
     steps: Annotated[int, Ge(1)] = 50
-    grid: Grid = uniform
+    time_grid: TimeGrid = uniform
     clip: Callable[[Tensor], Tensor] | None = None
     _levels: dict[float, Level] = field(default_factory=dict, init=False, repr=False)
 
@@ -125,7 +125,7 @@ class Sampler(ABC):
 
     def times(self, start: float = 1.0) -> Tensor:
         """The times that are walked, float64, from `start` to 0; where they rise, noise is added."""
-        return self.grid(self.schedule, self.steps, start)
+        return self.time_grid(self.schedule, self.steps, start)
 
     def trajectory(
         self,

@@ -18,8 +18,8 @@ class EulerMaruyama(Sampler):
 
     .. math:: x_s = x_t - \left(f x_t - g^2 \nabla \log p(x_t)\right) (t - s) + g \sqrt{t - s}\, z
 
-    with f and g at t, and the last step without noise. Wants hundreds of steps, and grid=uniform: a step must be short
-    where the rates are high, at t = 1.
+    with f and g at t, and the last step without noise. Wants hundreds of steps and `time_grid=uniform`: the
+    steps must be short where the rates are high, at t = 1.
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 6 and appendix D.
     """

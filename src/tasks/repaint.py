@@ -45,7 +45,7 @@ class RePaint:
         sampler, draw, denoise = model.sampler, model.noise(rows), model.denoise(rows)
         x_t = sampler.prior(draw, torch.empty(len(rows), *model.shape, device=model.device))
         lowest = 1.0
-        for t, s in pairwise(self.times(sampler.grid(sampler.schedule, sampler.steps, 1.0))):
+        for t, s in pairwise(self.times(sampler.time_grid(sampler.schedule, sampler.steps, 1.0))):
             *_, end = sampler.trajectory(denoise, x_t, draw, times=torch.stack([t, s]))
             x_t = end.x_t
             if s < t:

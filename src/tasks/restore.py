@@ -51,7 +51,7 @@ class Guided:
         if self.sample:
             return model.walk(rows, guidance=guidance)
         own = model.sampler
-        straight = replace(model, sampler=DDIM(own.schedule, own.steps, own.grid, own.clip))
+        straight = replace(model, sampler=DDIM(own.schedule, own.steps, own.time_grid, own.clip))
         return straight.walk(rows, torch.zeros(len(rows), *model.shape, device=model.device), guidance=guidance)
 
 

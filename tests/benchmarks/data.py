@@ -56,7 +56,7 @@ def training_rate(steps: int = 12, skip: int = 4) -> float:
     """Images a second of the arithmetic of folder_ddpm, on data that are there."""
     with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
         cfg = compose("train", ["experiment=folder_ddpm", "trainer=cpu", "data.root=none", "name=bench"])
-    denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.times)
+    denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.time_sampler)
     optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
     x, draws, seconds = torch.rand(64, 3, 32, 32) * 2 - 1, torch.Generator().manual_seed(0), []
     for _ in range(steps):

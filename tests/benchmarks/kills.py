@@ -50,8 +50,8 @@ KINDS = {
     "points, loss-aware times": [
         "experiment=mixture_ddpm",
         "callbacks.pictures=null",
-        "times=loss_aware",
-        "times.bins=8",
+        "time_sampler=loss_aware",
+        "time_sampler.bins=8",
         "data.n=1000",
         "data.batch_size=100",
         "net.width=16",

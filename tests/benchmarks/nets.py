@@ -78,7 +78,7 @@ def rate(words: list[str], seconds: float = 4.0) -> float:
     In processor time, since others may share the machine.
     """
     cfg = composed(words)
-    denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.times)
+    denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.time_sampler)
     optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
     x = torch.rand(cfg.data.batch_size, cfg.data.channels, *cfg.data.size) * 2 - 1
     low = precision_for("cpu").startswith("bf16")

@@ -243,7 +243,7 @@ def rows(args: argparse.Namespace, trained: DictConfig) -> list[Row]:
     Raises:
         UserError: for one that is not there.
     """
-    grids = [()] if not args.grid else [(f"grid={name}",) for name in chosen("grid", args.grid)]
+    grids = [()] if not args.grid else [(f"time_grid={name}",) for name in chosen("time_grid", args.grid)]
     found: list[Row] = []
     for sampler in chosen("sampler", args.only):
         seen: list[Any] = []

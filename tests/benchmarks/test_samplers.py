@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
-from src.diffusion.parameterizations import Velocity
+from src.diffusion.parameterizations import V
 from src.samplers.ode import Heun
 from src.utils.errors import UserError
 from tests.benchmarks import samplers as bench
@@ -28,7 +28,7 @@ class Costly(Heun):
 
 @pytest.fixture
 def denoiser():
-    return Denoiser(torch.nn.Identity(), cosine(), Velocity())
+    return Denoiser(torch.nn.Identity(), cosine(), V())
 
 
 def sampler(target, **settings):

@@ -171,11 +171,11 @@ def test_a_bug_of_ours_keeps_its_traceback(command):
 
 @pytest.mark.parametrize("cause", [ValueError("t_min lies in (0, 1)"), UserError("t_min lies in (0, 1)")])
 def test_a_value_that_a_part_refuses_is_named(cause):
-    error = InstantiationException("Error in call to target 'x':\nValueError(...)\nfull_key: times")
+    error = InstantiationException("Error in call to target 'x':\nValueError(...)\nfull_key: time_sampler")
     error.__cause__ = cause
-    assert explain(error, "train") == "times: t_min lies in (0, 1)"
+    assert explain(error, "train") == "time_sampler: t_min lies in (0, 1)"
     error.__cause__ = ZeroDivisionError("division by zero")
-    assert explain(error, "train") == "times: ZeroDivisionError: division by zero"
+    assert explain(error, "train") == "time_sampler: ZeroDivisionError: division by zero"
     error.__cause__ = AttributeError("a bug")
     assert explain(error, "train") is None
 
@@ -195,9 +195,9 @@ def test_a_file_that_a_part_cannot_write_is_named():
 
 
 def test_nearest():
-    names = ["trainer.max_steps", "optimizer.lr", "sampler.steps", "times.steps"]
+    names = ["trainer.max_steps", "optimizer.lr", "sampler.steps", "time_sampler.steps"]
     assert nearest("lr", names) == " Did you mean optimizer.lr?"
-    assert nearest("steps", names) == " Did you mean sampler.steps or times.steps?"
+    assert nearest("steps", names) == " Did you mean sampler.steps or time_sampler.steps?"
     assert nearest("optimizer.l", names) == " Did you mean optimizer.lr?"
     assert nearest("qqqq", names) == ""
 

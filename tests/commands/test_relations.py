@@ -10,7 +10,7 @@ from hydra.core.global_hydra import GlobalHydra
 from src.commands.sampling import check_memory
 from src.commands.training import check_batches, check_labels, check_size
 from src.diffusion.losses import BCE, MSE
-from src.diffusion.weightings import velocity
+from src.diffusion.weightings import v_weighting
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
@@ -59,10 +59,10 @@ def test_an_epoch_has_the_batches_that_are_asked_for(settings, message):
 
 
 def test_a_loss_of_bounded_data():
-    MSE(velocity).check_data(torch.tensor([[-3.0, 2.0]]))
-    BCE(velocity).check_data(torch.tensor([[-1.0, 1.0]]))
+    MSE(v_weighting).check_data(torch.tensor([[-3.0, 2.0]]))
+    BCE(v_weighting).check_data(torch.tensor([[-1.0, 1.0]]))
     with pytest.raises(ValueError, match=r"these reach 1\.5; use loss=mse"):
-        BCE(velocity).check_data(torch.tensor([[-1.5, 1.0]]))
+        BCE(v_weighting).check_data(torch.tensor([[-1.5, 1.0]]))
 
 
 def test_samples_fit_in_memory(monkeypatch):

@@ -57,13 +57,13 @@ def mean(schedule, t, x_0, eps):
 
 # name: (parameterization, what its network should put out given schedule, t, x_0, eps)
 TRUTHS = {
-    "eps": (p.Epsilon(), lambda schedule, t, x_0, eps: eps),
+    "eps": (p.Eps(), lambda schedule, t, x_0, eps: eps),
     "score": (p.Score(), lambda schedule, t, x_0, eps: -eps),
-    "x0": (p.Data(), lambda schedule, t, x_0, eps: x_0),
-    "v": (p.Velocity(), v),
-    "velocity": (p.FlowVelocity(), lambda schedule, t, x_0, eps: eps - x_0),
+    "x0": (p.X0(), lambda schedule, t, x_0, eps: x_0),
+    "v": (p.V(), v),
+    "flow": (p.Flow(), lambda schedule, t, x_0, eps: eps - x_0),
     "edm": (p.EDM(0.5), edm_output(0.5)),
     "edm_1.3": (p.EDM(1.3), edm_output(1.3)),
-    "mean": (p.Mean(STEPS), mean),
+    "posterior_mean": (p.PosteriorMean(STEPS), mean),
 }
 SINGULAR = ("eps", "score")

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.parameterizations import Data, Parameterization
+from src.diffusion.parameterizations import X0, Parameterization
 from src.diffusion.schedules import Schedule, match
 from src.diffusion.variances import Variance
 
@@ -41,7 +41,7 @@ class Oracle(Denoiser):
         parameterization: Parameterization | None = None,
         variance: Variance | None = None,
     ):
-        parameterization = parameterization or Data()
+        parameterization = parameterization or X0()
         super().__init__(Inverted(predict, schedule, parameterization), schedule, parameterization, variance)
 
     def forward(self, x_t, t, cond=None, estimate=None):

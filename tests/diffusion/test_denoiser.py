@@ -9,7 +9,7 @@ from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.losses import MSE
-from src.diffusion.parameterizations import Data, Epsilon, Score, Velocity
+from src.diffusion.parameterizations import X0, Eps, Score, V
 from src.diffusion.schedules import match
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
 from src.diffusion.weightings import uniform
@@ -57,7 +57,7 @@ def test_scalings_go_around_the_network(part, process, make_schedule, randn):
 def test_one_time_is_that_of_every_sample(schedule, randn):
     x_t, t = randn(4, 3, 5), torch.tensor(0.3).double()
     net = Recorder(3)
-    denoiser = Denoiser(net, schedule, Velocity())
+    denoiser = Denoiser(net, schedule, V())
     assert_close(denoiser(x_t, t).x_0, denoiser(x_t, t.expand(4)).x_0, rtol=1e-12, atol=1e-12)
     assert net.calls[0][1].shape == net.calls[1][1].shape == (4,)
 
@@ -68,8 +68,8 @@ def test_the_second_half_is_the_variance(variance, shape, randn):
     """As the network says it; the first half alone makes x_0."""
     x_t, c = randn(4, *shape), shape[0]
     net = Recorder(c, outputs=2)
-    found = Denoiser(net, cosine(), Velocity(), variance())(x_t, T)
-    _, c_skip, c_out, _ = (match(v, x_t) for v in Velocity().scalings(cosine(), T))
+    found = Denoiser(net, cosine(), V(), variance())(x_t, T)
+    _, c_skip, c_out, _ = (match(v, x_t) for v in V().scalings(cosine(), T))
     output = net(*net.calls[0])
     assert_close(found.x_0, c_skip * x_t + c_out * output[:, :c])
     assert_close(found.variance, output[:, c:], rtol=0, atol=0)
@@ -82,21 +82,21 @@ def test_low_precision_output_is_taken_in_that_of_the_sample(randn):
         def forward(self, x, c_noise, cond=None):
             return torch.tanh(x).bfloat16()
 
-    found = Denoiser(Low(), cosine(), Epsilon())(x_t, T)
-    c_in, c_skip, c_out, _ = (match(c, x_t) for c in Epsilon().scalings(cosine(), T))
+    found = Denoiser(Low(), cosine(), Eps())(x_t, T)
+    c_in, c_skip, c_out, _ = (match(c, x_t) for c in Eps().scalings(cosine(), T))
     assert found.x_0.dtype == torch.float32
     assert torch.equal(found.x_0, c_skip * x_t + c_out * torch.tanh(c_in * x_t).bfloat16().float())
 
 
 def test_variance_is_small_unless_told():
-    assert isinstance(Denoiser(nn.Identity(), cosine(), Data()).variance, FixedSmall)
-    assert isinstance(Denoiser(nn.Identity(), cosine(), Data(), FixedLarge()).variance, FixedLarge)
+    assert isinstance(Denoiser(nn.Identity(), cosine(), X0()).variance, FixedSmall)
+    assert isinstance(Denoiser(nn.Identity(), cosine(), X0(), FixedLarge()).variance, FixedLarge)
 
 
-@pytest.mark.parametrize("part", [Epsilon, Score])
+@pytest.mark.parametrize("part", [Eps, Score])
 @pytest.mark.parametrize("process", ["flow", "laplace", "zero_snr", "trigonometric"])
 def test_a_singular_combination_is_refused(part, process, make_schedule):
-    with pytest.raises(ValueError, match=r"divides by alpha, .* use parameterization=v, velocity, edm or x0"):
+    with pytest.raises(ValueError, match=r"divides by alpha, .* use parameterization=v, flow, edm or x0"):
         Denoiser(nn.Identity(), make_schedule(process), part())
 
 
@@ -105,7 +105,7 @@ def test_a_singular_combination_is_refused(part, process, make_schedule):
 
 def conditioned(share=0.5, shape=(3, 5), outputs=1):
     variance = Learned() if outputs == 2 else None
-    return Denoiser(Recorder(shape[0], outputs, inputs=2), cosine(), Velocity(), variance, share)
+    return Denoiser(Recorder(shape[0], outputs, inputs=2), cosine(), V(), variance, share)
 
 
 def shown(denoiser):
@@ -164,13 +164,13 @@ def test_a_given_estimate_is_shown_as_it_is(randn):
         denoiser.train(mode).net.calls.clear()
         denoiser(x_t, T, None, estimate)
         assert len(denoiser.net.calls) == 1 and torch.equal(shown(denoiser)[0], estimate)
-    c_in = match(Velocity().scalings(cosine(), T).c_in, x_t)
+    c_in = match(V().scalings(cosine(), T).c_in, x_t)
     assert torch.equal(denoiser.net.calls[0][0].chunk(2, 1)[0], c_in * x_t), "below x_t"
 
 
 def test_without_it_nothing_changes(randn):
     x_t, net = randn(4, 3, 5), Recorder(3)
-    Denoiser(net, cosine(), Velocity()).train()(x_t, T, None, randn(4, 3, 5))
+    Denoiser(net, cosine(), V()).train()(x_t, T, None, randn(4, 3, 5))
     assert len(net.calls) == 1 and net.calls[0][0].shape == x_t.shape
 
 
@@ -181,7 +181,7 @@ def test_with_the_projects_networks(make, randn):
     net = make(in_channels=4, out_channels=4)
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
-    denoiser = Denoiser(net, schedules.VPSDE(), Epsilon(), LearnedRange(), 0.5)
+    denoiser = Denoiser(net, schedules.VPSDE(), Eps(), LearnedRange(), 0.5)
     x_t = randn(4, 2, 8).float()
     for mode in (True, False):
         said = denoiser.train(mode)(x_t, T)
@@ -192,4 +192,4 @@ def test_with_the_projects_networks(make, randn):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
 def test_impossible_shares(share):
     with pytest.raises(ValueError, match=r"self_conditioning is a share of the steps, in \[0, 1\)"):
-        Denoiser(nn.Identity(), cosine(), Data(), self_conditioning=share)
+        Denoiser(nn.Identity(), cosine(), X0(), self_conditioning=share)

@@ -8,7 +8,7 @@ from torch.testing import assert_close
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval, NoGuidance
-from src.diffusion.parameterizations import Velocity
+from src.diffusion.parameterizations import V
 from src.diffusion.schedules import match
 from src.diffusion.variances import LearnedRange
 from src.samplers.ancestral import DDIM
@@ -211,7 +211,7 @@ def test_the_guide_goes_to_the_samples_and_is_in_evaluation_mode():
         def forward(self, x, c_noise, cond=None):
             return super().forward(x)
 
-    guide = Denoiser(Net(nn.Linear(4, 4), nn.Dropout(0.5)), cosine(), Velocity()).train()
+    guide = Denoiser(Net(nn.Linear(4, 4), nn.Dropout(0.5)), cosine(), V()).train()
     seen = []
     guide.net.register_forward_pre_hook(lambda net, args: seen.append((args[0].device.type, net.training)))
     x_t = torch.empty(2, 1, 4, device="meta")

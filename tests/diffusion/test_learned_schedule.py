@@ -11,9 +11,9 @@ from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.learned_schedule import Learned
 from src.diffusion.losses import MSE, VLB
-from src.diffusion.parameterizations import EDM, Data, Mean, Velocity
+from src.diffusion.parameterizations import EDM, X0, PosteriorMean, V
 from src.diffusion.schedules import derivative, match, variance_preserving
-from src.diffusion.times import Stratified, Uniform
+from src.diffusion.time_samplers import Stratified, Uniform
 from tests.diffusion.expected import ONE
 
 T = torch.linspace(0, 1, 4001, dtype=torch.float64)
@@ -39,7 +39,7 @@ class Small(nn.Module):
         return torch.tanh(self.linear(flat)).view_as(x)
 
 
-class PosteriorMean(nn.Module):
+class IdealOutput(nn.Module):
     r"""For `EDM(1.0)`, given c_noise = -125 log-SNR: makes it :math:`E[x_0 | x_t]` of normal data."""
 
     def __init__(self, std):
@@ -95,7 +95,7 @@ def test_every_time_alone_equals_all_at_once():
 # ---- what it is trained on ----
 
 
-@pytest.mark.parametrize("parameterization", [Data(), Velocity(), EDM(0.5), Mean(100)])
+@pytest.mark.parametrize("parameterization", [X0(), V(), EDM(0.5), PosteriorMean(100)])
 @pytest.mark.parametrize("data", [(1, 4), (2, 2, 3)])
 def test_gradient_is_that_of_the_mean_square(parameterization, data, randn):
     """Of the schedule's weights; those of the network get the gradient of the mean. Both against plain autograd."""
@@ -112,7 +112,7 @@ def test_gradient_is_that_of_the_mean_square(parameterization, data, randn):
 
     losses = VLB(steps=None)(denoiser, x_0, t, noise)
     denoiser.schedule.log_snr(t)  # nor does what is asked after it, as for a log
-    Denoiser(Small(math.prod(data)), denoiser.schedule, Data())(x_0, t)
+    Denoiser(Small(math.prod(data)), denoiser.schedule, X0())(x_0, t)
     losses.mean().backward()
     for mine, true in zip(curve, of_square, strict=True):
         assert true.abs().max() > 1e-6
@@ -123,7 +123,7 @@ def test_gradient_is_that_of_the_mean_square(parameterization, data, randn):
 
 def test_batches_that_are_added_up_keep_their_own_losses(randn):
     """Two losses first, both backward passes later."""
-    denoiser = Denoiser(Small(4), scrambled(hidden=8), Velocity()).double()
+    denoiser = Denoiser(Small(4), scrambled(hidden=8), V()).double()
     batches = [(randn(3, 1, 4), torch.rand(3, dtype=torch.float64), randn(3, 1, 4)) for _ in range(2)]
     curve = list(denoiser.schedule.parameters())
     expected = [
@@ -155,7 +155,7 @@ def test_training_lowers_the_variance_of_the_bound_and_keeps_its_mean():
     first schedule has 2.8 times that.
     """
     d, std, g = 16, 0.5, torch.Generator().manual_seed(0)
-    denoiser = Denoiser(PosteriorMean(std), Learned(log_snr_max=8.0, log_snr_min=-1.0), EDM(1.0))
+    denoiser = Denoiser(IdealOutput(std), Learned(log_snr_max=8.0, log_snr_min=-1.0), EDM(1.0))
     loss, times = VLB(steps=None), Uniform(1e-9)
     ends = torch.tensor([8.0, -1.0], dtype=torch.float64)
     first, last = torch.log1p(std**2 * ends.exp()) / 2 / math.log(2)
@@ -206,7 +206,7 @@ def test_moves_keep_the_precision(move):
 
 @pytest.mark.parametrize("copier", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
 def test_copies_learn_apart(copier, randn):
-    denoiser = Denoiser(Small(4), scrambled(), Velocity()).double()
+    denoiser = Denoiser(Small(4), scrambled(), V()).double()
     VLB(steps=None)(denoiser, randn(3, 1, 4), torch.rand(3).double(), randn(3, 1, 4))
     other = copier(denoiser)
     assert torch.equal(other.schedule.log_snr(T), denoiser.schedule.log_snr(T))

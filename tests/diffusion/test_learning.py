@@ -12,9 +12,9 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.discrete_schedules import edm as edm_levels
 from src.diffusion.losses import MSE, Hybrid
-from src.diffusion.parameterizations import EDM, Data, Epsilon, FlowVelocity, Velocity
-from src.diffusion.schedules import Flow
-from src.diffusion.times import DiscreteUniform, LogitNormal, LogNormal, Stratified
+from src.diffusion.parameterizations import EDM, X0, Eps, Flow, V
+from src.diffusion.schedules import FlowSchedule
+from src.diffusion.time_samplers import DiscreteUniform, LogitNormal, LogNormal, Stratified
 from src.diffusion.variances import FixedLarge, FixedSmall, LearnedRange
 from src.diffusion.vlb import variational_bound
 from src.nets.mlp import MLP
@@ -68,11 +68,11 @@ def mlp(**options):
 @pytest.mark.parametrize(
     ("schedule", "part", "weighting", "times"),
     [
-        pytest.param(cosine, Epsilon, weightings.simple, Stratified(), marks=pytest.mark.slow),
-        (cosine, Velocity, weightings.velocity, Stratified()),
-        pytest.param(cosine, Data, weightings.uniform, DiscreteUniform(1000), marks=pytest.mark.slow),
+        pytest.param(cosine, Eps, weightings.simple, Stratified(), marks=pytest.mark.slow),
+        (cosine, V, weightings.v_weighting, Stratified()),
+        pytest.param(cosine, X0, weightings.uniform, DiscreteUniform(1000), marks=pytest.mark.slow),
         (edm_levels, EDM, weightings.edm, LogNormal(-0.5, 1.2)),
-        pytest.param(Flow, FlowVelocity, weightings.flow, LogitNormal(), marks=pytest.mark.slow),
+        pytest.param(FlowSchedule, Flow, weightings.flow, LogitNormal(), marks=pytest.mark.slow),
     ],
     ids=["eps", "v", "x0", "edm", "flow"],
 )
@@ -81,7 +81,7 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
     recipe = Recipe(gaussian(SHAPE), Denoiser(mlp(), schedule(), part()), MSE(weighting), times)
     assert 0.999 < recipe.against_the_best() < 1.02
     # Not asked of the noise, whose errors are multiplied by sigma / alpha: 20,000 in the first step of cosine.
-    if part is not Epsilon:
+    if part is not Eps:
         x = recipe.samples()
         # Five standard errors, rounded up for the 50 steps and the network.
         assert (x.mean(0) - recipe.truth.mean).abs().max() < 0.25
@@ -90,16 +90,16 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
 
 def test_self_conditioning_learns_as_well(gaussian):
     """Gaussian data leaves it nothing to gain; what it is shown does not confuse it."""
-    denoiser = Denoiser(mlp(in_channels=2), cosine(), Velocity(), self_conditioning=0.5)
-    recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.velocity), Stratified())
+    denoiser = Denoiser(mlp(in_channels=2), cosine(), V(), self_conditioning=0.5)
+    recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.v_weighting), Stratified())
     assert not recipe.trained.training and 0.999 < recipe.against_the_best() < 1.02
 
 
 def test_a_learned_variance_lowers_the_bound(gaussian):
     """Below both fixed ones of the same network, and near the entropy of the data, the least that there is."""
     steps = 20
-    denoiser = Denoiser(mlp(out_channels=2), cosine(steps), Velocity(), LearnedRange())
-    loss = Hybrid(weightings.velocity, steps, scale=0.01)
+    denoiser = Denoiser(mlp(out_channels=2), cosine(steps), V(), LearnedRange())
+    loss = Hybrid(weightings.v_weighting, steps, scale=0.01)
     recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniform(steps), 200)
     x_0, _, _ = recipe.batch(1000, "test")
 
@@ -108,7 +108,7 @@ def test_a_learned_variance_lowers_the_bound(gaussian):
             def forward(self, x, c_noise, cond=None):
                 return recipe.trained.net(x, c_noise, cond).chunk(2, 1)[0]
 
-        model = Denoiser(First(), denoiser.schedule, Velocity(), variance) if variance else recipe.trained
+        model = Denoiser(First(), denoiser.schedule, V(), variance) if variance else recipe.trained
         return variational_bound(model, x_0, steps, generator("bound"))["total"].mean().item()
 
     least = -Normal(recipe.truth.mean, recipe.truth.std).log_prob(x_0.double()).mean().item() / math.log(2)

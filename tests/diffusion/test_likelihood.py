@@ -21,7 +21,7 @@ ENDS_AS_NOISE = {
     "ve_sde": lambda: tables.ve_sde(sigma_max=2000.0),
     "edm": lambda: tables.edm(sigma_max=2000.0),
     "cosine": tables.cosine,
-    "flow": schedules.Flow,
+    "flow": schedules.FlowSchedule,
     "laplace": schedules.Laplace,
 }
 
@@ -56,7 +56,7 @@ def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
         lambda: schedules.Laplace(scale=0.2),
         lambda: schedules.VPSDE(beta_max=4000.0),  # alpha is 0 long before t = 1
         lambda: tables.linear(zero_terminal_snr=True),
-        schedules.Flow,
+        schedules.FlowSchedule,
     ],
 )
 def test_noise_levels_beyond_what_a_time_resolves(make, sigma_max, gaussian, randn):
@@ -75,7 +75,7 @@ def test_noise_levels_beyond_what_a_time_resolves(make, sigma_max, gaussian, ran
 @pytest.mark.parametrize("bounds", [(0.0, 1.0), (2.0, 1.0), (1.0, 1.0), (1e-3, math.nan)])
 def test_refuses_bounds_that_do_not_grow(bounds, randn):
     with pytest.raises(ValueError, match="0 < sigma_min < sigma_max"):
-        ode_log_likelihood(lambda x_t, t: x_t, schedules.Flow(), randn(1, 2), None, *bounds)
+        ode_log_likelihood(lambda x_t, t: x_t, schedules.FlowSchedule(), randn(1, 2), None, *bounds)
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -106,7 +106,7 @@ def test_mixture(process, shape):
 
 def test_the_density_of_a_mixture_integrates_to_one():
     """On a grid that covers it, so that no constant is amiss."""
-    schedule, truth = schedules.Flow(), Mixture((1,), modes=2)
+    schedule, truth = schedules.FlowSchedule(), Mixture((1,), modes=2)
     x = torch.linspace(-3.5, 4.5, 161, dtype=torch.float64)[:, None]
     found = ode_log_likelihood(truth.denoiser(schedule), schedule, x, rtol=1e-6, atol=1e-6)
     assert torch.trapezoid(found.log_density.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-3)
@@ -198,7 +198,7 @@ def test_dequantize_spreads_evenly_over_a_level(bins):
 
 def test_bits_of_rounded_gaussian_data():
     """All steps together: levels of a rounded Gaussian, dequantized, cost their entropy and hardly more."""
-    schedule, bins, n = schedules.Flow(), 256, 2000
+    schedule, bins, n = schedules.FlowSchedule(), 256, 2000
     mean, std = 0.1, 0.2
 
     def denoise(x_t, t):

@@ -15,7 +15,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.learned_schedule import Learned as LearnedSchedule
 from src.diffusion.losses import BCE, L1, MSE, VLB, Huber, Hybrid, Perceptual, PseudoHuber
-from src.diffusion.parameterizations import Velocity
+from src.diffusion.parameterizations import V
 from src.diffusion.schedules import match
 from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
 from src.diffusion.vlb import prior_term, step_term
@@ -100,7 +100,7 @@ def test_equals_torch(shape, make_schedule, randn):
     schedule, (x_0, noise) = make_schedule("linear"), batch(shape, randn)
     q, root = (
         predictor(schedule.add_noise(x_0, T, noise)),
-        match(weightings.velocity(schedule, T).sqrt(), x_0),
+        match(weightings.v_weighting(schedule, T).sqrt(), x_0),
     )
     theirs = {
         "mse": F.mse_loss(root * q, root * x_0, reduction="none"),
@@ -110,7 +110,7 @@ def test_equals_torch(shape, make_schedule, randn):
         "bce": root**2 * F.binary_cross_entropy((q + 1) / 2, (x_0 + 1) / 2, reduction="none"),
     }
     for name, expected in theirs.items():
-        found = WEIGHTED[name](weightings.velocity)(Oracle(predictor, schedule), x_0, T, noise)
+        found = WEIGHTED[name](weightings.v_weighting)(Oracle(predictor, schedule), x_0, T, noise)
         assert_close(found, expected.flatten(1).mean(1), rtol=1e-9, atol=0)
 
 
@@ -164,7 +164,7 @@ def test_the_objective_does_not_depend_on_the_parameterization(name, process, ma
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("part", ["eps", "x0", "v", "velocity", "edm"])
+@pytest.mark.parametrize("part", ["eps", "x0", "v", "flow", "edm"])
 def test_where_each_weighting_measures(part, shape, make_schedule, randn):
     """The error of the data, the noise, v and the flow's velocity, computed there from the same prediction."""
     x_0, noise = batch(shape, randn)
@@ -177,7 +177,7 @@ def test_where_each_weighting_measures(part, shape, make_schedule, randn):
         errors = {
             weightings.uniform: q - x_0,
             weightings.simple: eps - noise,
-            weightings.velocity: (alpha * eps - sigma * q) - (alpha * noise - sigma * x_0),
+            weightings.v_weighting: (alpha * eps - sigma * q) - (alpha * noise - sigma * x_0),
             weightings.flow: (eps - q) - (noise - x_0),
         }
         for weighting, error in errors.items():
@@ -196,7 +196,7 @@ def test_zero_for_a_perfect_prediction(name, schedule, randn):
 @pytest.mark.parametrize("shape", SHAPES)
 def test_samples_do_not_mix(name, shape, make_schedule, randn):
     makes = WEIGHTED | {"vlb": lambda w: VLB(100), "vlb limit": lambda w: VLB(None), "hybrid": Hybrid}
-    loss, schedule, (x_0, noise) = makes[name](weightings.velocity), make_schedule("cosine"), batch(shape, randn)
+    loss, schedule, (x_0, noise) = makes[name](weightings.v_weighting), make_schedule("cosine"), batch(shape, randn)
     variance = LearnedRange() if name == "hybrid" else None
 
     def denoiser():
@@ -222,10 +222,10 @@ def test_passes_the_label_on(loss, make_schedule, randn):
     assert len(seen) == 1 and torch.equal(seen[0], label)
 
 
-@pytest.mark.parametrize("part", ["eps", "score", "x0", "v", "velocity", "edm"])
+@pytest.mark.parametrize("part", ["eps", "score", "x0", "v", "flow", "edm"])
 @pytest.mark.parametrize(
     "weighting",
-    [weightings.uniform, weightings.simple, weightings.velocity, weightings.flow, weightings.edm, weightings.p2],
+    [weightings.uniform, weightings.simple, weightings.v_weighting, weightings.flow, weightings.edm, weightings.p2],
 )
 def test_single_precision_suffices(part, weighting, make_schedule, randn):
     """At the smallest time drawn in training too, where the weights are largest."""
@@ -349,15 +349,15 @@ def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
         return value, torch.autograd.grad(value.sum(), [mean, output], allow_unused=True)
 
     leaves = randn(4, *shape), randn(4, *shape)
-    hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.velocity, steps=50, bins=bins))
+    hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins))
     # The squared error alone is at the times as the bound rounds them up.
     _, on_grid = losses.on_grid(t, 50)
-    square = MSE(weightings.velocity)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, on_grid, noise)
-    _, (square_of_mean, _) = gradients(Hybrid(weightings.velocity, steps=50, bins=bins, scale=0.0))
+    square = MSE(weightings.v_weighting)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, on_grid, noise)
+    _, (square_of_mean, _) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins, scale=0.0))
     bound, (_, bound_of_variance) = gradients(VLB(50, bins=bins))
     assert_close(hybrid, square + 0.001 * bound, rtol=1e-9, atol=1e-12)
     assert_close(of_mean, square_of_mean, rtol=1e-12, atol=0)
-    w = match(weightings.velocity(schedule, on_grid), x_0)
+    w = match(weightings.v_weighting(schedule, on_grid), x_0)
     assert_close(of_mean, 2 * w * (torch.tanh(leaves[0]) - x_0) / x_0[0].numel(), rtol=1e-9, atol=1e-12)
     assert_close(of_variance, 0.001 * bound_of_variance, rtol=1e-9, atol=1e-15)
     assert of_variance.abs().max() > 1e-6
@@ -444,7 +444,7 @@ def test_the_bound_as_a_loss_is_its_terms(variance, schedule, randn):
 
 
 def denoiser_with(variance=None, schedule=None):
-    return Denoiser(nn.Identity(), schedule or cosine(), Velocity(), variance)
+    return Denoiser(nn.Identity(), schedule or cosine(), V(), variance)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine, edm, exponential, linear, ve_sde
 from src.diffusion.losses import MSE
-from src.diffusion.parameterizations import EDM, Mean, posterior
+from src.diffusion.parameterizations import EDM, PosteriorMean, posterior
 from src.diffusion.schedules import match
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
@@ -44,7 +44,7 @@ def test_true_output_gives_the_truth(name, part, data, randn):
     x_t = (alpha * x_0 + sigma * eps).requires_grad_()
     net = Fixed(truth(schedule, T, x_0, eps))
     x_hat = Denoiser(net, schedule, parameterization)(x_t, T).x_0.detach()
-    error = 1e-7 if part == "mean" else 1e-10
+    error = 1e-7 if part == "posterior_mean" else 1e-10
     assert_close(x_hat, x_0, rtol=0, atol=error)
 
     power = (alpha**2 + sigma**2).sqrt()
@@ -99,7 +99,7 @@ def test_coefficients_of_the_input(name, part):
 
 def test_network_input(randn):
     net, label = Fixed(torch.zeros(4, 1, 20_000).double()), torch.tensor([0, 1, 2, -1])
-    for name, part in (("linear", "v"), ("ve_sde", "edm"), ("flow", "velocity"), ("sub_vp_sde", "eps")):
+    for name, part in (("linear", "v"), ("ve_sde", "edm"), ("flow", "flow"), ("sub_vp_sde", "eps")):
         schedule, (parameterization, _) = ALL[name](), TRUTHS[part]
         std = getattr(parameterization, "sigma_data", 1.0)
         x_t = schedule.add_noise(std * randn(4, 1, 20_000), T, randn(4, 1, 20_000))
@@ -168,7 +168,7 @@ def test_mean_has_the_coefficients_of_ddpm(make):
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     a, b = posterior(schedule, t - 1 / 1000, t)
     assert_close(torch.stack([a, b]), torch.stack([of_x_t, of_x_0]), rtol=1e-9, atol=1e-12)
-    scalings = Mean(1000).scalings(schedule, t)
+    scalings = PosteriorMean(1000).scalings(schedule, t)
     assert_close(scalings.c_out, 1 / of_x_0, rtol=1e-9, atol=0)
     assert_close(scalings.c_skip, -of_x_t / of_x_0, rtol=1e-9, atol=1e-9)
 
@@ -177,7 +177,7 @@ def test_mean_has_the_coefficients_of_ddpm(make):
 def test_mean_within_the_first_step(name):
     """Finite down to t = 0, and the network predicts the data wherever the step ends in it."""
     schedule = ALL[name]()
-    scalings = Mean(STEPS).scalings(schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64))
+    scalings = PosteriorMean(STEPS).scalings(schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64))
     assert all(v.isfinite().all() for v in scalings)
     if name != "learned":
         assert_close(scalings.c_out, torch.ones(4).double(), rtol=0, atol=1e-12)
@@ -190,7 +190,7 @@ def test_mean_within_the_first_step(name):
 @pytest.mark.parametrize(("name", "part"), REFUSED)
 def test_singular_ones_are_refused(name, part):
     reason = rf"parameterization={part} divides by alpha, which is 0\.0e\+00 at t = 1 on this schedule"
-    with pytest.raises(ValueError, match=rf"{reason}; use parameterization=v, velocity, edm or x0"):
+    with pytest.raises(ValueError, match=rf"{reason}; use parameterization=v, flow, edm or x0"):
         Denoiser(nn.Identity(), ALL[name](), TRUTHS[part][0])
 
 
@@ -225,7 +225,7 @@ def test_others_are_finite_at_both_ends(name, part, randn):
     ("make", "message"),
     [
         (lambda: EDM(0.0), "parameterization.sigma_data is above 0, not 0.0"),
-        (lambda: Mean(0), "parameterization.steps is at least 1, not 0"),
+        (lambda: PosteriorMean(0), "parameterization.steps is at least 1, not 0"),
     ],
 )
 def test_refuses(make, message):

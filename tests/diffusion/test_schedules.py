@@ -10,7 +10,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.testing import assert_close
 
 from src.diffusion import discrete_schedules as tables
-from src.diffusion.schedules import VPSDE, Flow, Laplace, Schedule, SubVPSDE, match
+from src.diffusion.schedules import VPSDE, FlowSchedule, Laplace, Schedule, SubVPSDE, match
 from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
 from tests.diffusion.expected import ALL, ONE, SHAPES
 
@@ -189,7 +189,7 @@ def test_sde_in_closed_form():
     closed = {
         VPSDE(): (-beta / 2, beta),
         SubVPSDE(): (-beta / 2, beta * (1 - torch.exp(-2 * integral))),
-        Flow(): (-1 / (1 - t), 2 * t / (1 - t)),
+        FlowSchedule(): (-1 / (1 - t), 2 * t / (1 - t)),
         # The ladder's nodes are T - 1 steps apart.
         tables.ve_sde(): (0 * t, 2 * sigma**2 * ratio * steps / (steps - 1)),
     }
@@ -214,8 +214,8 @@ def test_continuous_schedules_equal_numpy():
     written_again = {
         VPSDE(0.3, 12.0): (np.exp(-integral / 2), np.sqrt(1 - np.exp(-integral))),
         SubVPSDE(0.3, 12.0): (np.exp(-integral / 2), 1 - np.exp(-integral)),
-        Flow(): (1 - t, t),
-        Flow(3.0): (1 - rest, rest),
+        FlowSchedule(): (1 - t, t),
+        FlowSchedule(3.0): (1 - rest, rest),
         Laplace(0.4, 0.7): (1 / np.sqrt(1 + np.exp(-log_snr)), 1 / np.sqrt(1 + np.exp(log_snr))),
     }
     for schedule, expected in written_again.items():
@@ -239,7 +239,7 @@ def test_constant_rate_has_an_inverse():
 @pytest.mark.parametrize("shift", [1.0, 3.0])
 def test_flow_equals_diffusers(shift):
     theirs = FlowMatchEulerDiscreteScheduler(num_train_timesteps=1000, shift=shift)
-    alpha, sigma = Flow(shift).alpha_sigma(nodes()[1:].flip(0))
+    alpha, sigma = FlowSchedule(shift).alpha_sigma(nodes()[1:].flip(0))
     assert_close(sigma.float(), theirs.sigmas[:1000], rtol=0, atol=1e-6)
     assert_close(alpha.float(), 1 - theirs.sigmas[:1000], rtol=0, atol=1e-6)
 
@@ -247,7 +247,9 @@ def test_flow_equals_diffusers(shift):
 def test_flow_shift_is_a_change_of_time():
     t, s = torch.linspace(0, 1, 101, dtype=torch.float64), 2.5
     moved = s * t / (1 + (s - 1) * t)
-    assert_close(torch.stack(Flow(s).alpha_sigma(t)), torch.stack(Flow().alpha_sigma(moved)), rtol=0, atol=1e-15)
+    assert_close(
+        torch.stack(FlowSchedule(s).alpha_sigma(t)), torch.stack(FlowSchedule().alpha_sigma(moved)), rtol=0, atol=1e-15
+    )
 
 
 TABLES = (
@@ -255,7 +257,7 @@ TABLES = (
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [*TABLES, Flow, Laplace])
+@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace])
 @pytest.mark.parametrize("shift", [0.5, 4.0])
 def test_shift_moves_the_log_snr(make, shift):
     """By -2 log s at every time, the ends and what lies between nodes included."""
@@ -263,13 +265,13 @@ def test_shift_moves_the_log_snr(make, shift):
     assert_close(make(shift=shift).log_snr(t), make().log_snr(t) - 2 * math.log(shift), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [*TABLES, Flow, Laplace, partial(tables.linear, zero_terminal_snr=True)])
+@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace, partial(tables.linear, zero_terminal_snr=True)])
 def test_inverse_of_a_shifted_one(make):
     schedule = make(shift=3.0)
     assert_close(schedule.inverse_log_snr(schedule.log_snr(T)), T, rtol=0, atol=2e-9)
 
 
-@pytest.mark.parametrize("make", [*TABLES, Flow, Laplace])
+@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace])
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
 def test_refuses_an_impossible_shift(make, shift):
     with pytest.raises(ValueError, match=r"schedule\.shift multiplies sigma / alpha and is above 0"):

@@ -12,8 +12,8 @@ from src.diffusion import weightings as w
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import linear, ve_sde
 from src.diffusion.losses import MSE
-from src.diffusion.parameterizations import EDM, Data
-from src.diffusion.schedules import VPSDE, Flow, match
+from src.diffusion.parameterizations import EDM, X0
+from src.diffusion.schedules import VPSDE, FlowSchedule, match
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, TRUTHS
 
@@ -23,7 +23,7 @@ T = torch.tensor([1e-3, 0.0137, 0.1234, 0.5, 0.9, 0.9987], dtype=torch.float64)
 AGAIN = {
     "uniform": (w.uniform, lambda a, s: np.ones_like(s)),
     "simple": (w.simple, lambda a, s: a**2 / s**2),
-    "velocity": (w.velocity, lambda a, s: (a**2 + s**2) / s**2),
+    "v": (w.v_weighting, lambda a, s: (a**2 + s**2) / s**2),
     "flow": (w.flow, lambda a, s: (a / s + 1) ** 2),
     "truncated_snr": (w.truncated_snr, lambda a, s: np.maximum(a**2 / s**2, 1)),
     "min_snr": (w.min_snr, lambda a, s: np.minimum(a**2 / s**2, 5)),
@@ -100,7 +100,7 @@ def test_likelihood_in_closed_form():
     beta, decay = 0.1 + 19.9 * t, torch.exp(-(0.1 * t + 9.95 * t**2))
     assert_close(w.likelihood(VPSDE(), t), beta * decay / (1 - decay) ** 2 / 2, rtol=1e-4, atol=0)
     assert_close(w.likelihood(VPSDE(), t[:-1]), (beta * decay / (1 - decay) ** 2 / 2)[:-1], rtol=1e-10, atol=0)
-    assert_close(w.likelihood(Flow(), t), (1 - t) / t**3, rtol=1e-9, atol=1e-5)
+    assert_close(w.likelihood(FlowSchedule(), t), (1 - t) / t**3, rtol=1e-9, atol=1e-5)
     # Where the signal ends, alpha^2 / sigma^2 falls evenly over the last step.
     schedule = linear(zero_terminal_snr=True)
     last = schedule.log_snr(torch.tensor(0.999, dtype=torch.float64)).exp() * 1000 / 2
@@ -115,7 +115,7 @@ def test_identities(schedule):
     one = torch.ones_like(T)
     snr = w.simple(schedule, T)
     assert_close(snr.log(), schedule.log_snr(T), rtol=0, atol=1e-10)
-    assert_close(w.edm(schedule, T, sigma_data=1.0), w.velocity(schedule, T), rtol=1e-12, atol=0)
+    assert_close(w.edm(schedule, T, sigma_data=1.0), w.v_weighting(schedule, T), rtol=1e-12, atol=0)
     assert_close(w.min_snr(schedule, T, gamma=1e12), snr, rtol=1e-12, atol=0)
     assert_close(w.min_snr(schedule, T, gamma=1e-12), 1e-12 * one, rtol=1e-9, atol=0)
     assert_close(w.soft_min_snr(schedule, T, gamma=1e15), snr, rtol=1e-6, atol=0)
@@ -123,7 +123,7 @@ def test_identities(schedule):
     assert (w.soft_min_snr(schedule, T) >= w.min_snr(schedule, T) / 2).all()
     assert_close(w.min_snr(schedule, T, gamma=1.0) + w.truncated_snr(schedule, T), snr + 1, rtol=1e-12, atol=0)
     assert_close(w.p2(schedule, T, gamma=0.0), snr, rtol=1e-12, atol=0)
-    assert_close(w.p2(schedule, T), snr / w.velocity(schedule, T), rtol=1e-12, atol=0)
+    assert_close(w.p2(schedule, T), snr / w.v_weighting(schedule, T), rtol=1e-12, atol=0)
     assert_close(w.sigmoid(schedule, T, bias=60.0), w.likelihood(schedule, T), rtol=1e-9, atol=0)
 
 
@@ -177,7 +177,7 @@ def test_objectives_are_errors_of_what_they_say(name, part, data, randn):
     Each error is that of quantities formed from the predicted and the true data, at the same x_t.
     """
     schedule, parameterization = ALL[name](), TRUTHS[part][0]
-    t = T if part != "mean" else T[1:]
+    t = T if part != "posterior_mean" else T[1:]
     n = len(t)
     x_0, eps, output = randn(n, *data), randn(n, *data), randn(n, *data)
     denoiser = Denoiser(Fixed(output), schedule, parameterization)
@@ -190,7 +190,7 @@ def test_objectives_are_errors_of_what_they_say(name, part, data, randn):
     errors = {
         w.uniform: x_hat - x_0,
         w.simple: eps_hat - eps,
-        w.velocity: ((alpha * eps_hat - sigma * x_hat) - (alpha * eps - sigma * x_0)) / power,
+        w.v_weighting: ((alpha * eps_hat - sigma * x_hat) - (alpha * eps - sigma * x_0)) / power,
         w.flow: (eps_hat - x_hat) - (eps - x_0),
         w.edm: ((x_hat - c_skip * x_t) - (x_0 - c_skip * x_t)) / c_out,
     }
@@ -228,5 +228,5 @@ def test_unit_weight_of_edm():
     losses = MSE(w.edm)(Denoiser(Fixed(target + 0.3), schedule, part), x_0, T, eps)
     assert_close(losses, torch.full((len(T),), 0.09).double(), rtol=1e-6, atol=0)
     # and not so under another
-    other = MSE(w.simple)(Denoiser(Fixed(x_0 + 0.3), schedule, Data()), x_0, T, eps)
+    other = MSE(w.simple)(Denoiser(Fixed(x_0 + 0.3), schedule, X0()), x_0, T, eps)
     assert other.max() > 10 * other.min()

@@ -13,7 +13,14 @@ from src.loggers.metrics_csv import read_metrics, write_metrics
 from src.runs.sweep import Plan
 
 X = ("training_samples", "seconds_of_training")
-SMALL = ["trainer=cpu", "debug=two_steps", "net.width=8", "sampler.steps=3", "grid=trailing", "callbacks.pictures=null"]
+SMALL = [
+    "trainer=cpu",
+    "debug=two_steps",
+    "net.width=8",
+    "sampler.steps=3",
+    "time_grid=trailing",
+    "callbacks.pictures=null",
+]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +123,7 @@ def test_samplers_on_one_run(command, sweep, tmp_path, monkeypatch):
     rows = table_of(tmp_path)
     measured = [(r["sampler"], r["steps"], float(r["nfe"])) for r in rows]
     assert measured == [("ddim", "2", 2), ("heun", "2", 3)]
-    assert "Left out: heun in 1500 steps; sampler: grid=trailing has 1000 nodes" in done.out
+    assert "Left out: heun in 1500 steps; sampler: time_grid=trailing has 1000 nodes" in done.out
     assert_stands_alone(tmp_path / "comparison.html", 3)
 
     from src.commands.evaluation import Evaluation

@@ -10,7 +10,7 @@ import torch
 from src.commands.main import run_command
 from src.commands.overrides import words_of_training
 from src.diffusion.discrete_schedules import cosine
-from src.samplers.grids import uniform
+from src.samplers.time_grids import uniform
 from src.train import train
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_steps=6", "callbacks.pictures=null"]

@@ -49,7 +49,7 @@ def test_restored_digits_are_taken_for_what_they_are(restoring, case):
 def test_a_classifier_is_not_worse_for_new_digits(trained_run, command, tmp_path):
     """Beside 1,000 real ones, over three seeds; by less than their spread."""
     run = trained_run("mnist_conditional")
-    words = ["n=3000", "sampler=dpmpp_2m", "sampler.steps=10", "grid=karras", "guidance=none", f"out={tmp_path}"]
+    words = ["n=3000", "sampler=dpmpp_2m", "sampler.steps=10", "time_grid=karras", "guidance=none", f"out={tmp_path}"]
     done = command("sample", f"run={run}", "task=augment", *words)
     assert done.code == 0, done.error
     real = reference(Run(run).config())

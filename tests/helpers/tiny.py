@@ -11,10 +11,10 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.learned_schedule import Learned as LearnedSchedule
 from src.diffusion.losses import MSE, VLB, Hybrid
-from src.diffusion.parameterizations import Velocity
-from src.diffusion.times import LossAware, Uniform
+from src.diffusion.parameterizations import V
+from src.diffusion.time_samplers import LossAware, Uniform
 from src.diffusion.variances import LearnedRange
-from src.diffusion.weightings import velocity
+from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
 from src.nets.mlp import MLP
@@ -45,12 +45,12 @@ def saved_config(run: str, outputs: str, **changes) -> dict:
         "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
         "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "width": 8, "depth": 1},
         "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
-        "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+        "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
         "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
-        "times": {"_target_": "src.diffusion.times.Stratified"},
+        "time_sampler": {"_target_": "src.diffusion.time_samplers.Stratified"},
         "module": {"_target_": "src.module.DiffusionModule", "conditional": False},
         "trainer": {"_target_": "pytorch_lightning.Trainer", "max_steps": 2}, "callbacks": {},
-        "sampler": part, "grid": part, "clip": part, "guidance": part,
+        "sampler": part, "time_grid": part, "clip": part, "guidance": part,
     } | changes  # fmt: skip
 
 
@@ -98,8 +98,8 @@ def make_module(
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     return DiffusionModule(
-        Denoiser(net, cosine(), Velocity()),
-        MSE(velocity),
+        Denoiser(net, cosine(), V()),
+        MSE(v_weighting),
         Uniform(),
         lambda parameters: torch.optim.Adam(parameters, lr=lr),
         schedule,
@@ -125,14 +125,14 @@ def make_kind(kind, lr=1e-2):
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
-    loss = {"learned_variance": Hybrid(velocity), "learned_schedule": VLB(None)}.get(kind, MSE(velocity))
+    loss = {"learned_variance": Hybrid(v_weighting), "learned_schedule": VLB(None)}.get(kind, MSE(v_weighting))
     times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
 
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=lr)
 
     clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
-    denoiser = Denoiser(net, schedule, Velocity(), variance, share, clusters)
+    denoiser = Denoiser(net, schedule, V(), variance, share, clusters)
     return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
 
 

@@ -56,12 +56,22 @@ def subject(tmp_path):
         predict: x_0 of (x_t, t, cond) in the units of the model, (B, C, *S); by default the mean of the training data.
         schedule: of the denoiser; by default cosine.
         features: made of the reference; by default the pixels.
-        times: of the run, as its config has them.
+        time_sampler: of the run, as its config has them.
         attributes: what else the data module says, such as `laws`.
     """
 
     def make(
-        x, train, test, *, label=None, predict=None, schedule=None, features=Pixels, times=None, seed=0, **attributes
+        x,
+        train,
+        test,
+        *,
+        label=None,
+        predict=None,
+        schedule=None,
+        features=Pixels,
+        time_sampler=None,
+        seed=0,
+        **attributes,
     ) -> Subject:
         train, test = (part if isinstance(part, tuple) else (part, None) for part in (train, test))
         data = (Images if train[0].ndim == 4 else Memory)(train, test)
@@ -73,7 +83,7 @@ def subject(tmp_path):
             str(tmp_path),
             "outputs",
             module={"_target_": "src.module.DiffusionModule", "conditional": data.num_classes > 0},
-            times={"_target_": "src.diffusion.times.Stratified", **(times or {})},
+            time_sampler={"_target_": "src.diffusion.time_samplers.Stratified", **(time_sampler or {})},
         )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         return Subject(x.float(), label, Reference(data, features), model, Run(tmp_path), seed=seed)

@@ -10,7 +10,7 @@ from torch.testing import assert_close
 
 from src.diffusion import discrete_schedules as tables
 from src.diffusion.ideal import ideal_denoiser
-from src.diffusion.schedules import Flow
+from src.diffusion.schedules import FlowSchedule
 from src.metrics.denoising import Denoising, denoise, errors, trained_levels
 from src.metrics.generalization import Estimate, Findings
 from tests.conftest import SCHEDULES
@@ -38,7 +38,7 @@ def memory(schedule, train):
     return predict
 
 
-@pytest.mark.parametrize("make", [tables.cosine, Flow, tables.edm])
+@pytest.mark.parametrize("make", [tables.cosine, FlowSchedule, tables.edm])
 @pytest.mark.parametrize("shape", [(2,), (1, 30), (1, 8, 8)])
 def test_the_error_of_gaussian_data(undrawn, subject, randn, make, shape):
     """1 / (1 / s² + SNR) in every dimension, with the best denoiser; of images in their own units a quarter of that."""
@@ -157,8 +157,10 @@ def test_levels_beyond_the_schedule_are_left_out(subject, rand):
 
 
 def test_a_plain_denoiser_is_tested_at_its_own_level(subject, rand):
-    times = {"_target_": "src.diffusion.times.Fixed", "t": 1.0}
-    made = subject(rand(2, 1, 20), rand(9, 1, 20), rand(9, 1, 20), schedule=tables.additive(), times=times)
+    time_sampler = {"_target_": "src.diffusion.time_samplers.Fixed", "t": 1.0}
+    made = subject(
+        rand(2, 1, 20), rand(9, 1, 20), rand(9, 1, 20), schedule=tables.additive(), time_sampler=time_sampler
+    )
     levels = trained_levels(made, LEVELS)
     assert levels.sigma.tolist() == pytest.approx([math.sqrt(0.1)]) and len(levels.t) == 1
     section = Denoising(9, LEVELS)(made)

@@ -7,7 +7,7 @@ import torch
 from torch.distributions import Normal
 
 from src.diffusion.clusters import Clusters
-from src.diffusion.schedules import Flow
+from src.diffusion.schedules import FlowSchedule
 from src.metrics.likelihood import Likelihood
 
 FINE = {"sigma_min": 1e-3, "tolerance": 1e-5}
@@ -24,7 +24,7 @@ def gaussian(mean, std, schedule):
 @pytest.mark.parametrize(("shape", "probes"), [((2,), 1), ((1, 6), 0), ((3, 5), 1), ((1, 9), 2)])
 def test_gaussian_data(subject, randn, shape, probes):
     """The mean of -log2 p over the same data; one probe is exact, since each element is denoised on its own."""
-    schedule, x = Flow(), (0.3 + 0.5 * randn(40, *shape)).float()
+    schedule, x = FlowSchedule(), (0.3 + 0.5 * randn(40, *shape)).float()
     made = subject(x[:2], x, x, predict=gaussian(0.3, 0.5, schedule), schedule=schedule)
     found = Likelihood(40, probes, batch_size=16, **FINE)(made).values["bits_per_dim"]
     bits = -Normal(0.3, 0.5).log_prob(x).flatten(1).mean(1) / math.log(2)
@@ -33,7 +33,7 @@ def test_gaussian_data(subject, randn, shape, probes):
 
 
 def test_a_true_density_is_the_floor(subject, randn):
-    schedule, x = Flow(), randn(30, 2).float()
+    schedule, x = FlowSchedule(), randn(30, 2).float()
     made = subject(
         x[:2], x, x, predict=gaussian(0.0, 1.0, schedule), schedule=schedule,
         log_density=lambda x: Normal(0.0, 1.0).log_prob(x).sum(1),
@@ -57,7 +57,7 @@ def test_a_true_density_is_the_floor(subject, randn):
 
 def test_levels_of_images_cost_their_entropy(subject, randn):
     """Rounded to 32 levels: the entropy of these, and hardly more."""
-    schedule, bins, std = Flow(), 32, 0.25
+    schedule, bins, std = FlowSchedule(), 32, 0.25
     levels = ((std * randn(300, 1, 2, 2)).clamp(-1, 1) + 1) / 2 * (bins - 1)
     x = levels.round() / (bins - 1)
     spread = math.sqrt(std**2 + (2 / (bins - 1)) ** 2 / 12)
@@ -72,7 +72,7 @@ def test_levels_of_images_cost_their_entropy(subject, randn):
 
 def test_few_dimensions_need_no_probes(subject, randn):
     """The denoiser turns the plane, of which a probe sees something, but which does not stretch it."""
-    schedule, x = Flow(), randn(30, 2).float()
+    schedule, x = FlowSchedule(), randn(30, 2).float()
     turn = torch.tensor([[0.0, 1.0], [-1.0, 0.0]])
     straight = gaussian(0.0, 1.0, schedule)
 
@@ -86,7 +86,7 @@ def test_few_dimensions_need_no_probes(subject, randn):
 
 
 def test_the_evaluations_are_counted_and_labels_given(subject, randn):
-    schedule, calls = Flow(), []
+    schedule, calls = FlowSchedule(), []
     x, label = randn(20, 2).float(), torch.arange(20) % 2
 
     def predict(x_t, t, cond):
@@ -99,15 +99,15 @@ def test_the_evaluations_are_counted_and_labels_given(subject, randn):
 
 
 def test_refuses_a_plain_denoiser(subject, rand):
-    times = {"_target_": "src.diffusion.times.Fixed", "t": 1.0}
-    made = subject(rand(2, 1, 8), rand(9, 1, 8), rand(9, 1, 8), times=times)
+    time_sampler = {"_target_": "src.diffusion.time_samplers.Fixed", "t": 1.0}
+    made = subject(rand(2, 1, 8), rand(9, 1, 8), rand(9, 1, 8), time_sampler=time_sampler)
     assert "one noise level" in Likelihood().refusal(made)
     assert Likelihood().refusal(subject(rand(2, 2), rand(9, 2), rand(9, 2))) is None
 
 
 def test_what_is_known_of_clusters_costs_their_shares(subject, randn):
     """Two that lie far apart, three quarters and a quarter of the data: the density of the mixture."""
-    schedule, means, shares = Flow(), torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), torch.tensor([0.75, 0.25])
+    schedule, means, shares = FlowSchedule(), torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), torch.tensor([0.75, 0.25])
     which = torch.arange(40) % 4 // 3
     x = (means[which] + 0.4 * randn(40, 2)).float()
 

@@ -7,7 +7,7 @@ from torch.testing import assert_close
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
-from src.diffusion.parameterizations import Velocity
+from src.diffusion.parameterizations import V
 from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.dit import DiT, sin_cos
@@ -235,7 +235,7 @@ def test_other_precisions(make, data, dtype, randn):
     """Converted as a whole, which Lightning's precision=64-true and bf16-true do; the times stay exact."""
     x, _ = inputs(*data, randn)
     t = torch.tensor([0.1, 0.2, 0.5, 0.9], dtype=torch.float64)
-    denoiser = Denoiser(make(*data), cosine(), Velocity())
+    denoiser = Denoiser(make(*data), cosine(), V())
     exact, low = denoiser(x.float(), t).x_0, copy.deepcopy(denoiser).to(dtype)(x.to(dtype), t).x_0
     assert low.dtype == dtype
     # In bf16 the frequencies of the embedding are rounded too, which turns the fastest angles.

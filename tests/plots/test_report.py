@@ -82,7 +82,7 @@ def test_the_report_shows_every_number_picture_and_warning(tmp_path):
     record = {
         "name": "run", "run": "outputs/run", "samples": None, "ckpt": "best", "weights": "ema", "n": 2000, "seed": 0,
         "nfe": 10.0, "seconds": 3.2, "features": "some <features>",
-        "sampler": {"_target_": "a.b.DDIM", "steps": 10, "grid": None}, "guidance": None,
+        "sampler": {"_target_": "a.b.DDIM", "steps": 10, "time_grid": None}, "guidance": None,
     }  # fmt: skip
     values = {"fid": Value("Fréchet distance", 3.21, 2.5, 4.4, 0.77, "lower"), "nfe": Value("evaluations", 10)}
     pictures = {"grid": Picture(picture(), "a grid"), "path": Picture([picture(), picture("blue")], "an animation")}
@@ -90,7 +90,16 @@ def test_the_report_shows_every_number_picture_and_warning(tmp_path):
     write_report(tmp_path, record, sections)
     html = (tmp_path / "report.html").read_text("utf-8")
     check(html)
-    for text in ("3.21", "2.5 to 4.4", "0.77", "lower", "a grid", "WARNING: few", "DDIM(steps=10, grid=none)", "3.2 s"):
+    for text in (
+        "3.21",
+        "2.5 to 4.4",
+        "0.77",
+        "lower",
+        "a grid",
+        "WARNING: few",
+        "DDIM(steps=10, time_grid=none)",
+        "3.2 s",
+    ):
         assert text in html
     assert "some &lt;features&gt;" in html
     assert (tmp_path / "grid.png").exists() and (tmp_path / "path.gif").exists()

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 from src.commands.overrides import words_of_training
 from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.parameterizations import Data
+from src.diffusion.parameterizations import X0
 from src.diffusion.schedules import Schedule
 from src.diffusion.variances import FixedSmall, Learned, LearnedRange
 from src.runs import folders
@@ -244,7 +244,7 @@ CFG = {
     "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "width": 8, "depth": 1},
     "data": {"channels": 1},
     "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
-    "parameterization": {"_target_": "src.diffusion.parameterizations.Data"},
+    "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
     "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
     "self_conditioning": 0,
 }
@@ -253,7 +253,7 @@ UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width
 
 def test_a_denoiser_is_rebuilt():
     denoiser = build_denoiser(CFG)
-    assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, Data)
+    assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, X0)
     assert isinstance(denoiser.variance, FixedSmall) and denoiser.self_conditioning == 0
     assert denoiser.schedule.steps == 1000
     again = build_denoiser(OmegaConf.create(yaml.safe_load(yaml.safe_dump(CFG))))
@@ -273,7 +273,7 @@ def test_parts_that_do_not_fit(monkeypatch):
     monkeypatch.setattr(schedules, "flow_of_a_test", StraightPaths, raising=False)
     cfg = CFG | {
         "schedule": {"_target_": "src.diffusion.schedules.flow_of_a_test"},
-        "parameterization": {"_target_": "src.diffusion.parameterizations.Epsilon"},
+        "parameterization": {"_target_": "src.diffusion.parameterizations.Eps"},
     }
     message = message_of(lambda: build_denoiser(cfg))
     assert message.startswith("denoiser: parameterization=eps divides by alpha") and "use parameterization=v" in message

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 
 from src.diffusion.variances import FixedLarge
-from src.samplers import grids
+from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
 from src.samplers.ode import DPM2S, Euler, Heun, HeunVE, Restart
@@ -63,12 +63,12 @@ SINGLE_STEP = [
 FROM_PURE_NOISE = [name for name in SAMPLERS if name != "euler_maruyama"]
 
 GRIDS = {
-    "uniform": grids.uniform,
-    "trailing": grids.trailing,
-    "quadratic": grids.quadratic,
-    "karras": grids.karras,
-    "log_snr": grids.log_snr,
-    "given": partial(grids.given, levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]),
+    "uniform": time_grids.uniform,
+    "trailing": time_grids.trailing,
+    "quadratic": time_grids.quadratic,
+    "karras": time_grids.karras,
+    "log_snr": time_grids.log_snr,
+    "given": partial(time_grids.given, levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]),
 }
 
 

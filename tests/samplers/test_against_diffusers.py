@@ -37,7 +37,7 @@ from torch.testing import assert_close
 from src.diffusion import discrete_schedules as tables
 from src.diffusion import schedules
 from src.diffusion.variances import FixedLarge, LearnedRange
-from src.samplers import grids
+from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Dynamic, Static
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
@@ -67,7 +67,7 @@ SDE = {"algorithm_type": "sde-dpmsolver++"}
 THIRD = {"solver_order": 3, "solver_type": "heun"}
 
 # Equal steps of a root and of the logarithm of sigma / alpha.
-IN_NOISE = {"karras": grids.karras, "exponential": grids.log_snr}
+IN_NOISE = {"karras": time_grids.karras, "exponential": time_grids.log_snr}
 
 # Ours, the scheduler there, its configuration, and the options of its steps.
 CASES = {
@@ -117,7 +117,7 @@ def compare(name, schedule, betas, steps, x, atol=1e-9):
     scheduler = scheduler_of(kind, steps, **{"timestep_spacing": "trailing"} | BETAS[betas] | config)
     times = torch.cat([scheduler.timesteps + 1, torch.zeros(1)]).to(torch.float64) / 1000
     where = {"times": times} if "timestep_spacing" in config else {}  # theirs, or our own grid
-    mine = ours(make(schedule, steps, grids.trailing), x, **where)
+    mine = ours(make(schedule, steps, time_grids.trailing), x, **where)
     assert_equal(mine, theirs(scheduler, x, **options), atol)
 
 
@@ -191,12 +191,12 @@ def test_grids_in_noise(name, grid, make_schedule, randn):
 def test_align_your_steps(make_schedule, randn):
     """The list of levels in the configuration, and a walk along it from the highest level of the table."""
     levels, schedule, x = AysSchedules["StableDiffusionSigmas"], make_schedule("scaled_linear"), randn(2, 3, 5)
-    assert OmegaConf.load(ROOT / "conf/grid/align_your_steps.yaml").levels == levels[:-1]
+    assert OmegaConf.load(ROOT / "conf/time_grid/align_your_steps.yaml").levels == levels[:-1]
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     scheduler = scheduler_of(
         EulerDiscreteScheduler, {"sigmas": [float(sigma / alpha), *levels[1:]]}, **BETAS["scaled_linear"]
     )
-    sampler = Euler(schedule, 10, partial(grids.given, levels=levels[:-1]))
+    sampler = Euler(schedule, 10, partial(time_grids.given, levels=levels[:-1]))
     assert_equal(ours(sampler, x), theirs(scheduler, x))
 
 
@@ -226,7 +226,7 @@ def test_heun(betas, shape, make_schedule, randn):
     alpha, sigma = make_schedule(betas).alpha_sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000)
     for steps in (1, 2, 20):
         scheduler = scheduler_of(HeunDiscreteScheduler, steps, timestep_spacing="trailing", **BETAS[betas])
-        assert_equal(ours(Heun(tables.Ladder(sigma / alpha), steps, grids.trailing), x), theirs(scheduler, x))
+        assert_equal(ours(Heun(tables.Ladder(sigma / alpha), steps, time_grids.trailing), x), theirs(scheduler, x))
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -239,7 +239,8 @@ def test_flow(make, kind, shift, randn):
             x, scheduler = randn(2, *shape), scheduler_of(kind, steps, shift=shift)
             ends = np.linspace(scheduler.sigma_max, scheduler.sigma_min, steps)
             assert_equal(
-                ours(make(schedules.Flow(shift), steps), x, times=torch.tensor([*ends, 0.0])), theirs(scheduler, x)
+                ours(make(schedules.FlowSchedule(shift), steps), x, times=torch.tensor([*ends, 0.0])),
+                theirs(scheduler, x),
             )
 
 
@@ -249,7 +250,7 @@ def test_flow_in_log_snr(name, shift, randn):
     """A process that keeps neither the variance nor the signal; it begins below t = 1, as theirs has to."""
     make, kind, config, options = CASES[name]
     config = config | {"use_flow_sigmas": True, "flow_shift": shift, "prediction_type": "flow_prediction"}
-    schedule, x, scheduler = schedules.Flow(shift), randn(2, 3, 5), scheduler_of(kind, 15, **config)
+    schedule, x, scheduler = schedules.FlowSchedule(shift), randn(2, 3, 5), scheduler_of(kind, 15, **config)
     alpha, sigma = levels_of(scheduler)
     times = schedule.inverse_log_snr(2 * (alpha / sigma).log())
     assert_equal(ours(make(schedule, 15), x, times=times), theirs(scheduler, x, **options))
@@ -280,7 +281,7 @@ def test_adams_bashforth(order, name, make_schedule, randn):
     It walks :math:`y = x / \sqrt{\alpha^2 + \sigma^2}`. The first steps, which are Heun's, are written out.
     """
     schedule, steps = make_schedule(name), 12
-    sampler = AdamsBashforth(schedule, steps, grids.trailing, order=order)
+    sampler = AdamsBashforth(schedule, steps, time_grids.trailing, order=order)
     alphas, sigmas = schedule.alpha_sigma(sampler.times())
     radii, angles = (alphas**2 + sigmas**2).sqrt(), torch.atan2(sigmas, alphas)
 

@@ -15,7 +15,7 @@ import torch
 from src.diffusion import discrete_schedules as tables
 from src.diffusion import schedules
 from src.diffusion.variances import FixedLarge
-from src.samplers import grids
+from src.samplers import time_grids
 from src.samplers.multistep import DPMpp2M, DPMpp3M
 from src.samplers.ode import Heun, HeunVE, Restart
 from src.samplers.sde import EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
@@ -81,7 +81,7 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
     below or have their maximum below.
     """
     options = {"churn": churn, "churn_min": churn_min, "churn_max": churn_max, "churn_noise": churn_noise}
-    sampler = Heun(tables.edm(), steps, grids.karras, **options)
+    sampler = Heun(tables.edm(), steps, time_grids.karras, **options)
     levels = [*(edm_levels(steps) if steps > 1 else [80.0]), 0.0][first:]
     for shape in SHAPES:
         x = 80 * randn(2, *shape).numpy()
@@ -102,7 +102,7 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
 def test_heun_of_the_noise_level(name, make_schedule, randn):
     """Algorithm 1 of Karras et al. 2022 for x / alpha, on any schedule."""
     schedule, steps = make_schedule(name), 12
-    grid = partial(grids.karras, sigma_min=0.02, sigma_max=20.0)
+    grid = partial(time_grids.karras, sigma_min=0.02, sigma_max=20.0)
     times = schedule.inverse_log_snr(-2 * torch.from_numpy(edm_levels(steps, 20.0, 0.02)).log())
     times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
     for shape in SHAPES:
@@ -121,7 +121,7 @@ def test_heun_of_the_noise_level(name, make_schedule, randn):
 def test_restart(low, high, repeats, restart_steps, randn):
     """Algorithm 1 of Xu et al. 2023, whose main backward process has `low` among its times, with steps of EDM."""
     options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps}
-    sampler, main = Restart(tables.edm(), 12, grids.karras, **options), [*edm_levels(12), 0.0]
+    sampler, main = Restart(tables.edm(), 12, time_grids.karras, **options), [*edm_levels(12), 0.0]
 
     def walk(states, levels):
         for t, s in itertools.pairwise(levels):
@@ -178,7 +178,7 @@ def test_multistep_sdes(make, order, name, make_schedule, randn):
     """At steps of many sizes, on any schedule."""
     schedule = make_schedule(name)
     start = equal_in_log_snr(schedule, 1)[0]
-    ways = [grids.uniform, partial(grids.karras, sigma_min=0.02)]
+    ways = [time_grids.uniform, partial(time_grids.karras, sigma_min=0.02)]
     for shape, grid, eta in itertools.product(SHAPES, ways, (0.0, 0.4, 1.0)):
         x = randn(2, *shape).numpy()
         mine, alphas, sigmas = ours(make(schedule, 14, eta=eta), x, grid(schedule, 14, float(start)))

@@ -76,7 +76,7 @@ def test_euler_is_deterministic_ddim(data, schedule, randn):
 @pytest.mark.parametrize("make", [Euler, Heun])
 def test_on_straight_paths_they_are_the_textbook_methods(make, data, randn):
     r"""Of :math:`dx / dt = u`, the velocity."""
-    schedule, x, steps = schedules.Flow(), randn(2, *data), 10
+    schedule, x, steps = schedules.FlowSchedule(), randn(2, *data), 10
 
     def u(x_t, t):
         t = tensor(t)

@@ -338,7 +338,7 @@ def test_langevin_diverges_from_the_size_that_is_refused(make_schedule):
 def test_every_sampler_of_the_configs_is_here():
     """And grid: what the tests of this folder run over."""
     conf = Path(__file__).resolve().parents[2] / "conf"
-    for group, known in (("sampler", SAMPLERS), ("grid", GRIDS)):
+    for group, known in (("sampler", SAMPLERS), ("time_grid", GRIDS)):
         targets = {path.read_text().split("_target_: ")[1].split()[0] for path in (conf / group).glob("*.yaml")}
         here = {getattr(part, "func", part) for part in known.values()}
         assert targets <= {f"{part.__module__}.{part.__qualname__}" for part in here}

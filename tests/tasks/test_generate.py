@@ -6,7 +6,7 @@ import torch
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval
-from src.diffusion.parameterizations import Velocity
+from src.diffusion.parameterizations import V
 from src.diffusion.variances import FixedSmall, LearnedRange
 from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM, DDPM
@@ -39,7 +39,7 @@ def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0, share=0.0
     )  # fmt: skip
     for p in net.parameters():  # a fresh network says 0 whatever it is asked
         torch.nn.init.normal_(p, std=0.3)
-    return Denoiser(net, cosine(), Velocity(), variance, share)
+    return Denoiser(net, cosine(), V(), variance, share)
 
 
 SAMPLERS = {

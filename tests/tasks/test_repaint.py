@@ -7,10 +7,10 @@ from torch.testing import assert_close
 from src.diffusion.discrete_schedules import cosine, linear
 from src.diffusion.operators import Average, Mask
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.grids import uniform
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, UniPC
 from src.samplers.ode import Heun, Restart
 from src.samplers.pipeline import Model
+from src.samplers.time_grids import uniform
 from src.tasks.repaint import RePaint
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle

@@ -148,7 +148,7 @@ def fake_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precisio
 def loss_of(module: DiffusionModule, batch: dict[str, Any], precision: Any) -> Tensor:
     """The mean loss of a batch."""
     x_0, autocast = batch["x_0"], dtypes(precision)[1]
-    t = module.times(len(x_0), generator("plan"), module.denoiser.schedule)
+    t = module.time_sampler(len(x_0), generator("plan"), module.denoiser.schedule)
     with torch.autocast(x_0.device.type, autocast, enabled=autocast is not None):
         return module.loss(module.denoiser, t=t, **batch).mean()
 

@@ -21,7 +21,7 @@ SKIP = 3  # steps that warm up
 def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> list[float]:
     """Seconds of each step that does the arithmetic alone."""
     denoiser = build_denoiser(cfg)
-    loss, times = instantiate(cfg.loss), instantiate(cfg.times)
+    loss, times = instantiate(cfg.loss), instantiate(cfg.time_sampler)
     optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
     draws, seconds = torch.Generator().manual_seed(0), []
     for step in range(steps):

@@ -13,7 +13,7 @@ from src.loggers.metrics_csv import write_metrics
 from src.runs.run import Run
 from tests.helpers.tiny import saved_config
 
-LOSS = {"_target_": "src.diffusion.losses.MSE", "weighting": {"_target_": "src.diffusion.weightings.velocity"}}
+LOSS = {"_target_": "src.diffusion.losses.MSE", "weighting": {"_target_": "src.diffusion.weightings.v_weighting"}}
 CONFIG: dict[str, Any] = {
     "name": "sine_ddpm",
     "seed": 0,

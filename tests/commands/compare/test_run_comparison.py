@@ -86,7 +86,7 @@ def test_losses_that_cannot_be_compared_are_apart(compared, rates, write_run, dr
               for i in range(3)]  # fmt: skip
     comparison = compared([*rates(0.5, 0.2, 0.3), *others])
     kinds = losses_apart(comparison.groups)
-    assert {what: len(rows) for what, rows in kinds.items()} == {"weighting=velocity": 3, "weighting=simple": 3}
+    assert {what: len(rows) for what, rows in kinds.items()} == {"weighting=v": 3, "weighting=simple": 3}
     comparison.write()
     page = (tmp_path / "out/comparison.html").read_text()
     assert "Losses of one plot cannot be compared with those of another." in page and "<h2>Settings" not in page

@@ -38,7 +38,7 @@ def test_equal_runs_differ_in_nothing():
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"weighting": {"_target_": "src.diffusion.weightings.snr"}}, {"weighting": ("velocity", "snr")}),
+        ({"weighting": {"_target_": "src.diffusion.weightings.snr"}}, {"weighting": ("v", "snr")}),
         ({"net__width": 64}, {"net.width": ("48", "64")}),
         ({"schedule": LINEAR}, {"schedule": ("cosine", "linear")}),
         ({"schedule": LINEAR | {"steps": 500}}, {"schedule": ("cosine", "linear(steps=500)")}),

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from src.diffusion.schedules import Schedule
 
-Grid = Callable[[Schedule, int, float], Tensor]
+TimeGrid = Callable[[Schedule, int, float], Tensor]
 
 
 def uniform(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
@@ -31,7 +31,9 @@ def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     times = uniform(schedule, steps, start)
     rounded = (times[1:-1] * nodes).round() / nodes if nodes else times[1:-1]
     if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any() or (rounded >= start).any()):
-        raise ValueError(f"grid=trailing has {nodes} nodes, too few for sampler.steps={steps}; use grid=uniform")
+        raise ValueError(
+            f"time_grid=trailing has {nodes} nodes, too few for sampler.steps={steps}; use time_grid=uniform"
+        )
     return torch.cat([times[:1], rounded, times[-1:]])
 
 
@@ -86,7 +88,7 @@ def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[A
     """
     falling = list(levels)
     if len(falling) < 2 or falling[-1] <= 0 or falling != sorted(set(falling), reverse=True):
-        raise ValueError(f"grid.levels is a falling list of two or more noise levels above 0, not {falling}")
+        raise ValueError(f"time_grid.levels is a falling list of two or more noise levels above 0, not {falling}")
 
     def from_top(top: float) -> Tensor:
         below = [level for level in falling if level < top] or falling[-1:]
@@ -112,7 +114,7 @@ def at_levels(schedule: Schedule, start: float, sigma_max: float, make: Callable
     if (times.diff() >= 0).any():
         raise ValueError(
             f"the grid's noise levels do not fall from t = {start:g} to 0 on this schedule; choose another "
-            "grid.sigma_min, or use grid=uniform"
+            "time_grid.sigma_min, or use time_grid=uniform"
         )
     return times
 
@@ -120,4 +122,4 @@ def at_levels(schedule: Schedule, start: float, sigma_max: float, make: Callable
 def check_levels(sigma_min: float, sigma_max: float) -> None:
     """Refuse levels that do not fall."""
     if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"0 < grid.sigma_min < grid.sigma_max is needed, not {sigma_min} and {sigma_max}")
+        raise ValueError(f"0 < time_grid.sigma_min < time_grid.sigma_max is needed, not {sigma_min} and {sigma_max}")

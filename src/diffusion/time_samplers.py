@@ -75,7 +75,7 @@ class Fixed(TimeSampler):
 
     def __init__(self, t: Annotated[float, Interval(gt=0, le=1)] = 1.0):
         if not 0 < t <= 1:
-            raise ValueError(f"times.t lies above 0 and is at most 1, not {t}")
+            raise ValueError(f"time_sampler.t must be in (0, 1], got {t}")
         self.t = t
 
     def __call__(self, n, generator, schedule):
@@ -93,7 +93,7 @@ class DiscreteUniform(TimeSampler):
 
     def __init__(self, steps: Annotated[int, Ge(1)] = 1000):
         if steps < 1:
-            raise ValueError(f"times.steps is at least 1, not {steps}")
+            raise ValueError(f"time_sampler.steps must be >= 1, got {steps}")
         self.steps = steps
 
     def __call__(self, n, generator, schedule):
@@ -171,7 +171,10 @@ class LossAware(nn.Module, TimeSampler):
     ):
         super().__init__()
         if bins < 1 or history < 1 or not 0 < uniform_share <= 1:
-            raise ValueError("times.bins and times.history are at least 1, times.uniform_share above 0 and at most 1")
+            raise ValueError(
+                "time_sampler.bins and time_sampler.history must be >= 1 and time_sampler.uniform_share in (0, 1], "
+                f"got {bins}, {history} and {uniform_share}"
+            )
         self.uniform_share, self.t_min = uniform_share, check_t_min(t_min)
         self.register_buffer("losses", torch.zeros(bins, history))
         self.register_buffer("seen", torch.zeros(bins, dtype=torch.int64))
@@ -210,12 +213,12 @@ class LossAware(nn.Module, TimeSampler):
 def check_t_min(t_min: float) -> float:
     """Refuse a smallest time outside (0, 1)."""
     if not 0 < t_min < 1:
-        raise ValueError(f"times.t_min lies between 0 and 1, not {t_min}")
+        raise ValueError(f"time_sampler.t_min must be in (0, 1), got {t_min}")
     return t_min
 
 
 def check_std(std: float) -> float:
     """Refuse a spread that is none."""
     if std <= 0:
-        raise ValueError(f"times.std is above 0, not {std}")
+        raise ValueError(f"time_sampler.std must be > 0, got {std}")
     return std

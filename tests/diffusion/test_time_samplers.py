@@ -6,8 +6,8 @@ import torch
 from torch.testing import assert_close
 
 from src.diffusion.discrete_schedules import additive, cosine
-from src.diffusion.schedules import Flow
-from src.diffusion.times import (
+from src.diffusion.schedules import FlowSchedule
+from src.diffusion.time_samplers import (
     DiscreteUniform,
     Fixed,
     LogitNormal,
@@ -68,7 +68,7 @@ def test_one_time(t):
     spread = Uniform().for_validation()(4, generator(), SCHEDULE).sort().values
     assert_close(spread.diff(), torch.full((3,), 0.25, dtype=torch.float64), atol=1e-4, rtol=0)
     for wrong in (0.0, -1.0, 1.5):
-        with pytest.raises(ValueError, match=r"times\.t lies above 0"):
+        with pytest.raises(ValueError, match=r"time_sampler\.t must be in"):
             Fixed(wrong)
 
 
@@ -267,7 +267,7 @@ def test_deterministic(make):
 
 
 @pytest.mark.parametrize("make", [*EVERY, warm])
-@pytest.mark.parametrize("schedule", [SCHEDULE, Flow(), additive()])
+@pytest.mark.parametrize("schedule", [SCHEDULE, FlowSchedule(), additive()])
 def test_range_and_precision(make, schedule):
     t = draw(make(), 4000, schedule=schedule)
     assert t.dtype == torch.float64 and t.shape == (4000,)
@@ -286,19 +286,19 @@ def test_others_weigh_all_times_alike(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Uniform(0.0), "t_min lies between 0 and 1, not 0.0"),
-        (lambda: Stratified(-0.1), "not -0.1"),
-        (lambda: LogNormal(t_min=0.0), "t_min lies between 0 and 1, not 0.0"),
-        (lambda: LogitNormal(t_min=0.0), "t_min lies between 0 and 1, not 0.0"),
-        (lambda: LossAware(t_min=0.0), "t_min lies between 0 and 1, not 0.0"),
-        (lambda: Uniform(1.0), "not 1.0"),
-        (lambda: DiscreteUniform(0), "times.steps is at least 1, not 0"),
-        (lambda: LogNormal(std=0.0), "times.std is above 0, not 0.0"),
-        (lambda: LogitNormal(std=-1.0), "times.std is above 0, not -1.0"),
-        (lambda: LossAware(bins=0), "times.bins and times.history are at least 1"),
-        (lambda: LossAware(history=0), "times.bins and times.history are at least 1"),
-        (lambda: LossAware(uniform_share=0.0), "times.uniform_share above 0"),
-        (lambda: LossAware(uniform_share=1.5), "times.uniform_share above 0"),
+        (lambda: Uniform(0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: Stratified(-0.1), "got -0.1"),
+        (lambda: LogNormal(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: LogitNormal(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: LossAware(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: Uniform(1.0), "got 1.0"),
+        (lambda: DiscreteUniform(0), "time_sampler.steps must be >= 1, got 0"),
+        (lambda: LogNormal(std=0.0), "time_sampler.std must be > 0, got 0.0"),
+        (lambda: LogitNormal(std=-1.0), "time_sampler.std must be > 0, got -1.0"),
+        (lambda: LossAware(bins=0), "time_sampler.bins and time_sampler.history must be >= 1"),
+        (lambda: LossAware(history=0), "time_sampler.bins and time_sampler.history must be >= 1"),
+        (lambda: LossAware(uniform_share=0.0), r"time_sampler.uniform_share in \(0, 1\]"),
+        (lambda: LossAware(uniform_share=1.5), r"time_sampler.uniform_share in \(0, 1\]"),
     ],
 )  # fmt: skip
 def test_refuses(make, message):
