@@ -3,7 +3,7 @@
 from omegaconf import DictConfig
 
 from src.commands.main import run_command
-from src.commands.overrides import words_of_comparison
+from src.commands.overrides import comparison_overrides
 
 
 def compare(cfg: DictConfig) -> None:
@@ -16,4 +16,4 @@ def compare(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(compare, "compare", words_of_comparison)
+    run_command(compare, "compare", comparison_overrides)

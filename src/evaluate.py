@@ -4,9 +4,9 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from src.commands.cli import named_settings
+from src.commands.cli import overridden_keys
 from src.commands.main import run_command
-from src.commands.overrides import words_of_sampling
+from src.commands.overrides import sampling_overrides
 
 
 def evaluate(cfg: DictConfig) -> Any:
@@ -19,7 +19,7 @@ def evaluate(cfg: DictConfig) -> Any:
         objective,
     )
 
-    evaluation = Evaluation.prepare(cfg, named_settings())
+    evaluation = Evaluation.prepare(cfg, overridden_keys())
     subject = evaluation.draw()
     sections = evaluation.measure(subject)
     evaluation.write(subject, sections)
@@ -27,4 +27,4 @@ def evaluate(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(evaluate, "evaluate", words_of_sampling)
+    run_command(evaluate, "evaluate", sampling_overrides)

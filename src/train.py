@@ -5,7 +5,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.commands.main import run_command
-from src.commands.overrides import words_of_training
+from src.commands.overrides import training_overrides
 
 
 def train(cfg: DictConfig) -> Any:
@@ -15,12 +15,12 @@ def train(cfg: DictConfig) -> Any:
 
         plan_run(cfg)
         return None
-    from src.commands.run_setup import settle
+    from src.commands.run_setup import setup_run
     from src.commands.training import (
         Training,  # torch and Lightning take seconds to import, which --help need not wait for
     )
 
-    run = settle(cfg)
+    run = setup_run(cfg)
     if not run.finished:
         training = Training.prepare(run)
         training.announce()
@@ -30,4 +30,4 @@ def train(cfg: DictConfig) -> Any:
 
 
 if __name__ == "__main__":
-    run_command(train, "train", words_of_training)
+    run_command(train, "train", training_overrides)

@@ -21,8 +21,8 @@ from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.callbacks.sample_images import Pictures
 from src.callbacks.snapshots import Snapshots
-from src.commands.cli import to_plain
-from src.commands.config import drop_foreign_keys
+from src.commands.cli import to_container
+from src.commands.config import drop_incompatible_keys
 from src.commands.plan.device import Plan
 from src.data.base import DataModule
 from src.data.digits import Digits
@@ -86,10 +86,10 @@ def compose_config(tmp_path, *words: str, name: str = "train"):
     cfg.hydra.runtime.output_dir = str(tmp_path)
     HydraConfig.instance().set_config(cfg)
     if name == "train":
-        drop_foreign_keys(cfg, list(words))
+        drop_incompatible_keys(cfg, list(words))
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     assert not OmegaConf.missing_keys(own)
-    plain = OmegaConf.create(to_plain(own))
+    plain = OmegaConf.create(to_container(own))
     if name == "train" and plain.trainer.precision == "auto":
         plain.trainer.precision = "32-true"  # the command knows what the machine does well
     return plain
@@ -297,7 +297,7 @@ def choice(group: str, name: str):
 def test_every_file(tmp_path, group, name):
     """On top of an experiment that it fits; what needs a GPU is composed and checked only."""
     cfg = compose_config(tmp_path, *words_for(group, name), name=COMMAND.get(group, "train"))
-    check_config(to_plain(cfg))
+    check_config(to_container(cfg))
     if group in CHECKS:
         CHECKS[group](cfg)
     else:
@@ -314,7 +314,7 @@ def test_every_file(tmp_path, group, name):
 )
 def test_parts_are_exchangeable(tmp_path, group, name):
     """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""
-    check_config(to_plain(compose_config(tmp_path, "experiment=mnist_ddpm", f"{group}={name}")))
+    check_config(to_container(compose_config(tmp_path, "experiment=mnist_ddpm", f"{group}={name}")))
 
 
 def test_another_net_takes_its_own_numbers(tmp_path):
@@ -330,7 +330,7 @@ def test_another_net_takes_its_own_numbers(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_command(tmp_path, path):
-    check_config(to_plain(compose_config(tmp_path, name=path.stem)))
+    check_config(to_container(compose_config(tmp_path, name=path.stem)))
 
 
 @pytest.mark.parametrize("group", ["sampler", "guidance", "time_grid", "clip"])
@@ -338,7 +338,7 @@ def test_every_command(tmp_path, path):
 def test_every_choice_of_sampling(tmp_path, command, group):
     for name in GROUPS[group]:
         needs = [word for word in NEEDS.get((group, name), []) if "guidance." in word]
-        check_config(to_plain(compose_config(tmp_path, f"{group}={name}", *needs, name=command)))
+        check_config(to_container(compose_config(tmp_path, f"{group}={name}", *needs, name=command)))
 
 
 def test_one_fact_is_stated_once(tmp_path):

@@ -29,26 +29,26 @@ UNUSABLE = (
 )  # fmt: skip
 
 
-def named_settings() -> set[str]:
+def overridden_keys() -> set[str]:
     """The settings that the command line of the running command names."""
     return {read(word).key for word in HydraConfig.get().overrides.task}
 
 
 @contextmanager
-def one_line_errors(config_name: str) -> Iterator[None]:
+def user_errors(config_name: str) -> Iterator[None]:
     """Leave with one line for what the user can mend; let everything else show its traceback."""
     try:
         yield
     except KeyboardInterrupt:
-        fail("stopped" if config_name != "train" else "stopped before the run began", 130)
+        exit_with_error("stopped" if config_name != "train" else "stopped before the run began", 130)
     except Exception as error:
-        message = explain(error, config_name)
+        message = user_message(error, config_name)
         if message is None:
             raise
-        fail(message, getattr(error, "exit_code", 1), getattr(error, "everywhere", False))
+        exit_with_error(message, getattr(error, "exit_code", 1), getattr(error, "everywhere", False))
 
 
-def fail(message: str, exit_code: int, everywhere: bool = False) -> None:
+def exit_with_error(message: str, exit_code: int, everywhere: bool = False) -> None:
     """Say what is wrong in one line, and leave; a signal, as what else is `everywhere`, reaches all processes."""
     sys.stdout.flush()
     if not (everywhere or exit_code >= 128) or os.environ.get("LOCAL_RANK", "0") == "0":
@@ -56,19 +56,19 @@ def fail(message: str, exit_code: int, everywhere: bool = False) -> None:
     sys.exit(exit_code)
 
 
-def explain(error: BaseException, config_name: str) -> str | None:
+def user_message(error: BaseException, config_name: str) -> str | None:
     """One line for an error that the user can mend; None for a bug of ours, which deserves its traceback."""
     if isinstance(error, UserError):
         return str(error)
-    if isinstance(error, InterpolationResolutionError) and isinstance(origin(error), UserError | OSError):
-        return explain(origin(error), config_name)  # of a resolver, which makes a folder
+    if isinstance(error, InterpolationResolutionError) and isinstance(root_cause(error), UserError | OSError):
+        return user_message(root_cause(error), config_name)  # of a resolver, which makes a folder
     cause = error.__cause__
     if isinstance(error, InstantiationException) and isinstance(cause, OSError):
-        return explain(cause, config_name)
+        return user_message(cause, config_name)
     if isinstance(error, InstantiationException):
         where = re.search(r"full_key: (\S+)", str(error))
         if cause is not None and (
-            isinstance(cause, (UserError, ImportError, *OF_VALUES)) or refused_by_lightning(cause)
+            isinstance(cause, (UserError, ImportError, *OF_VALUES)) or is_misconfiguration(cause)
         ):
             part = where.group(1) if where else "config"
             hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
@@ -91,31 +91,31 @@ def explain(error: BaseException, config_name: str) -> str | None:
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
         return "the process of a job was killed, perhaps for want of memory; go on with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
-        return explain_composition(error, config_name)
-    if refused_by_lightning(error):
+        return composition_message(error, config_name)
+    if is_misconfiguration(error):
         return f"the trainer refuses this configuration: {error}"
     return None
 
 
-def origin(error: BaseException) -> BaseException:
+def root_cause(error: BaseException) -> BaseException:
     """The first of the errors of which one led to another."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return error
 
 
-def in_one_line(error: BaseException, config_name: str = "train") -> str:
+def one_line_message(error: BaseException, config_name: str = "train") -> str:
     """What is wrong, and of a bug of ours what kind it is."""
-    message = explain(error, config_name) or f"{type(error).__name__}: {error}"
+    message = user_message(error, config_name) or f"{type(error).__name__}: {error}"
     return " ".join(message.split())
 
 
-def refused_by_lightning(error: BaseException | None) -> bool:
+def is_misconfiguration(error: BaseException | None) -> bool:
     """Known by its name, so that --help need not import Lightning."""
     return type(error).__name__ == "MisconfigurationException"
 
 
-def explain_composition(error: BaseException, config_name: str) -> str:
+def composition_message(error: BaseException, config_name: str) -> str:
     """What is wrong with a word of the command line, and the nearest valid name."""
     text = str(error)
     if isinstance(error, OverrideParseException):
@@ -132,13 +132,13 @@ def explain_composition(error: BaseException, config_name: str) -> str:
     if option := re.search(r"Could not (?:find|load) '([^'/]+)/([^']*)'", text):
         group, name = option.groups()
         there = choices(group)
-        return f"{group}={name}: there is no such choice.{nearest(name, there)} Choices: {', '.join(there)}"
+        return f"{group}={name}: there is no such choice.{suggest(name, there)} Choices: {', '.join(there)}"
     if present := (
         re.search(r"Multiple values for (\S+)\.", text) or re.search(r"An item is already at '([^']+)'", text)
     ):
         return f"+{present.group(1)}: it is there already; write {present.group(1)}= without the +"
     if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
-        return f"{key.group(1)}: there is no such option.{nearest_key(key.group(1), config_name)}"
+        return f"{key.group(1)}: there is no such option.{suggest_key(key.group(1), config_name)}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
         return f"{error.full_key}: {text.splitlines()[0]}"
     return text
@@ -149,7 +149,7 @@ def choices(group: str) -> list[str]:
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
 
 
-def nearest_key(name: str, config_name: str) -> str:
+def suggest_key(name: str, config_name: str) -> str:
     """A suggestion among the options and groups, or what there is beside the one that was meant."""
     text = (CONF / f"{config_name}.yaml").read_text()
     groups = [p.name for p in CONF.iterdir() if p.is_dir() and re.search(rf"^  - {p.name}:", text, re.M)]
@@ -160,10 +160,10 @@ def nearest_key(name: str, config_name: str) -> str:
     if beside:
         near = get_close_matches(leaf, beside, n=1)
         return f" Did you mean {parent}.{near[0]}?" if near else f" {parent} has: {', '.join(beside)}"
-    return nearest(name, keys)
+    return suggest(name, keys)
 
 
-def nearest(name: str, choices: list[str]) -> str:
+def suggest(name: str, choices: list[str]) -> str:
     """A suggestion, or nothing."""
     leaf = name.split(".")[-1]  # right, perhaps, under a wrong parent or none, such as max_steps for trainer.max_steps
     found = [c for c in choices if c.split(".")[-1] == leaf] or get_close_matches(name, choices, n=1, cutoff=0.5)
@@ -198,6 +198,6 @@ def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
             yield from flat_keys(node._get_node(key), f"{prefix}{key!s}.")
 
 
-def to_plain(cfg: DictConfig | ListConfig) -> Any:
+def to_container(cfg: DictConfig | ListConfig) -> Any:
     """The config as plain containers, with every interpolation resolved."""
     return OmegaConf.to_container(cfg, resolve=True)

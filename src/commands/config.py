@@ -17,7 +17,7 @@ from src.utils.paths import CONF
 OF_THE_START = ("auto_resume", "resume_changed_data", "trust", "init_from", "plan", "sweep")
 
 
-def folder_of_hydra() -> Run:
+def hydra_run() -> Run:
     """The folder that Hydra has made for this run.
 
     Raises:
@@ -29,7 +29,7 @@ def folder_of_hydra() -> Run:
     return Run(hydra.runtime.output_dir)
 
 
-def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
+def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     """The config with all that is left to us filled in, but for the precision, and the overrides that are its own.
 
     Args:
@@ -43,11 +43,11 @@ def complete_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     overrides = [word for word in words if read(word).key.split(".")[0] not in OF_THE_START]
     if any(read(word).key == "paths.run" for word in overrides):
         raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
-    drop_foreign_keys(cfg, overrides)
+    drop_incompatible_keys(cfg, overrides)
     if cfg.resume is not None:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
-    settle_length(cfg, overrides)
+    resolve_length(cfg, overrides)
     return cfg, overrides
 
 
@@ -65,7 +65,7 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
     return saved
 
 
-def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
+def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
     """Where the command line exchanges a part, forget what the experiment says of it that the new one does not know.
 
     `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.channel_mults of its U-Net. Nor are
@@ -78,7 +78,7 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
     experiment = [word for word in overrides if read(word).key == "experiment"]
     other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
     for group, choice in chosen.items():
-        own = own_settings(group, str(choice))
+        own = group_defaults(group, str(choice))
         with open_dict(cfg):
             for key in list(cfg[group] or {}):
                 if any(name.startswith(f"{group}.{key}") for name in named):
@@ -89,7 +89,7 @@ def drop_foreign_keys(cfg: DictConfig, overrides: list[str]) -> None:
                     cfg[group][key] = own[key]
 
 
-def own_settings(group: str, choice: str) -> Any:
+def group_defaults(group: str, choice: str) -> Any:
     """What the file of a choice says; composed only where it builds on others, since that takes a while."""
     file = CONF / group / f"{choice}.yaml"
     own = OmegaConf.load(file) if file.is_file() else None
@@ -98,7 +98,7 @@ def own_settings(group: str, choice: str) -> Any:
     return own if OmegaConf.is_dict(own) else {}
 
 
-def settle_length(cfg: DictConfig, overrides: list[str]) -> None:
+def resolve_length(cfg: DictConfig, overrides: list[str]) -> None:
     """Let the length given on the command line, in epochs or in steps, replace the one of the experiment."""
     given = {read(word).key for word in overrides}
     if "trainer.max_epochs" in given and "trainer.max_steps" not in given:

@@ -11,7 +11,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
-from src.commands.cli import to_plain
+from src.commands.cli import to_container
 from src.commands.inputs import load_data
 from src.commands.sampling import Sampling
 from src.diffusion.time_samplers import Fixed
@@ -19,14 +19,14 @@ from src.metrics.base import NOT_AVAILABLE, Measure, Section, Subject
 from src.metrics.features.base import Reference
 from src.metrics.human import Human, write_questions
 from src.metrics.report import write_report
-from src.runs.data_identity import identifying
-from src.runs.run import SAMPLING
+from src.runs.data_identity import data_settings
+from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
 from src.utils.atomic import whole
 from src.utils.checkpoints import load_checkpoint
 from src.utils.console import log, progress_bar, table
-from src.utils.errors import UserError, blame
+from src.utils.errors import UserError, config_errors
 from src.utils.files import Damaged, read_arrays
 from src.utils.folders import check_out, make_out
 from src.utils.paths import check_writable
@@ -85,12 +85,12 @@ class Evaluation:
             seed=cfg.seed,
             n=cfg.n if x is None else len(x),
         )
-        with blame("metrics"):
+        with config_errors("metrics"):
             measures: dict[str, Measure] = {name: instantiate(node) for name, node in cfg.metrics.items()}
         if get_object(trained.time_sampler._target_) is Fixed and x is None:
             measures = without_samples(measures, "metrics" in named, cfg.human)
         check_counts(measures, subject)
-        fitting = {name: m for name, m in measures.items() if fits(name, m, subject, "metrics" in named)}
+        fitting = {name: m for name, m in measures.items() if is_applicable(name, m, subject, "metrics" in named)}
         evaluation = cls(cfg, sampling, subject, fitting)
         evaluation.ask_people()
         return evaluation
@@ -151,7 +151,7 @@ class Evaluation:
         with progress_bar(len(self.measures), "measuring", unit="measure", leave=False, delay=2) as bar:
             for name, measure in self.measures.items():
                 bar.set_postfix_str(name)
-                with blame(f"metrics.{name}", (ValueError,)):
+                with config_errors(f"metrics.{name}", (ValueError,)):
                     lost = unusable(subject.x) if measure.needs_samples else None
                     sections[name] = empty_section(name, lost) if lost else measure(subject)
                 bar.update()
@@ -179,12 +179,12 @@ class Evaluation:
 
     def record(self, subject: Subject, sections: dict[str, Section]) -> dict[str, Any]:
         """What metrics.json holds."""
-        plain, cost = to_plain(self.cfg), subject.cost
-        data, settings = subject.reference.data, to_plain(subject.run.config().data)
+        plain, cost = to_container(self.cfg), subject.cost
+        data, settings = subject.reference.data, to_container(subject.run.config().data)
         used = vars(subject.reference).get("features")
         return {
             "run": str(subject.run.path),
-            "name": subject.run.facts().get("name"),
+            "name": subject.run.metadata().get("name"),
             "samples": self.cfg.samples,
             "ckpt": plain["ckpt"],
             "weights": plain["weights"],
@@ -192,10 +192,10 @@ class Evaluation:
             "n": len(subject.x),
             "seed": plain["seed"],
             "label": plain["label"],
-            **{part: plain[part] for part in SAMPLING},
+            **{part: plain[part] for part in SAMPLING_GROUPS},
             "precision": plain["precision"],
             "features": None if used is None else used.name,
-            "data": hashed(sorted(identifying(settings, data.identity().get("files")).items())),
+            "data": hashed(sorted(data_settings(settings, data.identity().get("files")).items())),
             "data_warning": data.warning,
             "nfe": None if cost is None else cost.rows / max(1, len(subject.x)),
             "seconds": None if cost is None else cost.seconds,
@@ -229,7 +229,7 @@ class Evaluation:
         cfg, sampler = self.cfg, self.sampling.model.sampler
         drawn = "given" if cfg.samples is not None else f"{type(sampler).__name__.lower()}_{sampler.steps}"
         what = f"{drawn}_n_{self.subject.n}" if self.needs_samples else "without_samples"
-        measured = hashed(to_plain(cfg.metrics), to_plain(cfg.features))
+        measured = hashed(to_container(cfg.metrics), to_container(cfg.features))
         return self.folder / f"{what}_seed_{cfg.seed}_{hashed(self.key, measured)}"
 
     @property
@@ -250,8 +250,10 @@ class Evaluation:
     @property
     def key(self) -> str:
         """A hash of all that the samples depend on."""
-        cfg = to_plain(self.cfg)
-        settings = [cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples", "device", *SAMPLING)]
+        cfg = to_container(self.cfg)
+        settings = [
+            cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples", "device", *SAMPLING_GROUPS)
+        ]
         file = self.sampling.file
         assert file is not None
         settings += [file.name, file.stat().st_mtime_ns]  # a run that went on has other weights under the same name
@@ -315,7 +317,7 @@ def unusable(x: torch.Tensor) -> str | None:
     )
 
 
-def fits(name: str, measure: Measure, subject: Subject, named: bool) -> bool:
+def is_applicable(name: str, measure: Measure, subject: Subject, named: bool) -> bool:
     """Whether a measure can be taken of the subject.
 
     Raises:

@@ -53,7 +53,7 @@ def load_data(node: DictConfig, run: Run | None = None) -> DataModule:
     data: DataModule = instantiate(node)
     data.prepare_data()
     data.setup()
-    changed = run and changes(run.facts().get("data_identity"), data.identity())
+    changed = run and changes(run.metadata().get("data_identity"), data.identity())
     if changed:
         data.warn(changed)
     if data.warning:

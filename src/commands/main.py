@@ -11,10 +11,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig
 
 import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
-from src.commands.cli import one_line_errors
-from src.commands.overrides import check_folders, mended
+from src.commands.cli import user_errors
+from src.commands.overrides import check_run_dirs, normalize_override
 from src.commands.yaml_limits import limit_yaml
-from src.runs.trust import trusting
+from src.runs.trust import trust_configs
 from src.utils.override_syntax import split_flags
 from src.utils.paths import CONF, settle_environment, settle_strings
 
@@ -32,25 +32,25 @@ def run_command(
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
     limit_yaml()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
-    with one_line_errors(config_name):
+    with user_errors(config_name):
         settle_environment()
         words, flags = split_flags(sys.argv[1:])
-        words = [mended(word) for word in complete([mended(word) for word in words])]
-        check_folders(words)
+        words = [normalize_override(word) for word in complete([normalize_override(word) for word in words])]
+        check_run_dirs(words)
         sys.argv[1:] = [*words, *flags]  # Hydra refuses words behind a flag when others stand before it
-        start(as_job(task, config_name))()
+        start(wrap_task(task, config_name))()
 
 
-def as_job(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[DictConfig], Any]:
+def wrap_task(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[DictConfig], Any]:
     """The task as Hydra runs it: a job of a sweep leaves its errors in the folder of the sweep, any other ends here."""
 
     def job(cfg: DictConfig) -> Any:
-        with trusting(cfg.get("trust") is True):
+        with trust_configs(cfg.get("trust") is True):
             if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
                 from src.commands.sweep.job import run_job  # which imports what --help need not wait for
 
                 return run_job(task, cfg)
-            with one_line_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
+            with user_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
                 settle_strings(cfg)
                 return task(cfg)
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from pytorch_lightning.trainer.connectors import checkpoint_connector
 
-from src.commands.cli import refused_by_lightning
+from src.commands.cli import is_misconfiguration
 from src.utils.checkpoints import GO_ON, without_tensors
 from src.utils.errors import UserError
 from src.utils.files import Damaged, check, reading, reason
@@ -71,7 +71,7 @@ def restoring(path: Path | None) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if path is None or isinstance(error, UserError) or refused_by_lightning(error) or not restores(error):
+        if path is None or isinstance(error, UserError) or is_misconfiguration(error) or not restores(error):
             raise
         raise Damaged(f"{path} {reason(error)}. {GO_ON}") from error
 

@@ -15,20 +15,20 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
-from src.commands.cli import to_plain
-from src.commands.config import complete_config, folder_of_hydra
+from src.commands.cli import to_container
+from src.commands.config import hydra_run, resolve_config
 from src.commands.options import Train
 from src.runs.check_config import check_config, check_options
-from src.runs.run import CONFIG, LOG, RECORD, Run, moved
-from src.runs.trust import foreign, trusted
+from src.runs.run import CONFIG, LOG, RECORD, Run, relocate_paths
+from src.runs.trust import is_trusted, untrusted_targets
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.folders import LOCK, check_empty, remove_if_empty
 from src.utils.hardware import is_main_process, precision_for
-from src.utils.override_syntax import assignment, command, in_quotes, split_flags, value_of, without_interpolation
+from src.utils.override_syntax import assignment, command, in_quotes, override_value, split_flags, without_interpolation
 from src.utils.processes import agreed, launched_together
 
-PATIENCE = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
+LOCK_TIMEOUT = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
 # Settings that say how a run is started, and not what it is.
 OF_THE_START = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
 
@@ -38,7 +38,7 @@ class FailedBefore(UserError):
 
 
 @dataclass
-class Settled:
+class RunSetup:
     """A run before it begins.
 
     Attributes:
@@ -59,7 +59,7 @@ class Settled:
     key: str
     lock: FileLock | None = None
 
-    def take_folder(self) -> None:
+    def lock_folder(self) -> None:
         """Keep other processes from training in the same folder, for as long as this one lives, and say whose it is.
 
         Raises:
@@ -68,23 +68,23 @@ class Settled:
         self.run.path.mkdir(parents=True, exist_ok=True)
         self.lock = FileLock(self.run.path / LOCK)
         try:
-            self.lock.acquire(timeout=PATIENCE)
+            self.lock.acquire(timeout=LOCK_TIMEOUT)
         except Timeout:
             self.lock = None
             raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
         if not (self.run.path / RECORD).exists():
-            self.run.record(overrides=[w for w in self.overrides if not w.startswith("resume=")], key=self.key)
+            self.run.update_metadata(overrides=[w for w in self.overrides if not w.startswith("resume=")], key=self.key)
 
-    def leave_folder(self) -> None:
+    def discard_folder(self) -> None:
         """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
         if self.lock is not None and not self.run.exists and not any(self.run.checkpoints.glob("*.ckpt")):
             for name in (LOG, RECORD, LOCK):
                 (self.run.path / name).unlink(missing_ok=True)
             remove_if_empty(self.run.checkpoints)
-        self.release_folder()
+        self.unlock_folder()
         remove_if_empty(self.run.path)
 
-    def release_folder(self) -> None:
+    def unlock_folder(self) -> None:
         """Let others train there."""
         if self.lock is not None:
             self.lock.release()
@@ -105,7 +105,7 @@ def objective(names: Any, run: Run) -> Any:
     Raises:
         UserError: where the run has no such result.
     """
-    facts = run.facts()
+    facts = run.metadata()
     results = {key: value for key, value in facts["results"].items() if value is None or isinstance(value, int | float)}
     results |= {"parameters": facts["parameters"]} if "parameters" in facts else {}
     for name in [names] if isinstance(names, str) else names:
@@ -114,45 +114,45 @@ def objective(names: Any, run: Run) -> Any:
     return results[names] if isinstance(names, str) else [results[name] for name in names]
 
 
-def settle(cfg: DictConfig) -> Settled:
+def setup_run(cfg: DictConfig) -> RunSetup:
     """Complete and check the settings, and find the folder.
 
     Raises:
         UserError: for every mistake that the settings alone show, and a folder that is another run's.
     """
-    made = folder_of_hydra()
+    new_run = hydra_run()
     try:
-        cfg, overrides = complete_config(cfg, made)
-        key = run_key(to_plain(cfg))
+        cfg, overrides = resolve_config(cfg, new_run)
+        key = run_key(to_container(cfg))
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
-        check_options(to_plain(cfg), Train)
-        check_config(to_plain(cfg))
+        check_options(to_container(cfg), Train)
+        check_config(to_container(cfg))
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
-        path, resumes, finished = agreed(f"folder {number}", lambda: find_folder(cfg, made, key))
+        path, resumes, finished = agreed(f"folder {number}", lambda: find_run_dir(cfg, new_run, key))
     except BaseException:
-        remove_if_empty(made.path)
+        remove_if_empty(new_run.path)
         raise
-    if Path(path) != made.path:
-        remove_if_empty(made.path)
+    if Path(path) != new_run.path:
+        remove_if_empty(new_run.path)
     cfg.paths.run = path
     if resumes:
         cfg.resume = path
-    plain = {name: value for name, value in to_plain(cfg).items() if name not in OF_THE_START}
-    settled = Settled(cfg, plain, Run(path), resumes, finished, overrides, key)
-    follow(settled)
-    return settled
+    plain = {name: value for name, value in to_container(cfg).items() if name not in OF_THE_START}
+    setup = RunSetup(cfg, plain, Run(path), resumes, finished, overrides, key)
+    pin_run_dir(setup)
+    return setup
 
 
 def run_key(plain: dict[str, Any]) -> str:
     """A hash of the settings that make a run this one; where it lies and how it was started do not."""
     paths = plain["paths"]
-    anywhere = moved(moved(plain, paths["run"], "RUN"), paths["outputs"], "OUTPUTS")
+    anywhere = relocate_paths(relocate_paths(plain, paths["run"], "RUN"), paths["outputs"], "OUTPUTS")
     own = {name: value for name, value in anywhere.items() if name not in (*OF_THE_START, "paths")}
     return sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
-def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
+def find_run_dir(cfg: DictConfig, new_run: Run, key: str) -> tuple[str, bool, bool]:
     """The folder of a run, whether it resumes there, and whether it is finished.
 
     Args:
@@ -162,30 +162,32 @@ def find_folder(cfg: DictConfig, made: Run, key: str) -> tuple[str, bool, bool]:
     """
     sweeping = HydraConfig.get().mode == RunMode.MULTIRUN
     if cfg.resume is not None:
-        return str(made.path), not made.is_blank, False
+        return str(new_run.path), not new_run.is_blank, False
     if not is_main_process():
-        return str(made.path), False, False
+        return str(new_run.path), False, False
     if cfg.auto_resume or sweeping:
-        for run in beside(made):
-            facts = readable_facts(run)
+        for run in sibling_runs(new_run):
+            facts = metadata_or_empty(run)
             if facts.get("key") != key:
                 continue
             if facts.get("failed") and sweeping and not cfg.sweep.retry:
                 raise FailedBefore(facts["failed"])
             return str(run.path), not run.finished and run.has_checkpoint, run.finished
-    if made.exists and not sweeping:
-        raise UserError(f"{made.path} already holds a run; go on with it by {resuming(made)}, or name another folder")
+    if new_run.exists and not sweeping:
+        raise UserError(
+            f"{new_run.path} already holds a run; go on with it by {resuming(new_run)}, or name another folder"
+        )
     try:
-        if made.exists or "overrides" not in readable_facts(made):  # which the first file of a run has
-            check_empty("hydra.run.dir", made.path)
-        elif not made.is_blank:
+        if new_run.exists or "overrides" not in metadata_or_empty(new_run):  # which the first file of a run has
+            check_empty("hydra.run.dir", new_run.path)
+        elif not new_run.is_blank:
             advice = "take that from another run of the same settings, or name another folder"
-            raise UserError(f"{made.path} holds a run without its {CONFIG}; {advice}")
+            raise UserError(f"{new_run.path} holds a run without its {CONFIG}; {advice}")
     except UserError:
         if not sweeping:
             raise
-        return next_folder(made.path.parent), False, False  # another job is here, of the sweep as it was
-    return str(made.path), False, False
+        return new_job_dir(new_run.path.parent), False, False  # another job is here, of the sweep as it was
+    return str(new_run.path), False, False
 
 
 def resuming(run: Run) -> str:
@@ -193,26 +195,26 @@ def resuming(run: Run) -> str:
     return command("train", assignment("resume", run.path))
 
 
-def readable_facts(run: Run) -> dict[str, Any]:
+def metadata_or_empty(run: Run) -> dict[str, Any]:
     """What the record of a run holds, of which one that is damaged must not stop the others."""
     try:
-        return run.facts()
+        return run.metadata()
     except UserError as error:
         log.warning(f"WARNING: a run is passed over: {error}")
         return {}
 
 
-def beside(made: Run) -> Iterator[Run]:
+def sibling_runs(new_run: Run) -> Iterator[Run]:
     """The run in the folder that Hydra made, where it was there before, and then those beside it, the newest first."""
-    if made.exists:
-        yield made
-    records = made.path.parent.glob(f"*/{RECORD}")
+    if new_run.exists:
+        yield new_run
+    records = new_run.path.parent.glob(f"*/{RECORD}")
     for record in sorted(records, key=lambda file: file.stat().st_mtime, reverse=True):
-        if record.parent != made.path:
+        if record.parent != new_run.path:
             yield Run(record.parent)
 
 
-def next_folder(sweep: Path) -> str:
+def new_job_dir(sweep: Path) -> str:
     """Make the folder of a job that is none of those which the sweep holds."""
     numbers = [int(folder.name) for folder in sweep.iterdir() if folder.name.isdigit()]
     for number in itertools.count(max(numbers, default=-1) + 1):
@@ -222,15 +224,15 @@ def next_folder(sweep: Path) -> str:
     raise AssertionError("unreachable")
 
 
-def follow(settled: Settled) -> None:
+def pin_run_dir(setup: RunSetup) -> None:
     """Let processes that Lightning starts by repeating the command line find this one run in its folder."""
     config: Any = HydraConfig.instance().cfg
     with read_write(config.hydra):
         # Lightning puts it between quotes.
-        config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(settled.run.path))))
+        config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(setup.run.path))))
     alone = launched_together() is None and config.hydra.mode == RunMode.RUN
-    if settled.resumes and alone and value_of("resume", settled.overrides) is None:
+    if setup.resumes and alone and override_value("resume", setup.overrides) is None:
         # What the folder names was checked here, or is what this command line names itself.
-        saved, own = ({name for _, name in foreign(cfg)} for cfg in (settled.run.settings(), settled.plain))
-        trust = ["trust=true"] if trusted() or (saved and saved <= own) else []
-        sys.argv[1:] = [assignment("resume", settled.run.path), *trust, *split_flags(sys.argv[1:])[1]]
+        saved, own = ({name for _, name in untrusted_targets(cfg)} for cfg in (setup.run.settings(), setup.plain))
+        trust = ["trust=true"] if is_trusted() or (saved and saved <= own) else []
+        sys.argv[1:] = [assignment("resume", setup.run.path), *trust, *split_flags(sys.argv[1:])[1]]

@@ -12,23 +12,23 @@ from hydra.types import RunMode
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.commands.cli import to_plain
+from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
 from src.commands.options import Sample
 from src.diffusion.denoiser import Denoiser
 from src.plots.comparison import MOST, comparison
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif, write_picture
-from src.runs.check_config import check_config, check_options, targets
+from src.runs.check_config import check_config, check_options, instantiable_nodes
 from src.runs.folders import clip_bound
 from src.runs.loading import build_denoiser, load_weights, read_weights
-from src.runs.run import SAMPLING, Run
+from src.runs.run import SAMPLING_GROUPS, Run
 from src.samplers.pipeline import Model
 from src.statistics.restoration import restoration
 from src.tasks.base import Inputs, Result, Task
 from src.tasks.generate import Generate
 from src.utils.atomic import whole
 from src.utils.console import log, progress_bar, start_logging, table
-from src.utils.errors import UserError, blame
+from src.utils.errors import UserError, config_errors
 from src.utils.folders import check_out, make_out
 from src.utils.hardware import physical_memory, precision_for
 from src.utils.sample_files import write_pictures
@@ -70,9 +70,9 @@ class Sampling:
         run = Run.find(str(cfg.run), cfg.paths.outputs)
         cfg.run = str(run.path)  # for the guide of autoguidance, which is from the same run
         trained = run.config()
-        take_from_run(cfg, trained, named)
-        check_config(to_plain(cfg))
-        with blame("task"):
+        inherit_run_config(cfg, trained, named)
+        check_config(to_container(cfg))
+        with config_errors("task"):
             task: Task = instantiate(cfg.task)
         shape = (trained.data.channels, *trained.data.size)
         if isinstance(task, Generate):
@@ -82,17 +82,17 @@ class Sampling:
         inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
         check_memory(n, shape)
-        known = trained.data.num_classes if trained.module.conditional or takes_label(to_plain(cfg.guidance)) else 0
+        known = trained.data.num_classes if trained.module.conditional or takes_label(to_container(cfg.guidance)) else 0
         label = labels(cfg.label, n, known, every=task.makes_samples)
         if label is None and not trained.get("clusters") and "guidance" in named:
-            refuse_without_labels(to_plain(cfg.guidance))
+            check_guidance_labels(to_container(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)
-        denoiser = denoiser.to(pick_device(cfg.device)).eval().requires_grad_(False)
+        denoiser = denoiser.to(resolve_device(cfg.device)).eval().requires_grad_(False)
         model = build_model(cfg, denoiser, shape, label)
-        model.classes = run.facts().get("classes") or []
-        model.kind = run.facts().get("kind") or model.kind
+        model.classes = run.metadata().get("classes") or []
+        model.kind = run.metadata().get("kind") or model.kind
         if task.makes_samples and label is None:  # given data need no other than themselves, nor does a classifier
             model.cluster = denoiser.draw_clusters(n, cfg.seed)
         return cls(cfg, run, model, task, inputs, source)
@@ -102,7 +102,7 @@ class Sampling:
         """Where it is written."""
         if self.cfg.out is not None:
             return Path(str(self.cfg.out))
-        return folder_of_job() or self.run.path / "samples" / self.name
+        return sweep_job_dir() or self.run.path / "samples" / self.name
 
     def check_out(self) -> None:
         """Try to write there before anything is drawn.
@@ -214,7 +214,7 @@ def check_settings(cfg: DictConfig, named: set[str]) -> None:
     """Refuse settings that are wrong whatever the run."""
     if cfg.run is None:
         raise UserError("run=RUN is needed: a run folder, or run=latest")
-    check_options(to_plain(cfg), Sample)
+    check_options(to_container(cfg), Sample)
     if not isinstance(cfg.weights, str) and "ckpt" in named:
         raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
 
@@ -235,7 +235,7 @@ def check_memory(n: int, shape: tuple[int, ...]) -> None:
 
 def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Model:
     """The denoiser with the sampler and guidance of a config."""
-    with blame("sampler"):
+    with config_errors("sampler"):
         sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
         sampler.times()
     check_variance(sampler, denoiser)
@@ -243,16 +243,16 @@ def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], lab
     return Model(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
 
 
-def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
+def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
     """Sample as the run itself does, where the command line names no other sampler, grid, clip or guidance.
 
     Single settings of these, such as sampler.steps, then change the run's own.
     """
-    changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING and "." in key}
+    changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING_GROUPS and "." in key}
     with open_dict(cfg):
         if OmegaConf.is_interpolation(cfg.clip, "bound"):  # clip=auto, which follows the data of the run
             cfg.clip.bound = clip_bound(trained.data._target_)
-        for part in SAMPLING:
+        for part in SAMPLING_GROUPS:
             if part not in named:
                 cfg[part] = trained[part]
         for key, value in changes.items():
@@ -265,12 +265,12 @@ def take_from_run(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None
 
 def takes_label(guidance: Any) -> bool:
     """Whether a guidance, or one inside it, wants a label even where the net takes none."""
-    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in targets(guidance))
+    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in instantiable_nodes(guidance))
 
 
-def refuse_without_labels(guidance: Any) -> None:
+def check_guidance_labels(guidance: Any) -> None:
     """Refuse a guidance that would do nothing, since it pushes towards a label and there is none."""
-    for _, node in targets(guidance):
+    for _, node in instantiable_nodes(guidance):
         if getattr(get_object(node["_target_"]), "pushes_to_label", False):
             name = node["_target_"].rpartition(".")[2]
             raise UserError(f"guidance: {name} pushes towards a label, but this run has none; use guidance=none")
@@ -307,7 +307,7 @@ def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Te
     return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
 
 
-def pick_device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
     """The named device; `auto` is the GPU where there is one.
 
     Raises:
@@ -325,7 +325,7 @@ def pick_device(name: str) -> torch.device:
         raise UserError(f"device={name} cannot be used here; try device=cpu") from error
 
 
-def folder_of_job() -> Path | None:
+def sweep_job_dir() -> Path | None:
     """In a sweep the folder of this job, since other samples of the run may have the same name; None otherwise."""
     hydra = HydraConfig.get()
     return Path(hydra.runtime.output_dir) if hydra.mode == RunMode.MULTIRUN else None

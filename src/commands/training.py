@@ -20,9 +20,9 @@ from src.callbacks.denoising import DenoisingTest
 from src.callbacks.finetune import FineTune
 from src.callbacks.progress import Progress
 from src.callbacks.quality import Quality
-from src.commands.cli import flat_keys, in_one_line
+from src.commands.cli import flat_keys, one_line_message
 from src.commands.restoring import check_resumable, restoring
-from src.commands.run_setup import Settled
+from src.commands.run_setup import RunSetup
 from src.commands.summary import after_training, before_training
 from src.data.base import DataModule
 from src.loggers.metrics_csv import MetricsCSV
@@ -30,12 +30,12 @@ from src.module import DiffusionModule
 from src.optim.ema import Power
 from src.optim.lr_schedules import build_lr_schedule
 from src.runs.data_identity import changes
-from src.runs.loading import build_denoiser, load_weights, submodule
+from src.runs.loading import build_denoiser, load_weights, strip_prefix
 from src.runs.run import LOG, RECORD, Run, git_commit
 from src.utils.atomic import check_still_there
 from src.utils.checkpoints import GO_ON, REST, AtomicCheckpointIO, load_checkpoint
 from src.utils.console import log, start_logging, table
-from src.utils.errors import UserError, blame
+from src.utils.errors import UserError, config_errors
 from src.utils.files import read_tensors
 from src.utils.fsdp import FullyShard
 from src.utils.hardware import compile_net, is_main_process, physical_memory
@@ -61,58 +61,58 @@ class Training:
 
     def __init__(
         self,
-        settled: Settled,
+        setup: RunSetup,
         data: DataModule,
         module: DiffusionModule,
         trainer: pl.Trainer,
         resume: Path | None,
     ):
-        self.settled, self.cfg, self.run = settled, settled.plain, settled.run
+        self.setup, self.cfg, self.run = setup, setup.plain, setup.run
         self.data, self.module, self.trainer, self.resume = data, module, trainer, resume
 
     # ---- before ----
 
     @classmethod
-    def prepare(cls, settled: Settled) -> "Training":
+    def prepare(cls, setup: RunSetup) -> "Training":
         """Build the parts.
 
         Raises:
             UserError: for every mistake that can be seen before the training starts.
         """
         if is_main_process():
-            settled.take_folder()
+            setup.lock_folder()
         try:
-            return cls._prepare(settled)
+            return cls._prepare(setup)
         except BaseException:
-            settled.leave_folder()
+            setup.discard_folder()
             raise
 
     @classmethod
-    def _prepare(cls, settled: Settled) -> "Training":
-        cfg, run = settled.cfg, settled.run
-        resume = run.checkpoint("last") if settled.resumes else None
+    def _prepare(cls, setup: RunSetup) -> "Training":
+        cfg, run = setup.cfg, setup.run
+        resume = run.checkpoint("last") if setup.resumes else None
         start_logging(run.path / LOG if is_main_process() else None)
 
         data: DataModule = instantiate(cfg.data)
         check_size(cfg, physical_memory())
         torch.manual_seed(derive_seed(cfg.seed, "initial weights"))
         denoiser = build_denoiser(cfg)
-        with blame("module"):
+        with config_errors("module"):
             module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
-        with blame("sampler"):  # made anew for each grid, the first of which is minutes away
+        with config_errors("sampler"):  # made anew for each grid, the first of which is minutes away
             instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
-        check_labels(settled.plain)
+        check_labels(setup.plain)
         source = resume or initial_checkpoint(cfg)
         trainer = build_trainer(cfg)
         apart = source is resume and isinstance(trainer.strategy, FullyShard)
-        step = load_into(module, source, apart) if source is not None else 0
+        step = load_weights_into(module, source, apart) if source is not None else 0
         if resume is not None and not run.is_reported(step):
             trainer.fit_loop.__class__ = Finishing
         check_callbacks(trainer.callbacks, module, source)
         if cfg.compile:
             compile_net(denoiser.net, trainer.strategy.root_device)
         if isinstance(trainer.strategy, FullyShard):
-            refuse_what_needs_all_weights(module, trainer.callbacks)
+            check_sharding(module, trainer.callbacks)
         check_objective(cfg.sweep.objective, trainer.callbacks)
         data.check_batch_size(trainer.world_size)
         if is_main_process():
@@ -124,18 +124,18 @@ class Training:
                 denoiser.clusters.check(len(data.train_set))
             check_batches(trainer, data)
             if getattr(module.loss, "bounded_data", False):
-                with blame("loss"):
+                with config_errors("loss"):
                     module.loss.check_data(data.val_set[0, torch.arange(min(64, len(data.val_set)))]["x"])
             planned = planned_steps(trainer, data.train_batches)
-            with blame("optimizer"):
+            with config_errors("optimizer"):
                 spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
-            with blame("lr_schedule"):  # which may refuse that length
+            with config_errors("lr_schedule"):  # which may refuse that length
                 schedule = build_lr_schedule(instantiate(cfg.lr_schedule), spare, planned)
             if resume is None:
                 if run.exists:  # and was ended before its first checkpoint
                     rewind_loggers(trainer, 0)
                 if not (run.exists and cfg.resume):
-                    run.start(settled.plain, settled.overrides, key=settled.key)
+                    run.create(setup.plain, setup.overrides, key=setup.key)
             elif 0 < planned <= step and run.is_reported(step):
                 raise UserError(
                     f"this run is finished, at step {step}; make it longer with trainer.max_steps={2 * step}"
@@ -144,7 +144,7 @@ class Training:
                 check_resumable(resume, trainer, spare, schedule)
                 check_data(run, data, cfg.resume_changed_data)
                 rewind_loggers(trainer, step)
-        return cls(settled, data, module, trainer, resume)
+        return cls(setup, data, module, trainer, resume)
 
     @rank_zero_only
     def announce(self) -> None:
@@ -180,7 +180,7 @@ class Training:
             UserError: where that is gone, with its folder most likely.
         """
         check_still_there(self.run.path, RECORD)
-        self.run.record(**facts)
+        self.run.update_metadata(**facts)
 
     # ---- the run ----
 
@@ -192,7 +192,7 @@ class Training:
         except Exception as error:
             if getattr(error, "exit_code", 1) >= 128:
                 raise
-            message = in_one_line(error)
+            message = one_line_message(error)
             if is_main_process():
                 self.record(failed=message)
             if "DataLoader worker" in str(error):
@@ -200,7 +200,7 @@ class Training:
             raise
         finally:
             leave_process_group()
-            self.settled.release_folder()
+            self.setup.unlock_folder()
 
     # ---- after ----
 
@@ -253,7 +253,7 @@ def check_data(run: Run, data: DataModule, allowed: bool) -> None:
     Raises:
         UserError: saying what has changed.
     """
-    changed = changes(run.facts().get("data_identity"), data.identity())
+    changed = changes(run.metadata().get("data_identity"), data.identity())
     if changed and not allowed:
         raise UserError(
             f"{changed}. Bring them back, or go on with what is there by resume_changed_data=true; samples that were "
@@ -355,7 +355,7 @@ def check_batches(trainer: Any, data: DataModule) -> None:
         )
 
 
-def refuse_what_needs_all_weights(module: DiffusionModule, callbacks: list[pl.Callback]) -> None:
+def check_sharding(module: DiffusionModule, callbacks: list[pl.Callback]) -> None:
     """Refuse what one process does alone with weights that are split among several.
 
     Raises:
@@ -376,7 +376,7 @@ def leave_process_group() -> None:
         torch.distributed.destroy_process_group()
 
 
-def load_into(module: DiffusionModule, source: Path, apart: bool = False) -> int:
+def load_weights_into(module: DiffusionModule, source: Path, apart: bool = False) -> int:
     """Load raw and averaged weights from a checkpoint; returns the step that it was written at.
 
     Args:
@@ -387,8 +387,8 @@ def load_into(module: DiffusionModule, source: Path, apart: bool = False) -> int
     if apart and is_sharded(source):
         return read_tensors(source / SHARDED, REST, GO_ON)["global_step"]
     checkpoint = load_checkpoint(source)
-    load_weights(module.denoiser, submodule(checkpoint["state_dict"], "denoiser."), source)
-    load_weights(module.ema.model, submodule(checkpoint["state_dict"], "ema.model."), source)
+    load_weights(module.denoiser, strip_prefix(checkpoint["state_dict"], "denoiser."), source)
+    load_weights(module.ema.model, strip_prefix(checkpoint["state_dict"], "ema.model."), source)
     return checkpoint["global_step"]
 
 

@@ -219,9 +219,9 @@ class ImageFolder(DataModule):
     def _judge(self, bad: Sequence[str], n: int) -> str | None:
         if not bad:
             return None
-        complaint = (
+        violation = (
             f"{len(bad):,} of {n:,} images cannot be read: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}"
         )
         if len(bad) > self.max_unreadable * n:
-            raise UserError(f"{complaint}; mend or remove them, or raise data.max_unreadable={self.max_unreadable}")
-        return f"{complaint}; they are left out"
+            raise UserError(f"{violation}; mend or remove them, or raise data.max_unreadable={self.max_unreadable}")
+        return f"{violation}; they are left out"

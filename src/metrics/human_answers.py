@@ -6,7 +6,7 @@ from math import isfinite
 from pathlib import Path
 from typing import NamedTuple
 
-from src.utils.errors import UserError, blame_file
+from src.utils.errors import UserError, file_errors
 from src.utils.files import Misfit, read_text, reading
 
 COLUMNS = ("key", "person", "question", "kind", "real", "generated", "answer", "right", "seconds")
@@ -75,7 +75,7 @@ def read_answers(path: Path, key: str) -> list[Answer]:
 def read_rows(file: Path) -> list[dict[str, str]]:
     """The rows of a CSV file with the right columns."""
     advice = "Give the CSV that the page saves, separated by commas"
-    with blame_file("human"), reading(file, advice):
+    with file_errors("human"), reading(file, advice):
         text = read_text(file, advice, "utf-8-sig", "replace")
         reader = csv.DictReader(io.StringIO(text), restval="")
         rows, columns = list(reader), reader.fieldnames or []

@@ -22,7 +22,7 @@ MAPPINGS = (dict, Mapping)
 
 
 @dataclass(frozen=True)
-class Complaint:
+class Violation:
     """How a value departs from an annotation.
 
     Attributes:
@@ -41,7 +41,7 @@ class Complaint:
         return f"{self.where} must be {self.wanted}, got {shown(self.value)}"
 
 
-def complaint(value: Any, hint: Any) -> Complaint | None:
+def violation(value: Any, hint: Any) -> Violation | None:
     """How a value of a config departs from an annotation; None where it does not.
 
     A bool is no number, and a float is finite unless a bound of infinity says otherwise: `Annotated[float, Le(inf)]`.
@@ -57,7 +57,7 @@ def complaint(value: Any, hint: Any) -> Complaint | None:
     if origin is typing.Literal:
         if any(value == v and type(value) is type(v) for v in arguments):
             return None
-        return Complaint("", wanted(hint), value, any(type(value) is type(v) for v in arguments))
+        return Violation("", wanted(hint), value, any(type(value) is type(v) for v in arguments))
     if hint in (int, float):
         return number(value, hint)
     if isinstance(value, list) and arguments and origin in LISTS:
@@ -65,31 +65,31 @@ def complaint(value: Any, hint: Any) -> Complaint | None:
     if isinstance(value, dict) and origin in MAPPINGS:
         return of_dict(value, arguments[1])
     values = (value, tuple(value)) if isinstance(value, list) else (value,)
-    return None if any(bearable(v, hint) for v in values) else Complaint("", wanted(hint), value, False)
+    return None if any(bearable(v, hint) for v in values) else Violation("", wanted(hint), value, False)
 
 
-def number(value: Any, kind: type) -> Complaint | None:
+def number(value: Any, kind: type) -> Violation | None:
     if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else int):
-        return Complaint("", wanted(kind), value, False)
+        return Violation("", wanted(kind), value, False)
     if isinstance(value, int):
-        return None if abs(value) < 2**63 else Complaint("", "an integer of 64 bits", value)
-    return None if math.isfinite(value) else Complaint("", "finite", value)
+        return None if abs(value) < 2**63 else Violation("", "an integer of 64 bits", value)
+    return None if math.isfinite(value) else Violation("", "finite", value)
 
 
-def annotated(value: Any, hint: Any, limits: list[Any]) -> Complaint | None:
+def annotated(value: Any, hint: Any, limits: list[Any]) -> Violation | None:
     """The complaint about a value that has limits beside its type."""
-    found = complaint(value, hint)
+    found = violation(value, hint)
     infinite = isinstance(value, float) and any(getattr(limit, "le", None) == math.inf for limit in limits)
     if found is not None and not (infinite and found.wanted == "finite"):
         return found
     if value is not None and not all(holds(value, limit) for limit in limits):
-        return Complaint("", ranges(limits), value)
+        return Violation("", ranges(limits), value)
     return None
 
 
-def of_union(value: Any, parts: Sequence[Any]) -> Complaint | None:
+def of_union(value: Any, parts: Sequence[Any]) -> Violation | None:
     """The complaint that says most: of the alternatives whose type is right, or else of them all."""
-    found = [complaint(value, part) for part in parts]
+    found = [violation(value, part) for part in parts]
     if None in found:
         return None
     of_range = [c for c in found if c is not None and c.of_range]
@@ -98,27 +98,27 @@ def of_union(value: Any, parts: Sequence[Any]) -> Complaint | None:
     texts = [c.wanted for c in of_range] or [wanted(part) for part in parts]
     named = [v for part in parts for v in literals(part)]
     text = one_of(named) if all(map(literals, parts)) else " or ".join(dict.fromkeys(texts))
-    return Complaint("", text, value, bool(of_range))
+    return Violation("", text, value, bool(of_range))
 
 
-def of_list(value: list[Any], hint: Any, origin: Any, arguments: Sequence[Any]) -> Complaint | None:
+def of_list(value: list[Any], hint: Any, origin: Any, arguments: Sequence[Any]) -> Violation | None:
     """The complaint about the first element that is wrong, or about their number."""
     each: Sequence[Any] = [arguments[0]] * len(value)
     if origin is tuple and arguments[-1] is not Ellipsis:
         each = arguments
         if len(value) != len(each):
-            return Complaint("", wanted(hint), value)
+            return Violation("", wanted(hint), value)
     for i, (element, kind) in enumerate(zip(value, each, strict=True)):
-        if found := complaint(element, kind):
-            return Complaint(f"[{i}]{found.where}", found.wanted, found.value, True)
+        if found := violation(element, kind):
+            return Violation(f"[{i}]{found.where}", found.wanted, found.value, True)
     return None
 
 
-def of_dict(value: dict[str, Any], kind: Any) -> Complaint | None:
+def of_dict(value: dict[str, Any], kind: Any) -> Violation | None:
     """The complaint about the first value that is wrong."""
     for key, element in value.items():
-        if found := complaint(element, kind):
-            return Complaint(f".{key}{found.where}", found.wanted, found.value, True)
+        if found := violation(element, kind):
+            return Violation(f".{key}{found.where}", found.wanted, found.value, True)
     return None
 
 

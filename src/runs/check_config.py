@@ -9,8 +9,8 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from src.runs.bounds import complaint
-from src.runs.library_bounds import foreign_hints
+from src.runs.bounds import violation
+from src.runs.library_bounds import library_hints
 from src.utils.errors import UserError
 from src.utils.signatures import annotations, parameters
 
@@ -26,9 +26,9 @@ def check_config(cfg: dict[str, Any]) -> None:
         UserError: naming the YAML path, and the nearest valid name.
     """
     # A part is first spoken of under its own name, loss, not where it is passed on, module.loss.
-    for path in sorted(left_out(cfg), key=depth):
+    for path in sorted(missing_values(cfg), key=key_depth):
         raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
-    for path, node in sorted(targets(cfg), key=lambda found: depth(found[0])):
+    for path, node in sorted(instantiable_nodes(cfg), key=lambda found: key_depth(found[0])):
         check_node(path, node)
 
 
@@ -43,47 +43,47 @@ def check_options(cfg: dict[str, Any], options: type, path: str = "") -> None:
             continue
         if typing.is_typeddict(hint) and isinstance(cfg[key], dict):
             check_options(cfg[key], hint, f"{path}{key}.")
-        elif wrong := complaint(cfg[key], hint):
+        elif wrong := violation(cfg[key], hint):
             raise UserError(f"{path}{key}{wrong}")
 
 
-def depth(path: str) -> int:
+def key_depth(path: str) -> int:
     return path.count(".")
 
 
-def left_out(node: Any, path: str = "") -> Iterator[str]:
+def missing_values(node: Any, path: str = "") -> Iterator[str]:
     """The paths of all values that the config leaves to the user, as ???."""
     if isinstance(node, dict):
         for key, value in node.items():
-            yield from left_out(value, f"{path}.{key}" if path else str(key))
+            yield from missing_values(value, f"{path}.{key}" if path else str(key))
     elif node == "???":
         yield path
 
 
-def targets(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+def instantiable_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
     """Every node with a `_target_`, with its path."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
         for key, value in node.items():
-            yield from targets(value, f"{path}.{key}" if path else str(key))
+            yield from instantiable_nodes(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            yield from targets(value, f"{path}[{i}]")
+            yield from instantiable_nodes(value, f"{path}[{i}]")
 
 
 def check_node(path: str, node: dict[str, Any]) -> None:
     """Check one node against the signature of its target."""
     name = node["_target_"]
     try:
-        with silenced("hydra.utils"):  # which also logs what it raises
+        with muted("hydra.utils"):  # which also logs what it raises
             target = get_object(name)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
         raise UserError(f"{path}._target_: {name} cannot be imported ({reason})") from error
     takes = parameters(target)
     open_ended = any(p.kind == p.VAR_KEYWORD for p in takes.values())
-    hints = annotations(target) | foreign_hints(target)
+    hints = annotations(target) | library_hints(target)
     for key, value in node.items():
         if key.startswith("_"):
             continue
@@ -93,7 +93,7 @@ def check_node(path: str, node: dict[str, Any]) -> None:
             near = get_close_matches(key, takes, n=1)
             hint = f"Did you mean {near[0]}?" if near else f"It takes: {', '.join(takes)}"
             raise UserError(f"{path}.{key}: {name} has no such argument. {hint}")
-        if key in hints and (wrong := complaint(value, hints[key])):
+        if key in hints and (wrong := violation(value, hints[key])):
             raise UserError(f"{path}.{key}{wrong}")
     missing = [k for k, p in takes.items() if p.default is p.empty and p.kind in (0, 1, 3) and k not in node]
     if missing and not node.get("_partial_"):
@@ -101,7 +101,7 @@ def check_node(path: str, node: dict[str, Any]) -> None:
 
 
 @contextmanager
-def silenced(logger: str) -> Iterator[None]:
+def muted(logger: str) -> Iterator[None]:
     """Without the messages of a logger."""
     log = logging.getLogger(logger)
     was, log.disabled = log.disabled, True

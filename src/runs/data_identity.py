@@ -31,7 +31,7 @@ def alike(a: Sequence[float], b: Sequence[float]) -> bool:
     return not (a and b) or (len(a) == len(b) and all(isclose(x, y, rel_tol=1e-3, abs_tol=1e-4) for x, y in pairs))
 
 
-def identifying(settings: Mapping[str, Any], files: str | None) -> dict[str, Any]:
+def data_settings(settings: Mapping[str, Any], files: str | None) -> dict[str, Any]:
     """What of the settings of data tells them from others; files that are known are the same wherever they lie.
 
     Args:

@@ -23,13 +23,13 @@ def run_folder(resume: str | None, parent: str) -> str:
     Registered with Hydra as the resolver `run_folder`.
     """
     if is_follower():
-        return waiting_room()
+        return placeholder_dir()
     return new_folder(parent) if resume is None else str(Run.find(str(resume)).path)
 
 
 def sweep_folder(parent: str) -> str:
     """A new folder for a sweep. Registered with Hydra as the resolver `sweep_folder`."""
-    return waiting_room() if is_follower() else new_folder(parent)
+    return placeholder_dir() if is_follower() else new_folder(parent)
 
 
 def new_folder(parent: str) -> str:
@@ -45,7 +45,7 @@ def new_folder(parent: str) -> str:
 
 
 @cache
-def waiting_room() -> str:
+def placeholder_dir() -> str:
     """A folder for a process that will be told where the run is, since Hydra wants one first."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

@@ -109,7 +109,7 @@ FOREIGN = {
 }
 
 
-def foreign_hints(target: Any) -> dict[str, Any]:
+def library_hints(target: Any) -> dict[str, Any]:
     """Annotations for a target whose own say no range; none for any that is not listed."""
     if not inspect.isclass(target):
         return {}

@@ -8,7 +8,7 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
 from src.runs.run import Run
-from src.utils.errors import UserError, blame, not_finite
+from src.utils.errors import UserError, config_errors, not_finite
 from src.utils.ranges import PositiveFloat
 from src.utils.signatures import parameters
 
@@ -25,7 +25,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
 
     parts = {}
     for part in ("schedule", "parameterization", "variance"):
-        with blame(part):
+        with config_errors(part):
             parts[part] = instantiate(cfg[part])
     share = cfg["self_conditioning"]
     clusters = cfg.get("clusters", 0)
@@ -47,7 +47,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
     with context or nullcontext():
         net = instantiate(cfg["net"], **{key: value for key, (value, _) in needed.items()})
     shape = (cfg["data"]["channels"], *cfg["data"]["size"]) if clusters else ()
-    with blame("denoiser"):
+    with config_errors("denoiser"):
         return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)
 
 
@@ -83,13 +83,13 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     prefixes = {"ema": "ema.model.", "raw": "denoiser."}
     if weights in prefixes:
         path = run.checkpoint(ckpt)
-        return submodule(load_checkpoint(path)["state_dict"], prefixes[weights]), path
+        return strip_prefix(load_checkpoint(path)["state_dict"], prefixes[weights]), path
     if isinstance(weights, bool | str):
         raise UserError(f"weights={weights} is none of ema, raw, or a relative width such as 0.07")
     instead = "Delete it; the others may do"
     wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
     snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
-    with blame(f"weights={weights}"):
+    with config_errors(f"weights={weights}"):
         return rebuild(snapshots, weights), run.path / "snapshots"
 
 
@@ -116,6 +116,6 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     model.load_state_dict(weights)
 
 
-def submodule(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
+def strip_prefix(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
     """The part of a state dict under a prefix, without it."""
     return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}

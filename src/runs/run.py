@@ -11,9 +11,9 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from src.runs.check_config import check_config
-from src.runs.trust import refuse_foreign
+from src.runs.trust import check_trusted_config
 from src.utils.atomic import put_back, whole
-from src.utils.errors import UserError, blame_file
+from src.utils.errors import UserError, file_errors
 from src.utils.files import read_json, read_yaml
 
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
@@ -37,7 +37,7 @@ SETTINGS = {
 # Parts that are rebuilt whatever is done with a run.
 REBUILT = ("data", "net", "schedule", "parameterization", "variance", "time_sampler")
 # The groups that say how to sample; those of the run itself unless the command line names others.
-SAMPLING = ("sampler", "variance", "time_grid", "clip", "guidance")
+SAMPLING_GROUPS = ("sampler", "variance", "time_grid", "clip", "guidance")
 
 
 class Run:
@@ -83,10 +83,10 @@ class Run:
             UserError: where it is damaged, or names what is no part and the command line does not say trust=true.
         """
         cfg = self.settings()
-        refuse_foreign(cfg, self.path / CONFIG)
-        with blame_file(self.path / CONFIG):
+        check_trusted_config(cfg, self.path / CONFIG)
+        with file_errors(self.path / CONFIG):
             check_config({part: cfg[part] for part in REBUILT})
-        return OmegaConf.create(moved(cfg, cfg["paths"]["run"], str(self.path.absolute())))
+        return OmegaConf.create(relocate_paths(cfg, cfg["paths"]["run"], str(self.path.absolute())))
 
     def settings(self) -> dict[str, Any]:
         """The same as plain containers, with the paths of then."""
@@ -135,9 +135,9 @@ class Run:
 
     def overrides(self) -> list[str]:
         """The command line that the run was started with, as Hydra's overrides."""
-        return self.facts().get("overrides", [])
+        return self.metadata().get("overrides", [])
 
-    def facts(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What run.json holds.
 
         Raises:
@@ -150,39 +150,39 @@ class Run:
     @property
     def finished(self) -> bool:
         """Whether it came to its end; not where trainer.max_time stopped it before."""
-        facts = self.facts()
+        facts = self.metadata()
         return "results" in facts and facts.get("finished", True)
 
     def is_reported(self, step: int) -> bool:
         """Whether it came to its end at this step, and its results are here."""
-        return self.finished and self.facts()["results"].get("steps") == step
+        return self.finished and self.metadata()["results"].get("steps") == step
 
-    def start(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
+    def create(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
         """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.record(overrides=overrides, **facts)
+        self.update_metadata(overrides=overrides, **facts)
         with whole(self.path / CONFIG) as file:
             file.write_text(yaml.safe_dump(cfg, sort_keys=False))
-        point_to(Path(cfg["paths"]["outputs"]) / "latest", self.path)
+        symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
-    def record(self, **facts: Any) -> None:
+    def update_metadata(self, **facts: Any) -> None:
         """Add facts to run.json."""
         with whole(self.path / RECORD) as file:
-            file.write_text(json.dumps(self.facts() | facts, indent=2, default=str) + "\n")
+            file.write_text(json.dumps(self.metadata() | facts, indent=2, default=str) + "\n")
 
 
-def moved(node: Any, old: str, new: str) -> Any:
+def relocate_paths(node: Any, old: str, new: str) -> Any:
     """Plain containers in which every path below `old` lies below `new`."""
     if isinstance(node, dict):
-        return {key: moved(value, old, new) for key, value in node.items()}
+        return {key: relocate_paths(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
-        return [moved(value, old, new) for value in node]
+        return [relocate_paths(value, old, new) for value in node]
     if isinstance(node, str) and (node == old or node.startswith(old + "/")):
         return new + node[len(old) :]
     return node
 
 
-def point_to(link: Path, target: Path) -> None:
+def symlink_latest(link: Path, target: Path) -> None:
     """Make a relative symbolic link, replacing an older one in one move; where links are not allowed, do without."""
     partial = link.with_name(f".{link.name}.{os.getpid()}")
     try:

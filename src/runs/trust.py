@@ -16,7 +16,7 @@ from typing import Any
 
 from hydra.utils import get_object
 
-from src.runs.check_config import silenced, targets
+from src.runs.check_config import instantiable_nodes, muted
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
@@ -45,7 +45,7 @@ _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 
 @contextmanager
-def trusting(asked: bool) -> Iterator[None]:
+def trust_configs(asked: bool) -> Iterator[None]:
     """Let configs from folders name anything, where that was asked for."""
     token = _trusted.set(asked)
     try:
@@ -54,12 +54,12 @@ def trusting(asked: bool) -> Iterator[None]:
         _trusted.reset(token)
 
 
-def trusted() -> bool:
+def is_trusted() -> bool:
     """Whether the user said trust=true."""
     return _trusted.get()
 
 
-def refuse_foreign(cfg: dict[str, Any], file: Path) -> None:
+def check_trusted_config(cfg: dict[str, Any], file: Path) -> None:
     """Refuse a saved config that names what is no part, or holds what would be computed when it is read.
 
     Args:
@@ -75,16 +75,16 @@ def refuse_foreign(cfg: dict[str, Any], file: Path) -> None:
                 f"{file}: {path} holds the interpolation {value!r}, but the config of a run is resolved. "
                 "Write its value there"
             )
-    for path, name in [] if trusted() else foreign(cfg):
+    for path, name in [] if is_trusted() else untrusted_targets(cfg):
         raise UserError(
             f"{file}: {path}._target_={name} is neither a part of this project nor among the classes of torch and "
             "Lightning that a run folder may name. Where you know who made the folder, add trust=true: that code runs"
         )
 
 
-def foreign(cfg: Any) -> list[tuple[str, str]]:
+def untrusted_targets(cfg: Any) -> list[tuple[str, str]]:
     """The targets of a config that are no parts, each with its path."""
-    nodes = [(path, node["_target_"], node) for path, node in targets(cfg)]
+    nodes = [(path, node["_target_"], node) for path, node in instantiable_nodes(cfg)]
     return [
         (path, str(name)) for path, name, node in nodes if not is_part(node.get("path") if name == GET_CLASS else name)
     ]
@@ -100,7 +100,7 @@ def is_part(name: Any) -> bool:
     if "._" in name or not any(name == package or name.startswith(package + ".") for package in packages):
         return False
     try:
-        with silenced("hydra.utils"):
+        with muted("hydra.utils"):
             target = get_object(name)
     except Exception:  # there is none; `check_config` says so
         return within(name, (*PLAIN, *PARTS))
@@ -131,7 +131,7 @@ def strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from strings(value, f"{path}[{i}]")
 
 
-def refuse_foreign_words(words: Sequence[str], file: Path, trust: bool) -> None:
+def check_trusted_overrides(words: Sequence[str], file: Path, trust: bool) -> None:
     """Refuse the words of a saved command line that do more than set values and choose among what is in conf/.
 
     Raises:

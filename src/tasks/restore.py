@@ -16,7 +16,7 @@ from src.diffusion.operators import Average, Blur, Grey, Mask, Measurement
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Model
 from src.tasks.base import Inputs, Result, Task, wanted
-from src.utils.errors import UserError, blame
+from src.utils.errors import UserError, config_errors
 from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
@@ -179,7 +179,7 @@ def greyed(weights: Sequence[float], shape: Shape) -> Grey:
 
 
 def blurred(width: float, shape: Shape) -> Blur:
-    with blame("task"):
+    with config_errors("task"):
         return Blur(width)
 
 

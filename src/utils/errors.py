@@ -43,7 +43,7 @@ def printable(text: str) -> str:
 
 
 @contextmanager
-def blame_file(file: object) -> Iterator[None]:
+def file_errors(file: object) -> Iterator[None]:
     """Say which file a UserError speaks of."""
     try:
         yield
@@ -52,7 +52,7 @@ def blame_file(file: object) -> Iterator[None]:
 
 
 @contextmanager
-def blame(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
+def config_errors(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
     """Say of which part of the config an error speaks, raised where the part is made or put together with others."""
     try:
         yield

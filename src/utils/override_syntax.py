@@ -66,7 +66,7 @@ def resolved(value: Any) -> Any:
     return value
 
 
-def value_of(key: str, words: Sequence[str]) -> Any:
+def override_value(key: str, words: Sequence[str]) -> Any:
     """What the words say of a setting, the last of them first; None where they say nothing."""
     return next((word.value for word in map(read, reversed(words)) if word.key == key and not word.removes), None)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from omegaconf import DictConfig
 
-from src.commands.cli import one_line_errors
+from src.commands.cli import user_errors
 from src.commands.plan.counting import count_flops
 from src.commands.plan.profile import build_module, fake_batch, loss_of
 from src.data.workers import cpus
@@ -153,7 +153,7 @@ def main() -> None:
     start_logging(None)
     file, here = args.out / "growth.json", about()
     found = {name: [Curve(**c) for c in curves] for name, curves in measured_before(file, args.only).items()}
-    with one_line_errors("train"), tempfile.TemporaryDirectory() as folder:
+    with user_errors("train"), tempfile.TemporaryDirectory() as folder:
         growth = Growth(Path(folder), args.quick)
         for name in args.only:
             found[name] = getattr(growth, name)()

@@ -25,8 +25,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 from torch import Tensor
 
-from src.commands.cli import one_line_errors
-from src.commands.config import drop_foreign_keys
+from src.commands.cli import user_errors
+from src.commands.config import drop_incompatible_keys
 from src.plots.pictures import sample_grid
 from src.runs.loading import build_denoiser, load_denoiser
 from src.runs.run import Run
@@ -68,7 +68,7 @@ def composed(words: list[str]) -> DictConfig:
     """The config of a command line, but for what only a running command has."""
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*words, "name=bench", "paths.run=nowhere"])
-        drop_foreign_keys(cfg, words)
+        drop_incompatible_keys(cfg, words)
     return cfg
 
 
@@ -202,7 +202,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> None:
     args = parse(sys.argv[1:])
     start_logging(None)
-    with one_line_errors("train"):
+    with user_errors("train"):
         names, embeddings = args.nets.split(",") if args.nets else NETS[args.data], args.time_embeddings.split(",")
         jobs = [Job(net, embedding, args.set) for net in names for embedding in embeddings]
         page = align((bench_sine if args.data == "sine" else bench_mnist)(args, jobs))

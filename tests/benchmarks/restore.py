@@ -20,7 +20,7 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.commands.cli import one_line_errors
+from src.commands.cli import user_errors
 from src.commands.sampling import build_model
 from src.diffusion.operators import Mask, Measurement
 from src.metrics.features.base import Features, Real, Reference
@@ -200,5 +200,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    with one_line_errors("sample"):
+    with user_errors("sample"):
         main()

@@ -25,8 +25,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from src.commands.cli import one_line_errors, to_plain
-from src.commands.sampling import Sampling, build_model, labels, pick_device, take_from_run
+from src.commands.cli import to_container, user_errors
+from src.commands.sampling import Sampling, build_model, inherit_run_config, labels, resolve_device
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Samples, generate
@@ -57,7 +57,7 @@ class Row:
         """The config of `src.sample` with this sampler, in all else as the run itself samples, without guidance."""
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("sample", [f"sampler={self.sampler}", "guidance=none", *self.changes])
-        take_from_run(cfg, trained, {"sampler", "guidance", *(change.split("=")[0] for change in self.changes)})
+        inherit_run_config(cfg, trained, {"sampler", "guidance", *(change.split("=")[0] for change in self.changes)})
         OmegaConf.resolve(cfg)
         return cfg
 
@@ -124,7 +124,7 @@ class Bench:
         if not self.trained.data._target_.endswith(".MNIST"):
             raise UserError(f"{self.run.path} was trained on {self.trained.data._target_}; this needs a run on MNIST")
         self.digits = reference(self.trained, args.data_root)
-        self.device = pick_device("auto")
+        self.device = resolve_device("auto")
         self.denoiser = load_denoiser(str(self.run.path), args.ckpt).to(self.device).eval()
         self.shape = (self.trained.data.channels, *self.trained.data.size)
         self.results = Results(args.out, self.about())
@@ -184,7 +184,7 @@ class Bench:
     def cell(self, row: Row, kind: str, budget: int) -> None:
         """Measure a cell unless it is there, and keep it; a sampler that fails leaves the reason instead."""
         cfg, key = row.config(self.trained), f"{row}@{kind if kind == 'overhead' else budget}"
-        settings = to_plain(cfg.sampler)
+        settings = to_container(cfg.sampler)
         if not self.args.fresh and self.results.holds(key, settings):
             return
         began = time.perf_counter()
@@ -310,7 +310,7 @@ def parse(words: list[str]) -> argparse.Namespace:
 def main() -> None:
     args = parse(sys.argv[1:])
     start_logging(None)
-    with one_line_errors("sample"):
+    with user_errors("sample"):
         bench(args)
 
 

@@ -9,7 +9,7 @@ from hydra.errors import InstantiationException
 from omegaconf import OmegaConf
 
 import src.runs.folders  # noqa: F401 - registers the resolver that conf/train.yaml uses
-from src.commands.cli import explain, flat_keys, nearest, to_plain
+from src.commands.cli import flat_keys, suggest, to_container, user_message
 from src.commands.main import run_command
 from src.utils.errors import UserError
 
@@ -21,7 +21,7 @@ def command(monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("HYDRA_FULL_ERROR", "0")
     before = Singleton.get_state()
 
-    def run(*words: str, name: str = "train", task=to_plain):
+    def run(*words: str, name: str = "train", task=to_container):
         ran = []
         GlobalHydra.instance().clear()
         folders = ["hydra.run.dir=run", *(["hydra.sweep.dir=sweep"] if name == "train" else [])]
@@ -173,33 +173,33 @@ def test_a_bug_of_ours_keeps_its_traceback(command):
 def test_a_value_that_a_part_refuses_is_named(cause):
     error = InstantiationException("Error in call to target 'x':\nValueError(...)\nfull_key: time_sampler")
     error.__cause__ = cause
-    assert explain(error, "train") == "time_sampler: t_min lies in (0, 1)"
+    assert user_message(error, "train") == "time_sampler: t_min lies in (0, 1)"
     error.__cause__ = ZeroDivisionError("division by zero")
-    assert explain(error, "train") == "time_sampler: ZeroDivisionError: division by zero"
+    assert user_message(error, "train") == "time_sampler: ZeroDivisionError: division by zero"
     error.__cause__ = AttributeError("a bug")
-    assert explain(error, "train") is None
+    assert user_message(error, "train") is None
 
 
 def test_only_what_lacks_a_device_is_sent_to_another_trainer():
     error = InstantiationException("full_key: trainer")
     error.__cause__ = ValueError("No supported gpu backend found!")
-    assert explain(error, "train").endswith("found!. Use trainer=cpu, or trainer=auto")
+    assert user_message(error, "train").endswith("found!. Use trainer=cpu, or trainer=auto")
     error.__cause__ = ValueError("Provided value is wrong")
-    assert explain(error, "train") == "trainer: Provided value is wrong"
+    assert user_message(error, "train") == "trainer: Provided value is wrong"
 
 
 def test_a_file_that_a_part_cannot_write_is_named():
     error = InstantiationException("Error in call to target 'x':\nOSError(...)\nfull_key: data")
     error.__cause__ = NotADirectoryError(20, "Not a directory", "/file/x")
-    assert explain(error, "train").startswith("/file/x cannot be used (Not a directory)")
+    assert user_message(error, "train").startswith("/file/x cannot be used (Not a directory)")
 
 
 def test_nearest():
     names = ["trainer.max_steps", "optimizer.lr", "sampler.steps", "time_sampler.steps"]
-    assert nearest("lr", names) == " Did you mean optimizer.lr?"
-    assert nearest("steps", names) == " Did you mean sampler.steps or time_sampler.steps?"
-    assert nearest("optimizer.l", names) == " Did you mean optimizer.lr?"
-    assert nearest("qqqq", names) == ""
+    assert suggest("lr", names) == " Did you mean optimizer.lr?"
+    assert suggest("steps", names) == " Did you mean sampler.steps or time_sampler.steps?"
+    assert suggest("optimizer.l", names) == " Did you mean optimizer.lr?"
+    assert suggest("qqqq", names) == ""
 
 
 def test_flat_keys():
@@ -208,5 +208,5 @@ def test_flat_keys():
 
 
 def test_to_plain_resolves():
-    plain = to_plain(OmegaConf.create({"a": 1, "b": {"c": "${a}"}, "d": ["${b.c}"]}))
+    plain = to_container(OmegaConf.create({"a": 1, "b": {"c": "${a}"}, "d": ["${b.c}"]}))
     assert plain == {"a": 1, "b": {"c": 1}, "d": [1]} and type(plain["b"]) is dict and type(plain["d"]) is list

@@ -5,9 +5,15 @@ import json
 import pytest
 from hydra.errors import OverrideParseException
 
-from src.commands.overrides import mended, words_of_comparison, words_of_sampling, words_of_sweep, words_of_training
+from src.commands.overrides import (
+    comparison_overrides,
+    normalize_override,
+    sampling_overrides,
+    sweep_overrides,
+    training_overrides,
+)
 from src.utils.errors import UserError
-from src.utils.override_syntax import assignment, read, value_of
+from src.utils.override_syntax import assignment, override_value, read
 from tests.utils.test_override_syntax import NAMES
 
 
@@ -42,22 +48,22 @@ def home(monkeypatch):
 def test_a_word_is_given_to_hydra_as_it_is_meant(typed, given):
     if given is None:
         with pytest.raises(OverrideParseException):
-            mended(typed)
+            normalize_override(typed)
     else:
-        assert mended(typed) == given and mended(given) == given
+        assert normalize_override(typed) == given and normalize_override(given) == given
 
 
 @pytest.mark.parametrize("word", ["{}=", "{}=''", '{}=" "', "+{}=", "{}=['']", "{}=[a,'']"])
 @pytest.mark.parametrize("key", ["data.root", "resume", "init_from", "out", "hydra.run.dir", "sweep.resume", "name"])
 def test_an_empty_value_is_refused(key, word):
     with pytest.raises(UserError, match=f"{key.replace('.', '[.]')}= is empty"):
-        mended(word.format(key))
+        normalize_override(word.format(key))
 
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "paths.outputs"])
 def test_a_folder_that_is_needed_is_not_null(key):
     with pytest.raises(UserError, match="names no folder"):
-        mended(f"{key}=null")
+        normalize_override(f"{key}=null")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -66,8 +72,8 @@ def test_a_run_of_any_name_is_resumed(tmp_path, name):
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.yaml").write_text("{}")
     (folder / "run.json").write_text(json.dumps({"overrides": ["net=mlp"]}))
-    word = mended(assignment("resume", folder))
-    assert words_of_training([word]) == ["net=mlp", word]
+    word = normalize_override(assignment("resume", folder))
+    assert training_overrides([word]) == ["net=mlp", word]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -76,18 +82,18 @@ def test_a_sweep_of_any_name_goes_on(tmp_path, name):
     folder.mkdir(parents=True, exist_ok=True)
     plan = {"command": "train", "words": ["seed=1,2", "sweep.resume=x"], "hydra_words": ["hydra/launcher=parallel"]}
     (folder / "sweep.json").write_text(json.dumps(plan | {"swept": ["seed"], "jobs": [], "count": 2}))
-    words = words_of_sweep([assignment("sweep.resume", folder), "sweep.retry=true"])
+    words = sweep_overrides([assignment("sweep.resume", folder), "sweep.retry=true"])
     assert words[:2] == ["hydra/launcher=parallel", "seed=1,2"] and words[-1] == "hydra.mode=MULTIRUN"
-    assert value_of("hydra.sweep.dir", words) == str(folder) == read(words[2]).value
-    assert words_of_sweep([assignment("sweep.resume", folder), "seed=3"])[:2] == [words[2], "seed=3"]
+    assert override_value("hydra.sweep.dir", words) == str(folder) == read(words[2]).value
+    assert sweep_overrides([assignment("sweep.resume", folder), "seed=3"])[:2] == [words[2], "seed=3"]
 
 
 def test_settings_of_the_runs_own_sampler():
     words = ["run=x", "sampler.steps=3", "+clip.bound=2", "guidance=cfg", "guidance.scale=3", "sampler=ddim"]
-    assert words_of_sampling(words) == words
-    assert words_of_sampling(words[:3]) == ["run=x", "++sampler.steps=3", "+clip.bound=2"]
+    assert sampling_overrides(words) == words
+    assert sampling_overrides(words[:3]) == ["run=x", "++sampler.steps=3", "+clip.bound=2"]
 
 
 def test_what_compare_calls_as_groups_are_called():
     words = ["guidance=[0,1]", "sweep='a=b'", "guidances=1", "n=2"]
-    assert words_of_comparison(words) == ["scales=[0,1]", "sweep_folder='a=b'", "guidances=1", "n=2"]
+    assert comparison_overrides(words) == ["scales=[0,1]", "sweep_folder='a=b'", "guidances=1", "n=2"]

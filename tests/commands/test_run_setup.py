@@ -4,7 +4,7 @@ import copy
 
 import pytest
 
-from src.commands.run_setup import next_folder, objective, run_key
+from src.commands.run_setup import new_job_dir, objective, run_key
 from src.runs.run import Run
 from src.utils.errors import UserError
 
@@ -41,12 +41,12 @@ def test_the_order_of_settings_does_not_matter():
 def test_the_next_folder_of_a_sweep(tmp_path):
     for name in ("0", "1", "10", "jobs"):
         (tmp_path / name).mkdir()
-    assert [next_folder(tmp_path) for _ in range(2)] == [str(tmp_path / "11"), str(tmp_path / "12")]
+    assert [new_job_dir(tmp_path) for _ in range(2)] == [str(tmp_path / "11"), str(tmp_path / "12")]
 
 
 def test_what_a_search_looks_at(tmp_path):
     run = Run(tmp_path)
-    run.record(
+    run.update_metadata(
         parameters=7,
         results={"steps": 1, "seconds": 1.0, "best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None},
     )

@@ -7,7 +7,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from src.callbacks.checkpoints import Checkpoints
-from src.commands.training import load_into
+from src.commands.training import load_weights_into
 from src.utils.sharded import SHARDED
 from tests.helpers.tiny import fit, make_module
 
@@ -29,7 +29,7 @@ def test_a_new_run_begins_with_the_weights_of_another(tmp_path, sharded):
     source = split(tmp_path / "last.ckpt") if sharded else tmp_path / "last.ckpt"
     module = make_module(lr=0.1)
     before = {key: value.clone() for key, value in module.state_dict().items()}
-    assert load_into(module, source) == 6
+    assert load_weights_into(module, source) == 6
     raw, average = (dict(getattr(trained, name).named_parameters()) for name in ("denoiser", "ema"))
     for key, value in module.denoiser.named_parameters():
         assert torch.equal(value, raw[key]) and not torch.equal(value, before[f"denoiser.{key}"])

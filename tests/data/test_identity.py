@@ -123,7 +123,7 @@ def test_a_run_goes_on_with_other_data_only_where_that_is_asked_for(tmp_path):
     run, now = Run(tmp_path), Own(X[:30])
     now.setup()
     check_data(run, now, allowed=False)  # of a run that kept nothing, nothing is known
-    run.record(data_identity=identity(Own(X)))
+    run.update_metadata(data_identity=identity(Own(X)))
     with pytest.raises(UserError, match=r"36 training samples then, 26 now.*resume_changed_data=true"):
         check_data(run, now, allowed=False)
     assert now.warning is None

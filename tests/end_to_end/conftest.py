@@ -9,15 +9,15 @@ from typing import NamedTuple
 import pytest
 
 from src.commands.main import run_command
-from src.commands.overrides import words_of_comparison, words_of_sampling, words_of_training
+from src.commands.overrides import comparison_overrides, sampling_overrides, training_overrides
 from src.train import train
 
 # What makes the words that Hydra sees, of those on the command line of a command.
 COMPLETE = {
-    "train": words_of_training,
-    "sample": words_of_sampling,
-    "evaluate": words_of_sampling,
-    "compare": words_of_comparison,
+    "train": training_overrides,
+    "sample": sampling_overrides,
+    "evaluate": sampling_overrides,
+    "compare": comparison_overrides,
 }
 
 
@@ -55,7 +55,7 @@ def make_run():
     def run(folder: Path, *words: str) -> Path:
         before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
         try:
-            run_command(train, "train", words_of_training)
+            run_command(train, "train", training_overrides)
         except SystemExit as exit:
             assert not exit.code, words
         finally:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 
 from src.commands.main import run_command
-from src.commands.overrides import words_of_training
+from src.commands.overrides import training_overrides
 from src.loggers.metrics_csv import read_metrics
 from src.train import train
 
@@ -90,7 +90,7 @@ def in_this_copy(words: Sequence[str], said: int, first: Callable[[], Any]) -> N
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         sys.argv = ["src/train.py", *trusting(words)]
         first()
-        run_command(train, "train", words_of_training)
+        run_command(train, "train", training_overrides)
         code = 0
     except SystemExit as exit:
         code = int(exit.code or 0)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.commands.main import run_command
-from src.commands.overrides import words_of_training
+from src.commands.overrides import training_overrides
 from src.diffusion.discrete_schedules import cosine
 from src.samplers.time_grids import uniform
 from src.train import train
@@ -23,7 +23,7 @@ def trained(folder: Path, *words: str) -> Path:
     """The folder of a small run with checkpoints that were kept."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", ["src/train.py", *SMALL, *KEPT, f"hydra.run.dir={folder}", *words])
-        run_command(train, "train", words_of_training)
+        run_command(train, "train", training_overrides)
     return folder
 
 

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from src.commands.overrides import words_of_planning
+from src.commands.overrides import planning_overrides
 from src.commands.plan.device import Plan
 
 WORDS = ["experiment=digits_ddpm", "net=dit", "net.width=64", "net.depth=1", "trainer.max_steps=100"]
@@ -92,7 +92,7 @@ def test_a_ring_is_as_fast_as_its_slowest_link():
 
 def test_words():
     """`true` is the device at hand, and so is a setting without a device."""
-    assert words_of_planning(["plan=true", "seed=1"]) == ["plan=here", "seed=1"]
-    assert words_of_planning(["plan=h100", "plan.devices=8"]) == ["plan=h100", "plan.devices=8"]
-    assert words_of_planning(["plan.devices=8"]) == ["plan.devices=8", "plan=here"]
-    assert words_of_planning(["plan=false", "seed=1"]) == ["seed=1"]
+    assert planning_overrides(["plan=true", "seed=1"]) == ["plan=here", "seed=1"]
+    assert planning_overrides(["plan=h100", "plan.devices=8"]) == ["plan=h100", "plan.devices=8"]
+    assert planning_overrides(["plan.devices=8"]) == ["plan.devices=8", "plan=here"]
+    assert planning_overrides(["plan=false", "seed=1"]) == ["seed=1"]

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 
 from hydra import compose
 
-from src.commands.cli import to_plain
-from src.commands.config import drop_foreign_keys
+from src.commands.cli import to_container
+from src.commands.config import drop_incompatible_keys
 from src.commands.options import Compare, Sample, Train
 from src.runs.check_config import check_config, check_options
 from src.utils.errors import UserError
@@ -53,9 +53,9 @@ def plain_config(command: str, words: tuple[str, ...]) -> dict[str, Any]:
     """What the command checks, resolved."""
     cfg = compose(command, list(words))
     if command == "train":
-        drop_foreign_keys(cfg, list(words))
+        drop_incompatible_keys(cfg, list(words))
         cfg.trainer.precision = "32-true"
-    plain = to_plain(cfg)
+    plain = to_container(cfg)
     if command == "compare":
         plain |= {"guidance": plain.pop("scales"), "sweep": plain.pop("sweep_folder")}
     return plain

@@ -8,7 +8,7 @@ import pytest
 from annotated_types import Ge, Gt, Interval, Le, MinLen, MultipleOf, Predicate
 
 from src.commands.options import Compare, Sample, Train
-from src.runs.bounds import complaint
+from src.runs.bounds import violation
 from src.runs.check_config import check_options
 from src.utils.errors import UserError
 
@@ -53,12 +53,12 @@ def is_even(n: int) -> bool:
     ],
 )
 def test_what_departs_from_an_annotation_is_said(hint, good, bad, message):
-    assert all(complaint(value, hint) is None for value in good)
-    assert str(complaint(bad, hint)) == message
+    assert all(violation(value, hint) is None for value in good)
+    assert str(violation(bad, hint)) == message
 
 
 def test_a_part_still_to_be_made_fits():
-    assert complaint({"_target_": "torch.nn.Linear"}, Count) is None
+    assert violation({"_target_": "torch.nn.Linear"}, Count) is None
 
 
 @pytest.mark.parametrize(

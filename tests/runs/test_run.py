@@ -11,7 +11,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
-from src.commands.overrides import words_of_training
+from src.commands.overrides import training_overrides
 from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import X0
@@ -19,8 +19,8 @@ from src.diffusion.schedules import Schedule
 from src.diffusion.variances import FixedSmall, Learned, LearnedRange
 from src.runs import folders
 from src.runs.folders import run_folder
-from src.runs.loading import build_denoiser, load_weights, read_weights, submodule
-from src.runs.run import Run, moved, point_to
+from src.runs.loading import build_denoiser, load_weights, read_weights, strip_prefix
+from src.runs.run import Run, relocate_paths, symlink_latest
 from src.utils.errors import UserError
 from tests.helpers.tiny import saved_config
 
@@ -41,7 +41,7 @@ def outputs(tmp_path, monkeypatch) -> Path:
 
 def start(path: Path, overrides=(), **cfg) -> Run:
     run = Run(path)
-    run.start(saved_config(str(path), "outputs", **cfg), list(overrides))
+    run.create(saved_config(str(path), "outputs", **cfg), list(overrides))
     return run
 
 
@@ -132,13 +132,13 @@ def test_paths_follow_a_folder_that_is_moved(outputs, tmp_path):
 def test_moved_changes_whole_names_only():
     node = {"a": "/r/1", "b": ["/r/1/x", "/r/12", "/r", "see /r/1/x"], "c": {"d": 3, "e": None}, "/r/1": True}
     expected = {"a": "/n", "b": ["/n/x", "/r/12", "/r", "see /r/1/x"], "c": {"d": 3, "e": None}, "/r/1": True}
-    assert moved(node, "/r/1", "/n") == expected
+    assert relocate_paths(node, "/r/1", "/n") == expected
 
 
 def test_records_are_added_to(outputs):
     run = start(outputs / "x", ["seed=1"])
-    run.record(a=1, path=Path("p"))
-    run.record(a=2, b=[1])
+    run.update_metadata(a=1, path=Path("p"))
+    run.update_metadata(a=2, b=[1])
     assert json.loads((run.path / "run.json").read_text()) == {"overrides": ["seed=1"], "a": 2, "path": "p", "b": [1]}
 
 
@@ -177,13 +177,13 @@ def test_a_resumed_run_keeps_its_folder(outputs):
 def test_the_words_of_a_resumed_run_come_first(outputs):
     start(outputs / "x", ["experiment=y", "net=mlp"])
     words = ["resume=outputs/x", "trainer.max_steps=9"]
-    completed = words_of_training(words)
+    completed = training_overrides(words)
     assert completed == ["experiment=y", "net=mlp", *words]
-    assert words_of_training(completed) == completed, "a relaunched process repeats the completed words"
-    assert words_of_training(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
+    assert training_overrides(completed) == completed, "a relaunched process repeats the completed words"
+    assert training_overrides(["resume=latest"]) == ["experiment=y", "net=mlp", "resume=latest"]
     for others in ([], ["seed=1"], ["resume=null"], ["~resume"]):
-        assert words_of_training(others) == others
-    assert "nowhere" in message_of(lambda: words_of_training(["resume=nowhere"]))
+        assert training_overrides(others) == others
+    assert "nowhere" in message_of(lambda: training_overrides(["resume=nowhere"]))
 
 
 # ---- the link ----
@@ -193,7 +193,7 @@ def test_the_link_is_relative_and_survives_a_move(tmp_path):
     target = tmp_path / "outputs/train/x/1"
     target.mkdir(parents=True)
     link = tmp_path / "outputs/latest"
-    point_to(link, target)
+    symlink_latest(link, target)
     assert link.readlink() == Path("train/x/1")
     (tmp_path / "outputs").rename(tmp_path / "moved")
     assert (tmp_path / "moved/latest").resolve() == (tmp_path / "moved/train/x/1").resolve()
@@ -205,7 +205,7 @@ def test_the_link_is_replaced_in_one_move(tmp_path, monkeypatch):
     a.mkdir()
     b.mkdir()
     link = tmp_path / "latest"
-    point_to(link, a)
+    symlink_latest(link, a)
     seen = []
 
     def watched(original):
@@ -218,7 +218,7 @@ def test_the_link_is_replaced_in_one_move(tmp_path, monkeypatch):
 
     for name in ("symlink_to", "replace", "unlink"):
         monkeypatch.setattr(Path, name, watched(getattr(Path, name)))
-    point_to(link, b)
+    symlink_latest(link, b)
     assert set(seen) == {"a", "b"} and seen == sorted(seen)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a", "b", "latest"]
 
@@ -228,13 +228,13 @@ def test_without_links_there_is_none(tmp_path, monkeypatch):
         raise OSError("links are not allowed here")
 
     monkeypatch.setattr(Path, "symlink_to", refuse)
-    point_to(tmp_path / "latest", tmp_path)
+    symlink_latest(tmp_path / "latest", tmp_path)
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_folder_named_latest_is_left_alone(tmp_path):
     (tmp_path / "latest/precious").mkdir(parents=True)
-    point_to(tmp_path / "latest", tmp_path)
+    symlink_latest(tmp_path / "latest", tmp_path)
     assert (tmp_path / "latest/precious").is_dir() and len(list(tmp_path.iterdir())) == 1
 
 
@@ -364,8 +364,8 @@ def test_weights_of_another_architecture_are_refused():
 
 def test_submodule():
     state = {"denoiser.net.a": 1, "denoiser.b": 2, "ema.model.net.a": 3, "denoisers.c": 4}
-    assert submodule(state, "denoiser.") == {"net.a": 1, "b": 2}
-    assert submodule(state, "ema.model.") == {"net.a": 3}
+    assert strip_prefix(state, "denoiser.") == {"net.a": 1, "b": 2}
+    assert strip_prefix(state, "ema.model.") == {"net.a": 3}
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

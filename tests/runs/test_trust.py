@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from src.runs.trust import foreign, is_part, refuse_foreign, refuse_foreign_words, trusting
+from src.runs.trust import check_trusted_config, check_trusted_overrides, is_part, trust_configs, untrusted_targets
 from src.utils.errors import UserError
 
 GROUPS_OF_THE_START = ("hydra", "sweep", "plan", "task", "method")
@@ -33,7 +33,7 @@ def test_all_that_conf_names_are_parts(name):
         "subprocess.Popen", "hydra.utils.get_method", "hydra.utils.get_object", "hydra.utils.get_class", "x", "",
         "src.runs.run.os.system", "src.data.base.torch.load", "src.nets.layers.torch.hub.load",
         "src.runs.folders.shutil.rmtree",
-        "src.callbacks.checkpoints.copy_checkpoint", "src.utils.atomic.remove", "src.runs.run.point_to",
+        "src.callbacks.checkpoints.copy_checkpoint", "src.utils.atomic.remove", "src.runs.run.symlink_latest",
         "src.callbacks.checkpoints.shutil.rmtree", "src.data.base.DataModule.__init__", "src.nets.mlp.MLP.__init__",
         "src.commands.training.Training", "src.runs.run.Run", "src.metrics.features.trained.sha256",
         "tests.helpers.faults.SignalAt",
@@ -73,25 +73,25 @@ NESTED = {
 
 
 def test_every_place_is_looked_at():
-    assert [path for path, _ in foreign(NESTED)] == ["net.time_embedding", "list[1][0]", "partial", "other"]
+    assert [path for path, _ in untrusted_targets(NESTED)] == ["net.time_embedding", "list[1][0]", "partial", "other"]
 
 
 def test_one_line_that_names_file_place_and_target(tmp_path):
     file = tmp_path / "config.yaml"
     with pytest.raises(UserError) as caught:
-        refuse_foreign(NESTED, file)
+        check_trusted_config(NESTED, file)
     assert str(caught.value).startswith(f"{file}: net.time_embedding._target_=torch.load is neither")
     assert "trust=true" in str(caught.value) and "\n" not in str(caught.value)
-    with trusting(True):
-        refuse_foreign(NESTED, file)
+    with trust_configs(True):
+        check_trusted_config(NESTED, file)
     with pytest.raises(UserError):
-        refuse_foreign(NESTED, file)
+        check_trusted_config(NESTED, file)
 
 
 @pytest.mark.parametrize("value", ["${oc.env:HOME}", "a${sweep_folder:/x}", "${paths.run}", "${oc.create:x}"])
 def test_interpolations_are_refused_whoever_is_trusted(tmp_path, value):
-    with trusting(True), pytest.raises(UserError, match=r"data\.root\[0\] holds the interpolation"):
-        refuse_foreign({"data": {"root": [value]}}, tmp_path / "config.yaml")
+    with trust_configs(True), pytest.raises(UserError, match=r"data\.root\[0\] holds the interpolation"):
+        check_trusted_config({"data": {"root": [value]}}, tmp_path / "config.yaml")
 
 
 @pytest.mark.parametrize(
@@ -107,8 +107,8 @@ def test_interpolations_are_refused_whoever_is_trusted(tmp_path, value):
 )  # fmt: skip
 def test_saved_words_that_could_run_code(tmp_path, word):
     with pytest.raises(UserError, match="trust=true"):
-        refuse_foreign_words(["seed=1", word], tmp_path / "run.json", trust=False)
-    refuse_foreign_words([word], tmp_path / "run.json", trust=True)
+        check_trusted_overrides(["seed=1", word], tmp_path / "run.json", trust=False)
+    check_trusted_overrides([word], tmp_path / "run.json", trust=True)
 
 
 def test_saved_words_that_set_values(tmp_path):
@@ -118,4 +118,4 @@ def test_saved_words_that_set_values(tmp_path):
         "hydra.sweeper.n_trials=5", "optimizer._target_=torch.optim.SGD", "init_from=/a/b", "schedule=linear, cosine",
         "++task.mask='a=b'", "optimizer.lr=interval(1e-4,1e-2)",
     ]  # fmt: skip
-    refuse_foreign_words(words, tmp_path / "run.json", trust=False)
+    check_trusted_overrides(words, tmp_path / "run.json", trust=False)

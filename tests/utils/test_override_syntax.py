@@ -12,9 +12,9 @@ from src.utils.override_syntax import (
     assignment,
     command,
     in_quotes,
+    override_value,
     read,
     split_flags,
-    value_of,
     without_interpolation,
 )
 
@@ -96,8 +96,8 @@ def test_a_word_that_cannot_be_read():
 
 
 def test_the_last_word_counts():
-    assert value_of("a", ["a=1", "b=2", "+a=3", "~a"]) == 3
-    assert value_of("a", ["aa=1", "b.a=2", "a=1,2"]) is None
+    assert override_value("a", ["a=1", "b=2", "+a=3", "~a"]) == 3
+    assert override_value("a", ["aa=1", "b.a=2", "a=1,2"]) is None
 
 
 def test_the_words_of_hydra_stand_anywhere():

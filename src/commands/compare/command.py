@@ -2,7 +2,7 @@
 
 from omegaconf import DictConfig
 
-from src.commands.cli import to_plain
+from src.commands.cli import to_container
 from src.commands.compare.run_comparison import RunComparison
 from src.commands.compare.sampler_benchmark import SamplerGrid
 from src.commands.options import Compare
@@ -20,7 +20,7 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
         UserError: for every mistake in them.
     """
     start_logging(None)
-    plain = to_plain(cfg)
+    plain = to_container(cfg)
     check_options(plain | {"guidance": plain["scales"], "sweep": plain["sweep_folder"]}, Compare)
     given = [key for key in WAYS if cfg[key] is not None]
     if len(given) != 1:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.loggers.metrics_csv import Row, read_metrics
-from src.runs.data_identity import identifying
-from src.runs.run import CONFIG, Run, moved
+from src.runs.data_identity import data_settings
+from src.runs.run import CONFIG, Run, relocate_paths
 from src.runs.sweep import SWEEP, Plan, read_jobs
 from src.utils import files
 from src.utils.console import log
@@ -44,13 +44,13 @@ class Record:
     facts: dict[str, Any] = field(init=False)
 
     def __post_init__(self) -> None:
-        self.facts = self.run.facts()
+        self.facts = self.run.metadata()
 
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config, in which the folders of this one run have the same names as those of any other."""
         cfg = self.run.settings()
-        return moved(moved(cfg, cfg["paths"]["run"], "RUN"), cfg["paths"]["outputs"], "OUTPUTS")
+        return relocate_paths(relocate_paths(cfg, cfg["paths"]["run"], "RUN"), cfg["paths"]["outputs"], "OUTPUTS")
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -117,7 +117,9 @@ class Record:
         """The settings in which its data differ from those of another run; none where they are the same."""
         files = [(r.facts.get("data_identity") or {}).get("files") for r in (self, other)]
         known = None not in files
-        a, b = (identifying(r.config["data"], f if known else None) for r, f in zip((self, other), files, strict=True))
+        a, b = (
+            data_settings(r.config["data"], f if known else None) for r, f in zip((self, other), files, strict=True)
+        )
         return [key for key in a | b if a.get(key) != b.get(key)]
 
     def overrides(self) -> dict[str, str]:

@@ -13,7 +13,7 @@ import torch
 from hydra import compose
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.commands.cli import choices, nearest, to_plain
+from src.commands.cli import choices, suggest, to_container
 from src.commands.compare import evaluations as quality
 from src.commands.compare import run_plots as run_pictures
 from src.commands.compare import table
@@ -21,7 +21,7 @@ from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.records import read_json
 from src.commands.compare.report import Report, write_whole
 from src.commands.compare.table import Outcome
-from src.commands.sampling import take_from_run
+from src.commands.sampling import inherit_run_config
 from src.plots.compare import how_many, side_by_side
 from src.runs.run import Run
 from src.statistics.significance import Estimate
@@ -108,7 +108,7 @@ class SamplerGrid:
         there = choices("sampler")
         for name in samplers:
             if name not in there:
-                hint = nearest(str(name), there)
+                hint = suggest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
         if scales and not (run.config().module.conditional or run.config().get("clusters")):
             raise UserError(f"guidance={scales}: {run.path} was trained without labels; leave guidance= out")
@@ -177,14 +177,14 @@ class SamplerGrid:
         cfg = compose("evaluate", [*words, f"metrics=[{metrics}]"])
         with open_dict(cfg):
             cfg.update({key: self.cfg[key] for key in PASSED_ON})
-        take_from_run(cfg, trained, named)
+        inherit_run_config(cfg, trained, named)
         return cfg
 
     def asked(self, cell: Cell) -> dict[str, Any]:
         """All that the numbers of a cell depend on."""
         cfg, _ = self.config(cell)
         keys = ("sampler", "guidance", "weights", "n", "seed", "precision", "metrics", "features")
-        return {key: to_plain(cfg).get(key) for key in keys} | {"checkpoint": self.checkpoint_hash}
+        return {key: to_container(cfg).get(key) for key in keys} | {"checkpoint": self.checkpoint_hash}
 
     @cached_property
     def checkpoint_hash(self) -> str:
@@ -222,7 +222,7 @@ class SamplerGrid:
                 for name, file in files.items()
             }
             shown = how_many(next(iter(first.values())), self.found[cells[0]]["n"])
-            picture = side_by_side(first, self.run.facts().get("kind"))
+            picture = side_by_side(first, self.run.metadata().get("kind"))
             report.picture(f"samples_{steps}_steps", picture, f"From the same noise in {steps} steps{shown}.")
 
     def about(self) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
-from src.runs.check_config import depth
+from src.runs.check_config import key_depth
 from src.utils.paths import CONF
 
 # Where a run is and what it tells of itself; the seed has a column of its own.
@@ -39,7 +39,9 @@ def differences(configs: Sequence[dict[str, Any]], typed: Typed) -> tuple[list[S
         typed: the overrides of each.
     """
     found: dict[tuple[str, tuple[str, ...]], Setting] = {}
-    for setting in sorted(walk("", configs, configs, typed), key=lambda s: (not was_typed(s.key, typed), depth(s.key))):
+    for setting in sorted(
+        walk("", configs, configs, typed), key=lambda s: (not was_typed(s.key, typed), key_depth(s.key))
+    ):
         # net.channels is data.channels: of those that only repeat each other the first stands for all.
         found.setdefault((setting.key.rpartition(".")[2], setting.values), setting)
     settings = list(found.values())

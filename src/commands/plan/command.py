@@ -10,8 +10,8 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.callbacks.sample_images import Pictures
-from src.commands.cli import to_plain
-from src.commands.config import complete_config, folder_of_hydra
+from src.commands.cli import to_container
+from src.commands.config import hydra_run, resolve_config
 from src.commands.options import Train
 from src.commands.plan.device import Plan, described, device_at_hand, measured_speed
 from src.commands.plan.estimate import Figures, Layout, grid_of, length_of, memory_of, time_of
@@ -33,18 +33,18 @@ def plan_run(cfg: DictConfig) -> None:
     """
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     start_logging(None)
-    run = folder_of_hydra()
+    run = hydra_run()
     remove_if_empty(run.path)
-    check_options(to_plain(cfg), Train)
-    check_config({"plan": to_plain(cfg.plan)})
+    check_options(to_container(cfg), Train)
+    check_config({"plan": to_container(cfg.plan)})
     plan: Plan = instantiate(cfg.plan)
     if plan.out is not None:
         check_writable("plan.out", Path(plan.out).parent)
         if Path(plan.out).is_dir():
             raise UserError(f"plan.out={plan.out} is a folder; name a file, such as {plan.out}/plan.json")
-    cfg, _ = complete_config(cfg, run)
+    cfg, _ = resolve_config(cfg, run)
     cfg.trainer.precision = plan.precision(cfg.trainer)
-    check_config(to_plain(cfg))
+    check_config(to_container(cfg))
     figures = calculate(cfg, plan)
     log.info(report(cfg, figures))
     if plan.out is not None:

@@ -16,7 +16,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from src.commands.plan.counting import AsOnGPU, Kept, Traffic, count_flops, size_of
 from src.module import DiffusionModule
 from src.runs.loading import build_denoiser
-from src.utils.errors import UserError, blame
+from src.utils.errors import UserError, config_errors
 from src.utils.seeding import generator
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
@@ -124,7 +124,7 @@ def build_module(cfg: DictConfig, callbacks: Iterable[Any] = (), fake: bool = Fa
     """
     with default_dtype(dtypes(cfg.trainer.precision)[0]):
         denoiser = build_denoiser(cfg, FAKE if fake else nullcontext())
-    with blame("module"):
+    with config_errors("module"):
         module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
     for callback in callbacks:
         if isinstance(callback, BaseFinetuning):

@@ -11,7 +11,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.commands.cli import explain, one_line_errors
+from src.commands.cli import user_errors, user_message
 from src.commands.sweep.plugins import prepare
 from src.runs.sweep import Job, Plan, forget_jobs, is_sweep, read_jobs
 from src.utils.folders import check_empty, check_named, remove_if_empty
@@ -25,7 +25,7 @@ class Sweep(Callback):
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         """All jobs write to the one folder, in which the plan and what becomes of the jobs are kept."""
         try:
-            with one_line_errors(config.hydra.job.config_name):
+            with user_errors(config.hydra.job.config_name):
                 self.start(config)
         except Exception as error:  # of which Hydra would make a warning, and go on
             traceback.print_exception(error)
@@ -111,7 +111,7 @@ def print_table(sweep: Path) -> list[str]:
         comparison.write()
         return loss_differs(comparison.records)
     except Exception as error:  # which Hydra would make a warning of, and the exit code forget
-        if (message := explain(error, "compare")) is None:
+        if (message := user_message(error, "compare")) is None:
             traceback.print_exc()
         else:  # such as that one run alone cannot be compared
             print(f"No table: {message}")

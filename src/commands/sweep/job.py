@@ -12,8 +12,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from src.commands.cli import explain, fail, in_one_line
-from src.commands.run_setup import FailedBefore, settle
+from src.commands.cli import exit_with_error, one_line_message, user_message
+from src.commands.run_setup import FailedBefore, setup_run
 from src.runs.sweep import Job, Plan, Progress, duration
 from src.utils.console import start_logging
 from src.utils.errors import UserError
@@ -48,11 +48,11 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         code = getattr(error, "exit_code", 1)
         if code >= 128:
             stop(sweep, job, str(error), code)
-        if explain(error, plan.command) is None:  # a bug, which deserves its traceback
+        if user_message(error, plan.command) is None:  # a bug, which deserves its traceback
             traceback.print_exception(error)
         start_logging(None)  # the log of a run that never was is gone
         before = "as when the sweep ran before: " if isinstance(error, FailedBefore) else ""
-        job.end(sweep, "failed", error=before + in_one_line(error, plan.command))
+        job.end(sweep, "failed", error=before + one_line_message(error, plan.command))
     say(sweep, plan, job)
     return job.value
 
@@ -71,7 +71,7 @@ def stop(sweep: Path, job: Job, message: str, code: int) -> None:
     """End the whole sweep."""
     job.end(sweep, "stopped")
     again = command(Plan.read(sweep).command, "-m", assignment("sweep.resume", sweep))
-    fail(f"{message}. The sweep goes on with: {again}", code)
+    exit_with_error(f"{message}. The sweep goes on with: {again}", code)
 
 
 def say(sweep: Path, plan: Plan, job: Job) -> None:
@@ -101,10 +101,10 @@ def in_processes(cfg: DictConfig) -> Any:
     Raises:
         UserError: where it failed, or was stopped.
     """
-    settled, hydra = settle(cfg), HydraConfig.get()
-    if settled.finished:
-        return settled.outcome()
-    run, words = settled.run, [word for word in hydra.overrides.task if not read(word).key.startswith("sweep.")]
+    setup, hydra = setup_run(cfg), HydraConfig.get()
+    if setup.finished:
+        return setup.outcome()
+    run, words = setup.run, [word for word in hydra.overrides.task if not read(word).key.startswith("sweep.")]
     words += [assignment("hydra.sweep.dir", hydra.sweep.dir), assignment("hydra.run.dir", run.path)]
     words += ["hydra.mode=RUN", "auto_resume=true"]
     child = subprocess.Popen([sys.executable, "-m", "src.train", *words])
@@ -114,9 +114,9 @@ def in_processes(cfg: DictConfig) -> Any:
     finally:
         signal.signal(signal.SIGTERM, before)
     if code:
-        reason = run.facts().get("failed") or f"it ended with exit code {code}; its messages stand above"
+        reason = run.metadata().get("failed") or f"it ended with exit code {code}; its messages stand above"
         raise UserError(reason, exit_code=code if code > 128 else 1)
-    return settled.outcome()
+    return setup.outcome()
 
 
 def wait(child: subprocess.Popen) -> int:

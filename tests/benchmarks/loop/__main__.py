@@ -15,7 +15,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from src.commands.cli import one_line_errors
+from src.commands.cli import user_errors
 from src.utils.console import start_logging
 from tests.benchmarks.loop.commands import DIGITS, OUTPUTS, composed, run, train
 from tests.benchmarks.loop.page import PAGE, Figure, about, caption, table_of, write_between, write_json
@@ -95,7 +95,7 @@ def main() -> None:
     warnings.filterwarnings("ignore")  # of Lightning, on what is left out here
     start_logging(None)
     figures, here = [], about()
-    with one_line_errors("train"), tempfile.TemporaryDirectory() as folder:
+    with user_errors("train"), tempfile.TemporaryDirectory() as folder:
         for figure in Guard(args, Path(folder)).figures():
             figures.append(figure)
             print("  ".join(figure.row()[:1] + figure.row()[3:]), flush=True)

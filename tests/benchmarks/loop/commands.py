@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
-from src.commands.config import drop_foreign_keys
+from src.commands.config import drop_incompatible_keys
 from src.utils.hardware import precision_for
 from src.utils.paths import CONF
 
@@ -77,7 +77,7 @@ def composed(words: Sequence[str], folder: Path) -> DictConfig:
     own = ["name=bench", f"paths.run={folder}", f"paths.data={OUTPUTS}/data"]
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", [*words, *NO_OTHER_WORK, *own])
-        drop_foreign_keys(cfg, list(words))
+        drop_incompatible_keys(cfg, list(words))
     if cfg.trainer.precision == "auto":
         cfg.trainer.precision = precision_for("cpu")
     OmegaConf.resolve(cfg)

@@ -23,7 +23,7 @@ from hydra import compose, initialize_config_dir
 from hydra.utils import instantiate
 from torch import Tensor
 
-from src.commands.cli import one_line_errors
+from src.commands.cli import user_errors
 from src.commands.evaluation import load_data
 from src.metrics.features.base import Reference
 from src.statistics.frechet import Moments, frechet, frechet_interval
@@ -201,7 +201,7 @@ def main() -> None:
     args = parser.parse_args()
     if args.minutes < 0.5 or args.samples < 2 or args.rounds < 1:
         parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds at least 1")
-    with one_line_errors("train"):
+    with user_errors("train"):
         hold(args)
 
 

@@ -96,10 +96,10 @@ def test_losses_that_cannot_be_compared_are_apart(compared, rates, write_run, dr
 def test_every_run_is_read_once(compared, rates, drawn, monkeypatch):
     """However often its config and metrics are looked at: what a comparison takes grows with the number of runs."""
     reads = []
-    facts = Run.facts
-    monkeypatch.setattr(Run, "facts", lambda run: reads.append("facts") or facts(run))
+    metadata = Run.metadata
+    monkeypatch.setattr(Run, "metadata", lambda run: reads.append("metadata") or metadata(run))
     monkeypatch.setattr(records, "read_metrics", lambda file: reads.append("rows") or read_metrics(file))
     comparison = compared(rates(*(1 / (i + 1) for i in range(12))), shown=4)
     reads.clear()  # those of the runs themselves, when they were written
     comparison.write()
-    assert reads.count("facts") == 0 and reads.count("rows") <= 12
+    assert reads.count("metadata") == 0 and reads.count("rows") <= 12

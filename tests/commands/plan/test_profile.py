@@ -7,7 +7,7 @@ from hydra.core.singleton import Singleton
 from torch.profiler import ProfilerActivity, profile
 
 import src.runs.folders  # noqa: F401 - has the resolvers
-from src.commands.config import drop_foreign_keys
+from src.commands.config import drop_incompatible_keys
 from src.commands.plan.profile import build_module, dtypes, measure, trial
 from src.utils.errors import UserError
 from src.utils.paths import CONF
@@ -23,7 +23,7 @@ def settings(tmp_path):
     def composed(*words):
         words = ["experiment=digits_ddpm", *words, "name=x", f"hydra.run.dir={tmp_path}", f"paths.run={tmp_path}"]
         cfg = compose("train", words)
-        drop_foreign_keys(cfg, words)
+        drop_incompatible_keys(cfg, words)
         return cfg
 
     with initialize_config_dir(str(CONF), version_base="1.3"):
