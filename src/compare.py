@@ -1,9 +1,8 @@
-"""Compare runs, or samplers on one run: python -m src.compare runs=[RUN,RUN] | sweep=FOLDER | run=RUN"""
+"""Compare runs, or samplers on one run: python -m src.compare runs=[RUN,RUN] | sweep_dir=FOLDER | run=RUN"""
 
 from omegaconf import DictConfig
 
 from src.commands.main import run_command
-from src.commands.overrides import comparison_overrides
 
 
 def compare(cfg: DictConfig) -> None:
@@ -16,4 +15,4 @@ def compare(cfg: DictConfig) -> None:
 
 
 if __name__ == "__main__":
-    run_command(compare, "compare", comparison_overrides)
+    run_command(compare, "compare")

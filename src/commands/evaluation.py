@@ -63,7 +63,7 @@ class Evaluation:
             UserError: for every mistake in them.
         """
         with open_dict(cfg):
-            cfg.gif = "trajectory" in cfg.metrics and cfg.samples is None
+            cfg.gif = "trajectory" in cfg.metrics and cfg.samples_path is None
         sampling = Sampling.prepare(cfg, named)
         trained = sampling.run.config()
         check_out(cfg.out or sampling.run.path / "evaluations")
@@ -185,7 +185,7 @@ class Evaluation:
         return {
             "run": str(subject.run.path),
             "name": subject.run.metadata().get("name"),
-            "samples": self.cfg.samples,
+            "samples_path": self.cfg.samples_path,
             "ckpt": plain["ckpt"],
             "weights": plain["weights"],
             "key": self.key,
@@ -227,7 +227,7 @@ class Evaluation:
         if self.cfg.out is not None:
             return Path(str(self.cfg.out))
         cfg, sampler = self.cfg, self.sampling.model.sampler
-        drawn = "given" if cfg.samples is not None else f"{type(sampler).__name__.lower()}_{sampler.steps}"
+        drawn = "given" if cfg.samples_path is not None else f"{type(sampler).__name__.lower()}_{sampler.steps}"
         what = f"{drawn}_n_{self.subject.n}" if self.needs_samples else "without_samples"
         measured = hashed(to_container(cfg.metrics), to_container(cfg.features))
         return self.folder / f"{what}_seed_{cfg.seed}_{hashed(self.key, measured)}"
@@ -252,7 +252,7 @@ class Evaluation:
         """A hash of all that the samples depend on."""
         cfg = to_container(self.cfg)
         settings = [
-            cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples", "device", *SAMPLING_GROUPS)
+            cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
         file = self.sampling.file
         assert file is not None
@@ -266,15 +266,15 @@ def hashed(*settings: Any) -> str:
 
 
 def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
-    """The samples of samples=, (N, C, *S) in the units of the model; None where they are to be drawn.
+    """The samples of samples_path=, (N, C, *S) in the units of the model; None where they are to be drawn.
 
     Raises:
         UserError: where they cannot be read, or have another shape than the data.
     """
-    if cfg.samples is None:
+    if cfg.samples_path is None:
         return None
     shape = (trained.data.channels, *trained.data.size)
-    return check_shape(read_samples(Path(str(cfg.samples)), shape, "samples"), shape, "samples")
+    return check_shape(read_samples(Path(str(cfg.samples_path)), shape, "samples_path"), shape, "samples_path")
 
 
 def without_samples(measures: dict[str, Measure], named: bool, human: Any) -> dict[str, Measure]:

@@ -67,7 +67,7 @@ class Sample(_Drawing):
 
     n: Count
     gif: bool
-    samples: str | None
+    samples_path: str | None
     input: OneOrMore | None
     truth: OneOrMore | None
     human: str | bool | None
@@ -75,14 +75,14 @@ class Sample(_Drawing):
 
 
 class Compare(_Drawing):
-    """Of src.compare, by the names that its command line has for them."""
+    """Of src.compare."""
 
     runs: OneOrMore | None
-    sweep: str | None
-    different_data: bool
-    samples: Annotated[int, Ge(0)]
-    shown: Count
+    sweep_dir: str | None
+    allow_different_data: bool
+    n_shown: Annotated[int, Ge(0)]
+    max_rows: Count
     samplers: OneOrMore
     steps: Count | list[Count]
-    guidance: Scale | list[Scale] | None
+    guidance_scales: Scale | list[Scale] | None
     n: Annotated[int, Ge(2)]  # a single sample says nothing of a distribution

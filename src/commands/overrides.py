@@ -14,23 +14,18 @@ from src.utils.errors import UserError
 from src.utils.override_syntax import Word, assignment, override_value, read
 from src.utils.paths import CONF, check_writable, expanded, is_empty, refuse_empty
 
-# What src.compare calls as a folder of conf/ is called, in which Hydra would look for choices.
-CALLED = {"guidance": "scales", "sweep": "sweep_folder"}
-
 # Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
 BRACE_RANGE = re.compile(r"([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)")
 # Values of characters that are not in Hydra's grammar, such as ~, # and é, so that they can have but one meaning.
 UNQUOTED = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
 # Settings whose value is the name of a file or folder, where it looks like a number too.
 PATH_KEYS = (
-    "resume", "init_from", "sweep.resume", "run", "runs", "sweep_folder", "input", "truth", "out", "task.mask",
-    "plan.out", "data.root", "data.val_root", "guidance.guide.run", "paths.outputs", "paths.data", "hydra.run.dir",
-    "hydra.sweep.dir",
+    "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "out",
+    "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide.run", "paths.outputs", "paths.data",
+    "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 # Those of them that cannot be null.
 REQUIRED_PATHS = ("paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir")
-# By the names that the plugins have for their launchers they are ours, with our settings, and not the plugins' own.
-LAUNCHERS = {"joblib": "parallel", "submitit_slurm": "slurm", "submitit_local": "slurm_here", "ray": "ray_tasks"}
 
 
 def normalize_override(text: str) -> str:
@@ -52,8 +47,6 @@ def normalize_override(text: str) -> str:
         refuse_empty(word.head)
     if word.value is None and word.key in REQUIRED_PATHS:
         raise UserError(f"{text} names no folder; leave it out, or give the name of one")
-    if word.key == "hydra/launcher" and word.value in LAUNCHERS:
-        return assignment(word.head, LAUNCHERS[word.value])
     if word.key in PATH_KEYS and isinstance(word.value, bool | int | float):
         return assignment(word.head, word.tail)
     if (
@@ -97,7 +90,7 @@ def training_overrides(words: list[str]) -> list[str]:
 
     Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
     """
-    words = planning_overrides(sweep_overrides(words))
+    words = sweep_overrides(words)
     if (resume := override_value("resume", words)) is None:
         return words
     run = Run.find(str(resume))
@@ -122,11 +115,6 @@ def changes_sampling_part(word: Word, chosen: set[str]) -> bool:
     return word.head == word.key != part and part in SAMPLING_GROUPS and part not in chosen
 
 
-def comparison_overrides(words: list[str]) -> list[str]:
-    """Let guidance=[0,1,3] be scales, and sweep=FOLDER a folder, and neither a choice of a group."""
-    return [f"{CALLED[word.head]}={word.tail}" if word.head in CALLED else word.text for word in map(read, words)]
-
-
 def sweep_overrides(words: list[str]) -> list[str]:
     """The words of a sweep that goes on: its own, where none are given but those that say so.
 
@@ -148,11 +136,3 @@ def sweep_overrides(words: list[str]) -> list[str]:
 def is_launch_key(key: str) -> bool:
     """Whether a setting says how a sweep goes on, and not what its jobs are."""
     return key.startswith("sweep.") or key in ("trust", "resume_changed_data")
-
-
-def planning_overrides(words: list[str]) -> list[str]:
-    """Let `plan=true`, or any setting of a plan, stand for one on the device at hand: a group has no choice `true`."""
-    plans = {word: read(word).value for word in words if read(word).key == "plan"}
-    asked = any(read(word).key.startswith("plan.") for word in words)
-    words = ["plan=here" if plans.get(word) is True else word for word in words if plans.get(word) is not False]
-    return words if plans or not asked else [*words, "plan=here"]

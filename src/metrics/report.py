@@ -67,8 +67,8 @@ def summary(record: Mapping[str, Any]) -> list[list[str]]:
         ["weights", f"{record['weights']}, checkpoint {record['ckpt']}"],
         ["samples", f"{record['n']:,}{cost or ''}, seed {record['seed']}"],
     ]
-    if record["samples"]:
-        rows.append(["from", record["samples"]])
+    if record["samples_path"]:
+        rows.append(["from", record["samples_path"]])
     else:
         rows += [["sampler", describe(record["sampler"])], ["guidance", describe(record["guidance"])]]
     return rows + ([["features", record["features"]]] if record["features"] else [])

@@ -6,7 +6,6 @@ import pytest
 from hydra.errors import OverrideParseException
 
 from src.commands.overrides import (
-    comparison_overrides,
     normalize_override,
     sampling_overrides,
     sweep_overrides,
@@ -38,7 +37,6 @@ def home(monkeypatch):
         ("out=1_000", 'out="1_000"'),
         ("runs=[0,a b,'1_0']", 'runs=["0",a b,"1_0"]'),
         ("resume=null", "resume=null"),
-        ("hydra/launcher=joblib", "hydra/launcher=parallel"),
         ("-m", None),
         ("name=a=b", None),
         ("data.root=a,b", "data.root=a,b"),
@@ -92,8 +90,4 @@ def test_settings_of_the_runs_own_sampler():
     words = ["run=x", "sampler.steps=3", "+clip.bound=2", "guidance=cfg", "guidance.scale=3", "sampler=ddim"]
     assert sampling_overrides(words) == words
     assert sampling_overrides(words[:3]) == ["run=x", "++sampler.steps=3", "+clip.bound=2"]
-
-
-def test_what_compare_calls_as_groups_are_called():
-    words = ["guidance=[0,1]", "sweep='a=b'", "guidances=1", "n=2"]
     assert comparison_overrides(words) == ["scales=[0,1]", "sweep_folder='a=b'", "guidances=1", "n=2"]

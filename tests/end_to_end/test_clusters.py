@@ -63,7 +63,7 @@ def test_given_data_are_worked_on_without(command, run, tmp_path, words):
 def test_it_is_measured_and_compared(command, run, tmp_path):
     done = command("evaluate", f"run={run}", f"out={tmp_path / 'a'}", *QUICK["evaluate"])
     assert done.code == 0, done.error
-    done = command("compare", f"run={run}", "guidance=[1,2]", *QUICK["compare"], f"out={tmp_path / 'b'}")
+    done = command("compare", f"run={run}", "guidance_scales=[1,2]", *QUICK["compare"], f"out={tmp_path / 'b'}")
     assert done.code == 0, done.error
 
 

@@ -63,7 +63,7 @@ def assert_stands_alone(page: Path, pictures: int) -> None:
 
 
 def test_a_sweep(command, sweep, tmp_path):
-    done = command("compare", f"sweep={sweep}", f"out={tmp_path}/out", "samples=4")
+    done = command("compare", f"sweep_dir={sweep}", f"out={tmp_path}/out", "n_shown=4")
     assert done.code == 0, done.error
     rows = table_of(tmp_path / "out")
     assert [(r["run"], r["schedule"], r["seeds"]) for r in rows] == [
@@ -91,7 +91,7 @@ def test_a_half_finished_sweep(command, sweep, tmp_path):
     shutil.rmtree(half / "3")
     jobs = [[f"schedule={schedule}", f"seed={seed}"] for schedule in ("linear", "cosine") for seed in (0, 1)]
     Plan("train", [], [], ["schedule", "seed"], jobs, 4).write(half)
-    done = command("compare", f"sweep={half}", f"out={tmp_path}/out", "samples=2")
+    done = command("compare", f"sweep_dir={half}", f"out={tmp_path}/out", "n_shown=2")
     assert done.code == 0, done.error
     assert [r["run"] for r in table_of(tmp_path / "out")] == ["0, 1", "2"]
     assert "Run 2 is unfinished: at step 2 of 2, without a checkpoint." in done.out
@@ -101,7 +101,7 @@ def test_a_half_finished_sweep(command, sweep, tmp_path):
 def test_runs_and_where_it_writes(command, sweep, tmp_path, monkeypatch):
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
     for _ in range(2):
-        done = command("compare", f"runs=[{sweep}/0,{sweep}/2]", "samples=0")
+        done = command("compare", f"runs=[{sweep}/0,{sweep}/2]", "n_shown=0")
         assert done.code == 0, done.error
     assert len(list((tmp_path / "compare").iterdir())) == 2, "a comparison overwrites no other"
 
@@ -109,8 +109,8 @@ def test_runs_and_where_it_writes(command, sweep, tmp_path, monkeypatch):
 def test_different_data(command, sweep, conditional, tmp_path):
     runs = f"runs=[{sweep}/0,{conditional}]"
     refused = command("compare", runs)
-    assert refused.code == 1 and "Sine and Digits" in refused.error and "different_data=true" in refused.error
-    done = command("compare", runs, "different_data=true", "samples=2", f"out={tmp_path}")
+    assert refused.code == 1 and "Sine and Digits" in refused.error and "allow_different_data=true" in refused.error
+    done = command("compare", runs, "allow_different_data=true", "n_shown=2", f"out={tmp_path}")
     assert done.code == 0, done.error
     assert {p.name for p in tmp_path.glob("samples*")} == {"samples_1x100.png", "samples_1x8x8.png"}
 
@@ -145,28 +145,28 @@ def test_equal_noise_gives_equal_samples(command, sweep, tmp_path):
 
 def test_help(command):
     done = command("compare", "--help")
-    assert done.code == 0 and "python -m src.compare" in done.out and "guidance=[0,1,3]" in done.out
+    assert done.code == 0 and "python -m src.compare" in done.out and "guidance_scales=[0,1,3]" in done.out
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["runs=[RUN,RUN]", "sweep=FOLDER", "run=RUN"]),
-        (["sweep={sweep}", "run={sweep}/0"], ["not sweep and run"]),
+        ([], ["runs=[RUN,RUN]", "sweep_dir=FOLDER", "run=RUN"]),
+        (["sweep_dir={sweep}", "run={sweep}/0"], ["not sweep_dir and run"]),
         (["runs=[nowhere,{sweep}/0]"], ["nowhere", "run folder"]),
         (["runs=[{sweep}/0]"], ["at least two runs, not 1"]),
         (["runs=[{sweep}/0,{sweep}/0]"], ["named twice"]),
         (["runs=[{sweep},{sweep}/0]"], ["config.yaml"]),
-        (["runs=[{sweep}/0,{sweep}/1]", "samples=-1"], ["samples must be >= 0, got -1"]),
-        (["sweep=nowhere"], ["sweep=nowhere", "no such folder"]),
+        (["runs=[{sweep}/0,{sweep}/1]", "n_shown=-1"], ["n_shown must be >= 0, got -1"]),
+        (["sweep_dir=nowhere"], ["sweep_dir=nowhere", "no such folder"]),
         (["run=nowhere"], ["nowhere", "run folder"]),
         (["run={sweep}/0", "samplers=[dim]"], ["samplers", "Did you mean ddim?", "Choices"]),
         (["run={sweep}/0", "steps=[0]"], ["steps", "0"]),
         (["run={sweep}/0", "steps=[many]"], ["steps", "many"]),
         (["run={sweep}/0", "n=1"], ["n must be >= 2, got 1"]),
         (["run={sweep}/0", "ckpt=step_7"], ["step_7.ckpt", "best, last"]),
-        (["run={sweep}/0", "guidance=[0,1]"], ["guidance=[0, 1]", "without labels"]),
-        (["run={conditional}", "guidance=[high]"], ["guidance", "high"]),
+        (["run={sweep}/0", "guidance_scales=[0,1]"], ["guidance_scales=[0, 1]", "without labels"]),
+        (["run={conditional}", "guidance_scales=[high]"], ["guidance_scales", "high"]),
         (["run={sweep}/0", "step=[5]"], ["step", "Did you mean steps?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

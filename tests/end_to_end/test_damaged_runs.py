@@ -50,7 +50,7 @@ COMMANDS = {
     "auto_resume": Command("train", lambda w: [*TINY, "auto_resume=true", f"hydra.run.dir={w}/run"], "run"),
     "init_from": Command("train", lambda w: [*TINY, f"init_from={w}/run", f"hydra.run.dir={w}/new"], "run"),
     "sweep": Command("train", lambda w: ["-m", f"sweep.resume={w}/sweep"], "sweep"),
-    "compare_sweep": Command("compare", lambda w: [f"sweep={w}/sweep", f"out={w}/compared"], "sweep"),
+    "compare_sweep": Command("compare", lambda w: [f"sweep_dir={w}/sweep", f"out={w}/compared"], "sweep"),
 }
 
 

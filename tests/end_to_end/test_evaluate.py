@@ -110,7 +110,7 @@ def test_samples_from_a_file_are_measured_alike(evaluate, digits, tmp_path):
     done, drawn, out = evaluate(digits, "n=60", "metrics=[distances,diversity]", *FEW)
     assert done.code == 0, done.error
     words = ["metrics=[distances,diversity]", *FEW, f"out={tmp_path / 'again'}"]
-    done, _, _ = evaluate(digits, f"samples={out / 'samples.npz'}", *words)
+    done, _, _ = evaluate(digits, f"samples_path={out / 'samples.npz'}", *words)
     assert done.code == 0, done.error
     read = json.loads((tmp_path / "again/metrics.json").read_text())
     for name, value in drawn["metrics"].items():
@@ -167,8 +167,8 @@ def test_likelihood_on_request(evaluate, waves):
         (["run=RUN", "metrics=[signals]"], ["metrics=signals cannot be measured here", "images"]),
         (["run=RUN", "metrics=[fid]"], ["metrics=fid", "no such choice", "distances"]),
         (["run=RUN", "metrics.distances.resample=5"], ["metrics.distances.resample", "resamples"]),
-        (["run=RUN", "samples=nowhere.npz"], ["samples=nowhere.npz does not exist"]),
-        (["run=RUN", "samples=OTHER"], ["samples has the shape 1 x 9 x 9", "1 x 8 x 8"]),
+        (["run=RUN", "samples_path=nowhere.npz"], ["samples_path=nowhere.npz does not exist"]),
+        (["run=RUN", "samples_path=OTHER"], ["samples_path has the shape 1 x 9 x 9", "1 x 8 x 8"]),
         (["run=RUN", "features=inception"], ["features=inception needs torch-fidelity"]),
         (["run=RUN", "ckpt=step_7"], ["holds no checkpoint step_7.ckpt"]),
         (["run=RUN", "human=nowhere.csv", "n=100", "metrics=[samples]"], ["nowhere.csv"]),

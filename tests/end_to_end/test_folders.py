@@ -64,7 +64,7 @@ def test_a_file_of_the_same_name_does_not_make_it_ours(command, foreign, file, t
 
 @pytest.mark.parametrize(
     ("words", "empty"),
-    [(["hydra.run.dir="], False), (["plan=true", "hydra.run.dir="], True), (["-m", "hydra.sweep.dir="], True)],
+    [(["hydra.run.dir="], False), (["plan=local", "hydra.run.dir="], True), (["-m", "hydra.sweep.dir="], True)],
 )
 def test_an_empty_name_is_not_the_working_directory(command, foreign, words, empty):
     here = foreign.parent / "empty" if empty else foreign

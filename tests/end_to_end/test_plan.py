@@ -5,7 +5,6 @@ from dataclasses import replace
 
 import pytest
 
-from src.commands.overrides import planning_overrides
 from src.commands.plan.device import Plan
 
 WORDS = ["experiment=digits_ddpm", "net=dit", "net.width=64", "net.depth=1", "trainer.max_steps=100"]
@@ -59,7 +58,7 @@ def test_large_work_takes_as_long_as_its_flops(planned):
 
 def test_on_the_device_at_hand(planned):
     """Its speed is that of this model, measured."""
-    figures, said = planned("plan=here", "trainer=cpu", "trainer.precision=32-true")
+    figures, said = planned("plan=local", "trainer=cpu", "trainer.precision=32-true")
     assert figures["speed"]["flops"] > 0 and "measured here" in said
     assert figures["memory"]["total"] < figures["plan"]["memory"]
 
@@ -88,11 +87,3 @@ def test_a_ring_is_as_fast_as_its_slowest_link():
     plan = Plan("any", link=300e9, network=200e9, per_machine=4)
     assert [plan.bandwidth(devices) for devices in (2, 4, 8)] == [300e9, 300e9, 200e9]
     assert replace(plan, network=900e9).bandwidth(8) == 300e9 and replace(plan, link=None).bandwidth(8) is None
-
-
-def test_words():
-    """`true` is the device at hand, and so is a setting without a device."""
-    assert planning_overrides(["plan=true", "seed=1"]) == ["plan=here", "seed=1"]
-    assert planning_overrides(["plan=h100", "plan.devices=8"]) == ["plan=h100", "plan.devices=8"]
-    assert planning_overrides(["plan.devices=8"]) == ["plan.devices=8", "plan=here"]
-    assert planning_overrides(["plan=false", "seed=1"]) == ["seed=1"]

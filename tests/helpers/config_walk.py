@@ -55,10 +55,7 @@ def plain_config(command: str, words: tuple[str, ...]) -> dict[str, Any]:
     if command == "train":
         drop_incompatible_keys(cfg, list(words))
         cfg.trainer.precision = "32-true"
-    plain = to_container(cfg)
-    if command == "compare":
-        plain |= {"guidance": plain.pop("scales"), "sweep": plain.pop("sweep_folder")}
-    return plain
+    return to_container(cfg)
 
 
 def leaves(node: Any, path: tuple[Any, ...] = (), part: str = "") -> Iterator[tuple[tuple[Any, ...], str]]:

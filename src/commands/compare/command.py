@@ -10,7 +10,7 @@ from src.runs.check_config import check_options
 from src.utils.console import start_logging
 from src.utils.errors import UserError
 
-WAYS = {"runs": "runs=[RUN,RUN]", "sweep_folder": "sweep=FOLDER", "run": "run=RUN"}
+WAYS = {"runs": "runs=[RUN,RUN]", "sweep_dir": "sweep_dir=FOLDER", "run": "run=RUN"}
 
 
 def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
@@ -21,7 +21,7 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
     """
     start_logging(None)
     plain = to_container(cfg)
-    check_options(plain | {"guidance": plain["scales"], "sweep": plain["sweep_folder"]}, Compare)
+    check_options(plain, Compare)
     given = [key for key in WAYS if cfg[key] is not None]
     if len(given) != 1:
         found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"

@@ -65,7 +65,7 @@ class Record:
         files = self.run.path.glob("evaluations/*/metrics.json")
         for file in sorted(files, key=lambda f: -f.stat().st_mtime):
             read = read_json(file)
-            if read and not read.get("samples"):
+            if read and not read.get("samples_path"):
                 same = found.setdefault((read.get("key", file), read.get("features")), read)
                 same["metrics"] = read.get("metrics", {}) | same.get("metrics", {})
         return list(found.values())
@@ -156,7 +156,7 @@ def find_sweep(folder: str) -> tuple[list[Record], list[str]]:
     """
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"sweep={folder}: there is no such folder")
+        raise UserError(f"sweep_dir={folder}: there is no such folder")
     found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural)
     records = with_names([Run(there) for there in found])
     lines = [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
@@ -213,5 +213,5 @@ def check_data(records: Sequence[Record], allowed: bool) -> None:
             what = " and ".join(kinds) if kinds[0] != kinds[1] else f"{kinds[0]} with another {', '.join(keys)}"
             raise UserError(
                 f"{first.name} and {record.name} were trained on different data ({what}); "
-                "compare them all the same with different_data=true"
+                "compare them all the same with allow_different_data=true"
             )

@@ -44,7 +44,7 @@ class RunComparison:
         self.groups = table.group(records, self.shown, self.following)
         self.evaluations, self.apart = quality.comparable(records)
         self.metric = None if self.apart else pictures.main_metric(self.evaluations)
-        self.best = self.ranked()[: cfg.shown]
+        self.best = self.ranked()[: cfg.max_rows]
 
     @classmethod
     def prepare(cls, cfg: DictConfig) -> "RunComparison":
@@ -53,19 +53,19 @@ class RunComparison:
         Raises:
             UserError: where there is nothing to compare, or what should not be compared.
         """
-        if cfg.sweep_folder is not None:
-            records, missing = find_sweep(str(cfg.sweep_folder))
+        if cfg.sweep_dir is not None:
+            records, missing = find_sweep(str(cfg.sweep_dir))
         else:
             names = list(cfg.runs) if OmegaConf.is_list(cfg.runs) else [cfg.runs]
             records, missing = find_runs(names, cfg.paths.outputs), []
-        check_data(records, cfg.different_data)
+        check_data(records, cfg.allow_different_data)
         check_out(parent_of(cfg) if cfg.out is None else str(cfg.out))
         return cls(cfg, records, missing)
 
     def sample(self) -> None:
         """Draw the same few samples from each run that has a checkpoint: sample i of all begins at the same noise."""
-        ready = [r for g in self.best for r in g.records if r.has_checkpoint] if self.cfg.samples else []
-        ready, settings = ready[: self.cfg.shown], compose("sample")
+        ready = [r for g in self.best for r in g.records if r.has_checkpoint] if self.cfg.n_shown else []
+        ready, settings = ready[: self.cfg.max_rows], compose("sample")
         with progress_bar(len(ready), "runs sampled", unit="run", leave=False, delay=2) as bar:
             for record in ready:
                 try:
@@ -125,7 +125,7 @@ class RunComparison:
         notes = list(self.missing)
         if len(self.best) < len(self.groups):
             by = "" if table.loss_differs(self.records) and not self.metric else f", the best by {self.ranked_by}"
-            notes.append(f"Pictures show {len(self.best)} of {len(self.groups)} rows{by}; shown=N shows more.")
+            notes.append(f"Pictures show {len(self.best)} of {len(self.groups)} rows{by}; max_rows=N shows more.")
         if what := table.loss_differs(self.records):
             notes.append(f"Losses cannot be compared: the runs differ in {' and '.join(what)}.")
         if self.apart:

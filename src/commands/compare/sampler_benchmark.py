@@ -104,14 +104,16 @@ class SamplerGrid:
         run = Run.find(str(cfg.run), cfg.paths.outputs)
         cfg.run = str(run.path)
         run.checkpoint(cfg.ckpt)
-        samplers, steps, scales = (listed(cfg[key]) for key in ("samplers", "steps", "scales"))
+        samplers, steps, scales = (listed(cfg[key]) for key in ("samplers", "steps", "guidance_scales"))
         there = choices("sampler")
         for name in samplers:
             if name not in there:
                 hint = suggest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
         if scales and not (run.config().module.conditional or run.config().get("clusters")):
-            raise UserError(f"guidance={scales}: {run.path} was trained without labels; leave guidance= out")
+            raise UserError(
+                f"guidance_scales={scales}: {run.path} was trained without labels; leave guidance_scales= out"
+            )
         # Cheap ones first, so that there is something to see soon.
         ways = product(sorted(set(steps)), dict.fromkeys(scales or [None]), dict.fromkeys(samplers))
         return cls(cfg, run, [Cell(sampler, k, scale) for k, scale, sampler in ways])

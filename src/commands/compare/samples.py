@@ -36,7 +36,7 @@ def draw(record: Record, cfg: DictConfig, settings: DictConfig) -> Drawn:
     points = not record.run.config().data.size
     own = deepcopy(settings)
     own.update({key: cfg[key] for key in PASSED_ON})
-    own.update({"n": POINTS if points else cfg.samples, "run": str(record.run.path)})
+    own.update({"n": POINTS if points else cfg.n_shown, "run": str(record.run.path)})
     sampling = Sampling.prepare(own, set())
     x = sampling.draw().x
     return Drawn(sampling.to_units(x), sampling.cost.rows / len(x), sampling.model.kind)

@@ -1,4 +1,4 @@
-"""What a run would cost, said before it begins: python -m src.train plan=true ..."""
+"""What a run would cost, said before it begins: python -m src.train plan=local ..."""
 
 import json
 import warnings

@@ -97,14 +97,14 @@ def planned(config: DictConfig) -> Plan:
 
 
 def print_table(sweep: Path) -> list[str]:
-    """What `python -m src.compare sweep=FOLDER` shows; returns in what settings the losses of the runs differ."""
+    """What `python -m src.compare sweep_dir=FOLDER` shows; returns in what settings the losses of the runs differ."""
     from src.commands.compare.command import choose
     from src.commands.compare.run_comparison import RunComparison
     from src.commands.compare.table import loss_differs
 
     try:
         comparison = choose(
-            compose("compare", [assignment("sweep_folder", sweep), assignment("out", sweep / "comparison")])
+            compose("compare", [assignment("sweep_dir", sweep), assignment("out", sweep / "comparison")])
         )
         assert isinstance(comparison, RunComparison)
         comparison.sample()

@@ -76,7 +76,7 @@ def test_different_data(write_run, changes, same):
     if same:
         check_data(records, allowed=False)
     else:
-        with pytest.raises(UserError, match=r"a and b .*different_data=true"):
+        with pytest.raises(UserError, match=r"a and b .*allow_different_data=true"):
             check_data(records, allowed=False)
 
 
@@ -111,7 +111,7 @@ def test_measures_of_the_same_samples_come_together(write_run):
         "new": same | {"metrics": {"frechet": {"value": 2}}},
         "other features": same | {"features": "g", "metrics": {"frechet": {"value": 9}}},
         "other samples": same | {"key": "def", "metrics": {"frechet": {"value": 8}}},
-        "given": same | {"samples": "file.npz", "metrics": {"frechet": {"value": 7}}},
+        "given": same | {"samples_path": "file.npz", "metrics": {"frechet": {"value": 7}}},
     }
     record = write_run("a", evaluations=there)
     for age, place in enumerate(["new", "old", "other features", "other samples", "given"]):

@@ -23,7 +23,7 @@ def compared(tmp_path):
     """`compared(records, shown=2)` compares them, without samples."""
 
     def compare(runs, shown=12) -> RunComparison:
-        settings = {"shown": shown, "samples": 0, "out": str(tmp_path / "out"), "paths": {"outputs": str(tmp_path)}}
+        settings = {"max_rows": shown, "n_shown": 0, "out": str(tmp_path / "out"), "paths": {"outputs": str(tmp_path)}}
         return RunComparison(OmegaConf.create(settings), runs, [])
 
     with initialize_config_dir(str(CONF), version_base="1.3"):

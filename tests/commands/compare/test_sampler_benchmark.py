@@ -133,7 +133,7 @@ def test_nothing_left_is_an_error(grid, made):
 
 
 def test_guidance_is_a_third_axis(grid, made):
-    done = grid(samplers="[ddim]", steps="[5]", scales="[0,1,2.5]")
+    done = grid(samplers="[ddim]", steps="[5]", guidance_scales="[0,1,2.5]")
     assert made == ["ddim_5_guidance_0", "ddim_5_guidance_1", "ddim_5_guidance_2.5"]
     assert [done.config(cell)[0].guidance.scale for cell in done.cells] == [0, 1, 2.5]
     assert done.cells[2] == Cell("ddim", 5, 2.5) and done.cells[2].series == "ddim, guidance 2.5"

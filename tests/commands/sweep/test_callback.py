@@ -11,13 +11,16 @@ BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
 def config(words, params=None, target=BASIC, **sweeper):
     sweeper |= {"_target_": target, "params": params}
-    hydra = {"sweeper": sweeper, "overrides": {"task": words, "hydra": ["hydra.sweep.dir=x", "hydra/launcher=joblib"]}}
+    hydra = {
+        "sweeper": sweeper,
+        "overrides": {"task": words, "hydra": ["hydra.sweep.dir=x", "hydra/launcher=parallel"]},
+    }
     return OmegaConf.create({"hydra": hydra | {"job": {"config_name": "train"}}})
 
 
 def test_the_jobs_of_a_grid():
     plan = planned(config(["net=unet", "seed=1,2", "a=choice(x,y)"], {"b": "range(0,2)"}))
-    assert plan.swept == ["b", "seed", "a"] and plan.count == 8 and plan.hydra_words == ["hydra/launcher=joblib"]
+    assert plan.swept == ["b", "seed", "a"] and plan.count == 8 and plan.hydra_words == ["hydra/launcher=parallel"]
     assert plan.jobs[1] == ["b=0", "net=unet", "seed=1", "a=y"]
 
 
