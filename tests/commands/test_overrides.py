@@ -90,4 +90,3 @@ def test_settings_of_the_runs_own_sampler():
     words = ["run=x", "sampler.steps=3", "+clip.bound=2", "guidance=cfg", "guidance.scale=3", "sampler=ddim"]
     assert sampling_overrides(words) == words
     assert sampling_overrides(words[:3]) == ["run=x", "++sampler.steps=3", "+clip.bound=2"]
-    assert comparison_overrides(words) == ["scales=[0,1]", "sweep_folder='a=b'", "guidances=1", "n=2"]
