@@ -81,7 +81,8 @@ def caption(about: dict[str, Any]) -> str:
 
 def table_of(figures: list[Figure]) -> str:
     """The Markdown table of the guard."""
-    return align([["", "ours", "reference", "ratio", "of the turns"], *(figure.row() for figure in figures)])
+    head = ["", "diffusion-lab", "reference", "ratio", "range over turns"]
+    return align([head, *(figure.row() for figure in figures)])
 
 
 def write_json(file: Path, about: dict[str, Any], **measured: Any) -> None:

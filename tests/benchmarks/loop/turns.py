@@ -74,7 +74,7 @@ def loading(cfg: DictConfig, rounds: int, batches: int) -> list[Figure]:
     """The loader of a folder of images alone, beside a training step: from memory, and decoding in this process."""
     step = statistics.median(plain_loop(cfg, [noise(cfg)], SKIP + 3))
     figures = []
-    for how, gigabytes in {"in memory": 1.0, "decoded anew": 0.0}.items():
+    for how, gigabytes in {"in memory": 1.0, "decoded on demand": 0.0}.items():
         cfg.data.cache_gb = gigabytes
         data = prepared(cfg)
         data.num_workers = 0
