@@ -1,6 +1,5 @@
 """Every YAML file in conf/ composes, passes the check, and makes what it describes."""
 
-import inspect
 from functools import partial
 from pathlib import Path
 from typing import get_args
@@ -45,6 +44,7 @@ from src.samplers.base import Sampler
 from src.samplers.pipeline import Model
 from src.tasks.base import Task
 from src.utils.errors import UserError
+from src.utils.signatures import parameters as parameters_of
 from src.utils.units import Kind
 from tests.diffusion.reference import Oracle
 
@@ -382,7 +382,7 @@ def test_keys_that_people_override_are_spelled_out(group, name):
     """No `+` is needed: every argument of a part stands in its file."""
     cfg = OmegaConf.load(CONF / group / f"{name}.yaml")
     cfg = cfg[name] if group == "metrics" else cfg
-    parameters = inspect.signature(get_object(cfg._target_)).parameters.items()
-    arguments = {n for n, p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
+    found = parameters_of(get_object(cfg._target_)).items()
+    arguments = {n for n, p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     left = arguments - set(cfg) - FROM_CODE
     assert not left, f"{left} cannot be set without +"

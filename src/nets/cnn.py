@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import CONV, Patches, ResBlock, check_size, zero_init
+from src.nets.layers import CONV, Patches, ResBlock, check_spatial_size, zero_init
 from src.utils.ranges import PositiveInt, Probability
 
 
@@ -48,7 +48,7 @@ class CNN(Net):
         embed_dim: PositiveInt = 128,
         **options: Unpack[NetOptions],
     ):
-        check_size(size, patch_size, f"a CNN with net.patch_size={patch_size}", "another net.patch_size")
+        check_spatial_size(size, patch_size, f"a CNN with net.patch_size={patch_size}", "another net.patch_size")
         super().__init__(channels, size, embed_dim, **options)
         dims = len(size)
         self.patches = Patches(patch_size)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import CONV, check_size, zero_init
+from src.nets.layers import CONV, check_spatial_size, zero_init
 from src.utils.ranges import PositiveInt
 
 
@@ -54,7 +54,7 @@ class ConvAutoencoder(Net):
         embed_dim: PositiveInt = 128,
         **options: Unpack[NetOptions],
     ):
-        check_size(size, 4, "a convolutional autoencoder, which halves the size twice", "net=mlp")
+        check_spatial_size(size, 4, "a convolutional autoencoder, which halves the size twice", "net=mlp")
         super().__init__(channels, size, embed_dim, **options)
         self.tanh_output = tanh_output
         conv, quarter = CONV[len(size)], [s // 4 for s in size]

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import Patches, attend, check_heads, check_size, zero_init
+from src.nets.layers import Patches, attend, check_heads, check_spatial_size, zero_init
 from src.nets.time_embeddings import SinusoidalEmbedding
 from src.utils.ranges import PositiveFloat, PositiveInt, Probability
 
@@ -91,7 +91,7 @@ class DiT(Net):
         embed_dim: PositiveInt | None = None,
         **options: Unpack[NetOptions],
     ):
-        check_size(size, patch_size, f"a DiT with net.patch_size={patch_size}", "another net.patch_size")
+        check_spatial_size(size, patch_size, f"a DiT with net.patch_size={patch_size}", "another net.patch_size")
         check_heads(width, num_heads)
         positions = sin_cos([s // patch_size for s in size], width)
         embed_dim = width if embed_dim is None else embed_dim

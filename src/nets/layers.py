@@ -153,7 +153,7 @@ def check_heads(channels: int, num_heads: int) -> None:
         raise ValueError(f"net.num_heads must divide the {channels} channels of attention, got {num_heads}")
 
 
-def check_size(size: Sequence[int], factor: int, net: str, fix: str) -> None:
+def check_spatial_size(size: Sequence[int], factor: int, net: str, fix: str) -> None:
     """Refuse data that does not have one or two axes, or whose sides are not multiples of `factor`.
 
     Args:

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import Patches, check_size, zero_init
+from src.nets.layers import Patches, check_spatial_size, zero_init
 from src.utils.ranges import PositiveInt, Probability
 
 
@@ -61,7 +61,7 @@ class RNN(Net):
     ):
         if len(size) != 1:
             raise ValueError(f"data.size must have one axis for an RNN, got {list(size)}; use net=cnn or net=unet")
-        check_size(size, patch_size, f"an RNN with net.patch_size={patch_size}", "another net.patch_size")
+        check_spatial_size(size, patch_size, f"an RNN with net.patch_size={patch_size}", "another net.patch_size")
         if not issubclass(cell, nn.RNNBase):
             raise ValueError(f"net.cell must be torch.nn.GRU, torch.nn.LSTM or torch.nn.RNN, got {cell.__name__}")
         super().__init__(channels, size, embed_dim, **options)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import CONV, Attention, Patches, ResBlock, check_size, zero_init
+from src.nets.layers import CONV, Attention, Patches, ResBlock, check_spatial_size, zero_init
 from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
@@ -71,7 +71,7 @@ class UNet(Net):
     ):
         dims, levels = len(size), len(channel_mults)
         embed_dim = 4 * width if embed_dim is None else embed_dim
-        check_size(
+        check_spatial_size(
             size, patch_size * 2 ** (levels - 1), f"a U-Net with net.patch_size={patch_size} and {levels} levels",
             "fewer net.channel_mults, another net.patch_size",
         )  # fmt: skip

@@ -4,9 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.nets.base import ConditionEmbedding
 from src.nets.layers import Attention, FourierFeatures, Patches, zero_init
-from src.nets.time_embeddings import FourierEmbedding
 
 
 class TestFourierFeatures:
@@ -40,58 +38,28 @@ class TestFourierFeatures:
         assert not list(features.parameters()) and "projection" in features.state_dict()
 
 
-class TestConditioning:
-    c_noise = torch.tensor([1.0, 500.0, 1000.0])
-
-    def test_without_a_label_is_minus_one(self):
-        conditioning = ConditionEmbedding(8, num_classes=3)
-        assert torch.equal(conditioning(self.c_noise), conditioning(self.c_noise, torch.full((3,), -1)))
-
-    def test_label_adds_its_row(self):
-        conditioning = ConditionEmbedding(8, num_classes=3)
-        difference = conditioning(self.c_noise, torch.tensor([0, 2, 1])) - conditioning.noise(self.c_noise)
-        assert_close(difference, conditioning.label.weight[[1, 3, 2]], rtol=0, atol=1e-6)
-
-    def test_takes_any_encoding(self):
-        """That it builds itself, of its own width."""
-        conditioning = ConditionEmbedding(8, time_embedding=lambda dim: FourierEmbedding(dim, scale=0.5))
-        encoding, *dense = conditioning.noise
-        assert isinstance(encoding, FourierEmbedding) and encoding.frequencies.shape == (4,)
-        by_hand = torch.nn.Sequential(*dense)(encoding(self.c_noise))
-        assert torch.equal(conditioning(self.c_noise), by_hand)
-
-    def test_unconditional_refuses_labels(self):
-        with pytest.raises(ValueError, match=r"net\.num_classes must be > 0"):
-            ConditionEmbedding(8)(self.c_noise, torch.tensor([0, 1, 2]))
-
-    @pytest.mark.parametrize("label", [3, -2])
-    def test_refuses_labels_out_of_range(self, label):
-        with pytest.raises(IndexError):
-            ConditionEmbedding(8, num_classes=3)(self.c_noise, torch.full((3,), label))
-
-
 @pytest.mark.parametrize("size", [1, 2, 4])
 @pytest.mark.parametrize("data", [(1, 8), (3, 16), (1, 8, 8), (3, 4, 12), (2, 16, 8)])
 class TestPatches:
-    def test_unfold_inverts_fold(self, size, data):
+    def test_unpatchify_inverts_patchify(self, size, data):
         x = torch.arange(2 * math.prod(data)).float().view(2, *data)
         patches = Patches(size)
         assert torch.equal(patches.unpatchify(patches.patchify(x)), x)
 
-    def test_fold_gathers_neighbours(self, size, data):
+    def test_patchify_gathers_neighbors(self, size, data):
         """Channel c p^d + offset at a position holds channel c at p times the position, plus the offset."""
         channels, *sides = data
         x = torch.arange(2 * math.prod(data)).float().view(2, *data)
-        folded = Patches(size).patchify(x)
-        assert folded.shape == (2, channels * size ** len(sides), *(s // size for s in sides))
+        patches = Patches(size).patchify(x)
+        assert patches.shape == (2, channels * size ** len(sides), *(s // size for s in sides))
         for c in range(channels):
             if len(sides) == 1:
                 for i in range(size):
-                    assert torch.equal(folded[:, c * size + i], x[:, c, i::size])
+                    assert torch.equal(patches[:, c * size + i], x[:, c, i::size])
             else:
                 for i in range(size):
                     for j in range(size):
-                        assert torch.equal(folded[:, (c * size + i) * size + j], x[:, c, i::size, j::size])
+                        assert torch.equal(patches[:, (c * size + i) * size + j], x[:, c, i::size, j::size])
 
 
 def naive_attention(layer, x):
