@@ -41,7 +41,7 @@ from src.runs.check_config import check_config
 from src.runs.loading import build_denoiser
 from src.samplers.ancestral import DDIM
 from src.samplers.base import Sampler
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Task
 from src.utils.errors import UserError
 from src.utils.signatures import parameters as parameters_of
@@ -209,7 +209,7 @@ def check_method(cfg):
         alpha, sigma = schedule.alpha_sigma(t)
         return alpha * x_t / (alpha**2 + 4 * sigma**2)
 
-    model = Model(Oracle(denoise, schedule), DDIM(schedule, 50), (1, 8))
+    model = Pipeline(Oracle(denoise, schedule), DDIM(schedule, 50), (1, 8))
     known = torch.tensor([1.0] * 4 + [0.0] * 4).view(1, 1, 8)
     x = instantiate(cfg.method)(model, range(64), Mask(known), known.expand(64, 1, 8), 0.0)
     assert x.shape == (64, 1, 8) and (x[:, :, :4] - 1).square().mean() < 0.7

@@ -14,7 +14,7 @@ from src.diffusion.guidance import Guidance, NoGuidance
 from src.metrics.features.base import Features, Reference
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.statistics.frechet import frechet_metric
 from src.statistics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
@@ -79,12 +79,12 @@ class Quality(pl.Callback):
                 self.reference.features  # noqa: B018 - made when it is asked for
             trainer.strategy.barrier("features")
 
-    def model(self, module: DiffusionModule, data: DataModule) -> Model:
-        """The averaged weights, as they are sampled from here."""
+    def pipeline(self, module: DiffusionModule, data: DataModule) -> Pipeline:
+        """The averaged weights with the sampler and guidance of this callback."""
         denoiser = module.models["ema"]
         label = torch.arange(self.n) % data.num_classes if module.conditional else None
         sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
-        return Model(denoiser, sampler, data.shape, self.guidance, label, denoiser.draw_clusters(self.n))
+        return Pipeline(denoiser, sampler, data.shape, self.guidance, label)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -95,17 +95,15 @@ class Quality(pl.Callback):
         self.measured_step = step
         rank, world_size = trainer.global_rank, trainer.world_size
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        model = self.model(pl_module, data)
-        with trainer.precision_plugin.forward_context(), model.measured() as cost:
-            size = model.batch_size * world_size
-            rows = [range(i + rank, min(i + size, self.n), world_size) for i in range(0, self.n, size)]
-            x = torch.cat([data.to_units(model.walk(r)).float().cpu() for r in rows])
+        pipeline = self.pipeline(pl_module, data)
+        with trainer.precision_plugin.forward_context(), pipeline.count_nfe() as cost:
+            x = data.to_units(pipeline.sample(range(rank, self.n, world_size))).float()
         if self.floor is None:
             order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
             self.floor = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
         measured = {self.name: self.distance(x, trainer), "quality/floor": self.floor}
         pl_module.write(measured)
-        self.results = measured | {"quality/nfe": cost.rows / len(x)}
+        self.results = measured | {"quality/nfe": cost.evaluations / len(x)}
 
     def distance(self, x: Tensor, trainer: pl.Trainer) -> float:
         """From the samples x (B, C, *S) of this process, and those of all others, to the test data."""

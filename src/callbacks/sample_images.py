@@ -13,10 +13,10 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from src.data.base import DataModule
-from src.diffusion.guidance import Guidance
+from src.diffusion.guidance import Guidance, NoGuidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
-from src.samplers.pipeline import generate
+from src.samplers.pipeline import Pipeline
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
@@ -49,7 +49,7 @@ class Pictures(pl.Callback):
         levels: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
     ):
         self.run = Path(run)
-        self.make_sampler, self.guidance = sampler, guidance
+        self.make_sampler, self.guidance = sampler, guidance or NoGuidance()
         self.n, self.every_n_steps, self.levels = n, every_n_steps, levels
         self.drawn_step = 0
         self.first = True
@@ -98,7 +98,7 @@ class Pictures(pl.Callback):
             n, names = len(label), getattr(data, "class_names", [])[:rows]
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
-            x = generate(model, sampler, n, data.shape, label=label, guidance=self.guidance).x
+            x = Pipeline(model, sampler, data.shape, self.guidance, label).sample(n)
             picture = sample_grid(data.to_units(x), columns, label, names, data.kind)
             self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 

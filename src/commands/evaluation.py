@@ -74,12 +74,12 @@ class Evaluation:
             else Reference(load_data(trained.data, sampling.run), instantiate(cfg.features))
         )
         x = None if x is None else reference.data.to_units(x)
-        model = sampling.model
+        pipeline = sampling.pipeline
         subject = Subject(
-            x=torch.zeros(0, *model.shape) if x is None else x,
-            label=None if x is not None else model.label,
+            x=torch.zeros(0, *pipeline.shape) if x is None else x,
+            label=None if x is not None else pipeline.cond,
             reference=reference,
-            model=model,
+            pipeline=pipeline,
             run=sampling.run,
             given=x is not None,
             seed=cfg.seed,
@@ -126,7 +126,10 @@ class Evaluation:
         else:
             log.info(f"the samples are those in {file}, drawn with the same settings")
         subject.x, subject.cost = torch.from_numpy(kept["x"]), Cost()
-        subject.cost.rows, subject.cost.seconds = round(kept["nfe"].item() * len(subject.x)), kept["seconds"].item()
+        subject.cost.evaluations, subject.cost.seconds = (
+            round(kept["nfe"].item() * len(subject.x)),
+            kept["seconds"].item(),
+        )
         if "trajectory" in kept:
             subject.trajectory = torch.from_numpy(kept["trajectory"]).float()
         return subject
@@ -135,7 +138,10 @@ class Evaluation:
         """The samples in the units of the data, and what they took."""
         result = self.sampling.draw()
         cost, to_units = self.sampling.cost, self.subject.data.to_units
-        kept: dict[str, Any] = {"x": to_units(result.x).float().numpy(), "nfe": np.float64(cost.rows / len(result.x))}
+        kept: dict[str, Any] = {
+            "x": to_units(result.x).float().numpy(),
+            "nfe": np.float64(cost.evaluations / len(result.x)),
+        }
         kept["seconds"] = np.float64(cost.seconds)
         if result.label is not None:
             kept["label"] = result.label.numpy()
@@ -197,7 +203,7 @@ class Evaluation:
             "features": None if used is None else used.name,
             "data": hashed(sorted(data_settings(settings, data.identity().get("files")).items())),
             "data_warning": data.warning,
-            "nfe": None if cost is None else cost.rows / max(1, len(subject.x)),
+            "nfe": None if cost is None else cost.evaluations / max(1, len(subject.x)),
             "seconds": None if cost is None else cost.seconds,
             "metrics": {k: v.plain() for s in sections.values() for k, v in s.values.items()},
             "tables": {k: v for s in sections.values() for k, v in s.tables.items()},
@@ -226,7 +232,7 @@ class Evaluation:
         """Where it is written: by default a folder named after the settings, so that they can be evaluated again."""
         if self.cfg.out is not None:
             return Path(str(self.cfg.out))
-        cfg, sampler = self.cfg, self.sampling.model.sampler
+        cfg, sampler = self.cfg, self.sampling.pipeline.sampler
         drawn = "given" if cfg.samples_path is not None else f"{type(sampler).__name__.lower()}_{sampler.steps}"
         what = f"{drawn}_n_{self.subject.n}" if self.needs_samples else "without_samples"
         measured = hashed(to_container(cfg.metrics), to_container(cfg.features))

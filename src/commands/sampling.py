@@ -22,7 +22,7 @@ from src.runs.check_config import check_config, check_options, instantiable_node
 from src.runs.folders import clip_bound
 from src.runs.loading import build_denoiser, load_weights, read_weights
 from src.runs.run import SAMPLING_GROUPS, Run
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.statistics.restoration import restoration
 from src.tasks.base import Inputs, Result, Task
 from src.tasks.generate import Generate
@@ -44,15 +44,17 @@ class Sampling:
     Attributes:
         cfg: the settings of this command.
         run: the run folder.
-        model: its denoiser, and how to sample from it.
+        pipeline: its denoiser, and how to sample from it.
         task: what to do.
         inputs: with what.
         file: the checkpoint that the weights are from, or the folder of the snapshots.
         cost: what it took; set by `draw`.
     """
 
-    def __init__(self, cfg: DictConfig, run: Run, model: Model, task: Task, inputs: Inputs, file: Path | None = None):
-        self.cfg, self.run, self.model, self.task, self.inputs, self.file = cfg, run, model, task, inputs, file
+    def __init__(
+        self, cfg: DictConfig, run: Run, pipeline: Pipeline, task: Task, inputs: Inputs, file: Path | None = None
+    ):
+        self.cfg, self.run, self.pipeline, self.task, self.inputs, self.file = cfg, run, pipeline, task, inputs, file
 
     @classmethod
     def prepare(cls, cfg: DictConfig, named: set[str]) -> "Sampling":
@@ -90,12 +92,10 @@ class Sampling:
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)
         denoiser = denoiser.to(resolve_device(cfg.device)).eval().requires_grad_(False)
-        model = build_model(cfg, denoiser, shape, label)
-        model.classes = run.metadata().get("classes") or []
-        model.kind = run.metadata().get("kind") or model.kind
-        if task.makes_samples and label is None:  # given data need no other than themselves, nor does a classifier
-            model.cluster = denoiser.draw_clusters(n, cfg.seed)
-        return cls(cfg, run, model, task, inputs, source)
+        pipeline = build_pipeline(cfg, denoiser, shape, label)
+        pipeline.class_names = run.metadata().get("classes") or []
+        pipeline.kind = run.metadata().get("kind") or pipeline.kind
+        return cls(cfg, run, pipeline, task, inputs, source)
 
     @property
     def out(self) -> Path:
@@ -114,14 +114,14 @@ class Sampling:
 
     def draw(self) -> Result:
         """Do it, with a progress bar."""
-        device = self.model.device
+        device = self.pipeline.device
         precision = precision_for(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
-        steps = self.n * (len(self.model.sampler.times()) - 1)
+        steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
-        self.model.on_step = bar.update
+        self.pipeline.on_step = bar.update
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
-        with bar, autocast, self.model.measured() as self.cost:
-            return self.task(self.model, self.inputs)
+        with bar, autocast, self.pipeline.count_nfe() as self.cost:
+            return self.task(self.pipeline, self.inputs)
 
     @property
     def n(self) -> int:
@@ -133,12 +133,12 @@ class Sampling:
         n, seconds, out = len(result.x), self.cost.seconds, self.out
         make_out(out)
         arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
-        arrays |= {"nfe": self.cost.rows / n, "seconds": seconds}
+        arrays |= {"nfe": self.cost.evaluations / n, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
         with whole(out / "samples.npz") as partial:
             np.savez(partial, **arrays)
-        files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.model, result, out)]
+        files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.pipeline, result, out)]
         rows = [
             (
                 "samples",
@@ -146,7 +146,7 @@ class Sampling:
             ),
             *result.facts.items(),
             *self.write_quality(result, out),
-            ("cost", f"{self.cost.rows / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
+            ("cost", f"{self.cost.evaluations / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
             ("written", f"{out}: {', '.join(files)}"),
         ]
         log.info(table(rows))
@@ -154,22 +154,22 @@ class Sampling:
     def write_pictures(self, result: Result, out: Path) -> list[str]:
         """A grid of new samples, and on request how they came about; or a comparison with what was given."""
         if result.trajectory is not None:
-            frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.model.kind)
+            frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.pipeline.kind)
             write_gif(frames, out / "trajectory.gif")
         n = len(result.x)
         if not result.shown:
-            most = IN_GRID[len(self.model.shape)]
+            most = IN_GRID[len(self.pipeline.shape)]
             if most is not None and result.columns is not None:  # whole rows
                 most = max(result.columns, most // result.columns * result.columns)
             x = self.to_units(result.x[:most])
-            write_picture(sample_grid(x, result.columns, result.label, kind=self.model.kind), out / "grid.png")
+            write_picture(sample_grid(x, result.columns, result.label, kind=self.pipeline.kind), out / "grid.png")
             moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
             return [counted("grid.png", most or n, n), *moving]
         rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
         shown = {name: self.to_units(x) for name, x in rows.items()}
-        write_picture(comparison(shown, self.model.kind), out / "comparison.png")
+        write_picture(comparison(shown, self.pipeline.kind), out / "comparison.png")
         compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
-        if self.model.kind != "images":
+        if self.pipeline.kind != "images":
             return [compared]
         for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
             write_pictures(self.to_units(x), out / name)
@@ -181,7 +181,7 @@ class Sampling:
             return []
         truth = self.to_units(result.truth)
         found = {"input": next(iter(result.shown.values())), "result": result.x}
-        quality = {name: restoration(self.to_units(x), truth, kind=self.model.kind) for name, x in found.items()}
+        quality = {name: restoration(self.to_units(x), truth, kind=self.pipeline.kind) for name, x in found.items()}
         (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
         return [
             (name.upper(), f"{quality['input'][name]:.4g} of the input, {value:.4g} of the result")
@@ -201,8 +201,8 @@ class Sampling:
 
     def to_units(self, x: torch.Tensor) -> torch.Tensor:
         """Images to [0, 1]; all else as it is."""
-        assert self.model.kind is not None
-        return to_units(x, self.model.kind)
+        assert self.pipeline.kind is not None
+        return to_units(x, self.pipeline.kind)
 
 
 def counted(picture: str, most: int, n: int) -> str:
@@ -233,14 +233,14 @@ def check_memory(n: int, shape: tuple[int, ...]) -> None:
         )
 
 
-def build_model(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Model:
+def build_pipeline(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Pipeline:
     """The denoiser with the sampler and guidance of a config."""
     with config_errors("sampler"):
         sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
         sampler.times()
     check_variance(sampler, denoiser)
     guidance = instantiate(cfg.guidance)
-    return Model(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
+    return Pipeline(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
 
 
 def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:

@@ -12,7 +12,7 @@ from torch import Tensor
 from src.data.base import DataModule
 from src.metrics.features.base import Features, Real, Reference
 from src.runs.run import Run
-from src.samplers.pipeline import Cost, Model
+from src.samplers.pipeline import Cost, Pipeline
 from src.utils.units import Kind
 
 NOT_AVAILABLE = "not available"
@@ -26,7 +26,7 @@ class Subject:
         x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], all else as it is.
         label: (N,) int64, the labels that were asked for; None where there were none.
         reference: the real data.
-        model: the denoiser of the run, on its device, and how it samples.
+        pipeline: the denoiser of the run, on its device, and how it samples.
         run: the run folder.
         cost: what the samples took; None for those that are read from a file.
         trajectory: (T, k, C, *S) in the units of the data, the first samples on their way, where there is one.
@@ -38,7 +38,7 @@ class Subject:
     x: Tensor
     label: Tensor | None
     reference: Reference
-    model: Model
+    pipeline: Pipeline
     run: Run
     cost: Cost | None = None
     trajectory: Tensor | None = None

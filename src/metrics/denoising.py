@@ -14,7 +14,7 @@ from src.metrics.base import Measure, Picture, Section, Subject, Value
 from src.metrics.generalization import Findings
 from src.plots.metrics import error_curves
 from src.plots.pictures import denoising_strip
-from src.samplers.pipeline import Conditioned
+from src.samplers.pipeline import SelfConditioned
 from src.statistics.restoration import restoration
 from src.utils import units
 from src.utils.console import progress_bar
@@ -104,13 +104,13 @@ HOW_TO_READ = [
 def told(subject: Subject, x_0: Tensor, label: Tensor | None) -> Tensor | None:
     """What the network is told of data in the units of the model: their clusters or labels (n,), or nothing."""
     given = label if subject.run.config().module.conditional else None
-    found = subject.model.denoiser.told(x_0.to(subject.model.device), given)
+    found = subject.pipeline.denoiser.told(x_0.to(subject.pipeline.device), given)
     return None if found is None else found.cpu()
 
 
 def trained_range(subject: Subject) -> tuple[float, float]:
     """Lowest and highest log-SNR among the times that the run is validated at."""
-    schedule, times = subject.model.denoiser.schedule, instantiate(subject.run.config().time_sampler)
+    schedule, times = subject.pipeline.denoiser.schedule, instantiate(subject.run.config().time_sampler)
     t = times.for_validation()(100_000, generator("levels"), schedule)
     return float(schedule.log_snr(t.max())), float(schedule.log_snr(t.min()))
 
@@ -119,7 +119,7 @@ def trained_levels(subject: Subject, log_snr: list[float]) -> Levels:
     """Those of the log-SNR values that the network knows; the middle of what it knows where it is none of them."""
     low, high = trained_range(subject)
     known = [v for v in log_snr if low <= v <= high] or [(low + high) / 2]
-    schedule, values = subject.model.denoiser.schedule, torch.tensor(known, dtype=torch.float64)
+    schedule, values = subject.pipeline.denoiser.schedule, torch.tensor(known, dtype=torch.float64)
     t = schedule.inverse_log_snr(values)
     return Levels(values, t, *schedule.alpha_sigma(t))
 
@@ -144,15 +144,15 @@ def denoise(subject: Subject, n: int, levels: Levels) -> Denoised:
 
 def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor | None) -> Tensor:
     """The data that the network sees in x_t (L, n, C, *S), in the precision that it samples in."""
-    model, size = subject.model, subject.model.batch_size
-    device, low = model.device, precision_for(subject.model.device.type).startswith("bf16")
+    model, size = subject.pipeline, subject.pipeline.batch_size
+    device, low = model.device, precision_for(subject.pipeline.device.type).startswith("bf16")
     said = torch.empty_like(x_t)
     bar = progress_bar(len(levels.t) * x_t.shape[1], "denoising", leave=False, delay=2, unit_scale=True)
-    with bar, model.measured(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+    with bar, model.count_nfe(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         for i, t in enumerate(levels.t):
             for rows in torch.arange(x_t.shape[1]).split(size):
                 cond = None if label is None else label[rows].to(device)
-                said[i, rows] = Conditioned(model.denoiser)(x_t[i, rows].to(device), t, cond).x_0.to(said)
+                said[i, rows] = SelfConditioned(model.denoiser)(x_t[i, rows].to(device), t, cond).x_0.to(said)
                 bar.update(len(rows))
     return said
 
@@ -160,7 +160,7 @@ def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor
 def ideal_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor | None) -> Tensor:
     """The same of the ideal denoiser of all training data, or of those that the network is told the same of."""
     count, n = x_t.shape[:2]
-    flat, device = x_t.flatten(0, 1), subject.model.device
+    flat, device = x_t.flatten(0, 1), subject.pipeline.device
     alpha, sigma = (v.repeat_interleave(n) for v in (levels.alpha, levels.sigma))
     labels = None if label is None else label.repeat(count)
     said = torch.empty_like(flat)

@@ -9,7 +9,7 @@ from torch import Tensor
 from src.diffusion.likelihood import bits_per_dimension, dequantize, ode_log_likelihood
 from src.metrics.base import Measure, Section, Subject, Value
 from src.metrics.denoising import to_model, told, trained_range
-from src.samplers.pipeline import Conditioned
+from src.samplers.pipeline import SelfConditioned
 from src.utils.console import progress_bar
 from src.utils.ranges import PositiveFloat, PositiveInt
 from src.utils.seeding import generator
@@ -57,7 +57,7 @@ class Likelihood(Measure):
         x = to_model(subject, batch["x"])
         if images:
             x = dequantize(x, self.bins, generator("dequantize", subject.seed))
-        label, clusters = told(subject, x, batch.get("label")), subject.model.denoiser.clusters
+        label, clusters = told(subject, x, batch.get("label")), subject.pipeline.denoiser.clusters
         log_density, evaluations = self.log_density(subject, x, label)
         if clusters is not None and label is not None:  # which cluster it is has to be stored too
             log_density = log_density + clusters.log_share(label).to(log_density)
@@ -77,17 +77,19 @@ class Likelihood(Measure):
 
     def log_density(self, subject: Subject, x: Tensor, label: Tensor | None) -> tuple[Tensor, float]:
         """In nats, (n,), and the mean number of evaluations."""
-        model, found, evaluations = subject.model, [], 0
+        model, found, evaluations = subject.pipeline, [], 0
         signs, count = generator("probes", subject.seed), 0 if x[0].numel() <= FEW else self.probes
         bar = progress_bar(None, "likelihood, evaluations", leave=False, delay=2)
-        with bar, model.measured():
+        with bar, model.count_nfe():
             for rows in torch.arange(len(x)).split(self.batch_size):
                 part = x[rows].to(model.device)
                 cond = None if label is None else label[rows].to(model.device)
 
                 def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None = cond) -> Tensor:
                     bar.update()
-                    return Conditioned(model.denoiser)(x_t, t, cond).x_0  # a new one each time: a function of x_t alone
+                    return SelfConditioned(model.denoiser)(
+                        x_t, t, cond
+                    ).x_0  # a new one each time: a function of x_t alone
 
                 probes = torch.randint(0, 2, (count, *part.shape), generator=signs).to(part) * 2 - 1
                 one = ode_log_likelihood(

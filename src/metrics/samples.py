@@ -112,6 +112,6 @@ class SamplingCost(Measure):
         assert subject.cost is not None
         n, cost = len(subject.x), subject.cost
         section = Section("Cost of sampling")
-        section.values["nfe"] = Value("evaluations of the network a sample", cost.rows / n, better="lower")
+        section.values["nfe"] = Value("evaluations of the network a sample", cost.evaluations / n, better="lower")
         section.values["seconds_per_1000"] = Value("seconds for 1,000 samples", 1000 * cost.seconds / n, better="lower")
         return section

@@ -1,36 +1,39 @@
-"""Draw samples from a trained denoiser."""
+"""The one way to draw samples: a denoiser with a sampler, guidance, conditions and seeds."""
 
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from functools import partial
-from typing import Any, NamedTuple
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.guidance import Denoise, Guidance, NoGuidance
+from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
-from src.utils import units
-from src.utils.units import Kind, kind_of
+from src.utils.units import Kind, kind_of, scale
 
 
 class Cost:
-    """What a task took: rows that networks evaluated, and seconds."""
+    """The cost of what ran within `Pipeline.count_nfe`.
+
+    Attributes:
+        evaluations: samples that networks evaluated, a sample at one noise level counting once.
+        seconds: wall-clock time, set at the end.
+    """
 
     def __init__(self) -> None:
-        self.rows, self.seconds = 0, 0.0
+        self.evaluations, self.seconds = 0, 0.0
 
     def add(self, net: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        """A forward hook."""
-        self.rows += len(args[0])
+        """Count a batch, as a forward hook."""
+        self.evaluations += len(args[0])
 
 
-class Conditioned:
-    """A denoiser for the length of one trajectory: it is shown its last estimate, where it wants one."""
+class SelfConditioned:
+    """A denoiser for one trajectory, given its estimate of the step before if it uses self-conditioning."""
 
     def __init__(self, denoiser: Denoiser):
         self.denoiser = denoiser
@@ -49,105 +52,189 @@ class Conditioned:
 
 
 @dataclass
-class Model:
-    """A trained denoiser, and how to sample from it.
+class Pipeline:
+    """A denoiser with all that it takes to sample from it: ``Pipeline(denoiser, sampler, shape).sample(4)``.
+
+    Sample i is a function of (seed, i), whatever the number of samples and the batch size.
 
     Args:
         denoiser: predicts the data; used as it is, on its own device.
-        sampler: walks from noise to data.
+        sampler: integrates from noise to data.
         shape: (C, *S) of one sample.
         guidance: wraps the denoiser.
-        label: (N,) int64 of all samples, -1 for none; None for an unconditional network.
-        cluster: the same of new samples, for a network that is told of clusters.
-        seed: of the noise; that of sample i is a function of (seed, i), whatever N and the batch size.
-        batch_size: samples walked at a time.
-        classes: the names of the labels, where they are known.
-        kind: of the data; images where the shape has two axes, unless it says otherwise.
-        on_step: called with the number of samples that took a step, for progress bars.
+        cond: (N,) int64, the conditions of samples 0 to N - 1, where -1 is no condition; None for no conditions,
+            except that new samples get those of `Denoiser.sample_condition`.
+        seed: of the noise.
+        batch_size: samples drawn at a time.
+        class_names: names of the labels, if they are known.
+        kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
+        on_step: called after every step with the size of its batch, for progress bars.
+
+    Raises:
+        ValueError: if the batch size is less than 1.
     """
 
     denoiser: Denoiser
     sampler: Sampler
     shape: tuple[int, ...]
     guidance: Guidance = field(default_factory=NoGuidance)
-    label: Tensor | None = None
-    cluster: Tensor | None = None
+    cond: Tensor | None = None
     seed: int = 0
     batch_size: int = 256
-    classes: list[str] = field(default_factory=list)
+    class_names: list[str] = field(default_factory=list)
     kind: Kind | None = None
     on_step: Callable[[int], None] | None = None
 
-    @property
-    def device(self) -> torch.device:
-        return next(self.denoiser.parameters()).device
-
     def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
 
     @property
-    def unit(self) -> float:
-        """One unit of the data in units of the model."""
+    def device(self) -> torch.device:
+        """The device of the denoiser."""
+        return next(self.denoiser.parameters()).device
+
+    @property
+    def data_scale(self) -> float:
+        """One unit of the data in units of the model: 2 for images, which are [0, 1] outside and [-1, 1] inside."""
         assert self.kind is not None
-        return units.scale(self.kind)
+        return scale(self.kind)
 
-    def batches(self, n: int) -> Iterator[range]:
-        """The rows of each batch."""
-        for first in range(0, n, self.batch_size):
-            yield range(first, min(first + self.batch_size, n))
+    # ---- new samples ----
 
-    def noise(self, rows: range, purpose: str = "") -> SeededNoise:
-        """The noise of these samples; that of another purpose is independent of it."""
-        return SeededNoise([f"{self.seed}{purpose}/{i}" for i in rows], self.device)
+    def sample(self, n: int | range, cond: Tensor | None = None) -> Tensor:
+        """Draw new samples.
 
-    def denoise(self, rows: range, guidance: Guidance | None = None) -> Callable[[Tensor, Tensor], Prediction]:
-        """Predicts these samples from (x_t, t), for one trajectory; `guidance` comes on top of the model's own."""
-        told = self.label if self.cluster is None else self.cluster
-        cond = None if told is None else told[rows.start : rows.stop : rows.step].to(self.device)
-        denoise = self.guidance(Conditioned(self.denoiser), self.sampler.schedule)
+        Args:
+            n: their number, or their indices.
+            cond: (N,) conditions to use instead of the pipeline's, that of sample i at i.
+
+        Returns:
+            (n, C, *S) in the units of the model, on the CPU.
+
+        Raises:
+            ValueError: if n is less than 1, or the number of conditions is another than n.
+        """
+        return self.sample_with_trajectory(n, 0, cond)[0]
+
+    def sample_with_trajectory(
+        self, n: int | range, keep: int, cond: Tensor | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        """Draw new samples, and keep every state of the first ones.
+
+        Args:
+            n, cond: see `sample`.
+            keep: number k of samples whose states are kept.
+
+        Returns:
+            The samples (n, C, *S) and the states (steps + 1, k, C, *S), None if k = 0.
+        """
+        indices = range(n) if isinstance(n, int) else n
+        pipeline = replace(self, cond=self.conditions(indices, cond))
+        batches: list[Tensor] = []
+        paths: list[Tensor] = []
+        with self.inference():
+            for part in pipeline.batches(indices):
+                path: list[Tensor] = []
+                kept = keep - sum(map(len, batches))
+                for state in pipeline.trajectory(part):
+                    if kept > 0:
+                        path.append(state.x_t[:kept].cpu())
+                batches.append(state.x_t.cpu())
+                paths += [torch.stack(path)] if path else []
+        return torch.cat(batches), torch.cat(paths, 1) if paths else None
+
+    def conditions(self, indices: range, cond: Tensor | None = None) -> Tensor | None:
+        """The conditions (N,) for new samples of these indices, drawn if none are given."""
+        if len(indices) < 1:
+            raise ValueError(f"n must be >= 1, got {indices.stop}")
+        cond = self.cond if cond is None else cond
+        if cond is None:
+            return self.denoiser.draw_clusters(indices.stop, self.seed)
+        if len(cond) != indices.stop:
+            raise ValueError(f"the number of conditions must be that of samples, {indices.stop}, got {len(cond)}")
+        return cond
+
+    # ---- the parts that tasks put together ----
+
+    def batches(self, n: int | range) -> Iterator[range]:
+        """The indices of n samples, a batch at a time."""
+        indices = range(n) if isinstance(n, int) else n
+        for first in range(0, len(indices), self.batch_size):
+            yield indices[first : first + self.batch_size]
+
+    def noise(self, indices: range, purpose: str = "") -> SeededNoise:
+        """The noise of these samples, independent for every purpose."""
+        return SeededNoise([f"{self.seed}{purpose}/{i}" for i in indices], self.device)
+
+    def denoise(self, indices: range, guidance: Guidance | None = None) -> Callable[[Tensor, Tensor], Prediction]:
+        """Make a function of (x_t, t) that predicts these samples, for one trajectory.
+
+        Args:
+            indices: of the samples; they say which conditions are used.
+            guidance: applied after the pipeline's own.
+        """
+        cond = None if self.cond is None else self.cond[indices.start : indices.stop : indices.step].to(self.device)
+        guided = self.guidance(SelfConditioned(self.denoiser), self.sampler.schedule)
         if guidance is not None:
-            denoise = guidance(denoise, self.sampler.schedule)
-        return partial(call_with_label, denoise, cond)
+            guided = guidance(guided, self.sampler.schedule)
+        return lambda x_t, t: guided(x_t, t, cond)
 
     def trajectory(
-        self, rows: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None
+        self, indices: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None
     ) -> Iterator[State]:
-        """The states of these samples, from x_t at time `start`, or from pure noise, to data."""
-        noise = self.noise(rows)
+        """Yield the states of one batch, from x_t at time `start`, by default from pure noise, to data.
+
+        Args:
+            indices: of the samples in the batch; they say which noise and which conditions are used.
+            x_t: (len(indices), C, *S), on the pipeline's device.
+            start: time of x_t.
+            guidance: applied after the pipeline's own.
+        """
+        noise = self.noise(indices)
         if x_t is None:
-            x_t = self.sampler.prior(noise, torch.empty(len(rows), *self.shape, device=self.device))
-        for state in self.sampler.trajectory(self.denoise(rows, guidance), x_t, noise, start):
+            x_t = self.sampler.prior(noise, torch.empty(len(indices), *self.shape, device=self.device))
+        for state in self.sampler.trajectory(self.denoise(indices, guidance), x_t, noise, start):
             if self.on_step is not None and state.x_0 is not None:
-                self.on_step(len(rows))
+                self.on_step(len(indices))
             yield state
 
-    def walk(
-        self, rows: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None
+    def sample_batch(
+        self, indices: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None
     ) -> Tensor:
-        """The end of that trajectory, (len(rows), C, *S)."""
-        (end,) = deque(self.trajectory(rows, x_t, start, guidance), maxlen=1)
+        """The end of `trajectory`: (len(indices), C, *S), on the pipeline's device."""
+        (end,) = deque(self.trajectory(indices, x_t, start, guidance), maxlen=1)
         return end.x_t
 
     @contextmanager
-    def measured(self) -> Iterator[Cost]:
-        """Evaluation mode without gradients, in which what the networks do is counted."""
-        nets = {d.net for d in (self.denoiser, *guides(self.guidance))}  # a guide may be the denoiser itself
+    def inference(self) -> Iterator[None]:
+        """Evaluation mode without gradients."""
         was_training = self.denoiser.training
         self.denoiser.eval()
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.denoiser.train(was_training)
+
+    @contextmanager
+    def count_nfe(self) -> Iterator[Cost]:
+        """Evaluation mode without gradients, in which the evaluations of the networks are counted."""
+        nets = {d.net for d in (self.denoiser, *guide_denoisers(self.guidance))}  # a guide may be the denoiser itself
         cost, began = Cost(), time.perf_counter()
         hooks = [net.register_forward_hook(cost.add) for net in nets]
         try:
-            with torch.no_grad():
+            with self.inference():
                 yield cost
         finally:
             for hook in hooks:
                 hook.remove()
-            self.denoiser.train(was_training)
             cost.seconds = time.perf_counter() - began
 
 
-def guides(guidance: object) -> list[Denoiser]:
-    """The denoisers that a guidance, or one inside it, brings along."""
+def guide_denoisers(guidance: object) -> list[Denoiser]:
+    """The denoisers that a guidance, or one inside it, evaluates beside the pipeline's."""
     found: dict[int, object] = {}
     todo: list[Any] = [guidance]
     while todo:
@@ -157,65 +244,3 @@ def guides(guidance: object) -> list[Denoiser]:
             found[id(part)] = part
             todo += [] if isinstance(part, nn.Module) else getattr(part, "__dict__", {}).values()
     return [part for part in found.values() if isinstance(part, Denoiser)]
-
-
-def call_with_label(denoise: Denoise, cond: Tensor | None, x_t: Tensor, t: Tensor) -> Prediction:
-    return denoise(x_t, t, cond)
-
-
-class Samples(NamedTuple):
-    """What was drawn.
-
-    x: (N, C, *S), in the [-1, 1] of the model, on the CPU.
-    nfe: evaluations of the network for each sample.
-    seconds: time it took.
-    trajectory: (steps + 1, k, C, *S), the first k samples on their way, where asked for; else None.
-    """
-
-    x: Tensor
-    nfe: float
-    seconds: float
-    trajectory: Tensor | None = None
-
-
-def draw(model: Model, n: int, keep: int = 0) -> tuple[Tensor, Tensor | None]:
-    """n samples (n, C, *S), and the trajectories of the first few."""
-    batches: list[Tensor] = []
-    paths: list[Tensor] = []
-    for rows in model.batches(n):
-        path: list[Tensor] = []
-        for state in model.trajectory(rows):
-            x = state.x_t
-            if rows.start < keep:
-                path.append(x[: keep - rows.start].cpu())
-        batches.append(x.cpu())
-        paths += [torch.stack(path)] if path else []
-    return torch.cat(batches), torch.cat(paths, 1) if paths else None
-
-
-def generate(
-    denoiser: Denoiser,
-    sampler: Sampler,
-    n: int,
-    shape: tuple[int, ...],
-    seed: int = 0,
-    label: Tensor | None = None,
-    guidance: Guidance | None = None,
-    batch_size: int = 256,
-    keep: int = 0,
-    on_step: Callable[[int], None] | None = None,
-) -> Samples:
-    """Draw n samples; sample i is a function of (seed, i), whatever n and the batch size. See `Model`.
-
-    Raises:
-        ValueError: where n or the batch size is less than 1, or there are not as many labels as samples.
-    """
-    if n < 1 or batch_size < 1:
-        raise ValueError(f"n and batch_size are at least 1, not {n} and {batch_size}")
-    if label is not None and len(label) != n:
-        raise ValueError(f"{len(label)} labels for {n} samples; one a sample is needed")
-    cluster = denoiser.draw_clusters(n, seed)
-    model = Model(denoiser, sampler, shape, guidance or NoGuidance(), label, cluster, seed, batch_size, on_step=on_step)
-    with model.measured() as cost:
-        x, trajectory = draw(model, n, keep)
-    return Samples(x, cost.rows / n, cost.seconds, trajectory)

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from src.samplers.pipeline import Model, draw
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
@@ -24,18 +24,18 @@ class Augment(Task):
     n: PositiveInt = 1000
     makes_samples = True
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        if model.label is None:
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        if pipeline.cond is None:
             raise UserError("task=augment makes labelled images, but this run was trained without labels")
-        if model.kind != "images":
+        if pipeline.kind != "images":
             raise UserError("task=augment writes images, but this run was not trained on any; use task=generate")
-        x, _ = draw(model, self.n)
-        return Result(x, label=model.label, columns=len(model.label.unique()))
+        x = pipeline.sample(self.n)
+        return Result(x, label=pipeline.cond, columns=len(pipeline.cond.unique()))
 
-    def save(self, model: Model, result: Result, folder: Path) -> list[str]:
+    def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
         assert result.label is not None
         present = result.label.unique().tolist()
         for label in present:
-            name = model.classes[label] if model.classes else str(label)
+            name = pipeline.class_names[label] if pipeline.class_names else str(label)
             write_pictures(to_units(result.x[result.label == label], "images"), folder / "images" / name)
         return [f"images/ with {len(present)} classes"]

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 
 
@@ -59,19 +59,19 @@ class Task(ABC):
     makes_samples = False
 
     @abstractmethod
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
         """Do it.
 
         Raises:
             UserError: where the inputs do not fit the model.
         """
 
-    def save(self, model: Model, result: Result, folder: Path) -> list[str]:
+    def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
         """Write what only this task writes; returns the names of it."""
         return []
 
 
-def wanted(x: Tensor | None, model: Model, what: str = "input") -> Tensor:
+def wanted(x: Tensor | None, pipeline: Pipeline, what: str = "input") -> Tensor:
     """The samples that a task cannot do without, shaped as the model's.
 
     Raises:
@@ -79,7 +79,7 @@ def wanted(x: Tensor | None, model: Model, what: str = "input") -> Tensor:
     """
     if x is None:
         raise UserError(f"{what}=FILE is needed: an image, a folder of them, a .npy or .npz file, or test")
-    return check_shape(x, model.shape, what)
+    return check_shape(x, pipeline.shape, what)
 
 
 def check_shape(x: Tensor, shape: Iterable[int], what: str = "input") -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveFloat
@@ -35,42 +35,44 @@ class Denoise(Task):
         if self.level is not None and self.level <= 0:
             raise ValueError(f"task.level={self.level} is no noise; it is a standard deviation above 0")
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        noisy = self.noisy(model, inputs)
-        level = self.level * model.unit if self.level is not None else noise_level(noisy)
-        t = time_of(model, level)
-        alpha = model.denoiser.schedule.alpha_sigma(t)[0].to(noisy.dtype)
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        noisy = self.noisy(pipeline, inputs)
+        level = self.level * pipeline.data_scale if self.level is not None else noise_level(noisy)
+        t = time_of(pipeline, level)
+        alpha = pipeline.denoiser.schedule.alpha_sigma(t)[0].to(noisy.dtype)
         parts = []
-        for rows in model.batches(len(noisy)):
-            x_t = (alpha * noisy[rows.start : rows.stop]).to(model.device)
-            x_0 = model.walk(rows, x_t, float(t)) if self.walk else model.denoise(rows)(x_t, t).x_0
+        for indices in pipeline.batches(len(noisy)):
+            x_t = (alpha * noisy[indices.start : indices.stop]).to(pipeline.device)
+            x_0 = pipeline.sample_batch(indices, x_t, float(t)) if self.walk else pipeline.denoise(indices)(x_t, t).x_0
             parts.append(x_0.cpu())
         how = "given" if self.level is not None else "estimated"
-        facts = {"noise": f"{level / model.unit:.3g}, {how}; that is t = {float(t):.3g}"}
-        return Result(torch.cat(parts), {"noisy": noisy}, inputs.truth, model.label, facts=facts)
+        facts = {"noise": f"{level / pipeline.data_scale:.3g}, {how}; that is t = {float(t):.3g}"}
+        return Result(torch.cat(parts), {"noisy": noisy}, inputs.truth, pipeline.cond, facts=facts)
 
-    def noisy(self, model: Model, inputs: Inputs) -> Tensor:
+    def noisy(self, pipeline: Pipeline, inputs: Inputs) -> Tensor:
         """What was given, or the truth with noise."""
         if inputs.x is not None:
-            return wanted(inputs.x, model)
-        truth = wanted(inputs.truth, model)
+            return wanted(inputs.x, pipeline)
+        truth = wanted(inputs.truth, pipeline)
         if self.level is None:
             raise UserError("input=test needs task.level=, the noise to add, such as 0.3")
-        noise = torch.randn(truth.shape, generator=generator(model.seed, "noise of the input"))
-        return truth + self.level * model.unit * noise
+        noise = torch.randn(truth.shape, generator=generator(pipeline.seed, "noise of the input"))
+        return truth + self.level * pipeline.data_scale * noise
 
 
-def time_of(model: Model, level: float) -> Tensor:
+def time_of(pipeline: Pipeline, level: float) -> Tensor:
     """The time, float64, at which the schedule has this much noise beside data of its own size.
 
     Raises:
         UserError: where it never has.
     """
-    schedule = model.denoiser.schedule
+    schedule = pipeline.denoiser.schedule
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     if level > 1.001 * float(sigma / alpha):
-        most = float(sigma / alpha) / model.unit
-        raise UserError(f"noise {level / model.unit:.3g} is more than this run has learned of; at most {most:.3g}")
+        most = float(sigma / alpha) / pipeline.data_scale
+        raise UserError(
+            f"noise {level / pipeline.data_scale:.3g} is more than this run has learned of; at most {most:.3g}"
+        )
     t = schedule.inverse_log_snr(torch.tensor(level, dtype=torch.float64).log() * -2)
     return t.clamp(1e-5, 1)
 

@@ -1,6 +1,6 @@
 """Begin not from noise but from a sample: change it, or pass from one to another."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from annotated_types import Interval
 from torch import Tensor
 
 from src.samplers.base import Level, move
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
@@ -31,16 +31,18 @@ class Edit(Task):
         if not 0 < self.level <= 1:
             raise ValueError(f"task.level={self.level} is a time above 0 and at most 1")
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        given = wanted(inputs.truth if inputs.x is None else inputs.x, model)
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        given = wanted(inputs.truth if inputs.x is None else inputs.x, pipeline)
         t = torch.tensor(self.level, dtype=torch.float64)
         parts, noisy = [], []
-        for rows in model.batches(len(given)):
-            x_0 = given[rows.start : rows.stop].to(model.device)
-            x_t = model.denoiser.schedule.add_noise(x_0, t, model.noise(rows, " edit")(x_0))
+        for indices in pipeline.batches(len(given)):
+            x_0 = given[indices.start : indices.stop].to(pipeline.device)
+            x_t = pipeline.denoiser.schedule.add_noise(x_0, t, pipeline.noise(indices, " edit")(x_0))
             noisy.append(x_t.cpu())
-            parts.append(model.walk(rows, x_t, self.level).cpu())
-        return Result(torch.cat(parts), {"input": given, f"at t = {self.level:g}": torch.cat(noisy)}, label=model.label)
+            parts.append(pipeline.sample_batch(indices, x_t, self.level).cpu())
+        return Result(
+            torch.cat(parts), {"input": given, f"at t = {self.level:g}": torch.cat(noisy)}, label=pipeline.cond
+        )
 
 
 @dataclass
@@ -67,27 +69,29 @@ class Interpolate(Task):
         if min(self.between, self.steps, self.iterations) < 1:
             raise ValueError("task.between, task.steps and task.iterations are at least 1")
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        ends = wanted(inputs.truth if inputs.x is None else inputs.x, model)
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        ends = wanted(inputs.truth if inputs.x is None else inputs.x, pipeline)
         if len(ends) < 2 or len(ends) % 2:
             raise UserError(f"task=interpolate takes pairs, but input holds {len(ends)} sample(s); give 2, 4, ...")
         times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)[1:].clamp(max=0.999)
-        levels = model.sampler.levels(times)
-        latent = torch.cat([self.encode(model, rows, ends, levels) for rows in model.batches(len(ends))])
+        levels = pipeline.sampler.levels(times)
+        latent = torch.cat([self.encode(pipeline, indices, ends, levels) for indices in pipeline.batches(len(ends))])
         u = torch.linspace(0, 1, self.between + 2)
-        arcs = torch.cat([slerp(a, b, u) for a, b in latent.view(-1, 2, *model.shape)])
-        if model.label is not None:
-            model.label = model.label[::2].repeat_interleave(len(u))
-        x = torch.cat([self.decode(model, rows, arcs, levels) for rows in model.batches(len(arcs))])
-        error = (x.view(-1, len(u), *model.shape)[:, [0, -1]] - ends.view(-1, 2, *model.shape)).square().mean().sqrt()
-        facts = {"ends": f"reconstructed to a root mean squared error of {float(error) / model.unit:.3g}"}
-        return Result(x, label=model.label, columns=len(u), facts=facts)
+        arcs = torch.cat([slerp(a, b, u) for a, b in latent.view(-1, 2, *pipeline.shape)])
+        if pipeline.cond is not None:
+            pipeline = replace(pipeline, cond=pipeline.cond[::2].repeat_interleave(len(u)))
+        x = torch.cat([self.decode(pipeline, indices, arcs, levels) for indices in pipeline.batches(len(arcs))])
+        error = (
+            (x.view(-1, len(u), *pipeline.shape)[:, [0, -1]] - ends.view(-1, 2, *pipeline.shape)).square().mean().sqrt()
+        )
+        facts = {"ends": f"reconstructed to a root mean squared error of {float(error) / pipeline.data_scale:.3g}"}
+        return Result(x, label=pipeline.cond, columns=len(u), facts=facts)
 
-    def encode(self, model: Model, rows: range, x: Tensor, levels: list[Level]) -> Tensor:
-        """The noise from which `decode` comes back to these rows of x."""
-        denoise = model.denoise(rows)
+    def encode(self, pipeline: Pipeline, indices: range, x: Tensor, levels: list[Level]) -> Tensor:
+        """The noise from which `decode` comes back to these indices of x."""
+        denoise = pipeline.denoise(indices)
         first = levels[0]
-        x_0 = x[rows.start : rows.stop].to(model.device)
+        x_0 = x[indices.start : indices.stop].to(pipeline.device)
         x_t = first.alpha * x_0
         for _ in range(self.iterations):
             x_t = first.alpha * x_0 + first.sigma * first.eps(x_t, denoise(x_t, first.t).x_0)
@@ -98,10 +102,10 @@ class Interpolate(Task):
             x_t = x_s
         return x_t.cpu()
 
-    def decode(self, model: Model, rows: range, z: Tensor, levels: list[Level]) -> Tensor:
-        """Deterministic DDIM from these rows of noise."""
-        denoise = model.denoise(rows)
-        x = z[rows.start : rows.stop].to(model.device)
+    def decode(self, pipeline: Pipeline, indices: range, z: Tensor, levels: list[Level]) -> Tensor:
+        """Deterministic DDIM from these indices of noise."""
+        denoise = pipeline.denoise(indices)
+        x = z[indices.start : indices.stop].to(pipeline.device)
         for t, s in pairwise(reversed(levels)):
             x = move(x, denoise(x, t.t).x_0, t, s)
         return denoise(x, levels[0].t).x_0.cpu()

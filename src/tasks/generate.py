@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.samplers.pipeline import Model, draw
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task
 from src.utils.ranges import NonNegativeInt
 
@@ -20,6 +20,6 @@ class Generate(Task):
     keep: NonNegativeInt = 0
     makes_samples = True
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        x, trajectory = draw(model, self.n, self.keep)
-        return Result(x, trajectory=trajectory, label=model.label)
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        x, trajectory = pipeline.sample_with_trajectory(self.n, self.keep)
+        return Result(x, trajectory=trajectory, label=pipeline.cond)

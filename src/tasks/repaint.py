@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from src.diffusion.operators import Mask, Measurement
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
@@ -39,11 +39,11 @@ class RePaint:
         if self.jump < 1 or self.repeats < 1:
             raise ValueError(f"jump and repeats are at least 1, not {self.jump} and {self.repeats}")
 
-    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
         if not isinstance(measurement, Mask) or noise > 0:
             raise UserError("method=repaint fills in what a mask hides, without noise; use method=ddnm or pigdm")
-        sampler, draw, denoise = model.sampler, model.noise(rows), model.denoise(rows)
-        x_t = sampler.prior(draw, torch.empty(len(rows), *model.shape, device=model.device))
+        sampler, draw, denoise = pipeline.sampler, pipeline.noise(indices), pipeline.denoise(indices)
+        x_t = sampler.prior(draw, torch.empty(len(indices), *pipeline.shape, device=pipeline.device))
         lowest = 1.0
         for t, s in pairwise(self.times(sampler.time_grid(sampler.schedule, sampler.steps, 1.0))):
             *_, end = sampler.trajectory(denoise, x_t, draw, times=torch.stack([t, s]))
@@ -52,8 +52,8 @@ class RePaint:
                 x_t = measurement(sampler.schedule.add_noise(y, s, draw(y))) + x_t - measurement(x_t)
             if s < lowest:
                 lowest = float(s)
-                if model.on_step is not None:
-                    model.on_step(len(rows))
+                if pipeline.on_step is not None:
+                    pipeline.on_step(len(indices))
         return x_t
 
     def times(self, grid: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 from src.diffusion.guidance import Guidance
 from src.diffusion.operators import Average, Blur, Grey, Mask, Measurement
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError, config_errors
 from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
@@ -27,8 +27,8 @@ Shape = tuple[int, ...]
 class Method(Protocol):
     """Data from what was measured of them."""
 
-    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
-        """The data of these rows, (len(rows), C, *S), for y of these rows."""
+    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+        """The data of these indices, (len(indices), C, *S), for y of these indices."""
 
 
 @dataclass
@@ -46,13 +46,15 @@ class Guided:
     guidance: Callable[[Measurement, Tensor, float], Guidance]
     sample: bool = False
 
-    def __call__(self, model: Model, rows: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
         guidance = self.guidance(measurement, y, noise)
         if self.sample:
-            return model.walk(rows, guidance=guidance)
-        own = model.sampler
-        straight = replace(model, sampler=DDIM(own.schedule, own.steps, own.time_grid, own.clip))
-        return straight.walk(rows, torch.zeros(len(rows), *model.shape, device=model.device), guidance=guidance)
+            return pipeline.sample_batch(indices, guidance=guidance)
+        own = pipeline.sampler
+        straight = replace(pipeline, sampler=DDIM(own.schedule, own.steps, own.time_grid, own.clip))
+        return straight.sample_batch(
+            indices, torch.zeros(len(indices), *pipeline.shape, device=pipeline.device), guidance=guidance
+        )
 
 
 @dataclass
@@ -76,25 +78,27 @@ class Restore(Task):
         if self.noise < 0:
             raise ValueError(f"noise is a standard deviation, at least 0, not {self.noise}")
 
-    def __call__(self, model: Model, inputs: Inputs) -> Result:
-        if len(model.shape) < 2:
+    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+        if len(pipeline.shape) < 2:
             raise UserError("this run is one of points; only images and signals can be restored")
-        measurement, parts = self.measurement(model.shape), []
-        y = self.measured(model, measurement, inputs)
-        for rows in model.batches(len(y)):
-            some = y[rows.start : rows.stop].to(model.device)
-            parts.append(self.method(model, rows, measurement, some, self.noise * model.unit).cpu())
-        return Result(torch.cat(parts), {"input": enlarged(y, model.shape)}, inputs.truth, model.label)
+        measurement, parts = self.measurement(pipeline.shape), []
+        y = self.measured(pipeline, measurement, inputs)
+        for indices in pipeline.batches(len(y)):
+            some = y[indices.start : indices.stop].to(pipeline.device)
+            parts.append(self.method(pipeline, indices, measurement, some, self.noise * pipeline.data_scale).cpu())
+        return Result(torch.cat(parts), {"input": enlarged(y, pipeline.shape)}, inputs.truth, pipeline.cond)
 
-    def measured(self, model: Model, measurement: Measurement, inputs: Inputs) -> Tensor:
+    def measured(self, pipeline: Pipeline, measurement: Measurement, inputs: Inputs) -> Tensor:
         """y (N, ...): given, or measured."""
-        shape = measurement(torch.zeros(1, *model.shape)).shape[1:]
+        shape = measurement(torch.zeros(1, *pipeline.shape)).shape[1:]
         if inputs.x is None:
-            y = measurement(wanted(inputs.truth, model))
-            y = y + self.noise * model.unit * torch.randn(y.shape, generator=generator(model.seed, "noise measured"))
+            y = measurement(wanted(inputs.truth, pipeline))
+            y = y + self.noise * pipeline.data_scale * torch.randn(
+                y.shape, generator=generator(pipeline.seed, "noise measured")
+            )
         elif inputs.x.shape[1:] == shape:
             y = inputs.x
-        elif inputs.x.shape[1:] == model.shape:
+        elif inputs.x.shape[1:] == pipeline.shape:
             y = measurement(inputs.x)
         else:
             given, small = (" x ".join(map(str, s)) for s in (inputs.x.shape[1:], shape))

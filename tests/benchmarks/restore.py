@@ -21,13 +21,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.commands.cli import user_errors
-from src.commands.sampling import build_model
+from src.commands.sampling import build_pipeline
 from src.diffusion.operators import Mask, Measurement
 from src.metrics.features.base import Features, Real, Reference
 from src.plots.comparison import comparison
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.statistics.restoration import restoration
 from src.statistics.significance import share_interval
 from src.tasks.base import Inputs
@@ -103,12 +103,14 @@ def digits(real: Reference, n: int, validation: bool = False) -> Digits:
     return Digits(2 * chosen["x"] - 1, chosen["label"], 2 * mean - 1)
 
 
-def load_model(run: str, n: int, batch_size: int = 100) -> Model:
+def load_model(run: str, n: int, batch_size: int = 100) -> Pipeline:
     """The model of a run that samples as the run itself does."""
     cfg = Run.find(run).config()
     settings = OmegaConf.create({"sampler": cfg.sampler, "guidance": cfg.guidance, "seed": 0, "batch_size": batch_size})
     label = torch.full((n,), -1) if cfg.net.num_classes else None
-    return build_model(settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), label)
+    return build_pipeline(
+        settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), label
+    )
 
 
 def make_task(task: str, method: str, words: Sequence[str] = ()) -> Any:
@@ -128,12 +130,12 @@ def judge(name: str, x: Tensor, truth: Digits, judges: Features, nfe: float = 0.
     return Row(name, len(x), right, close["psnr"], close["ssim"], nfe, seconds)
 
 
-def restore(model: Model, task: Any, truth: Digits) -> tuple[Tensor, Tensor, float, float]:
+def restore(pipeline: Pipeline, task: Any, truth: Digits) -> tuple[Tensor, Tensor, float, float]:
     """The restored digits, the input, evaluations of the network for each, and seconds."""
     fast = precision_for(model.device.type).startswith("bf16")
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast), model.measured() as cost:
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast), model.count_nfe() as cost:
         result = task(model, Inputs(truth=truth.x))
-    return result.x, result.shown["input"], cost.rows / len(truth.x), cost.seconds
+    return result.x, result.shown["input"], cost.evaluations / len(truth.x), cost.seconds
 
 
 def without_a_model(measurement: Measurement, given: Tensor, mean: Tensor) -> tuple[str, Tensor]:
@@ -146,7 +148,7 @@ def without_a_model(measurement: Measurement, given: Tensor, mean: Tensor) -> tu
     return "inverse filter", measurement.pinv(given)
 
 
-def bench(model: Model, truth: Digits, judges: Features, case: str, methods: Sequence[str],
+def bench(pipeline: Pipeline, truth: Digits, judges: Features, case: str, methods: Sequence[str],
           words: Sequence[str] = (), pictures: Path | None = None) -> list[Row]:  # fmt: skip
     """The rows of one case, printed as they come."""
     (task, *settings), _ = CASES[case]

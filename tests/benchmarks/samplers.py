@@ -26,10 +26,10 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.commands.cli import to_container, user_errors
-from src.commands.sampling import Sampling, build_model, inherit_run_config, labels, resolve_device
+from src.commands.sampling import Sampling, build_pipeline, inherit_run_config, labels, resolve_device
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
-from src.samplers.pipeline import Samples, generate
+from src.samplers.pipeline import Cost, Pipeline
 from src.tasks.base import Inputs
 from src.tasks.generate import Generate
 from src.utils.console import log, start_logging
@@ -91,7 +91,10 @@ def evaluations(denoiser: Any, cfg: DictConfig, steps: int, limit: float = float
     sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule, steps=steps)
     trivial = copy.deepcopy(denoiser).cpu()
     trivial.net = NoNet(trivial.variance.outputs, limit)
-    return generate(trivial, sampler, 1, (1, 2, 2)).nfe
+    pipeline = Pipeline(trivial, sampler, (1, 2, 2))
+    with pipeline.count_nfe() as cost:
+        pipeline.sample(1)
+    return cost.evaluations
 
 
 def choose_steps(denoiser: Any, cfg: DictConfig, budget: int) -> int:
@@ -141,25 +144,24 @@ class Bench:
             "features": self.digits.features.name,
         }
 
-    def draw(self, cfg: DictConfig, n: int, steps: int) -> Samples:
+    def draw(self, cfg: DictConfig, n: int, steps: int) -> tuple[Tensor, Cost]:
         """Sample as the command does."""
         cfg = OmegaConf.merge(cfg, {"n": n, "seed": self.args.seed, "sampler": {"steps": steps}})
         label = labels(None, n, self.trained.net.num_classes)
-        model = build_model(cfg, self.denoiser, self.shape, label)
+        model = build_pipeline(cfg, self.denoiser, self.shape, label)
         sampling = Sampling(cfg, self.run, model, Generate(n), Inputs())
-        x = sampling.draw().x
-        return Samples(x, sampling.cost.rows / n, sampling.cost.seconds)
+        return sampling.draw().x, sampling.cost
 
     def quality(self, cfg: DictConfig, budget: int) -> dict[str, Any]:
         """The cell of a sampler and a number of evaluations."""
         steps = choose_steps(self.denoiser, cfg, budget)
-        samples = self.draw(cfg, self.args.n, steps)
-        finite = samples.x.isfinite().flatten(1).all(1)
+        x, cost = self.draw(cfg, self.args.n, steps)
+        finite = x.isfinite().flatten(1).all(1)
         if not finite.all():
             raise UserError(f"{(~finite).sum()} of {self.args.n} samples are not finite at steps={steps}")
         features = self.digits.features
-        found = score(features, features(self.digits.data.to_units(samples.x)))
-        return found._asdict() | {"steps": steps, "nfe": samples.nfe, "seconds": samples.seconds}
+        found = score(features, features(self.digits.data.to_units(x)))
+        return found._asdict() | {"steps": steps, "nfe": cost.evaluations / len(x), "seconds": cost.seconds}
 
     def overhead(self, cfg: DictConfig, budget: int) -> dict[str, Any]:
         """Time outside of the network over time in it, several times over; the first time warms up."""
@@ -170,15 +172,16 @@ class Bench:
         ratios, each = [], []
         for _ in range(self.args.rounds + 1):
             with NetTime(self.denoiser.net) as watch:
-                samples = self.draw(cfg, OVERHEAD_BATCH, steps)
-            ratios.append(samples.seconds / watch.seconds - 1)
-            each.append(watch.seconds / samples.nfe)
+                x, cost = self.draw(cfg, OVERHEAD_BATCH, steps)
+            nfe = cost.evaluations / len(x)
+            ratios.append(cost.seconds / watch.seconds - 1)
+            each.append(watch.seconds / nfe)
         return {
             "overhead": statistics.median(ratios[1:]),
             "range": [min(ratios[1:]), max(ratios[1:])],
             "net_ms": 1000 * statistics.median(each[1:]),
             "steps": steps,
-            "nfe": samples.nfe,
+            "nfe": nfe,
         }
 
     def cell(self, row: Row, kind: str, budget: int) -> None:

@@ -9,7 +9,7 @@ from src.callbacks.quality import Quality
 from src.loggers.metrics_csv import read_metrics
 from src.metrics.features.trained import ClassifierFeatures
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import generate
+from src.samplers.pipeline import Pipeline
 from src.statistics.frechet import Moments, frechet
 from src.statistics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
@@ -40,7 +40,7 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
     module, _, _ = fit(tmp_path, make_module(conditional, conditional=conditional), data, [callback])
     label = torch.arange(30) % data.num_classes if conditional else None
     model = module.models["ema"]
-    x = generate(model, DDIM(model.schedule, 3, eta=1.0), 30, data.shape, label=label).x
+    x = Pipeline(model, DDIM(model.schedule, 3, eta=1.0), data.shape, cond=label).sample(30)
     order = torch.randperm(40, generator=generator("floor"))[:30]
     real, other = data.val_set.x, data.train_set.x[order]
     if kind == "images":

@@ -10,7 +10,7 @@ from src.data.mixture import Mixture
 from src.diffusion.guidance import ClassifierFree
 from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import generate
+from src.samplers.pipeline import Pipeline
 from tests.helpers import tiny
 from tests.helpers.tiny import Memory, fit, make_module
 
@@ -49,7 +49,7 @@ def test_the_grid_shows_what_the_weights_give(tmp_path):
     fit(tmp_path, module, callbacks=[pictures(tmp_path)], max_steps=2)
     shown = {}
     for name, model in module.models.items():
-        x = generate(model, DDIM(model.schedule, 2), 4, (1, 6)).x
+        x = Pipeline(model, DDIM(model.schedule, 2), (1, 6)).sample(4)
         shown[name] = np.asarray(sample_grid(x))
         assert (np.asarray(Image.open(tmp_path / f"samples/step_000002_{name}.png")) == shown[name]).all()
     assert (shown["raw"] != shown["ema"]).any()
@@ -64,7 +64,7 @@ def test_of_points_many_are_drawn(tmp_path, monkeypatch):
         "src.plots.pictures.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
     )
     fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=None)], max_steps=1)
-    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 1000, (2,)).x
+    x = Pipeline(module.denoiser, DDIM(module.denoiser.schedule, 2), (2,)).sample(1000)
     assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(sample_grid(x))).all()
     assert torch.equal(strips[0], data.val_set.x)
     assert (tmp_path / "schedule.png").exists()
@@ -89,7 +89,7 @@ def test_rows_of_images_bear_the_names_of_their_classes(tmp_path, monkeypatch):
     data.class_names = ["ant", "bee", "cicada", "dragonfly"]
     fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=8)], max_steps=1)
     label = torch.arange(4).repeat_interleave(2)
-    x = generate(module.denoiser, DDIM(module.denoiser.schedule, 2), 8, (1, 4, 4), label=label).x
+    x = Pipeline(module.denoiser, DDIM(module.denoiser.schedule, 2), (1, 4, 4), cond=label).sample(8)
     expected = sample_grid(data.to_units(x), 2, label, data.class_names)
     assert (np.asarray(Image.open(tmp_path / "samples/step_000001_raw.png")) == np.asarray(expected)).all()
 

@@ -126,8 +126,7 @@ def test_an_empty_variable_of_the_environment(command, monkeypatch, tmp_path):
 def test_where_nothing_can_be_written(command, run, in_the_way, tmp_path, monkeypatch, name, words, below):
     """Before anything is drawn or trained."""
     monkeypatch.setattr("src.commands.training.Training.prepare", None)
-    monkeypatch.setattr("src.samplers.pipeline.Model.walk", None)
-    monkeypatch.setattr("src.samplers.pipeline.draw", None)
+    monkeypatch.setattr("src.samplers.pipeline.Pipeline.trajectory", None)
     twin = shutil.copytree(run, tmp_path / "twin") if "TWIN" in words[0] else run
     out = f"{in_the_way}{below}"
     done = command(name, *(w.replace("RUN", str(run)).replace("TWIN", str(twin)).replace("OUT", out) for w in words))

@@ -12,7 +12,7 @@ from src.metrics.base import Subject
 from src.metrics.features.base import Features, Reference
 from src.runs.run import Run
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from tests.diffusion.reference import Oracle
 from tests.helpers.tiny import saved_config
 
@@ -78,7 +78,7 @@ def subject(tmp_path):
         vars(data).update(attributes)
         mean = data.train_set.x.mean(0)
         denoiser = Oracle(predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or cosine()).eval()
-        model = Model(denoiser, DDIM(denoiser.schedule, steps=4), data.shape, label=label, seed=seed)
+        pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, steps=4), data.shape, cond=label, seed=seed)
         config = saved_config(
             str(tmp_path),
             "outputs",
@@ -86,7 +86,7 @@ def subject(tmp_path):
             time_sampler={"_target_": "src.diffusion.time_samplers.Stratified", **(time_sampler or {})},
         )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
-        return Subject(x.float(), label, Reference(data, features), model, Run(tmp_path), seed=seed)
+        return Subject(x.float(), label, Reference(data, features), pipeline, Run(tmp_path), seed=seed)
 
     return make
 
@@ -94,7 +94,7 @@ def subject(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are put together, but not drawn, which takes most of the time."""
-    for module in ("pictures", "measures"):
+    for module in ("pictures", "metrics"):
         monkeypatch.setattr(f"src.plots.{module}.to_picture", lambda figure: Image.new("RGB", (1, 1)))
 
 

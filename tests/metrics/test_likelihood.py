@@ -121,6 +121,6 @@ def test_what_is_known_of_clusters_costs_their_shares(subject, randn):
     clusters = Clusters(2, (2,))
     clusters.centres.copy_(means)
     clusters.shares.copy_(shares)
-    made.model.denoiser.clusters = clusters
+    made.pipeline.denoiser.clusters = clusters
     value = Likelihood(40, **FINE)(made).values["bits_per_dim"]
     assert value.value == pytest.approx(value.floor, abs=3e-3)

@@ -55,7 +55,7 @@ def test_points_and_signals_are_shown_too(subject, rand, shape):
 def test_the_cost(subject, rand):
     of = subject(rand(20, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
     of.cost = Cost()
-    of.cost.rows, of.cost.seconds = 200, 4.0
+    of.cost.evaluations, of.cost.seconds = 200, 4.0
     values = SamplingCost()(of).values
     assert values["nfe"].value == 10 and values["seconds_per_1000"].value == 200
     of.given = True

@@ -5,22 +5,22 @@ import torch
 from PIL import Image
 
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.augment import Augment
 from src.tasks.base import Inputs
 from src.utils.errors import UserError
-from tests.tasks.test_generate import make_denoiser
+from tests.samplers.test_pipeline import make_denoiser
 
 
 def make_model(n, size=(4, 4), channels=1, **more):
     denoiser = make_denoiser(size, channels, num_classes=3)
-    return Model(denoiser, DDIM(denoiser.schedule, 2), (channels, *size), label=torch.arange(n) % 3, **more)
+    return Pipeline(denoiser, DDIM(denoiser.schedule, 2), (channels, *size), cond=torch.arange(n) % 3, **more)
 
 
 @pytest.mark.parametrize(("classes", "names"), [(["a", "b", "c"], ["a", "b", "c"]), ([], ["0", "1", "2"])])
 @torch.no_grad()
 def test_as_many_of_each_class(tmp_path, classes, names):
-    model, task = make_model(8, classes=classes), Augment(8)
+    model, task = make_model(8, class_names=classes), Augment(8)
     result = task(model, Inputs())
     assert task.save(model, result, tmp_path) == ["images/ with 3 classes"]
     there = sorted(p.relative_to(tmp_path / "images").as_posix() for p in tmp_path.rglob("*.png"))
@@ -32,7 +32,7 @@ def test_as_many_of_each_class(tmp_path, classes, names):
 
 def test_runs_without_labels_or_images():
     unlabelled = make_model(3)
-    unlabelled.label = None
+    unlabelled.cond = None
     with pytest.raises(UserError, match="trained without labels"):
         Augment(3)(unlabelled, Inputs())
     with pytest.raises(UserError, match="not trained on any"):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.samplers.ancestral import DDPM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs
 from src.tasks.denoise import Denoise, noise_level
 from src.utils.errors import UserError
@@ -12,7 +12,7 @@ from tests.diffusion.reference import Oracle
 
 
 def make_model(truth, schedule, shape, steps=40, **more):
-    return Model(Oracle(truth.denoiser(schedule), schedule), DDPM(schedule, steps), shape, **more)
+    return Pipeline(Oracle(truth.denoiser(schedule), schedule), DDPM(schedule, steps), shape, **more)
 
 
 @pytest.mark.parametrize("shape", [(1, 8), (2, 6), (1, 4, 4), (3, 2, 4)])
@@ -23,11 +23,11 @@ def test_one_evaluation_is_the_mean_of_what_the_data_may_be(gaussian, make_sched
     model = make_model(truth, schedule, shape, batch_size=3)
     noisy = randn(7, *shape)
     level = 0.4
-    gain = truth.std**2 / (truth.std**2 + (level * model.unit) ** 2)
-    with model.measured() as cost:
+    gain = truth.std**2 / (truth.std**2 + (level * model.data_scale) ** 2)
+    with model.count_nfe() as cost:
         result = Denoise(level)(model, Inputs(noisy))
     torch.testing.assert_close(result.x, truth.mean + gain * (noisy - truth.mean), atol=1e-6, rtol=0)
-    assert cost.rows == 7 and result.truth is None
+    assert cost.evaluations == 7 and result.truth is None
     assert "0.4, given" in result.facts["noise"]
 
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs
 from src.tasks.edit import Edit, Interpolate, slerp
 from src.utils.errors import UserError
@@ -12,7 +12,7 @@ from tests.diffusion.reference import Oracle
 
 
 def make_model(truth, schedule, shape, sampler=DDIM, steps=100, **more):
-    return Model(Oracle(truth.denoiser(schedule), schedule), sampler(schedule, steps), shape, **more)
+    return Pipeline(Oracle(truth.denoiser(schedule), schedule), sampler(schedule, steps), shape, **more)
 
 
 @pytest.mark.parametrize("shape", [(1, 6), (2, 2, 3)])

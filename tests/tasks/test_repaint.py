@@ -9,7 +9,7 @@ from src.diffusion.operators import Average, Mask
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, UniPC
 from src.samplers.ode import Heun, Restart
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.samplers.time_grids import uniform
 from src.tasks.repaint import RePaint
 from src.utils.errors import UserError
@@ -51,7 +51,7 @@ def test_once_each_is_the_grid():
 
 
 def make_model(predict, sampler, shape, seed=0):
-    return Model(Oracle(predict, sampler.schedule).double(), sampler, shape, seed=seed)
+    return Pipeline(Oracle(predict, sampler.schedule).double(), sampler, shape, seed=seed)
 
 
 def walk(method, model, rows, y, known):

@@ -15,13 +15,13 @@ from src.diffusion.guidance import ClassifierFree
 from src.diffusion.operators import Average, Blur, Grey, Mask
 from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.pipeline import Model
+from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs
 from src.tasks.repaint import RePaint
 from src.tasks.restore import Guided, Restore, colourise, deblur, inpaint, super_resolution
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
-from tests.tasks.test_generate import make_denoiser
+from tests.samplers.test_pipeline import make_denoiser
 
 METHODS = {"ddnm": DDNM, "pigdm": PiGDM, "dps": DPS}
 SIZES = [(1, 8), (2, 6), (1, 4, 6), (3, 4, 6)]
@@ -31,7 +31,7 @@ def guided(name="ddnm", sample=False, **settings) -> Guided:
     return Guided(partial(METHODS[name], **settings), sample)
 
 
-def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Model:
+def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Pipeline:
     """One that takes everything for noise of variance 1 around 0, where it is not given a denoiser."""
     from src.diffusion.discrete_schedules import cosine
 
@@ -40,11 +40,11 @@ def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Model:
         return alpha / (alpha**2 + sigma**2) * x_t
 
     denoiser = settings.pop("denoiser", None) or Oracle(predict, cosine())
-    return Model(denoiser, sampler(denoiser.schedule, steps), shape, **settings)
+    return Pipeline(denoiser, sampler(denoiser.schedule, steps), shape, **settings)
 
 
 def run(task, model, x=None, truth=None):
-    with model.measured() as cost:
+    with model.count_nfe() as cost:
         return task(model, Inputs(x, truth)), cost
 
 
@@ -76,7 +76,7 @@ def test_test_data_is_measured_and_restored(name, shape, draw):
         result, cost = run(task, model, truth=truth)
         y = measurement(truth)
         assert result.x.shape == result.shown["input"].shape == truth.shape and result.truth is truth
-        assert cost.rows == 5 * 5
+        assert cost.evaluations == 5 * 5
         if name != "dps":
             assert_close(measurement(result.x), y, rtol=0, atol=2e-3)
         else:
@@ -150,11 +150,11 @@ def test_a_result_depends_on_seed_and_index_alone(method, draw):
 def test_labels_and_guidance_stay(name, share, draw):
     """The run's own guidance is inside, and a network with its self-conditioning is differentiated."""
     denoiser, truth = make_denoiser(num_classes=3, share=share), draw(3, 2, 3, 4)
-    model = make_model((2, 3, 4), 4, denoiser=denoiser, label=torch.tensor([2, 0, 1]), batch_size=2)
+    model = make_model((2, 3, 4), 4, denoiser=denoiser, cond=torch.tensor([2, 0, 1]), batch_size=2)
     model.guidance = ClassifierFree(2.0)
     result, cost = run(inpaint(guided(name)), model, truth=truth)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0, -1, -1]] * 4 + [[1, -1]] * 4
-    assert cost.rows == 2 * 4 * 3 and torch.equal(result.label, torch.tensor([2, 0, 1]))
+    assert cost.evaluations == 2 * 4 * 3 and torch.equal(result.label, torch.tensor([2, 0, 1]))
     assert result.x.isfinite().all() and not result.x.requires_grad
     assert all(p.grad is None for p in denoiser.parameters())
 
@@ -169,7 +169,7 @@ def test_what_is_expected_of_gaussian_data_is_the_posterior_mean(name, noise, dr
         result, cost = run(task, make_model(sampler=sampler, seed=seed, steps=40), x=average(truth))
         expected = average.transpose(average.solve(average(truth), (2 * noise) ** 2))
         assert_close(result.x, expected, rtol=0, atol=0.02)
-        assert cost.rows == 4 * 40
+        assert cost.evaluations == 4 * 40
     samples = run(super_resolution(guided(name, sample=True, sigma_data=1.0), 2), make_model(), x=average(truth))[0].x
     assert 0.7 < (samples - average.pinv(average(truth))).std() / 0.75**0.5 < 1.3, "what is not measured is drawn"
 

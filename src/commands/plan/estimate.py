@@ -13,7 +13,7 @@ from src.commands.plan.profile import Costs
 from src.data.base import DataModule, val_count
 from src.module import DiffusionModule
 from src.plots.pictures import READABLE
-from src.samplers.pipeline import generate
+from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 from src.utils.loop_counters import planned_steps
 
@@ -193,10 +193,10 @@ def grid_of(pictures: Pictures | None, module: DiffusionModule, data: DataModule
     denoiser.net = Nothing(data.channels * denoiser.variance.outputs)
     sampler: Any = pictures.make_sampler(schedule=denoiser.schedule)
     label = torch.zeros(1, dtype=torch.int64) if module.conditional else None
-    one = generate(
-        denoiser, sampler, 1, (data.channels, *[1] * len(data.size)), label=label, guidance=pictures.guidance
-    )
-    return Grid(-(-steps // pictures.every_n_steps), n, one.nfe)
+    pipeline = Pipeline(denoiser, sampler, (data.channels, *[1] * len(data.size)), pictures.guidance, label)
+    with pipeline.count_nfe() as cost:
+        pipeline.sample(1)
+    return Grid(-(-steps // pictures.every_n_steps), n, cost.evaluations)
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 
-from src.commands.sampling import build_model
+from src.commands.sampling import build_pipeline
 from src.commands.training import build_trainer
 from src.data.base import DataModule
 from src.runs.loading import build_denoiser
@@ -55,16 +55,16 @@ def sampling(cfg: DictConfig, sampler: str, rounds: int) -> Figure:
     """The walk of `src.sample` beside as many bare evaluations of the net."""
     shape = (cfg.data.channels, *cfg.data.size)
     denoiser = build_denoiser(cfg).eval().requires_grad_(False)
-    model = build_model(Row(sampler, (f"sampler.steps={EVALUATIONS}",)).config(cfg), denoiser, shape, None)
+    model = build_pipeline(Row(sampler, (f"sampler.steps={EVALUATIONS}",)).config(cfg), denoiser, shape, None)
     figure = Figure(f"{SAMPLES} samples in {EVALUATIONS} steps of `{sampler}`", "", "ms", [], [])
     x, c_noise = torch.randn(SAMPLES, *shape), torch.zeros(SAMPLES)
     with torch.autocast("cpu", torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"), torch.no_grad():
         denoiser.net(x, c_noise)
         for _ in range(rounds):
-            with model.measured() as cost:
-                model.walk(range(SAMPLES))
+            with model.count_nfe() as cost:
+                model.sample(SAMPLES)
             figure.ours.append(cost.seconds)
-            evaluations = cost.rows // SAMPLES
+            evaluations = cost.evaluations // SAMPLES
             figure.theirs.append(timed(denoiser.net, x, c_noise, times=evaluations))
     figure.reference = f"{evaluations} evaluations"
     return figure

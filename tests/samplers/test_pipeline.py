@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from src.diffusion.clusters import Clusters
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import cosine
 from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval
@@ -13,7 +14,7 @@ from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import Static
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
-from src.samplers.pipeline import generate, guides
+from src.samplers.pipeline import Pipeline, guide_denoisers
 from tests.diffusion.reference import Mixture, Oracle
 
 
@@ -42,6 +43,14 @@ def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0, share=0.0
     return Denoiser(net, cosine(), V(), variance, share)
 
 
+def nfe_of(pipeline: Pipeline, n: int) -> float:
+    """Network evaluations per sample."""
+    with pipeline.count_nfe() as cost:
+        pipeline.sample(n)
+    assert cost.seconds > 0
+    return cost.evaluations / n
+
+
 SAMPLERS = {
     "ddim": lambda s: DDIM(s, 5),
     "ddpm": lambda s: DDPM(s, 5),
@@ -57,24 +66,24 @@ SAMPLERS = {
 def test_a_sample_depends_on_seed_and_index_alone(sampler, size, share):
     denoiser = make_denoiser(size, share=share)
     sampler = SAMPLERS[sampler](denoiser.schedule)
-    reference = generate(denoiser, sampler, 7, (2, *size), seed=3).x
+    reference = Pipeline(denoiser, sampler, (2, *size), seed=3).sample(7)
     assert reference.shape == (7, 2, *size) and reference.std() > 0.1
     for n, batch_size in [(7, 7), (7, 3), (7, 1), (3, 256), (1, 1), (5, 2)]:
         torch.manual_seed(n)  # the state of torch's own generator is of no account
-        x = generate(denoiser, sampler, n, (2, *size), seed=3, batch_size=batch_size).x
+        x = Pipeline(denoiser, sampler, (2, *size), seed=3, batch_size=batch_size).sample(n)
         torch.testing.assert_close(x, reference[:n], atol=1e-5, rtol=1e-5)
-    again = generate(denoiser, sampler, 7, (2, *size), seed=3).x
+    again = Pipeline(denoiser, sampler, (2, *size), seed=3).sample(7)
     assert torch.equal(again, reference)
 
 
 def test_other_seeds_and_indices_give_other_samples():
     denoiser = make_denoiser()
-    a, b = (generate(denoiser, DDIM(denoiser.schedule, 3), 4, (2, 3, 4), seed=seed).x for seed in (0, 1))
+    a, b = (Pipeline(denoiser, DDIM(denoiser.schedule, 3), (2, 3, 4), seed=seed).sample(4) for seed in (0, 1))
     everything = torch.cat([a, b]).flatten(1)
     assert torch.pdist(everything).min() > 0.1
     # Not (0, 11) and (01, 1), or any other two whose digits run together.
-    many = generate(denoiser, DDIM(denoiser.schedule, 1), 120, (2, 3, 4), seed=1).x
-    few = generate(denoiser, DDIM(denoiser.schedule, 1), 20, (2, 3, 4), seed=11).x
+    many = Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), seed=1).sample(120)
+    few = Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), seed=11).sample(20)
     assert torch.cdist(many.flatten(1), few.flatten(1)).min() > 0.01
 
 
@@ -82,7 +91,7 @@ def test_the_callers_random_numbers_are_left_alone():
     denoiser = make_denoiser(dropout=0.5)
     torch.manual_seed(5)
     state = torch.get_rng_state()
-    generate(denoiser, DDPM(denoiser.schedule, 3), 4, (2, 3, 4))
+    Pipeline(denoiser, DDPM(denoiser.schedule, 3), (2, 3, 4)).sample(4)
     assert torch.equal(torch.get_rng_state(), state)
 
 
@@ -92,26 +101,26 @@ def test_evaluations_are_counted(n, batch_size, steps):
     denoiser = make_denoiser(num_classes=3)
     sampler, label = DDIM(denoiser.schedule, steps), torch.arange(n) % 3
 
-    def nfe(**arguments) -> float:
-        return generate(denoiser, sampler, n, (2, 3, 4), batch_size=batch_size, **arguments).nfe
+    def nfe(**settings) -> float:
+        return nfe_of(Pipeline(denoiser, sampler, (2, 3, 4), batch_size=batch_size, **settings), n)
 
     assert nfe() == steps
-    assert nfe(label=label) == steps
-    assert nfe(label=label, guidance=ClassifierFree(2.0)) == 2 * steps
-    assert nfe(label=label, guidance=ClassifierFree(1.0)) == steps
+    assert nfe(cond=label) == steps
+    assert nfe(cond=label, guidance=ClassifierFree(2.0)) == 2 * steps
+    assert nfe(cond=label, guidance=ClassifierFree(1.0)) == steps
     assert nfe(guidance=ClassifierFree(2.0)) == steps
 
 
 def test_each_sample_is_given_its_label():
     denoiser = make_denoiser(num_classes=3)
     label = torch.tensor([2, 0, 1, -1, 2])
-    generate(denoiser, DDIM(denoiser.schedule, 2), 5, (2, 3, 4), label=label, batch_size=2)
+    Pipeline(denoiser, DDIM(denoiser.schedule, 2), (2, 3, 4), cond=label, batch_size=2).sample(5)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0]] * 2 + [[1, -1]] * 2 + [[2]] * 2
     denoiser.net.calls.clear()
-    generate(denoiser, DDIM(denoiser.schedule, 1), 2, (2, 3, 4), label=label[:2], guidance=ClassifierFree(3.0))
+    Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), cond=label[:2], guidance=ClassifierFree(3.0)).sample(2)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0, -1, -1]]
     denoiser.net.calls.clear()
-    generate(denoiser, DDIM(denoiser.schedule, 1), 2, (2, 3, 4))
+    Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4)).sample(2)
     assert [cond for _, cond, _ in denoiser.net.calls] == [None]
 
 
@@ -121,7 +130,7 @@ def test_labels_and_guidance_change_samples():
 
     def x(label, scale=1.0):
         label = None if label is None else torch.full((2,), label)
-        return generate(denoiser, sampler, 2, (2, 3, 4), label=label, guidance=ClassifierFree(scale)).x
+        return Pipeline(denoiser, sampler, (2, 3, 4), cond=label, guidance=ClassifierFree(scale)).sample(2)
 
     assert (x(0) - x(1)).abs().max() > 1e-3
     assert (x(0) - x(0, 3.0)).abs().max() > 1e-3
@@ -133,46 +142,73 @@ def test_labels_and_guidance_change_samples():
 def test_the_trajectory_begins_with_noise_and_ends_with_the_sample(keep):
     denoiser = make_denoiser()
     sampler = DDIM(denoiser.schedule, 4)
-    samples = generate(denoiser, sampler, 5, (2, 3, 4), keep=keep, batch_size=3)
-    assert samples.trajectory.shape == (5, keep, 2, 3, 4)  # of both batches
-    assert torch.equal(samples.trajectory[-1], samples.x[:keep])
-    assert torch.equal(samples.x, generate(denoiser, sampler, 5, (2, 3, 4), batch_size=3).x)
-    longer = generate(denoiser, DDIM(denoiser.schedule, 9), 5, (2, 3, 4), keep=keep, batch_size=3)
-    assert torch.equal(samples.trajectory[0], longer.trajectory[0]), "the same noise, however many steps follow"
-    assert len({tuple(frame.flatten().tolist()) for frame in samples.trajectory}) == 5
-    assert generate(denoiser, sampler, 5, (2, 3, 4)).trajectory is None
+    x, trajectory = Pipeline(denoiser, sampler, (2, 3, 4), batch_size=3).sample_with_trajectory(5, keep)
+    assert trajectory.shape == (5, keep, 2, 3, 4)  # of both batches
+    assert torch.equal(trajectory[-1], x[:keep])
+    assert torch.equal(x, Pipeline(denoiser, sampler, (2, 3, 4), batch_size=3).sample(5))
+    longer = Pipeline(denoiser, DDIM(denoiser.schedule, 9), (2, 3, 4), batch_size=3).sample_with_trajectory(5, keep)[1]
+    assert torch.equal(trajectory[0], longer[0]), "the same noise, however many steps follow"
+    assert len({tuple(frame.flatten().tolist()) for frame in trajectory}) == 5
+    assert Pipeline(denoiser, sampler, (2, 3, 4)).sample_with_trajectory(5, 0)[1] is None
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_it_samples_in_evaluation_mode_and_restores_what_was(training):
     denoiser = make_denoiser(dropout=0.9).train(training)
-    x = generate(denoiser, DDIM(denoiser.schedule, 2), 3, (2, 3, 4)).x
+    x = Pipeline(denoiser, DDIM(denoiser.schedule, 2), (2, 3, 4)).sample(3)
     assert not any(was_training for *_, was_training in denoiser.net.calls)
     assert denoiser.training is training and denoiser.net.training is training
     assert not x.requires_grad and all(p.grad is None for p in denoiser.parameters())
-    assert torch.equal(x, generate(denoiser, DDIM(denoiser.schedule, 2), 3, (2, 3, 4)).x)
+    assert torch.equal(x, Pipeline(denoiser, DDIM(denoiser.schedule, 2), (2, 3, 4)).sample(3))
 
 
-def test_progress_is_told():
-    denoiser = make_denoiser()
-    told = []
-    samples = generate(denoiser, DDIM(denoiser.schedule, 3), 5, (2, 3, 4), batch_size=2, on_step=told.append)
-    assert told == [2, 2, 2, 2, 2, 2, 1, 1, 1]
-    assert samples.seconds > 0
+def test_progress_is_reported():
+    denoiser, steps = make_denoiser(), []
+    Pipeline(denoiser, DDIM(denoiser.schedule, 3), (2, 3, 4), batch_size=2, on_step=steps.append).sample(5)
+    assert steps == [2, 2, 2, 2, 2, 2, 1, 1, 1]
+
+
+def test_some_indices_alone_give_the_same_samples():
+    """As processes share them out: each has every second one, with the conditions of all."""
+    denoiser, cond = make_denoiser(num_classes=3), torch.arange(9) % 3
+    pipeline = Pipeline(denoiser, DDPM(denoiser.schedule, 3), (2, 3, 4), seed=2, batch_size=4)
+    whole = pipeline.sample(9, cond)
+    for first in (0, 1):
+        torch.testing.assert_close(pipeline.sample(range(first, 9, 2), cond), whole[first::2], atol=1e-5, rtol=1e-5)
+
+
+def test_conditions_of_the_call_replace_those_of_the_pipeline():
+    denoiser = make_denoiser(num_classes=3)
+    zeros, ones = (torch.full((2,), value) for value in (0, 1))
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 2), (2, 3, 4), cond=zeros)
+    assert torch.equal(pipeline.sample(2, ones), Pipeline(denoiser, pipeline.sampler, (2, 3, 4), cond=ones).sample(2))
+    assert pipeline.cond is zeros
+
+
+def test_new_samples_draw_their_clusters_and_given_ones_have_none():
+    """In proportion to the size of the clusters, by the seed; a trajectory of given data is unconditional."""
+    denoiser = make_denoiser(num_classes=2)
+    denoiser.clusters = Clusters(2, (2, 3, 4))
+    denoiser.clusters.shares.copy_(torch.tensor([0.25, 0.75]))
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), seed=3)
+    pipeline.sample(64)
+    assert denoiser.net.calls[-1][1] == denoiser.draw_clusters(64, 3).tolist()
+    pipeline.sample_batch(range(2), torch.zeros(2, 2, 3, 4))
+    assert denoiser.net.calls[-1][1] is None
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(0, 1), (-1, 1), (2, 0), (2, -1)])
 def test_impossible_numbers_are_refused(n, batch_size):
     denoiser = make_denoiser()
-    with pytest.raises(ValueError, match="at least 1"):
-        generate(denoiser, DDIM(denoiser.schedule, 1), n, (2, 3, 4), batch_size=batch_size)
+    with pytest.raises(ValueError, match=">= 1"):
+        Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), batch_size=batch_size).sample(n)
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_as_many_labels_as_samples(count):
+def test_as_many_conditions_as_samples(count):
     denoiser = make_denoiser(num_classes=3)
-    with pytest.raises(ValueError, match=f"{count} label"):
-        generate(denoiser, DDIM(denoiser.schedule, 1), 2, (2, 3, 4), label=torch.zeros(count, dtype=torch.int64))
+    with pytest.raises(ValueError, match=f"2, got {count}"):
+        Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), cond=torch.zeros(count, dtype=torch.int64)).sample(2)
 
 
 # ---- self-conditioning ----
@@ -181,11 +217,11 @@ def test_as_many_labels_as_samples(count):
 def test_the_network_is_shown_the_estimate_of_the_step_before():
     """Nothing at first; and each batch begins anew."""
     denoiser, sampler = make_denoiser(share=0.5), DDIM(cosine(), 4)
-    samples = generate(denoiser, sampler, 5, (2, 3, 4), batch_size=3, seed=2)
+    assert nfe_of(Pipeline(denoiser, sampler, (2, 3, 4), batch_size=3, seed=2), 5) == 4
     shown = denoiser.net.shown
-    assert [len(x) for x in shown] == [3] * 4 + [2] * 4 and samples.nfe == 4
+    assert [len(x) for x in shown] == [3] * 4 + [2] * 4
     assert not shown[0].any() and not shown[4].any() and all(x.any() for x in shown[1:4])
-    whole = generate(denoiser, sampler, 5, (2, 3, 4), seed=2, keep=5).trajectory
+    whole = Pipeline(denoiser, sampler, (2, 3, 4), seed=2).sample_with_trajectory(5, 5)[1]
     estimate = torch.zeros(5, 2, 3, 4)
     times = sampler.times()
     for i, t in enumerate(times[:-1]):  # the same walk by hand
@@ -203,7 +239,7 @@ def test_with_guidance_each_half_is_shown_its_own(low, high):
     said = []
     forward = denoiser.forward
     denoiser.forward = lambda *args: said.append(forward(*args)) or said[-1]
-    samples = generate(denoiser, DDIM(denoiser.schedule, 6), 2, (2, 3, 4), label=label, guidance=guidance)
+    nfe = nfe_of(Pipeline(denoiser, DDIM(denoiser.schedule, 6), (2, 3, 4), cond=label, guidance=guidance), 2)
     shown = denoiser.net.shown
     assert len(shown) == 6 and not shown[0].any()
     sizes = [len(x) for x in shown]
@@ -211,7 +247,7 @@ def test_with_guidance_each_half_is_shown_its_own(low, high):
     for before, x in zip(said, shown[1:], strict=False):
         expected = torch.cat([before.x_0, before.x_0])[: len(x)]
         assert torch.equal(x, expected)
-    assert samples.nfe == sum(sizes) / 2
+    assert nfe == sum(sizes) / 2
 
 
 # ---- what guidance costs, and reaches ----
@@ -224,7 +260,7 @@ def test_the_evaluations_of_a_guide_are_counted(batch_size):
     sampler = DDIM(denoiser.schedule, 6)
 
     def nfe(guidance) -> float:
-        return generate(denoiser, sampler, 5, (2, 3, 4), guidance=guidance, batch_size=batch_size).nfe
+        return nfe_of(Pipeline(denoiser, sampler, (2, 3, 4), guidance=guidance, batch_size=batch_size), 5)
 
     assert nfe(AutoGuidance(guide, 2.0)) == 12
     assert nfe(AutoGuidance(guide, 1.0)) == 6
@@ -241,14 +277,14 @@ def test_guides_are_found_wherever_they_are():
     both = ClassifierGuidance(lambda x_t, t, label: x_t.flatten(1).sum(1))
     both.more = Interval(Interval(AutoGuidance(guide), 0, 1), 0, 2)
     both.itself, both.again, both.net = both, AutoGuidance(guide), torch.nn.Sequential(other)
-    assert guides(both) == [guide] and guides(ClassifierFree()) == guides(None) == []
-    assert guides(AutoGuidance(other)) == [other]
+    assert guide_denoisers(both) == [guide] and guide_denoisers(ClassifierFree()) == guide_denoisers(None) == []
+    assert guide_denoisers(AutoGuidance(other)) == [other]
 
 
 def test_autoguidance_is_the_formula_along_the_way():
     denoiser, guide = make_denoiser(), make_denoiser(seed=1, dropout=0.5).train()
     sampler = DDIM(denoiser.schedule, 3)
-    found = generate(denoiser, sampler, 4, (2, 3, 4), guidance=AutoGuidance(guide, 2.5), keep=4).trajectory
+    found = Pipeline(denoiser, sampler, (2, 3, 4), guidance=AutoGuidance(guide, 2.5)).sample_with_trajectory(4, 4)[1]
     for i, (t, s) in enumerate(zip(sampler.times()[:-1], sampler.times()[1:], strict=True)):
         with torch.no_grad():
             strong, weak = (d.eval()(found[i], t).x_0 for d in (denoiser, guide))
@@ -261,7 +297,7 @@ def test_autoguidance_is_the_formula_along_the_way():
 @pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 2, 2)])
 @pytest.mark.parametrize("process", ["cosine", "vp_sde", "ve_sde", "flow", "trigonometric"])
 def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, shape, make_schedule):
-    """From the unconditional one and the exact p(y | x_t) of a mixture, though generate() turns gradients off.
+    """From the unconditional one and the exact p(y | x_t) of a mixture, though sample() turns gradients off.
 
     Where the first step starts from pure noise, which says nothing of y, its x_0 is the unconditional one; the error
     that this leaves falls with that step.
@@ -276,8 +312,8 @@ def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, s
 
     def difference(steps):
         sampler = DDIM(schedule, steps)
-        guided = generate(denoiser, sampler, 60, shape, label=label, guidance=ClassifierGuidance(log_prob)).x
-        exact = generate(denoiser, sampler, 60, shape, label=label).x
+        guided = Pipeline(denoiser, sampler, shape, cond=label, guidance=ClassifierGuidance(log_prob)).sample(60)
+        exact = Pipeline(denoiser, sampler, shape, cond=label).sample(60)
         distance = (exact[:, None] - truth.means.float()).flatten(2).square().mean(2) / truth.stds.float() ** 2
         assert (distance.gather(1, label[:, None]) < 8).all(), "the samples are of their label"
         return (guided - exact).abs().max().item()
@@ -297,7 +333,7 @@ def test_a_learned_variance_is_sampled_with(size):
 
     def x(variance, scale=1.0):
         sampler = DDPM(denoiser.schedule, 6, variance=variance)
-        return generate(denoiser, sampler, 3, (2, *size), label=label, guidance=ClassifierFree(scale)).x
+        return Pipeline(denoiser, sampler, (2, *size), cond=label, guidance=ClassifierFree(scale)).sample(3)
 
     learned = x(LearnedRange())
     assert learned.isfinite().all() and (learned - x(FixedSmall())).abs().max() > 1e-3
