@@ -18,7 +18,7 @@ STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "v
 
 
 class Checkpoints(Checkpoint):
-    """Keeps `last.ckpt`, and as `best.ckpt` the one with the lowest validation loss.
+    """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss.
 
     The last one is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
     it is stopped. Two of Lightning's ModelCheckpoints would come close, but write a checkpoint that falls on a

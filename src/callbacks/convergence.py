@@ -14,7 +14,7 @@ PAUSE = 20.0  # seconds at least between two readings of the metrics, which grow
 
 
 class ConvergenceVerdict(pl.Callback):
-    """Says "improving", or "plateaued since step k", with what the loss does at each noise level.
+    """Convergence status, "improving" or "plateaued since step k", from the trend of the loss at each noise level.
 
     As a text in TensorBoard while the run trains, and in the summary and run.json at its end; see
     :mod:`src.statistics.convergence`.

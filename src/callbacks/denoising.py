@@ -43,7 +43,7 @@ def denoise(module: DiffusionModule, data: BatchDataset, n: int) -> Denoised:
 
 
 class DenoisingTest(pl.Callback):
-    """At the end, denoises the test data at the times that the model is validated at, in one evaluation each.
+    """Denoise the test data at the end, at the times of validation, in one evaluation each.
 
     Writes original, noisy and denoised side by side to `<run>/denoising.png`, and the errors beside those of the noisy
     input, x_t / alpha, to the loggers and run.json.

@@ -15,7 +15,7 @@ MOST = 5000  # samples that the error is measured on
 
 
 class FineTune(BaseFinetuning):
-    """Freezes all layers of the net but the last ones; measures the validation error before and after.
+    """Freeze all layers of the network except the last, and measure the validation error before and after.
 
     A layer is a module with parameters of its own; they come in the order in which the net defines them. The note goes
     to run.json.

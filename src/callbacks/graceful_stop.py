@@ -17,7 +17,7 @@ from src.utils.processes import STOPPING
 
 
 class GracefulStop(pl.Callback):
-    """On one of the signals finishes the step, writes `last.ckpt` and leaves with exit code 128 + signal.
+    """Finish the step on a signal, write `last.ckpt` and exit with code 128 + signal.
 
     These are SIGINT, SIGTERM, SIGUSR1 and, unless it is ignored as under `nohup`, SIGHUP. Where the step is validated,
     that is finished too, since a run never goes back to it. The last step ends the run as ever. A second signal of the

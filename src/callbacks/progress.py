@@ -13,8 +13,9 @@ from src.utils.console import progress_bar
 
 
 class Progress(ProgressBar):
-    """One bar over the whole run, with loss, speed and time left; also logs the speed as `train/samples_per_second`,
-    and as `train/seconds` the time spent on training so far, validation and pictures left out.
+    """Progress bar over the whole run, with loss, speed and time left.
+
+    Also logs `train/samples_per_second` and `train/seconds`, the training time so far without validation and pictures.
 
     Args:
         unit: what a sample is called.

@@ -13,7 +13,7 @@ METRICS = {"best_val_loss": "val/loss_ema"}
 
 
 class StopUnpromising(pl.Callback):
-    """After each validation tells Optuna how a trial does, and ends its training where the pruner finds it unpromising.
+    """Report each validation to Optuna, and stop the training of a trial that the pruner rejects.
 
     The trial then counts with what it has reached. The trial of this run is the newest that is running with the
     parameters that the command line gives. A study with several objectives cannot be pruned, nor one without a storage,

@@ -23,7 +23,7 @@ from src.utils.seeding import generator
 
 
 class Quality(pl.Callback):
-    """The distance between a few samples of the averaged weights and the test data, from the same noise each time.
+    """Distance between a few samples of the averaged weights and the test data, from the same noise each time.
 
     Of images the Fréchet distance in features of the data, logged as `quality/frechet`; of signals and points the
     sliced Wasserstein distance, `quality/sliced`. Beside it stands `quality/floor`, that of as many training data, and

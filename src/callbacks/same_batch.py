@@ -6,7 +6,7 @@ import pytorch_lightning as pl
 
 
 class SameBatch(pl.Callback):
-    """Repeats the order of the first epoch; with trainer.limit_train_batches=1, the first batch.
+    """Repeat the order of the first epoch; with trainer.limit_train_batches=1, the first batch.
 
     Lightning's own overfit_batches replaces the sampler by one that knows nothing of batches.
     """

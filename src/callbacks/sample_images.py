@@ -25,7 +25,8 @@ POINTS, POINTS_IN_STRIP = 1000, 500  # of points, more would read well, but take
 
 
 class Pictures(pl.Callback):
-    """Sample grids of raw and averaged weights from the same noise, denoised data, the schedule and the loss curves.
+    """Plots during training: sample grids of raw and averaged weights from the same noise, denoised data, schedule,
+    losses.
 
     All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With labels, each row of a
     sample grid is a class.

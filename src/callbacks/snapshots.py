@@ -14,7 +14,7 @@ from src.utils.ranges import PositiveInt
 
 
 class Snapshots(pl.Callback):
-    """Writes the averages that `ema=power` keeps to `step_<N>.pt`; does nothing with any other `ema`.
+    """Save snapshots of the averages of `ema=power` to `step_<N>.pt`; unused with any other `ema`.
 
     Which steps are written depends on the step alone, so that a resumed run leaves the files of an undisturbed one.
 

@@ -13,7 +13,7 @@ from src.utils.units import Kind
 
 
 class Digits(DataModule):
-    """1,797 handwritten digits of 8×8 pixels; ink 0 to 16 becomes -1 to 1.
+    """1,797 handwritten digits of 8×8 pixels; values 0 to 16 are scaled to [-1, 1].
 
     Samples: float32 (1, 8, 8) and labels 0 to 9. The split is the same whatever the seed, so that runs compare.
 

@@ -23,7 +23,7 @@ from src.utils.units import Kind
 
 
 class ImageFolder(DataModule):
-    """Image files of any kind that Pillow reads, in any tree of folders, in a zip file of one, or in tar shards.
+    """Image files of any format that Pillow reads, in a tree of folders, a zip file or tar shards.
 
     Samples: (C, H, W) in [-1, 1]; labels count the sorted names of the top-level folders, `class_names`. Where these
     are called train and val or test, in any of the usual ways, they are the two parts of the data, with the classes

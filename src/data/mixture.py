@@ -15,7 +15,7 @@ from src.utils.seeding import generator
 
 
 class Mixture(DataModule):
-    r"""Points of the plane, drawn from K Gaussians whose means lie on a circle.
+    r"""Points in the plane from a mixture of K Gaussians with means on a circle.
 
     .. math:: p(x) = \sum_{k=0}^{K-1} w_k\, N(x;\, \mu_k,\, s^2 I), \quad
               \mu_k = r\, (\cos 2 \pi k / K,\ \sin 2 \pi k / K)

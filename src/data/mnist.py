@@ -21,7 +21,7 @@ MNIST_TRAIN_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc2
 
 
 class MNIST(DataModule):
-    """Handwritten digits of 28×28 pixels from IDX files, downloaded where they are missing.
+    """Images of 28×28 pixels from IDX files, downloaded if missing.
 
     Samples: (1, H, W), black -1 to white 1, and labels 0 to num_classes - 1. Validation images are taken from the
     training file, the same whatever the seed; `test_set` is the test file, read when it is asked for.

@@ -104,7 +104,7 @@ class Ladder(Schedule):
 
 
 def ve_sde(steps: Steps = 1000, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0) -> Ladder:
-    r"""Geometric noise levels: NCSN's ladder with few steps, the variance-exploding SDE with many.
+    r"""Geometric noise levels: those of NCSN with few steps, the variance-exploding SDE with many.
 
     .. math:: \sigma_k = \sigma_\min (\sigma_\max / \sigma_\min)^{(k - 1) / (T - 1)}
 
@@ -157,7 +157,7 @@ def table(betas: Callable[..., Tensor]) -> Callable[..., Table]:
 
 @table
 def linear(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
-    r"""Variances that grow linearly from `beta_min` to `beta_max`.
+    r"""Betas that grow linearly from `beta_min` to `beta_max`.
 
     Here and below these two are stated for T = 1000 and scaled by 1000 / T otherwise, so that the amount of noise at
     the end stays.
@@ -170,7 +170,7 @@ def linear(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 
 
 @table
 def quadratic(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
-    r"""Variances whose square roots grow linearly.
+    r"""Betas whose square roots grow linearly.
 
     Source: "quad" in the code of Ho et al. 2020; as "scaled linear", from 0.00085 to 0.012, in latent diffusion
     (Rombach et al. 2022, arXiv:2112.10752).
@@ -182,7 +182,7 @@ def quadratic(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive
 
 @table
 def constant(steps: Steps = 1000, beta: Positive = 0.01):
-    r"""Every variance alike, so that :math:`\alpha_t^2` falls exponentially.
+    r"""Constant betas, so that :math:`\alpha_t^2` decays exponentially.
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4 (compared there).
     """
@@ -212,7 +212,7 @@ def tanh(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.
 
 @table
 def cosine(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_max: Positive = 0.999):
-    r"""A squared cosine for :math:`\alpha^2`, which spends more time at middle noise.
+    r"""A squared cosine for :math:`\alpha^2`, which spends more time at medium noise.
 
     .. math:: \alpha_t^2 = f(t) / f(0), \quad f(t) = \cos^2\left(\frac{t + s}{1 + s} \frac{\pi}{2}\right), \quad
               \beta_k = \min(1 - \alpha_{k/T}^2 / \alpha_{(k-1)/T}^2,\ \beta_\max)

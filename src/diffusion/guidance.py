@@ -16,14 +16,14 @@ Guidance = Callable[[Denoise, Schedule], Denoise]
 
 
 class NoGuidance:
-    """Leaves the denoiser as it is."""
+    """No guidance."""
 
     def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
         return denoise
 
 
 class ClassifierFree:
-    r"""Pushes away from what the network says without a label.
+    r"""Guide away from the unconditional prediction.
 
     .. math:: \hat x_0 = \hat x_0(\varnothing) + w\, (\hat x_0(y) - \hat x_0(\varnothing))
 
@@ -63,7 +63,7 @@ class ClassifierFree:
 
 
 class Interval:
-    r"""Guides only between two noise levels, :math:`\text{low} \le \sigma_t / \alpha_t \le \text{high}`.
+    r"""Guide only between two noise levels, :math:`\text{low} \le \sigma_t / \alpha_t \le \text{high}`.
 
     Elsewhere it neither helps quality nor costs evaluations.
 
@@ -99,7 +99,8 @@ class Interval:
 
 
 class AutoGuidance:
-    r"""Pushes away from what a weaker model of the same kind says: an earlier checkpoint, a smaller net.
+    r"""Guide away from the prediction of a weaker model of the same kind, such as an earlier checkpoint or a smaller
+    net.
 
     .. math:: \hat x_0 = \hat x_0^\text{weak} + w\, (\hat x_0 - \hat x_0^\text{weak})
 
@@ -138,7 +139,7 @@ def translate(x_t: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tu
 
 
 class ClassifierGuidance:
-    r"""Pushes towards what a classifier takes for the label.
+    r"""Guide by the gradient of a classifier's log-probability of the label.
 
     .. math:: \nabla \log p(x_t) \mathrel{+}= w\, \nabla \log p(y | x_t), \quad \text{that is} \quad
               \hat x_0 \mathrel{+}= w\, \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t)

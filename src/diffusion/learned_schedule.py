@@ -11,7 +11,8 @@ from src.diffusion.schedules import Schedule, Time, variance_preserving
 
 
 class Learned(Schedule):
-    r"""A variance-preserving process whose log-SNR is a monotone network, trained to lower the variance of the bound.
+    r"""Variance-preserving process with a monotone network for the log-SNR, trained to reduce the variance of the
+    bound.
 
     .. math:: \lambda_t = \lambda_\max - (\lambda_\max - \lambda_\min)
               \frac{\gamma(t) - \gamma(0)}{\gamma(1) - \gamma(0)}, \quad

@@ -180,7 +180,7 @@ class Perceptual(Weighted):
 
 
 class VLB(Loss):
-    r"""The variational bound, in bits per dimension: the mean over uniform times estimates the whole.
+    r"""Variational bound in bits per dimension; the mean over uniform times is an unbiased estimate.
 
     Args:
         steps: T; times are rounded up to k / T, and the term of one step counts T times. None for the limit of
@@ -210,7 +210,7 @@ class VLB(Loss):
 
 
 class Hybrid(Weighted):
-    r"""The weighted squared error, which trains the mean, plus `scale` times the bound, which trains the variance.
+    r"""Weighted squared error, which trains the mean, plus `scale` times the bound, which trains the variance.
 
     Args:
         weighting: of the squared error.

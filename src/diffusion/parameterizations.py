@@ -95,7 +95,7 @@ class V(Parameterization):
 
 
 class Flow(Parameterization):
-    r"""The network predicts the direction of the path, :math:`u = \epsilon - x_0`.
+    r"""The network predicts the velocity of the path, :math:`u = \epsilon - x_0`.
 
     .. math:: \hat x_0 = (x_t - \sigma_t F) / (\alpha_t + \sigma_t)
 
@@ -142,7 +142,7 @@ class EDM(Parameterization):
 
 
 class PosteriorMean(Parameterization):
-    r"""The network predicts the mean of the step back, :math:`\tilde\mu(x_t, x_0)` with s = t - 1 / T.
+    r"""The network predicts the mean of the reverse step, :math:`\tilde\mu(x_t, x_0)` with s = t - 1 / T.
 
     .. math:: F = a\, x_t + b\, \hat x_0, \quad a = \alpha_{t|s} \sigma_s^2 / \sigma_t^2, \quad
               b = \alpha_s \sigma_{t|s}^2 / \sigma_t^2, \quad \hat x_0 = (F - a\, x_t) / b

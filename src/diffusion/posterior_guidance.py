@@ -22,7 +22,7 @@ from src.diffusion.schedules import Schedule, Time, match
 
 
 class DDNM:
-    r"""Moves :math:`\hat x_0` to what agrees with the measurement, and leaves alone what it says nothing of.
+    r"""Project :math:`\hat x_0` onto the data that agree with the measurement, keeping its null-space component.
 
     .. math:: \hat x_0 \mathrel{+}= A^T (A A^T + (s / r_t)^2 I)^{-1} (y - A \hat x_0)
 

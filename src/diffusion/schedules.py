@@ -83,7 +83,7 @@ class Schedule(nn.Module, ABC):
 
 
 class VPSDE(Schedule):
-    r"""The variance-preserving SDE: the limit of the linear table as its steps grow.
+    r"""The variance-preserving SDE: the limit of the linear schedule for infinitely many steps.
 
     .. math:: \alpha_t^2 = e^{-I_t}, \quad \sigma_t^2 = 1 - \alpha_t^2, \quad
               I_t = \int_0^t \beta = \beta_\min t + \tfrac12 (\beta_\max - \beta_\min) t^2
@@ -153,7 +153,7 @@ class FlowSchedule(Schedule):
 
 
 class Laplace(Schedule):
-    r"""A log-SNR that follows a Laplace distribution when t is uniform: most time is spent around its middle.
+    r"""A log-SNR with a Laplace distribution for uniform t, concentrated around its mean.
 
     .. math:: \lambda_t = \mu - b\, \operatorname{sgn}(\tfrac12 - t) \log(1 - 2 |t - \tfrac12|) - 2 \log s,
               \quad \alpha_t^2 = \operatorname{sigmoid}(\lambda_t), \quad \sigma_t^2 = 1 - \alpha_t^2

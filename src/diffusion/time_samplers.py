@@ -65,7 +65,7 @@ class Stratified(Uniform):
 
 
 class Fixed(TimeSampler):
-    """One time, always: the model becomes a plain denoiser of that much noise.
+    """A single time: the model becomes a plain denoiser at one noise level.
 
     Args:
         t: in (0, 1].
@@ -101,7 +101,7 @@ class DiscreteUniform(TimeSampler):
 
 
 class LogNormal(TimeSampler):
-    r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, whatever the schedule.
+    r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, for any schedule.
 
     They cover that distribution evenly over each batch; levels beyond the ends of the schedule are taken at its ends.
 
@@ -122,7 +122,7 @@ class LogNormal(TimeSampler):
 
 
 class LogitNormal(TimeSampler):
-    r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favour the middle.
+    r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favor the middle.
 
     Over each batch z covers N(0, 1) evenly.
 
@@ -143,7 +143,7 @@ class LogitNormal(TimeSampler):
 
 
 class LossAware(nn.Module, TimeSampler):
-    r"""Times drawn in proportion to the root of the mean squared loss of their bin, and the losses divided by it.
+    r"""Importance sampling of times, in proportion to the root mean square of the loss in each bin.
 
     .. math:: p_j \propto \sqrt{E[L^2 \mid j]}, \quad \text{weight}_j = 1 / (J p_j)
 

@@ -32,22 +32,22 @@ class Variance(ABC):
 
 
 class FixedSmall(Variance):
-    """The variance of the forward process's own step back."""
+    """The variance of the posterior :math:`q(x_s | x_t, x_0)`."""
 
     def between(self, small, large, output):
         return small
 
 
 class FixedLarge(Variance):
-    r"""The variance of the step forward, :math:`\beta_t`."""
+    r"""The variance of the forward step, :math:`\beta_t`."""
 
     def between(self, small, large, output):
         return large
 
 
 class LearnedRange(Variance):
-    r"""The network chooses between the two: :math:`\log v = \frac{1 + F}{2} \log v_\text{large} + \frac{1 - F}{2}
-    \log v_\text{small}`.
+    r"""Interpolation between the fixed variances: :math:`\log v = \frac{1 + F}{2} \log v_\text{large} +
+    \frac{1 - F}{2} \log v_\text{small}`.
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 15.
     """
@@ -60,7 +60,7 @@ class LearnedRange(Variance):
 
 
 class Learned(Variance):
-    r"""The network is free: :math:`\log v = \log v_\text{large} + F`.
+    r"""A free network output: :math:`\log v = \log v_\text{large} + F`.
 
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2 and appendix D.
     """

@@ -86,7 +86,7 @@ def soft_min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5
 
 
 def p2(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 1.0, k: Annotated[float, Gt(0)] = 1.0) -> Time:
-    r""":math:`w = \text{SNR} / (k + \text{SNR})^\gamma`: less for the details that nobody sees.
+    r""":math:`w = \text{SNR} / (k + \text{SNR})^\gamma`, a lower weight for imperceptible details.
 
     Source: Choi et al. 2022, arXiv:2204.00227, eq. 8 (of the noise's error there).
     """

@@ -18,7 +18,7 @@ Row = dict[str, float]
 
 
 class MetricsCSV(Logger):
-    """Writes `<folder>/metrics.csv`; a new column rewrites the file, which happens a few times a run.
+    """Logger to `<folder>/metrics.csv`; a new column rewrites the file, a few times per run.
 
     Lightning's CSVLogger deletes the file of a run that is resumed; this one continues it.
 

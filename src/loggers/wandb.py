@@ -15,7 +15,8 @@ from src.utils.hardware import is_main_process
 
 
 class WeightsAndBiases(WandbLogger):
-    """Metrics, pictures, the config and, at the end, the checkpoints as an artifact; all files stay in the run folder.
+    """Logger to Weights & Biases: metrics, pictures, config and finally the checkpoints; all files stay in the run
+    folder.
 
     Lightning's own hands over the checkpoints of its ModelCheckpoint alone, and none where it is offline.
 

@@ -12,7 +12,7 @@ from src.utils.seeding import generator
 
 
 class Classes(Measure):
-    """What a classifier takes the samples for: how often each class comes, and whether it is the one asked for."""
+    """Class frequencies of the samples by a classifier; for conditional runs the accuracy of the requested class."""
 
     kinds = ("images",)
 

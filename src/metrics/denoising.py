@@ -51,8 +51,7 @@ class Denoised(NamedTuple):
 
 
 class Denoising(Measure):
-    """Denoises training and test data in one evaluation at each noise level, and so does the ideal denoiser of the
-    training data, which remembers them and knows nothing else.
+    """Denoising error on training and test data at each noise level, beside the ideal denoiser of the training data.
 
     Args:
         n: training data, and as many test data.

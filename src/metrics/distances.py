@@ -17,7 +17,7 @@ from src.utils.seeding import derive_seed, generator
 
 
 class Distances(Measure):
-    """Distances to the test data, each beside that of real data: of as many training data.
+    """Distances to the test data, beside those of the same number of training data.
 
     The Fréchet distance compares means and covariances, the kernel distance all moments up to the third; precision and
     density say how real single samples are, recall and coverage how much of the data they reach.

@@ -18,7 +18,7 @@ BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 
 class Diversity(Measure):
-    """Mean distance of pairs, in features, and the structural similarity of pairs of one class.
+    """Mean pairwise distance in features, and structural similarity (MS-SSIM) of pairs within a class.
 
     Args:
         pairs: of which the structural similarity is the mean.

@@ -38,7 +38,7 @@ class Nearest(NamedTuple):
 
 
 class Memorisation(Measure):
-    """Compares the samples with their nearest training images, by pixels and by features.
+    """Comparison of the samples with their nearest training images, by pixels and by features.
 
     Args:
         shown: pairs in each row of the picture.

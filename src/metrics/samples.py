@@ -11,7 +11,7 @@ from src.utils.seeding import generator
 
 
 class Samples(Measure):
-    """Random samples, and of images those of which a classifier is most and least sure.
+    """Random samples; of images also those that a classifier is most and least confident about.
 
     Args:
         n: in each grid.
@@ -60,7 +60,7 @@ class Samples(Measure):
 
 
 class Trajectory(Measure):
-    """How the first samples come about, as an animation."""
+    """Sampling trajectory of the first samples, as an animation."""
 
     def refusal(self, subject: Subject) -> str | None:
         return "samples from a file have no trajectory" if subject.given else super().refusal(subject)
@@ -76,7 +76,7 @@ class Trajectory(Measure):
 
 
 class LossByNoise(Measure):
-    """The validation loss at each noise level, as the training logged it first and last."""
+    """The first and last validation loss at each noise level, as logged in training."""
 
     needs_samples = False
 
@@ -103,7 +103,7 @@ def losses(subject: Subject) -> list[dict[str, float]]:
 
 
 class SamplingCost(Measure):
-    """Evaluations of the network and seconds that the samples took."""
+    """Network evaluations and seconds of sampling."""
 
     def refusal(self, subject: Subject) -> str | None:
         return "samples from a file have no known cost" if subject.given else super().refusal(subject)

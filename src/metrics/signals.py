@@ -21,7 +21,7 @@ UNITS = {"frequency": "cycles per window", "amplitude": "units of the signal", "
 
 
 class Signals(Measure):
-    """Fits a sine wave to every channel of every sample, and compares what is found with the laws of the data."""
+    """Least-squares sine fit to every channel of every sample, compared with the distributions of the data."""
 
     kinds = ("signals",)
 

@@ -16,7 +16,7 @@ NUMBERS = 2**23  # of projections that are compared at a time
 
 
 class Sliced(Measure):
-    """The sliced Wasserstein distance of the samples from the test data, beside that of as many training data.
+    """Sliced Wasserstein distance between samples and test data, beside that of the same number of training data.
 
     Args:
         projections: directions to look along.

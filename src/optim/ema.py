@@ -47,7 +47,7 @@ class Average(nn.Module, ABC):
 
 
 class EMA(Average):
-    r"""The exponential moving average of one decay.
+    r"""Exponential moving average with a constant decay.
 
     Args:
         model: what to average; it is copied.
@@ -79,7 +79,7 @@ class EMA(Average):
 
 
 class HalfLife(Average):
-    r"""The exponential moving average that halves the weight of the past every h samples, whatever the batch size.
+    r"""Exponential moving average with a half-life in samples, independent of the batch size.
 
     .. math:: d = 2^{-B / h}, \quad h = \min(\text{half\_life},\; \text{rampup\_ratio} \cdot \text{samples seen before})
 
@@ -117,7 +117,7 @@ class HalfLife(Average):
 
 
 class Power(Average):
-    r"""Averages whose memory grows with the run: the weights at time t count in proportion to a power of t.
+    r"""Averages whose length grows with the run: the weights at time t have a weight proportional to a power of t.
 
     .. math:: \hat\theta_\gamma(T) = \frac{\gamma + 1}{T^{\gamma + 1}} \int_0^T t^\gamma \theta(t)\, dt, \quad
               d = (1 - 1/\text{step})^{\gamma + 1}

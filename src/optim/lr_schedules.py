@@ -35,7 +35,7 @@ def build_lr_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, to
 
 
 def constant(optimizer: Optimizer, total_steps: int, warmup: NonNegativeInt = 0) -> LambdaLR:
-    """The optimizer's rate throughout, after a linear warm-up over `warmup` steps."""
+    """Linear warm-up over `warmup` steps, then a constant learning rate."""
     return LambdaLR(optimizer, lambda step: min(1.0, (step + 1) / max(warmup, 1)))
 
 

@@ -16,7 +16,7 @@ Share = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class Muon(torch.optim.Optimizer):
-    r"""Momentum, orthogonalised, for weight matrices; AdamW for biases, norms and narrow matrices.
+    r"""Orthogonalized momentum for weight matrices; AdamW for biases, norms and narrow matrices.
 
     .. math:: M \leftarrow \mu M + G, \quad
               W \leftarrow (1 - \eta \lambda) W - 0.2\, \eta \sqrt{\max(m, n)}\; U V^\top, \quad

@@ -52,7 +52,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:
-    """The denoiser of a run with the weights of one of its checkpoints; a part of other configs.
+    """Load the denoiser of a run with the weights of a checkpoint.
 
     Raises:
         UserError: where there is no such run or checkpoint.

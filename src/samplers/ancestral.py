@@ -13,7 +13,7 @@ from src.samplers.base import Sampler, transition
 
 @dataclass
 class DDPM(Sampler):
-    r"""Ancestral sampling from the posterior of the forward process, at any spacing of the steps.
+    r"""Ancestral sampling from the posterior of the forward process, for any time grid.
 
     .. math:: x_s = \frac{\alpha_{t|s} \sigma_s^2}{\sigma_t^2} x_t
                   + \frac{\alpha_s \sigma_{t|s}^2}{\sigma_t^2} \hat x_0 + \sqrt{v}\, z

@@ -8,14 +8,14 @@ from torch import Tensor
 
 
 class Unclipped:
-    """No bound."""
+    """No clipping."""
 
     def __call__(self, x_0: Tensor) -> Tensor:
         return x_0
 
 
 class Static:
-    """Every element within [-bound, bound]; no bound where that is None."""
+    """Clip every element to [-bound, bound]; no clipping if bound is None."""
 
     def __init__(self, bound: Annotated[float, Gt(0)] | None = 1.0):
         if bound is not None and bound <= 0:
@@ -27,7 +27,7 @@ class Static:
 
 
 class Dynamic:
-    r"""Clip each sample to [-s, s], s its own quantile of absolute values, and scale it back to [-bound, bound].
+    r"""Clip each sample to [-s, s], where s is a quantile of its absolute values, and rescale it to [-bound, bound].
 
     .. math:: \hat x_0 \leftarrow \operatorname{clip}(\hat x_0, -s, s) \cdot \text{bound} / s, \quad
               s = \max(\text{bound}, Q_p(|\hat x_0|))

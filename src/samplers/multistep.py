@@ -18,7 +18,7 @@ from src.samplers.base import Denoise, Level, Sampler, move
 
 @dataclass
 class DPMpp2M(Sampler):
-    r"""DPM-Solver++ (2M), second order, and with noise its SDE version.
+    r"""DPM-Solver++ (2M), second order, as an ODE (eta = 0) or SDE (eta = 1).
 
     .. math:: x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta h} x_t
                   + \alpha_s (1 - e^{-(1 + \eta) h}) \left(\hat x_0 + \tfrac{h}{2 h'} (\hat x_0 - \hat x_0')\right)
@@ -50,7 +50,7 @@ class DPMpp2M(Sampler):
 
 @dataclass
 class DPMpp3M(Sampler):
-    r"""DPM-Solver++ (3M) as an SDE (eta = 1) or ODE (eta = 0): a parabola through the last three predictions.
+    r"""DPM-Solver++ (3M), a parabola through the last three predictions, as an ODE (eta = 0) or SDE (eta = 1).
 
     .. math:: x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s \left((1 - e^{-k}) \hat x_0
               + \varphi_2 d_1 - \varphi_3 d_2\right) + \sigma_s \sqrt{1 - e^{-2 \eta h}}\, z,
@@ -90,7 +90,7 @@ class DPMpp3M(Sampler):
 
 @dataclass
 class UniPC(Sampler):
-    r"""A predictor and a corrector that use the same evaluations.
+    r"""Predictor and corrector that share their evaluations.
 
     Both are :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t + \alpha_s (1 - e^{-h}) \hat x_0 + \alpha_s (1 - e^{-h})
     \sum_i \rho_i D_i / r_i`, with D_i the differences of earlier predictions (and for the corrector the coming one)
@@ -159,7 +159,7 @@ def unipc_weights(at: list[float], h: float) -> list[float]:
 
 @dataclass
 class AdamsBashforth(Sampler):
-    r"""The linear multistep method of Adams and Bashforth, on the circle.
+    r"""The linear multistep method of Adams and Bashforth, in the angle :math:`\arctan(\sigma / \alpha)`.
 
     With :math:`\varphi = \arctan(\sigma / \alpha)` and :math:`y = x / \sqrt{\alpha^2 + \sigma^2}` the ODE is
     :math:`dy / d\varphi = v`, bounded from pure noise to clean data. A polynomial through the last `order` values of v

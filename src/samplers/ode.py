@@ -140,7 +140,7 @@ class Restart(Heun):
 
 @dataclass
 class DPM2S(Sampler):
-    r"""DPM-Solver++ (2S): one evaluation at t, one half way to s in log-SNR. Second order; two evaluations a step.
+    r"""DPM-Solver++ (2S): one evaluation at t and one halfway to s in log-SNR. Second order; two evaluations a step.
 
     .. math:: u = \frac{\sigma_m}{\sigma_t} x_t + \alpha_m (1 - e^{-h/2})\, \hat x_0(x_t), \quad
               x_s = \frac{\sigma_s}{\sigma_t} x_t + \alpha_s (1 - e^{-h})\, \hat x_0(u)

@@ -14,7 +14,7 @@ from src.samplers.base import Denoise, Level, Noise, Sampler
 
 @dataclass
 class EulerMaruyama(Sampler):
-    r"""The Euler-Maruyama discretisation of the reverse-time SDE.
+    r"""Euler-Maruyama discretization of the reverse-time SDE.
 
     .. math:: x_s = x_t - \left(f x_t - g^2 \nabla \log p(x_t)\right) (t - s) + g \sqrt{t - s}\, z
 
@@ -59,7 +59,7 @@ class EulerMaruyama(Sampler):
 
 @dataclass
 class PredictorCorrector(DDPM):
-    r"""Ancestral steps, each followed by Langevin steps of a given signal-to-noise ratio at the level that it reached.
+    r"""Ancestral predictor, each step followed by Langevin correctors of a given signal-to-noise ratio.
 
     .. math:: x \leftarrow x + \epsilon g + \sqrt{2 \epsilon}\, z, \quad g = \nabla \log p(x), \quad
               \epsilon = 2 \left(r \|z\|_2 / \|g\|_2\right)^2
@@ -100,7 +100,7 @@ class PredictorCorrector(DDPM):
 
 @dataclass
 class PredictorCorrectorALD(PredictorCorrector):
-    r"""Ancestral steps, each followed by annealed Langevin dynamics: :math:`\epsilon = 2 r^2 \sigma^2`.
+    r"""Ancestral predictor, each step followed by annealed Langevin correctors with :math:`\epsilon = 2 r^2 \sigma^2`.
 
     That is the step of :class:`PredictorCorrector` with the ratio of the norms at what it is for pure noise.
 
@@ -113,7 +113,7 @@ class PredictorCorrectorALD(PredictorCorrector):
 
 @dataclass
 class AnnealedLangevin(Sampler):
-    r"""Langevin dynamics at each level in turn; the sample is carried from one to the next as it is.
+    r"""Langevin dynamics at each noise level in turn, each started at the last sample of the previous level.
 
     The size of a step is :math:`\eta = \text{size} \cdot \sigma_t^2`. The last one, to t = 0, is a denoising. Where the
     data outweighs the noise it is :math:`x / \alpha` that is carried, the same in the paper, since small steps could

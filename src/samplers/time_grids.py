@@ -23,7 +23,7 @@ def uniform(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
 
 
 def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-    """Equal steps of t, counted from the noisy end and rounded to the nodes of a discrete schedule.
+    """Equal steps of t from the noisy end, rounded to the nodes of a discrete schedule.
 
     Source: Lin et al. 2024, arXiv:2305.08891, table 2.
     """
@@ -38,7 +38,7 @@ def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
 
 
 def quadratic(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
-    """Equal steps of the root of t: finer near the data.
+    """Equal steps of the square root of t: finer near the data.
 
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, appendix D.2.
     """

@@ -13,7 +13,7 @@ from src.utils.units import to_units
 
 @dataclass
 class Augment(Task):
-    """A folder of n images, as many of each class: images/CLASS/00000.png, ready for data=image_folder.
+    """A folder of n images, equally many of each class: images/CLASS/00000.png, for data=image_folder.
 
     The classes have the names of the folders that the run was trained on, or else their numbers.
 

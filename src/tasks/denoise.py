@@ -17,7 +17,7 @@ from src.utils.seeding import generator
 
 @dataclass
 class Denoise(Task):
-    r"""The data in noisy samples :math:`y = x_0 + s\, \epsilon`.
+    r"""Denoise samples :math:`y = x_0 + s\, \epsilon`.
 
     They are put where the schedule has as much noise, :math:`\sigma_t / \alpha_t = s`, as :math:`x_t = \alpha_t y`. One
     evaluation there is the mean of all that the data may be, which has the least squared error; a walk down to t = 0

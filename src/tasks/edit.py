@@ -17,7 +17,7 @@ from src.utils.ranges import PositiveInt
 
 @dataclass
 class Edit(Task):
-    """Noise the input up to a level, and walk back: what is coarser than the noise stays, what is finer is made anew.
+    """Noise the input up to a level and sample from there: coarse structure is kept, finer structure is drawn anew.
 
     Args:
         level: t in (0, 1), from hardly a change to hardly a trace of the input.
@@ -47,7 +47,7 @@ class Edit(Task):
 
 @dataclass
 class Interpolate(Task):
-    r"""From one sample to another, along an arc between the noises that DDIM takes them from.
+    r"""Interpolate between two samples, spherically between their DDIM-inverted noises.
 
     .. math:: z_u = \frac{\sin((1 - u)\theta)\, z_0 + \sin(u \theta)\, z_1}{\sin \theta}
 

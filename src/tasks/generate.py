@@ -9,7 +9,7 @@ from src.utils.ranges import NonNegativeInt
 
 @dataclass
 class Generate(Task):
-    """New samples from noise.
+    """New samples.
 
     Args:
         n: how many.

@@ -14,7 +14,7 @@ from src.utils.ranges import PositiveInt
 
 @dataclass
 class RePaint:
-    r"""Steps of the sampler in what is missing, and the measurement with fresh noise in what is known.
+    r"""Sampling of the missing part, with the known part replaced by the measurement with fresh noise at each step.
 
     .. math:: x_s = m \odot (\alpha_s y + \sigma_s z) + (1 - m) \odot \text{step}(x_t)
 

@@ -33,7 +33,7 @@ class Method(Protocol):
 
 @dataclass
 class Guided:
-    """Walks guided by the measurement.
+    """Sampling guided by the measurement.
 
     The probability-flow ODE from the middle of the noise, x_1 = 0, gives what is expected: of Gaussian data it is the
     posterior mean, and it errs less than a sample does. It is walked by DDIM, in the steps of the run's sampler.
@@ -110,7 +110,7 @@ class Restore(Task):
 def inpaint(
     method: Method, mask: str | None = None, box: Sequence[Fraction] | None = None, noise: NonNegativeFloat = 0.0
 ) -> Restore:
-    """Fills in what is missing.
+    """Fill in a missing part.
 
     Args:
         method: makes the data of what is known.
@@ -123,19 +123,19 @@ def inpaint(
 
 
 def super_resolution(method: Method, factor: Annotated[int, Ge(2)] = 4, noise: NonNegativeFloat = 0.0) -> Restore:
-    """Enlarges by a whole factor, which must divide the size of the data."""
+    """Enlarge by an integer factor, which must divide the size of the data."""
     return Restore(partial(shrunk, factor), method, noise)
 
 
 def colourise(
     method: Method, weights: Sequence[float] = (0.299, 0.587, 0.114), noise: NonNegativeFloat = 0.0
 ) -> Restore:
-    """Gives grey pictures colours; `weights` say how much red, green and blue count in a grey."""
+    """Color grayscale images; `weights` are those of red, green and blue in gray."""
     return Restore(partial(greyed, weights), method, noise)
 
 
 def deblur(method: Method, width: PositiveFloat = 1.5, noise: NonNegativeFloat = 0.0) -> Restore:
-    """Sharpens what a Gaussian of this standard deviation, in pixels, has blurred."""
+    """Sharpen an image blurred by a Gaussian of this standard deviation in pixels."""
     return Restore(partial(blurred, width), method, noise)
 
 

@@ -15,7 +15,7 @@ from src.utils.sharded import digests, harmless, parts, write_digests
 
 
 class FullyShard(ModelParallelStrategy):
-    """Each process holds its part of every weight, of its average, its gradient and its optimizer state.
+    """Fully sharded data parallelism: weights, averages, gradients and optimizer state are divided among the processes.
 
     They are gathered part by part as a batch passes through the net. A checkpoint is a folder with a file of each
     process, which any number of processes can go on from; it is there as a whole or not at all.

@@ -33,7 +33,7 @@ class Speed:
 
 @dataclass(frozen=True)
 class Plan:
-    """What to plan for.
+    """Device and run for which the cost is estimated.
 
     Args:
         name: of the device; None for the one at hand.

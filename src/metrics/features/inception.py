@@ -17,7 +17,7 @@ WIDTH = 2048
 
 
 class InceptionFeatures(Features):
-    """The 2,048 numbers of the pooled last layer of Inception-v3, trained on ImageNet.
+    """The 2,048 features of the pooled last layer of Inception-v3, trained on ImageNet.
 
     Images are enlarged to 299 pixels, grey ones made RGB. They mean something on photographs, and little on digits.
     The features of the real data are kept in the cache.

@@ -187,7 +187,7 @@ class ClassifierFeatures(TrainedFeatures):
 
 
 class AutoencoderFeatures(TrainedFeatures):
-    """What a small autoencoder keeps of an image, for data without labels."""
+    """Bottleneck of a small autoencoder, for data without labels."""
 
     kind = "autoencoder"
 
@@ -224,7 +224,7 @@ def trained(
     batch_size: PositiveInt = 128,
     lr: PositiveFloat = 4e-3,
 ) -> TrainedFeatures:
-    """Those of a classifier where the data have labels, of an autoencoder where they have none."""
+    """Features of a classifier if the data have labels, else of an autoencoder."""
     kind = ClassifierFeatures if reference.data.num_classes > 1 else AutoencoderFeatures
     return kind(reference, cache, width, epochs, batch_size, lr)
 
