@@ -55,9 +55,7 @@ def known() -> tuple[set[str], dict[str, set[str]]]:
 
 def unknown(key: str, value: str) -> bool:
     keys, choices = known()
-    if key in EXAMPLE_KEYS | PYTHON or (
-        key in ("guidance", "sweep") and re.match(r"\[\d|outputs/", value)
-    ):  # of compare
+    if key in EXAMPLE_KEYS | PYTHON:
         return False
     if key in choices:
         named = set(re.sub(r"[\[\]'\"]", "", value).split(",")) - EXAMPLE_CHOICES
