@@ -4,6 +4,7 @@ import atexit
 import itertools
 import shutil
 import tempfile
+import textwrap
 from contextlib import suppress
 from datetime import datetime
 from functools import cache
@@ -13,7 +14,7 @@ from hydra.utils import get_object
 from omegaconf import OmegaConf
 
 from src.runs.run import Run
-from src.utils.paths import check_writable
+from src.utils.paths import CONF, check_writable
 from src.utils.processes import is_follower
 
 
@@ -63,6 +64,16 @@ def clip_bound(data: str | None) -> float | None:
         return None
 
 
+def format_choices(group: str) -> str:
+    """The names of a config group in lines of a help text, such as `clip: auto, none, static, dynamic`.
+
+    Registered with Hydra as the resolver `choices`.
+    """
+    names = ", ".join(sorted(path.stem for path in (CONF / group).glob("*.yaml")))
+    return textwrap.fill(f"{group}: {names}", 112, subsequent_indent=" " * (len(group) + 2))
+
+
+OmegaConf.register_new_resolver("choices", format_choices, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("clip_bound", clip_bound, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
