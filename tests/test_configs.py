@@ -18,7 +18,7 @@ import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
-from src.callbacks.sample_images import Pictures
+from src.callbacks.sample_images import SampleImages
 from src.callbacks.snapshots import Snapshots
 from src.commands.cli import to_container
 from src.commands.config import drop_incompatible_keys
@@ -180,7 +180,7 @@ def check_trainer(cfg):
 
 def check_callbacks(cfg):
     made = [instantiate(callback) for callback in cfg.callbacks.values()]
-    for kind in (GracefulStop, Progress, Pictures, Checkpoints, Snapshots):
+    for kind in (GracefulStop, Progress, SampleImages, Checkpoints, Snapshots):
         assert sum(isinstance(callback, kind) for callback in made) == 1
 
 
@@ -346,7 +346,7 @@ def test_one_fact_is_stated_once(tmp_path):
     cfg = compose_config(tmp_path, "experiment=mnist_conditional", "data.size=[16,24]", "data.channels=2", "seed=7")
     assert (cfg.net.channels, list(cfg.net.size), cfg.net.num_classes) == (2, [16, 24], 10)
     assert cfg.data.seed == cfg.module.seed == 7
-    assert cfg.module.loss == cfg.loss and cfg.callbacks.pictures.sampler == cfg.sampler
+    assert cfg.module.loss == cfg.loss and cfg.callbacks.sample_images.sampler == cfg.sampler
     assert cfg.callbacks.checkpoints.dirpath == f"{tmp_path}/checkpoints"
 
 

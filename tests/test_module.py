@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from src.callbacks.checkpoints import Checkpoints
-from src.callbacks.sample_images import Pictures
+from src.callbacks.sample_images import SampleImages
 from src.diffusion.losses import MSE
 from src.diffusion.time_samplers import LossAware, Stratified, Uniform
 from src.diffusion.weightings import v_weighting
@@ -268,7 +268,7 @@ def test_validation_and_pictures_do_not_change_the_training(tmp_path):
 
     plain, _, _ = run(limit_val_batches=0)
     validated, _, watch = run(val_check_interval=1)
-    pictures = Pictures(str(tmp_path), lambda schedule: DDIM(schedule, 2, eta=1.0), n=4, every_n_steps=1)
+    pictures = SampleImages(str(tmp_path), lambda schedule: DDIM(schedule, 2, eta=1.0), n=4, every_n_steps=1)
     drawn, _, _ = run(val_check_interval=3, callbacks=[pictures])
     assert len(watch.validations) == 6 and len(list((tmp_path / "samples").glob("*.png"))) == 6
     assert torch.equal(weights(plain), weights(validated)) and torch.equal(weights(plain), weights(drawn))

@@ -74,7 +74,7 @@ def run(workplace, monkeypatch):
 
 def test_its_commands(run, workplace, tiny_mnist, capsys):
     """In their order, since some sample from the run before; each made small by a few words more."""
-    small = ["trainer=cpu", "debug=two_steps", "net.width=8", "data.batch_size=16", "callbacks.pictures=null"]
+    small = ["trainer=cpu", "debug=two_steps", "net.width=8", "data.batch_size=16", "callbacks.sample_images=null"]
     mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
     first = "python -m src.train experiment=mnist_ddpm"  # what `make train` runs
     for command in (first, *COMMANDS):

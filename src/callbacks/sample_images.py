@@ -1,4 +1,4 @@
-"""What a run looks like while it trains."""
+"""Pictures of a run while it trains: samples, denoised data, the schedule and loss curves."""
 
 import time
 from collections.abc import Callable
@@ -20,24 +20,23 @@ from src.samplers.pipeline import Pipeline
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
-PAUSE = 20.0  # seconds at least between two drawings of the loss curves, which short runs would draw all the time
-POINTS, POINTS_IN_STRIP = 1000, 500  # of points, more would read well, but take time
+PAUSE = 20.0  # seconds at least between two drawings of the loss curves; short runs validate more often
+POINTS, POINTS_IN_STRIP = 1000, 500  # points shown at most, since more take time
 
 
-class Pictures(pl.Callback):
-    """Plots during training: sample grids of raw and averaged weights from the same noise, denoised data, schedule,
-    losses.
+class SampleImages(pl.Callback):
+    """Draw sample grids of raw and averaged weights from the same noise, denoised data, the schedule and loss curves.
 
-    All go to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With labels, each row of a
-    sample grid is a class.
+    The pictures are written to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With
+    labels, each row of a sample grid is a class.
 
     Args:
         run: the run folder.
-        sampler: made of (schedule).
+        sampler: makes the sampler from the schedule.
         guidance: wraps the denoiser when sampling.
         n: samples in a grid; by default 64 images, 16 signals or volumes, or 1000 points; 0 for no grids.
         every_n_steps: optimizer steps between two grids; drawn at the next validation, and at the end.
-        levels: times at which data are noised and denoised.
+        times: times in (0, 1] at which validation data are noised and denoised.
     """
 
     def __init__(
@@ -47,11 +46,11 @@ class Pictures(pl.Callback):
         guidance: Guidance | None = None,
         n: NonNegativeInt | None = None,
         every_n_steps: PositiveInt = 1000,
-        levels: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
+        times: tuple[Annotated[float, Interval(gt=0, le=1)], ...] = (0.2, 0.4, 0.6, 0.8, 0.95),
     ):
         self.run = Path(run)
         self.make_sampler, self.guidance = sampler, guidance or NoGuidance()
-        self.n, self.every_n_steps, self.levels = n, every_n_steps, levels
+        self.n, self.every_n_steps, self.times = n, every_n_steps, times
         self.drawn_step = 0
         self.first = True
         self.curves_drawn = -PAUSE
@@ -61,7 +60,7 @@ class Pictures(pl.Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.drawn_step, self.first = state_dict["drawn_step"], state_dict.get("first", False)
-        if not self.first:  # what was drawn at the last validation is not drawn again for being started anew
+        if not self.first:  # a resumed run does not draw again what it drew at its last validation
             self.curves_drawn = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -108,7 +107,7 @@ class Pictures(pl.Callback):
 
         noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
         model = module.models["ema"]
-        times = torch.tensor(self.levels, dtype=torch.float64)
+        times = torch.tensor(self.times, dtype=torch.float64)
         noisy = [model.schedule.add_noise(x_0, t, noise) for t in times]
         with torch.no_grad():
             denoised = [model(x_t, t).x_0 for x_t, t in zip(noisy, times, strict=True)]
@@ -116,7 +115,7 @@ class Pictures(pl.Callback):
             data.to_units(x_0),
             [data.to_units(x) for x in noisy],
             [data.to_units(x) for x in denoised],
-            [f"t = {t:g}" for t in self.levels],
+            [f"t = {t:g}" for t in self.times],
             data.kind,
         )
         self.show(trainer, strip, "denoised", "step_{step:06d}_denoised")
@@ -124,7 +123,7 @@ class Pictures(pl.Callback):
     def draw_schedule(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
         from src.plots.schedule import schedule_picture
 
-        shown = x_0[:1] if x_0.ndim > 2 else x_0  # a point alone says nothing
+        shown = x_0[:1] if x_0.ndim > 2 else x_0  # of points, the whole cloud
         noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)
         picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind)
         self.show(trainer, picture, "schedule", "../schedule")
@@ -139,16 +138,16 @@ class Pictures(pl.Callback):
             self.show(trainer, loss_curves(metrics), "loss_curves", "../loss_curves")
 
     def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
-        """Save a picture in the run folder, and hand it to the loggers that show pictures."""
+        """Save a picture in the run folder, and pass it to the loggers that show pictures."""
         path = self.run / "samples" / (name.format(step=trainer.global_step) + ".png")
         (self.run / "samples").mkdir(exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:
-            hand_over(logger, tag, picture, trainer.global_step)
+            log_image(logger, tag, picture, trainer.global_step)
 
 
-def hand_over(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
-    """Give a picture to a logger, where it is one that shows pictures."""
+def log_image(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
+    """Pass a picture to TensorBoard or Weights & Biases."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):

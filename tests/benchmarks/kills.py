@@ -31,14 +31,20 @@ COMMON = [
     "sampler.steps=2",
     "logger=csv",
 ]
-DIGITS = ["experiment=digits_ddpm", "callbacks.pictures=null", "data.batch_size=200", "net.width=8", "net.dropout=0.2"]
+DIGITS = [
+    "experiment=digits_ddpm",
+    "callbacks.sample_images=null",
+    "data.batch_size=200",
+    "net.width=8",
+    "net.dropout=0.2",
+]
 # The batches of an epoch, 12, 7, 7, 9, 7 and 7, are divided by neither interval.
 KINDS = {
     "sine waves, pictures": [
         "experiment=sine_ddpm",
         "net.width=8",
         "data.n=1000",
-        "callbacks.pictures.every_n_steps=10",
+        "callbacks.sample_images.every_n_steps=10",
     ],
     "digits, labels, dropout, accumulation": [
         *DIGITS,
@@ -49,7 +55,7 @@ KINDS = {
     "digits, clusters": [*DIGITS, "clusters=4"],
     "points, loss-aware times": [
         "experiment=mixture_ddpm",
-        "callbacks.pictures=null",
+        "callbacks.sample_images=null",
         "time_sampler=loss_aware",
         "time_sampler.bins=8",
         "data.n=1000",
@@ -59,7 +65,7 @@ KINDS = {
     "digits, ema=power": [*DIGITS, "ema=power", "callbacks.snapshots.count=6"],
     "image folder, workers, flips": [
         "experiment=folder_ddpm",
-        "callbacks.pictures=null",
+        "callbacks.sample_images=null",
         "data.root=FOLDER/pictures",
         "data.size=[16,16]",
         "data.batch_size=8",

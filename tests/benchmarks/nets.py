@@ -44,7 +44,7 @@ NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "
 # What else a net wants. Dense layers find the data in noise, but not the noise in data, which v asks for near t = 0.
 CLEAN = ["parameterization=x0", "weighting=uniform"]
 WITH = {"mlp": CLEAN, "conv_autoencoder": CLEAN, "dit": ["optimizer.lr=4e-3"], "rnn": ["optimizer.lr=4e-3"]}
-NO_OTHER_WORK = ["callbacks.pictures=null", "trainer.limit_val_batches=1"]
+NO_OTHER_WORK = ["callbacks.sample_images=null", "trainer.limit_val_batches=1"]
 
 
 class Job(NamedTuple):

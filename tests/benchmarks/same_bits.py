@@ -35,7 +35,7 @@ SAMPLE = [f"n={N}", "precision=32", "sampler.steps=3"]
 # What one side alone is given, by experiment or to all: where a name has changed, or a default on purpose.
 EXTRA: dict[str, dict[str, list[str]]] = {
     "old": {"all": ["callbacks.pictures=null"]},
-    "new": {"all": ["callbacks.pictures=null"]},
+    "new": {"all": ["callbacks.sample_images=null"]},
 }
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 

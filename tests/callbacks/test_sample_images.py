@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from src.callbacks.sample_images import Pictures
+from src.callbacks.sample_images import SampleImages
 from src.data.mixture import Mixture
 from src.diffusion.guidance import ClassifierFree
 from src.plots.pictures import sample_grid
@@ -17,8 +17,8 @@ from tests.helpers.tiny import Memory, fit, make_module
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def pictures(tmp_path, **arguments) -> Pictures:
-    return Pictures(str(tmp_path), lambda schedule: DDIM(schedule, 2), **{"n": 4, "levels": (0.3, 0.9)} | arguments)
+def pictures(tmp_path, **arguments) -> SampleImages:
+    return SampleImages(str(tmp_path), lambda schedule: DDIM(schedule, 2), **{"n": 4, "times": (0.3, 0.9)} | arguments)
 
 
 def names(tmp_path) -> list[str]:

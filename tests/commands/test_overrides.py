@@ -40,7 +40,7 @@ def home(monkeypatch):
         ("-m", None),
         ("name=a=b", None),
         ("data.root=a,b", "data.root=a,b"),
-        ("~callbacks.pictures", "~callbacks.pictures"),
+        ("~callbacks.sample_images", "~callbacks.sample_images"),
     ],
 )
 def test_a_word_is_given_to_hydra_as_it_is_meant(typed, given):

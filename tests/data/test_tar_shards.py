@@ -194,7 +194,7 @@ def test_a_killed_run_on_shards_resumes_to_the_same_bits(pets, tmp_path):
         "experiment=folder_ddpm", "data=image_shards", f"data.root={pets}/shards", "data.size=[8,8]",
         "data.batch_size=8", "data.cache_gb=0", "data.num_workers=2", "data.window=2", f"data.index={tmp_path}/index",
         "net.width=8", "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=14",
-        "trainer.val_check_interval=5", "trainer.log_every_n_steps=2", "callbacks.pictures.n=4", "sampler.steps=2",
+        "trainer.val_check_interval=5", "trainer.log_every_n_steps=2", "callbacks.sample_images.n=4", "sampler.steps=2",
         "logger=csv", "callbacks.checkpoints.every_n_steps=1",
     ]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"

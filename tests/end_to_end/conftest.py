@@ -68,7 +68,7 @@ def make_run():
 @pytest.fixture(scope="session")
 def tiny():
     """Words that make any run small, without pictures, which take as long as all else."""
-    return ["trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.pictures=null"]
+    return ["trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]
 
 
 @pytest.fixture(scope="session")

@@ -30,8 +30,8 @@ SETTINGS = [
     "trainer.max_steps=17",
     "trainer.val_check_interval=5",
     "trainer.log_every_n_steps=2",
-    "callbacks.pictures.n=10",
-    "callbacks.pictures.every_n_steps=5",
+    "callbacks.sample_images.n=10",
+    "callbacks.sample_images.every_n_steps=5",
     "sampler.steps=2",
     "logger=csv",
 ]

@@ -18,7 +18,7 @@ WORDS = ["experiment=digits_ddpm", "clusters=6", "net.width=8", "trainer=cpu", "
 @pytest.fixture(scope="module")
 def run(make_run, tmp_path_factory):
     # Long enough that what the net is told makes a difference, of which it knows nothing at first.
-    quick = ["trainer.max_steps=30", "trainer.val_check_interval=30", "callbacks.pictures.n=10", "sampler.steps=2"]
+    quick = ["trainer.max_steps=30", "trainer.val_check_interval=30", "callbacks.sample_images.n=10", "sampler.steps=2"]
     quick += ["callbacks=quality", "callbacks.quality.n=81", "callbacks.quality.steps=2", "optimizer.lr=0.01"]
     return make_run(tmp_path_factory.mktemp("clusters") / "run", *WORDS, *quick)
 

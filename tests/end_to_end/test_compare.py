@@ -19,7 +19,7 @@ SMALL = [
     "net.width=8",
     "sampler.steps=3",
     "time_grid=trailing",
-    "callbacks.pictures=null",
+    "callbacks.sample_images=null",
 ]
 
 

@@ -11,7 +11,7 @@ from src.utils.errors import UserError
 from tests.end_to_end.running import started
 
 SMALL = ["experiment=mixture_ddpm", "net.width=8", "trainer=cpu", "trainer.max_steps=6", "trainer.log_every_n_steps=1"]
-ALONE = ["trainer.limit_val_batches=1", "trainer.val_check_interval=6", "callbacks.pictures=null", "logger=csv"]
+ALONE = ["trainer.limit_val_batches=1", "trainer.val_check_interval=6", "callbacks.sample_images=null", "logger=csv"]
 
 
 @pytest.mark.slow

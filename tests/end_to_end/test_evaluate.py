@@ -12,7 +12,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from tests.end_to_end.test_mistakes import assert_one_line
 from tests.plots.test_report import check
 
-SMALL = ["trainer=cpu", "net.width=8", "callbacks.pictures.n=0", "sampler.steps=2", "trainer.max_steps=12"]
+SMALL = ["trainer=cpu", "net.width=8", "callbacks.sample_images.n=0", "sampler.steps=2", "trainer.max_steps=12"]
 FEW = ["metrics.distances.resamples=10", "features.width=8"]
 
 
@@ -33,7 +33,7 @@ def points(make_run, tmp_path_factory) -> Path:
         "experiment=mixture_ddpm",
         "trainer=cpu",
         "trainer.max_steps=2",
-        "callbacks.pictures.n=0",
+        "callbacks.sample_images.n=0",
         "sampler.steps=2",
     ]
     return make_run(tmp_path_factory.mktemp("runs") / "points", *words)

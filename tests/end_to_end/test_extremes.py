@@ -43,7 +43,7 @@ EXTREMES = [
 
 @pytest.mark.parametrize("words", EXTREMES, ids=" ".join)
 def test_no_third_outcome(command, tmp_path, words):
-    outcome = command("train", *SMALL, "callbacks.pictures=null", f"hydra.run.dir={tmp_path / 'run'}", *words)
+    outcome = command("train", *SMALL, "callbacks.sample_images=null", f"hydra.run.dir={tmp_path / 'run'}", *words)
     lines = [line for line in outcome.error.splitlines() if line.startswith("error: ")]
     if outcome.code == 0:
         losses = [row["train/loss"] for row in read_metrics(tmp_path / "run/metrics.csv") if "train/loss" in row]

@@ -10,7 +10,7 @@ import pytest
 from src.loggers.metrics_csv import read_metrics
 from src.runs.sweep import Job, Plan, read_jobs
 
-SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.pictures=null"]
+SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]
 REFUSED = ["optimizer.lr=fast"]  # a mistake that only the check of the settings finds
 
 

@@ -18,7 +18,7 @@ from src.utils.paths import CONF
 from tests.end_to_end.running import forked, started
 
 JOBS = ["-m", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv", "seed=1,2"]
-JOBS += ["callbacks.pictures=null"]
+JOBS += ["callbacks.sample_images=null"]
 # Programs as SLURM has them, for an array of two jobs: sbatch starts them when it has ended, srun runs its words.
 SBATCH = """#!/bin/bash
 cp "$1" {0}/given

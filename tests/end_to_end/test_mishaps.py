@@ -11,7 +11,7 @@ import torch
 from src.loggers.metrics_csv import read_metrics
 from tests.end_to_end.running import SETTINGS, assert_same_run, forked
 
-LONG = [*SETTINGS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000", "callbacks.pictures=null"]
+LONG = [*SETTINGS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000", "callbacks.sample_images=null"]
 
 
 def step_of(run: Path) -> int:

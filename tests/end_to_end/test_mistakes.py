@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.pictures=null"]
+SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]
 
 
 @pytest.fixture(scope="module")

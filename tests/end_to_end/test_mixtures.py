@@ -62,7 +62,7 @@ def test_points_from_the_law_pass_and_others_do_not():
 def test_learns_the_law(name, command, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     done = command("train", f"experiment=mixture_{name}", f"hydra.run.dir={run}", "logger=csv", "trainer=cpu",
-                   "callbacks.pictures.every_n_steps=3000")  # fmt: skip
+                   "callbacks.sample_images.every_n_steps=3000")  # fmt: skip
     assert done.code == 0, done.error
     done = command("sample", f"run={run}", f"n={N}", f"out={out}", "batch_size=10000", "device=cpu")
     assert done.code == 0, done.error

@@ -14,7 +14,7 @@ optuna = pytest.importorskip("optuna")
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
 SMALL = ["sweep=optuna", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv"]
-SMALL += ["callbacks=default", "callbacks.pictures=null", "schedule=cosine", "sweep.objective=best_val_loss"]
+SMALL += ["callbacks=default", "callbacks.sample_images=null", "schedule=cosine", "sweep.objective=best_val_loss"]
 SMALL += ["hydra.sweeper.n_trials=3", "optimizer.lr=tag(log,interval(1e-3,1e-2))"]
 
 

@@ -9,7 +9,7 @@ from tests.end_to_end.test_mistakes import assert_one_line
 
 BASE = [
     "experiment=digits_ddpm", "net=own", "data=own", "trainer=cpu", "trainer.precision=32", "trainer.max_steps=4",
-    "trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "sampler.steps=2", "callbacks.pictures.n=4",
+    "trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "sampler.steps=2", "callbacks.sample_images.n=4",
 ]  # fmt: skip
 NODES = {
     "net": {"_target_": "tests.helpers.own_parts.Plain", "channels": "${data.channels}", "classes": 0},
@@ -100,7 +100,7 @@ def test_parameters_of_a_loss_are_trained_and_resumed(own, command, tmp_path):
         state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
         return torch.cat([state[f"loss.log_variance.{name}"].flatten() for name in ("weight", "bias")])
 
-    early = learned(own("loss=own", "trainer.max_steps=2", "callbacks.pictures=null"))
+    early = learned(own("loss=own", "trainer.max_steps=2", "callbacks.sample_images=null"))
     conf = ["--config-dir", str(tmp_path / "conf")]
     late = learned(command("train", "trust=true", *conf, f"resume={tmp_path / 'run'}", "trainer.max_steps=6"))
     assert (early != late).all()
@@ -112,7 +112,7 @@ def test_parameters_that_nobody_would_train_are_refused(own):
 
 
 def test_a_schedule_of_torch(own, tmp_path):
-    assert own("lr_schedule=own", "callbacks.pictures=null", "optimizer.lr=0.1").code == 0
+    assert own("lr_schedule=own", "callbacks.sample_images=null", "optimizer.lr=0.1").code == 0
     state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)
     assert state["lr_schedulers"][0]["_last_lr"] == [pytest.approx(0.1 * 0.5**2)]
 

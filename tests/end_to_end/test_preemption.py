@@ -17,7 +17,7 @@ LONG = [
     "data.batch_size=50",
     "trainer.log_every_n_steps=1",
     "trainer.max_steps=100000",
-    "callbacks.pictures=null",
+    "callbacks.sample_images=null",
     "trainer.val_check_interval=1000",
 ]
 

@@ -33,7 +33,7 @@ SAME = [
     "trainer.max_steps=50",
     "trainer.val_check_interval=25",
     "trainer.log_every_n_steps=1",
-    "callbacks.pictures.every_n_steps=1000",
+    "callbacks.sample_images.every_n_steps=1000",
 ]
 MEASURED = [
     "callbacks=quality",
@@ -128,7 +128,7 @@ def test_split_weights_learn_the_same(one, split, tmp_path, capsys):
     gather.main(whole / "checkpoints/last.ckpt")
     assert "ckpt=last_whole" in capsys.readouterr().out
     assert_same(torch.load(whole / "checkpoints/last_whole.ckpt", weights_only=True), theirs)
-    more = ["trainer.devices=1", "trainer.max_steps=52", "trainer.val_check_interval=2", "callbacks.pictures.n=0"]
+    more = ["trainer.devices=1", "trainer.max_steps=52", "trainer.val_check_interval=2", "callbacks.sample_images.n=0"]
     longer = forked(f"resume={run}", *more)
     assert longer.returncode == 0, longer.stderr
     assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
@@ -210,7 +210,7 @@ SHORT = [
     "trainer.precision=32-true",
     "trainer.max_steps=4",
     "trainer.val_check_interval=2",
-    "callbacks.pictures.n=0",
+    "callbacks.sample_images.n=0",
 ]
 
 

@@ -25,7 +25,7 @@ def outputs(make_run, tmp_path_factory) -> Path:
         "trainer=cpu",
         "net.width=8",
         "trainer.max_steps=30",
-        "callbacks.pictures.n=10",
+        "callbacks.sample_images.n=10",
         "sampler.steps=2",
         f"paths.outputs={folder}",
     ]
@@ -111,7 +111,7 @@ def power(make_run, tmp_path_factory) -> Path:
         "trainer=cpu",
         "net.width=8",
         "trainer.max_steps=20",
-        "callbacks.pictures.n=1",
+        "callbacks.sample_images.n=1",
         "callbacks.checkpoints.keep_every_n_steps=10",
         "sampler.steps=2",
     ]
@@ -178,7 +178,7 @@ def test_signals(command, tmp_path):
         "trainer=cpu",
         "debug=two_steps",
         "net.width=8",
-        "callbacks.pictures=null",
+        "callbacks.sample_images=null",
         f"hydra.run.dir={run}",
     ]
     assert command("train", *words).code == 0

@@ -10,7 +10,7 @@ LEARNED = ["loss=hybrid", "variance=learned_range"]
     ("words", "nfe"),
     [
         (["experiment=digits_ddpm", "net.width=8", *LEARNED], 5),
-        (["experiment=mixture_ddpm", "net.width=8", "sampler=heun", "callbacks.pictures=null"], 9),
+        (["experiment=mixture_ddpm", "net.width=8", "sampler=heun", "callbacks.sample_images=null"], 9),
     ],
     ids=["images, with a learned variance", "points, two evaluations a step"],
 )

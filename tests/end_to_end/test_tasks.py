@@ -10,7 +10,7 @@ from PIL import Image
 from tests.end_to_end.test_mistakes import assert_one_line
 
 IMAGES = ["experiment=digits_ddpm", "net.num_classes=10", "module.conditional=true", "guidance=cfg"]
-SMALL = ["trainer=cpu", "net.width=8", "callbacks.pictures.n=0", "sampler.steps=2"]
+SMALL = ["trainer=cpu", "net.width=8", "callbacks.sample_images.n=0", "sampler.steps=2"]
 COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=[]"]
 
 

@@ -36,7 +36,7 @@ def data_for(tmp_path, tiny_mnist, tiny_images):
 def test_every_experiment_runs_two_steps(command, tiny, data_for, tmp_path, name):
     dense = name.startswith(("mixture", "sine_denoiser", "sine_vlb"))  # whose net has no width
     drawn = name in ("sine_ddpm", "mnist_conditional", "mixture_ddpm", "cifar_conditional")  # one of each kind
-    left_out = ("net.",) * dense + ("callbacks.pictures",) * drawn
+    left_out = ("net.",) * dense + ("callbacks.sample_images",) * drawn
     small = [word for word in tiny if not word.startswith(left_out)]
     small += [*data_for(name), "data.batch_size=16"]
     if name == "mnist_finetune":
@@ -58,8 +58,8 @@ def finished(tmp_path_factory) -> tuple[Path, str]:
         "net.width=8",
         "trainer.max_steps=40",
         "trainer.val_check_interval=20",
-        "callbacks.pictures.every_n_steps=20",
-        "callbacks.pictures.n=4",
+        "callbacks.sample_images.every_n_steps=20",
+        "callbacks.sample_images.n=4",
         "sampler.steps=3",
     ]
     done = subprocess.run([sys.executable, "-m", "src.train", *words], capture_output=True, text=True)
@@ -159,7 +159,7 @@ def test_epochs_on_the_command_line_replace_the_steps_of_the_experiment(command,
         "net.width=8",
         "trainer.max_epochs=2",
         "data.batch_size=500",
-        "callbacks.pictures.n=1",
+        "callbacks.sample_images.n=1",
         "sampler.steps=1",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
@@ -174,7 +174,7 @@ def test_max_time_ends_a_run_with_a_checkpoint(command, tmp_path):
         "trainer=cpu",
         "net.width=8",
         "trainer.max_time=00:00:00:02",
-        "callbacks.pictures.n=1",
+        "callbacks.sample_images.n=1",
         "sampler.steps=1",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
@@ -192,7 +192,7 @@ def test_early_stopping_on_request(command, tmp_path):
         "optimizer.lr=1e-30",
         "callbacks.early_stopping.patience=1",
         "trainer.val_check_interval=2",
-        "callbacks.pictures.n=1",
+        "callbacks.sample_images.n=1",
         "sampler.steps=1",
         f"hydra.run.dir={tmp_path / 'run'}",
     ]
@@ -209,7 +209,7 @@ def test_overfitting_one_batch_learns_it(command, tmp_path):
         "trainer=cpu",
         "net.width=16",
         "data.batch_size=8",
-        "callbacks.pictures.n=1",
+        "callbacks.sample_images.n=1",
         "sampler.steps=1",
         "trainer.max_steps=200",
         f"hydra.run.dir={tmp_path / 'run'}",

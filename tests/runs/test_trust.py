@@ -114,7 +114,7 @@ def test_saved_words_that_could_run_code(tmp_path, word):
 def test_saved_words_that_set_values(tmp_path):
     words = [
         "experiment=digits_ddpm", "net.width=8", "data.root=/a/../b c", "callbacks=[default,quality]", "+x.y=null",
-        "~callbacks.pictures", "run=/tmp/run", "net=unet,dit", "data.size=[16,16]", "hydra/launcher=parallel",
+        "~callbacks.sample_images", "run=/tmp/run", "net=unet,dit", "data.size=[16,16]", "hydra/launcher=parallel",
         "hydra.sweeper.n_trials=5", "optimizer._target_=torch.optim.SGD", "init_from=/a/b", "schedule=linear, cosine",
         "++task.mask='a=b'", "optimizer.lr=interval(1e-4,1e-2)",
     ]  # fmt: skip

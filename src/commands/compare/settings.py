@@ -11,7 +11,7 @@ from src.runs.check_config import key_depth
 from src.utils.paths import CONF
 
 # Where a run is and what it tells of itself; the seed has a column of its own.
-NOT_COMPARED = ("paths", "seed", "resume", "logger", "callbacks.pictures", "callbacks.progress")
+NOT_COMPARED = ("paths", "seed", "resume", "logger", "callbacks.sample_images", "callbacks.progress")
 BAGS = ("", "trainer", "callbacks", "module")  # of settings, each of which stands for itself
 MISSING = "–"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.callbacks.sample_images import Pictures
+from src.callbacks.sample_images import SampleImages
 from src.commands.cli import to_container
 from src.commands.config import hydra_run, resolve_config
 from src.commands.options import Train
@@ -64,8 +64,8 @@ def calculate(cfg: DictConfig, plan: Plan) -> Figures:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     module = build_module(cfg, callbacks, fake=True)
     costs = measure(module, data.shape, layout.batch, precision, on_gpu=here is None or here.type != "cpu")
-    pictures = next((c for c in callbacks if isinstance(c, Pictures) and not sharded), None)
-    grid = grid_of(pictures, module, data, length.steps)
+    sample_images = next((c for c in callbacks if isinstance(c, SampleImages) and not sharded), None)
+    grid = grid_of(sample_images, module, data, length.steps)
     if here is None:
         speed = plan.speed(precision)
     else:

@@ -19,7 +19,7 @@ from src.utils.paths import CONF
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")).absolute()
 # No pictures, and one batch of validation, at the end.
-NO_OTHER_WORK = ["callbacks.pictures=null", "trainer.limit_val_batches=1", "trainer.val_check_interval=1000000000"]
+NO_OTHER_WORK = ["callbacks.sample_images=null", "trainer.limit_val_batches=1", "trainer.val_check_interval=1000000000"]
 DIGITS = ["data.mirrors=[]"]  # nothing is downloaded in a bench: where there is no MNIST, 5,000 of its digits do
 
 

@@ -146,7 +146,7 @@ class Race:
             rates[precision] = {name: [] for name in (OURS, *PEERS)}
             for _ in range(rounds):
                 overrides = [f"trainer.max_steps={steps}", f"trainer.precision={ours}", *AT_FOUR_MILLION]
-                found = self.train("speed", [*overrides, "callbacks.pictures=null"])
+                found = self.train("speed", [*overrides, "callbacks.sample_images=null"])
                 rates[precision][OURS].append(128 / found["step_s"])
                 for name in PEERS:
                     found = self.peer(name, f"--steps={steps}", f"--precision={precision}")
