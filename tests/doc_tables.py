@@ -91,7 +91,7 @@ def header(file: Path, cited: bool) -> str:
     text = re.sub(rf"^{re.escape(str(file))}:\s*", "", " ".join(lines))
     if cited:
         text = CITATION.sub("", text)
-    if re.match(r"[a-z]+[\s,:;]", text):
+    if re.match(r"[a-z]+(?:-[a-z]+)?[\s,:;]", text):
         text = text[0].upper() + text[1:]
     text = CODE.sub(r"`\g<0>`", re.sub(r" \* ", r" \* ", text))
     return text if not text or text.endswith((".", ":", "?")) else f"{text}."

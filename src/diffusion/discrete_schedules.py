@@ -192,7 +192,7 @@ def constant(steps: Steps = 1000, beta: Positive = 0.01):
 
 @table
 def exponential(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.05):
-    r"""Variances that grow geometrically: :math:`\beta_k = \beta_\min (\beta_\max / \beta_\min)^{(k-1)/(T-1)}`."""
+    r"""Betas that grow geometrically: :math:`\beta_k = \beta_\min (\beta_\max / \beta_\min)^{(k-1)/(T-1)}`."""
     check_steps(steps)
     check_betas(beta_min, beta_max)
     return scaled(geometric(beta_min, beta_max, steps), "exponential")
@@ -200,7 +200,7 @@ def exponential(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positi
 
 @table
 def tanh(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02, width: Positive = 3.0):
-    r"""Variances that grow as :math:`\frac12 (1 + \tanh u)`, u from -width to width.
+    r"""Betas that grow as :math:`\frac12 (1 + \tanh u)`, u from -width to width.
 
     Since :math:`\frac12 (1 + \tanh u) = \operatorname{sigmoid}(2u)`, this is the schedule that other libraries call
     "sigmoid" of the betas. Source: Xu et al. 2022 (GeoDiff), arXiv:2203.02923, code.

@@ -32,7 +32,7 @@ class Variance(ABC):
 
 
 class FixedSmall(Variance):
-    """The variance of the posterior :math:`q(x_s | x_t, x_0)`."""
+    r"""The variance of the posterior :math:`q(x_s \mid x_t, x_0)`."""
 
     def between(self, small, large, output):
         return small
