@@ -66,7 +66,7 @@ def row(file: Path, page: Path) -> list[str]:
     source = "; ".join(dict.fromkeys(c.source for c in classes if c.source))
     lines = describe(header(file, cited=bool(source)), classes, page)
     if "_global_" in file.read_text():
-        last = " ".join(f"`{group}={choice}`" for group, choice in sorted(chosen(file).items()))
+        last = " ".join(f"`{group}={choice}`" for group, choice in sorted(shown(file).items()))
     else:
         last = " ".join(f"`{text}`" for text in settings(config))
     return [f"[`{file.stem}`]({link(file, page)})", "<br>".join(map(escape, lines)), escape(source), escape(last)]
@@ -128,24 +128,32 @@ def plain(value: Any) -> str:
     return str(value)
 
 
-def chosen(file: Path) -> dict[str, str]:
+def chosen(file: Path, framework: str | None = None) -> dict[str, str]:
     """The choices of an experiment or framework: of each group the outermost override wins, as in Hydra."""
     choices: dict[str, str] = {}
     included = []
     for entry in (yaml.load(file.read_text(), LOADER) or {}).get("defaults", []):
         if isinstance(entry, str):
-            included += [file.with_name(f"{entry}.yaml")] if entry != "_self_" else []
+            included += [entry] if entry != "_self_" else []
             continue
         (key, choice), *_ = entry.items()
         group = key.removeprefix("override ").removeprefix("optional ").partition("@")[0].lstrip("/")
-        if group.startswith("hydra"):
-            continue
-        choices.setdefault(group, str(choice))
-    if "framework" in choices:
-        included.append(CONF / "framework" / f"{choices['framework']}.yaml")
-    for other in included:
-        choices = chosen(other) | choices if other.exists() else choices
-    return choices
+        if group == "framework":
+            framework = framework or choice
+            included += [] if key.startswith("override ") else [group]
+        elif not group.startswith("hydra"):
+            choices.setdefault(group, str(choice))
+    for name in reversed(included):
+        other = CONF / "framework" / f"{framework}.yaml" if name == "framework" else file.with_name(f"{name}.yaml")
+        choices = chosen(other, framework) | choices
+    return choices | ({"framework": framework} if framework else {})
+
+
+def shown(file: Path) -> dict[str, str]:
+    """The choices without those that its framework makes anyway."""
+    choices = chosen(file)
+    implied = chosen(CONF / "framework" / f"{choices['framework']}.yaml") if "framework" in choices else {}
+    return {group: choice for group, choice in choices.items() if implied.get(group) != choice}
 
 
 class Part:

@@ -268,6 +268,7 @@ CHECKS = {
     "features": check_features,
     "metrics": check_metrics,
     "experiment": check_whole,
+    "framework": check_whole,
     "time_grid": check_grid,
     "guidance": check_guidance,
     "logger": check_logger,
@@ -373,7 +374,18 @@ FROM_CODE = {
     "out_channels",
 }
 # Those of data are in tests/data.
-NOT_ALL_FOR_USERS = ("experiment", "debug", "sweep", "plan", "callbacks", "logger", "trainer", "optimizer", "data")
+NOT_ALL_FOR_USERS = (
+    "experiment",
+    "framework",
+    "debug",
+    "sweep",
+    "plan",
+    "callbacks",
+    "logger",
+    "trainer",
+    "optimizer",
+    "data",
+)
 PARTS = [(group, name) for group, name in FILES if group not in NOT_ALL_FOR_USERS]
 
 

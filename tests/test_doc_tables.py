@@ -82,7 +82,8 @@ def composed_choices():
 
     def choices(name: str) -> dict:
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-            return dict(compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices)
+            found = dict(compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices)
+        return found | {"framework": found.get("framework@_global_")}
 
     return choices
 

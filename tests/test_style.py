@@ -59,6 +59,11 @@ def test_imports_point_down(path):
         }
 
 
+def test_the_help_waits_for_no_torch():
+    code = "import src.train, src.sample, src.evaluate, src.compare, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
 def lines_of_code(path: Path) -> int:
     """Lines that are neither blank nor comments nor docstrings."""
     code = {

@@ -57,7 +57,7 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
         saved.update({key: cfg[key] for key in cfg if key not in saved})
     for override in overrides:
         key = read(override).key
-        if key in ("experiment", "debug", "ema", "ema.sigma_rel"):
+        if key in ("experiment", "framework", "debug", "ema", "ema.sigma_rel"):
             raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
         if key != "resume":
             with open_dict(saved):
@@ -73,6 +73,8 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
     """
     named = {word.key: word.value for word in map(read, overrides)}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
+    if named.get("framework"):
+        reset_framework_parts(cfg, str(named["framework"]), overrides)
     if not chosen:
         return
     experiment = [word for word in overrides if read(word).key == "experiment"]
@@ -86,6 +88,30 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
                 if key not in own:
                     del cfg[group][key]
                 elif group == "net" and other_net and not OmegaConf.is_interpolation(cfg[group], key):
+                    cfg[group][key] = own[key]
+
+
+def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str]) -> None:
+    """Replace the numbers that the experiment gives to the parts of a framework by the framework's own.
+
+    `experiment=mnist_ddpm framework=edm` must not train EDM with the experiment's mean of another time sampler.
+    """
+    named = {read(word).key for word in overrides}
+    file = OmegaConf.load(CONF / "framework" / f"{framework}.yaml")
+    parts = {name.split("/")[-1]: part for entry in file.defaults for name, part in entry.items()}
+    before = compose("train", [word for word in overrides if read(word).key == "experiment"])
+    for group, part in parts.items():
+        if group in named:
+            continue
+        own = {**OmegaConf.to_container(group_defaults(group, part)), **(file.get(group) or {})}
+        node, old = OmegaConf.to_container(cfg[group]), OmegaConf.to_container(before[group])
+        with open_dict(cfg):
+            for key in node:
+                if f"{group}.{key}" in named:
+                    continue
+                if key not in own:
+                    del cfg[group][key]
+                elif node[key] == old.get(key):
                     cfg[group][key] = own[key]
 
 

@@ -7,8 +7,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from src.utils.errors import UserError
 
 
@@ -88,6 +86,8 @@ def write_whole(content: dict[str, Any], path: Path, name: str) -> None:
     Raises:
         UserError: where that fails, saying `name`; the old file is left as it was.
     """
+    import torch  # takes a second to import, which --help need not wait for
+
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(exist_ok=True)  # not what it is in, which a run has made
