@@ -93,7 +93,7 @@ def header(file: Path, cited: bool) -> str:
         text = CITATION.sub("", text)
     if re.match(r"[a-z]+(?:-[a-z]+)?[\s,:;]", text):
         text = text[0].upper() + text[1:]
-    text = CODE.sub(r"`\g<0>`", re.sub(r" \* ", r" \* ", text))
+    text = papers(CODE.sub(r"`\g<0>`", re.sub(r" \* ", r" \* ", text)))
     return text if not text or text.endswith((".", ":", "?")) else f"{text}."
 
 
