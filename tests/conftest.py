@@ -20,8 +20,7 @@ os.environ["DIFFUSION_LAB_OUTPUTS"] = tempfile.mkdtemp()
 TYPECHECKER = "beartype.beartype(conf=beartype.BeartypeConf(is_pep484_tower=True))"
 jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYPECHECKER)
 
-from src.diffusion import discrete_schedules as tables  # noqa: E402 - the hook comes first
-from src.diffusion import schedules  # noqa: E402 - the hook comes first
+from src.diffusion import beta_schedules, discrete_schedules, schedules  # noqa: E402 - the hook comes first
 from src.metrics.features import trained  # noqa: E402
 from tests.helpers.pairwise import without_a_new_pair  # noqa: E402
 
@@ -45,23 +44,23 @@ class Trigonometric(schedules.Schedule):
 
 # Every process of the project, by its name in conf/schedule, and one of a user.
 SCHEDULES = {
-    "linear": tables.linear,
-    "scaled_linear": lambda: tables.quadratic(beta_min=0.00085, beta_max=0.012),
-    "quadratic": tables.quadratic,
-    "constant": tables.constant,
-    "exponential": tables.exponential,
-    "tanh": tables.tanh,
-    "cosine": tables.cosine,
-    "sigmoid": tables.sigmoid,
-    "laplace": schedules.Laplace,
+    "linear": beta_schedules.LinearSchedule,
+    "scaled_linear": beta_schedules.ScaledLinearSchedule,
+    "quadratic": beta_schedules.QuadraticSchedule,
+    "constant": beta_schedules.ConstantSchedule,
+    "exponential": beta_schedules.ExponentialSchedule,
+    "tanh": beta_schedules.TanhSchedule,
+    "cosine": beta_schedules.CosineSchedule,
+    "sigmoid": beta_schedules.SigmoidSchedule,
+    "laplace": schedules.LaplaceSchedule,
     "vp_sde": schedules.VPSDE,
     "sub_vp_sde": schedules.SubVPSDE,
-    "ve_sde": tables.ve_sde,
-    "edm": tables.edm,
+    "ve_sde": discrete_schedules.VESDE,
+    "edm": discrete_schedules.EDMSchedule,
     "flow": schedules.FlowSchedule,
-    "additive": tables.additive,
-    "zero_snr": lambda: tables.linear(zero_terminal_snr=True),
-    "shifted": lambda: tables.cosine(shift=2.0),
+    "additive": discrete_schedules.AdditiveSchedule,
+    "zero_snr": lambda: beta_schedules.LinearSchedule(zero_terminal_snr=True),
+    "shifted": lambda: beta_schedules.CosineSchedule(shift=2.0),
     "trigonometric": Trigonometric,
 }
 VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")

@@ -25,8 +25,8 @@ from src.commands.config import drop_incompatible_keys
 from src.commands.plan.device import Plan
 from src.data.base import DataModule
 from src.data.digits import Digits
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Prediction
-from src.diffusion.discrete_schedules import cosine
 from src.diffusion.losses import Loss
 from src.diffusion.operators import Mask
 from src.diffusion.parameterizations import Parameterization
@@ -203,7 +203,7 @@ def check_is(group, kind, cfg, **arguments):
 
 def check_method(cfg):
     """Finds ones where they are known to be, in normal data."""
-    schedule = cosine()
+    schedule = CosineSchedule()
 
     def denoise(x_t, t, cond=None):
         alpha, sigma = schedule.alpha_sigma(t)

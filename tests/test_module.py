@@ -10,7 +10,7 @@ import torch
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.sample_images import SampleImages
 from src.diffusion.losses import MSE
-from src.diffusion.time_samplers import LossAware, Stratified, Uniform
+from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedTimeSampler, UniformTimeSampler
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import read_metrics
 from src.module import DiffusionModule
@@ -102,7 +102,7 @@ def test_labels_are_dropped_in_training_only_and_withheld_from_an_unconditional_
 # ---- times ----
 
 
-class Tilted(Uniform):
+class Tilted(UniformTimeSampler):
     """Times that ask for weights."""
 
     def importance(self, t):
@@ -128,7 +128,7 @@ def test_importance_multiplies_the_loss(tmp_path):
     (row,) = (r for r in read_metrics(tmp_path / "metrics.csv") if "train/loss" in r)
     assert row["train/loss"] == pytest.approx(((importance * losses).sum() / importance.sum()).item(), rel=1e-5)
     grown = make_kind("plain")
-    grown.time_sampler = Uniform()
+    grown.time_sampler = UniformTimeSampler()
     assert (weights(fit(tmp_path, grown, max_steps=4)[0]) - weights(module)).abs().max() > 1e-4
 
 
@@ -140,7 +140,7 @@ def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             self.totals.append(outputs["loss"].item())
 
-    for kind in ("plain", "loss_aware"):
+    for kind in ("plain", "loss_second_moment"):
         counter = Totals()
         counter.totals = []
         module, data = make_kind(kind, lr=0.0), Memory(n=800, batch_size=400)
@@ -149,7 +149,7 @@ def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
         losses = torch.stack([b["losses"] for b in watch.batches[1:]])  # the first step fills the memory
         totals = torch.tensor(counter.totals[1:])
         means[kind] = totals.mean(), totals.std() / len(totals) ** 0.5, losses.mean()
-    (uniform, error_1, _), (weighted, error_2, unweighted) = means["plain"], means["loss_aware"]
+    (uniform, error_1, _), (weighted, error_2, unweighted) = means["plain"], means["loss_second_moment"]
     error = (error_1**2 + error_2**2) ** 0.5
     assert abs(weighted - uniform) < 4 * error < 0.1 * uniform
     assert unweighted - uniform > 8 * error, "the times are not uniform"
@@ -157,8 +157,8 @@ def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
 
 def test_times_learn_from_the_losses_of_each_step(tmp_path):
     """All that was drawn is remembered, and what comes after is drawn accordingly."""
-    module, _, watch = fit(tmp_path, make_kind("loss_aware"), max_steps=12)
-    replayed = LossAware(bins=4, history=3)
+    module, _, watch = fit(tmp_path, make_kind("loss_second_moment"), max_steps=12)
+    replayed = LossSecondMomentTimeSampler(bins=4, history=3)
     for batch in watch.batches:
         replayed.observe(batch["t"], batch["losses"])
     assert torch.equal(module.time_sampler.losses, replayed.losses) and torch.equal(
@@ -169,7 +169,7 @@ def test_times_learn_from_the_losses_of_each_step(tmp_path):
     torch.testing.assert_close(module.time_sampler.probabilities(), 0.999 * root / root.sum() + 0.001 / 4)
     assert module.time_sampler.probabilities().std() > 0.02
     assert {"time_sampler.losses", "time_sampler.seen"} <= set(module.state_dict())
-    evenly = LossAware(bins=4, history=3)
+    evenly = LossSecondMomentTimeSampler(bins=4, history=3)
     keys = (0, "train", 11, "t")
     from_memory, from_none = (s(8, generator(*keys), module.denoiser.schedule) for s in (replayed, evenly))
     assert not torch.equal(from_memory, from_none)
@@ -185,7 +185,7 @@ def test_two_processes_tell_the_times_as_one_does():
         raise Sent(part)
 
     g = torch.Generator().manual_seed(0)
-    whole, *ranks = (make_kind("loss_aware") for _ in range(3))
+    whole, *ranks = (make_kind("loss_second_moment") for _ in range(3))
     whole._trainer = type("Trainer", (), {"world_size": 1})()
     for _ in range(5):
         t, losses = torch.rand(6, generator=g, dtype=torch.float64), torch.rand(6, generator=g)
@@ -233,7 +233,7 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
 def test_a_loss_that_leaves_a_part_untrained_is_refused():
     denoiser = make_kind("learned_variance").denoiser
     with pytest.raises(ValueError, match="use loss=hybrid"):
-        DiffusionModule(denoiser, MSE(v_weighting), Uniform(), torch.optim.Adam, constant, EMA)
+        DiffusionModule(denoiser, MSE(v_weighting), UniformTimeSampler(), torch.optim.Adam, constant, EMA)
 
 
 # ---- validation ----
@@ -256,7 +256,7 @@ def test_validation_is_the_mean_over_all_samples(tmp_path):
     module.denoiser.eval()
     losses = []
     for i, x in enumerate(module.trainer.datamodule.val_set.x.split(8)):
-        t, noise, _ = module.draw(x, len(x), Stratified(), "validation", i)
+        t, noise, _ = module.draw(x, len(x), StratifiedTimeSampler(), "validation", i)
         losses.append(module.loss(module.denoiser, x, t, noise).detach())
     assert [len(part) for part in losses] == [8, 2]
     assert watch.validations[-1][1]["val/loss_raw"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)

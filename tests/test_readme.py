@@ -86,7 +86,7 @@ def test_its_commands(run, workplace, tiny_mnist, capsys):
             assert not exit.code, f"{command}\n{capsys.readouterr()}"
     configs = workplace.glob("outputs/sweeps/sine_ddpm/*/*/config.yaml")
     targets = {yaml.safe_load(p.read_text())["schedule"]["_target_"] for p in configs}
-    assert targets == {"my_parts.Power", "src.diffusion.discrete_schedules.cosine"}
+    assert targets == {"my_parts.Power", "src.diffusion.beta_schedules.CosineSchedule"}
 
 
 def test_it_is_short():

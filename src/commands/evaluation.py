@@ -14,7 +14,7 @@ from omegaconf import DictConfig, open_dict
 from src.commands.cli import to_container
 from src.commands.inputs import load_data
 from src.commands.sampling import Sampling
-from src.diffusion.time_samplers import Fixed
+from src.diffusion.time_samplers import FixedTimeSampler
 from src.metrics.base import NOT_AVAILABLE, Measure, Section, Subject
 from src.metrics.features.base import Reference
 from src.metrics.human import Human, write_questions
@@ -87,7 +87,7 @@ class Evaluation:
         )
         with config_errors("metrics"):
             measures: dict[str, Measure] = {name: instantiate(node) for name, node in cfg.metrics.items()}
-        if get_object(trained.time_sampler._target_) is Fixed and x is None:
+        if get_object(trained.time_sampler._target_) is FixedTimeSampler and x is None:
             measures = without_samples(measures, "metrics" in named, cfg.human)
         check_counts(measures, subject)
         fitting = {name: m for name, m in measures.items() if is_applicable(name, m, subject, "metrics" in named)}

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from src.diffusion.clusters import Clusters
 from src.diffusion.parameterizations import Parameterization
-from src.diffusion.schedules import Schedule, Time, match
-from src.diffusion.variances import FixedSmall, Variance
+from src.diffusion.schedules import Schedule, Time, expand_like
+from src.diffusion.variances import FixedSmallVariance, Variance
 
 
 class Prediction(NamedTuple):
@@ -66,7 +66,7 @@ class Denoiser(nn.Module):
         self.net = net
         self.schedule = schedule
         self.parameterization = parameterization
-        self.variance = variance or FixedSmall()
+        self.variance = variance or FixedSmallVariance()
         self.self_conditioning = self_conditioning
         self.clusters = clusters
 
@@ -80,14 +80,14 @@ class Denoiser(nn.Module):
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
         c_in, c_skip, c_out, c_noise = self.parameterization.scalings(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
-        x_in = match(c_in, x_t) * x_t
+        x_in = expand_like(c_in, x_t) * x_t
         if self.self_conditioning:
             if estimate is None:
                 estimate = self._first_estimate(x_t, t, cond)
             x_in = torch.cat([x_in, estimate], 1)
         # Autocast may hand back bf16; x_0 is a difference of close numbers and is taken in the precision of x_t.
         output, *more = self.net(x_in, c_noise, cond).to(x_t.dtype).chunk(self.variance.outputs, 1)
-        return Prediction(match(c_skip, x_t) * x_t + match(c_out, x_t) * output, *more)
+        return Prediction(expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output, *more)
 
     def told(self, x_0: Tensor, label: Tensor | None) -> Tensor | None:
         """What the network is told of given data: their clusters (B,), or the labels (B,) that they came with."""

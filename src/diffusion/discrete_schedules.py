@@ -14,13 +14,13 @@ from annotated_types import Ge
 from jaxtyping import Float
 from torch import Tensor
 
-from src.diffusion.log_snr_table import Nodes
+from src.diffusion.log_snr_table import LogSNRTable
 from src.diffusion.schedules import Positive, Schedule, check_betas, check_shift, variance_preserving
 
 Steps = Annotated[int, Ge(1)]
 
 
-class Table(Schedule):
+class DiscreteVP(Schedule):
     r"""A discrete variance-preserving process with the variances :math:`\beta_k`.
 
     .. math:: \alpha_{k/T}^2 = \prod_{i \le k} (1 - \beta_i), \quad \sigma^2 = 1 - \alpha^2
@@ -51,7 +51,7 @@ class Table(Schedule):
             log_alpha_2 = 2 * ((alpha - alpha[-1]) * alpha[0] / (alpha[0] - alpha[-1])).log()
         # Plain attributes, not buffers: moving the module to a device or to half precision must not touch them.
         log_snr = log_alpha_2 - torch.log(-torch.expm1(log_alpha_2))
-        self.nodes = Nodes(log_snr - 2 * torch.tensor(check_shift(shift), dtype=torch.float64).log())
+        self.nodes = LogSNRTable(log_snr - 2 * torch.tensor(check_shift(shift), dtype=torch.float64).log())
 
     def alpha_sigma(self, t):
         return variance_preserving(self.log_snr(t))
@@ -69,7 +69,7 @@ class Table(Schedule):
         return self.transition(k[:-1], k[1:])[1] ** 2
 
 
-class Ladder(Schedule):
+class DiscreteVE(Schedule):
     r"""A discrete variance-exploding process: :math:`x_{k/T} = x_0 + \sigma_k \epsilon`.
 
     Args:
@@ -87,7 +87,7 @@ class Ladder(Schedule):
             k = int(outside[0])
             raise ValueError(f"noise levels grow from 0, but sigma_{k + 1} = {sigmas[k]:.4g} after {below[k]:.4g}")
         self.steps = len(sigmas)
-        self.nodes = Nodes(-2 * sigmas.log())
+        self.nodes = LogSNRTable(-2 * sigmas.log())
 
     def alpha_sigma(self, t):
         sigma = torch.exp(-self.log_snr(t) / 2)
@@ -103,18 +103,20 @@ class Ladder(Schedule):
 # ---- ladders ----
 
 
-def ve_sde(steps: Steps = 1000, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0) -> Ladder:
+def VESDE(steps: Steps = 1000, sigma_min: Positive = 0.01, sigma_max: Positive = 50.0) -> DiscreteVE:
     r"""Geometric noise levels: those of NCSN with few steps, the variance-exploding SDE with many.
 
     .. math:: \sigma_k = \sigma_\min (\sigma_\max / \sigma_\min)^{(k - 1) / (T - 1)}
 
     Source: Song, Ermon 2019, arXiv:1907.05600, section 4; Song et al. 2021, arXiv:2011.13456, eq. 31 and appendix C.
     """
-    check_levels(steps, sigma_min, sigma_max)
-    return Ladder(geometric(sigma_min, sigma_max, steps))
+    _check_sigmas(steps, sigma_min, sigma_max)
+    return DiscreteVE(geomspace(sigma_min, sigma_max, steps))
 
 
-def edm(steps: Steps = 1000, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0) -> Ladder:
+def EDMSchedule(
+    steps: Steps = 1000, sigma_min: Positive = 0.002, sigma_max: Positive = 80.0, rho: Positive = 7.0
+) -> DiscreteVE:
     r"""The noise levels of EDM, so that equal steps of t are its time steps.
 
     .. math:: \sigma_k = \left(\sigma_\min^{1/\rho} + \tfrac{k - 1}{T - 1}
@@ -122,41 +124,41 @@ def edm(steps: Steps = 1000, sigma_min: Positive = 0.002, sigma_max: Positive = 
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 5 (there counted from the other end).
     """
-    check_levels(steps, sigma_min, sigma_max)
+    _check_sigmas(steps, sigma_min, sigma_max)
     if rho <= 0:
         raise ValueError(f"schedule.rho is above 0, not {rho}")
     low, high = sigma_min ** (1 / rho), sigma_max ** (1 / rho)
-    return Ladder(torch.linspace(low, high, steps, dtype=torch.float64) ** rho)
+    return DiscreteVE(torch.linspace(low, high, steps, dtype=torch.float64) ** rho)
 
 
-def additive(steps: Steps = 10, scale: Positive = 0.1) -> Ladder:
+def AdditiveSchedule(steps: Steps = 10, scale: Positive = 0.1) -> DiscreteVE:
     r"""The textbook process :math:`x_k = x_{k-1} + \text{scale} \cdot z_k`, so that
     :math:`\sigma_k = \text{scale} \sqrt{k}`.
     """
-    check_steps(steps)
-    return Ladder(scale * torch.arange(1, steps + 1, dtype=torch.float64).sqrt())
+    _check_steps(steps)
+    return DiscreteVE(scale * torch.arange(1, steps + 1, dtype=torch.float64).sqrt())
 
 
 # ---- tables ----
 
 
-def table(betas: Callable[..., Tensor]) -> Callable[..., Table]:
+def table(betas: Callable[..., Tensor]) -> Callable[..., DiscreteVP]:
     """Make a function that gives betas give their Table, and take the options of that beside its own arguments."""
 
     def make(*args, zero_terminal_snr: bool = False, shift: Positive = 1.0, **kwargs):  # type: ignore[no-untyped-def]
-        return Table(betas(*args, **kwargs), zero_terminal_snr, shift)
+        return DiscreteVP(betas(*args, **kwargs), zero_terminal_snr, shift)
 
     own, options = inspect.signature(betas), inspect.signature(make).parameters
     named = [options["zero_terminal_snr"], options["shift"]]
     make.__name__, make.__qualname__, make.__module__ = betas.__name__, betas.__qualname__, betas.__module__
     make.__doc__ = betas.__doc__
-    make.__signature__ = own.replace(parameters=[*own.parameters.values(), *named], return_annotation=Table)  # type: ignore[attr-defined]
-    make.__annotations__ = {**make.__annotations__, **betas.__annotations__, "return": Table}
+    make.__signature__ = own.replace(parameters=[*own.parameters.values(), *named], return_annotation=DiscreteVP)  # type: ignore[attr-defined]
+    make.__annotations__ = {**make.__annotations__, **betas.__annotations__, "return": DiscreteVP}
     return make
 
 
 @table
-def linear(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
+def LinearSchedule(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
     r"""Betas that grow linearly from `beta_min` to `beta_max`.
 
     Here and below these two are stated for T = 1000 and scaled by 1000 / T otherwise, so that the amount of noise at
@@ -164,54 +166,54 @@ def linear(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4.
     """
-    check_steps(steps)
-    return scaled(torch.linspace(beta_min, beta_max, steps, dtype=torch.float64), "linear")
+    _check_steps(steps)
+    return rescale_to_steps(torch.linspace(beta_min, beta_max, steps, dtype=torch.float64), "linear")
 
 
 @table
-def quadratic(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
+def QuadraticSchedule(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02):
     r"""Betas whose square roots grow linearly.
 
     Source: "quad" in the code of Ho et al. 2020; as "scaled linear", from 0.00085 to 0.012, in latent diffusion
     (Rombach et al. 2022, arXiv:2112.10752).
     """
-    check_steps(steps)
+    _check_steps(steps)
     check_betas(beta_min, beta_max)
-    return scaled(torch.linspace(beta_min**0.5, beta_max**0.5, steps, dtype=torch.float64) ** 2, "quadratic")
+    return rescale_to_steps(torch.linspace(beta_min**0.5, beta_max**0.5, steps, dtype=torch.float64) ** 2, "quadratic")
 
 
 @table
-def constant(steps: Steps = 1000, beta: Positive = 0.01):
+def ConstantSchedule(steps: Steps = 1000, beta: Positive = 0.01):
     r"""Constant betas, so that :math:`\alpha_t^2` decays exponentially.
 
     Source: Ho et al. 2020, arXiv:2006.11239, section 4 (compared there).
     """
-    check_steps(steps)
-    return scaled(torch.full((steps,), beta, dtype=torch.float64), "constant")
+    _check_steps(steps)
+    return rescale_to_steps(torch.full((steps,), beta, dtype=torch.float64), "constant")
 
 
 @table
-def exponential(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.05):
+def ExponentialSchedule(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.05):
     r"""Betas that grow geometrically: :math:`\beta_k = \beta_\min (\beta_\max / \beta_\min)^{(k-1)/(T-1)}`."""
-    check_steps(steps)
+    _check_steps(steps)
     check_betas(beta_min, beta_max)
-    return scaled(geometric(beta_min, beta_max, steps), "exponential")
+    return rescale_to_steps(geomspace(beta_min, beta_max, steps), "exponential")
 
 
 @table
-def tanh(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02, width: Positive = 3.0):
+def TanhSchedule(steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02, width: Positive = 3.0):
     r"""Betas that grow as :math:`\frac12 (1 + \tanh u)`, u from -width to width.
 
     Since :math:`\frac12 (1 + \tanh u) = \operatorname{sigmoid}(2u)`, this is the schedule that other libraries call
     "sigmoid" of the betas. Source: Xu et al. 2022 (GeoDiff), arXiv:2203.02923, code.
     """
-    check_steps(steps)
+    _check_steps(steps)
     rise = (1 + torch.linspace(-width, width, steps, dtype=torch.float64).tanh()) / 2
-    return scaled(beta_min + (beta_max - beta_min) * rise, "tanh")
+    return rescale_to_steps(beta_min + (beta_max - beta_min) * rise, "tanh")
 
 
 @table
-def cosine(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_max: Positive = 0.999):
+def CosineSchedule(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_max: Positive = 0.999):
     r"""A squared cosine for :math:`\alpha^2`, which spends more time at medium noise.
 
     .. math:: \alpha_t^2 = f(t) / f(0), \quad f(t) = \cos^2\left(\frac{t + s}{1 + s} \frac{\pi}{2}\right), \quad
@@ -219,13 +221,13 @@ def cosine(steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_ma
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 17.
     """
-    check_steps(steps)
+    _check_steps(steps)
     nodes = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
-    return from_power(torch.cos((nodes + offset) / (1 + offset) * torch.pi / 2) ** 2, beta_max)
+    return betas_from_alpha_bar(torch.cos((nodes + offset) / (1 + offset) * torch.pi / 2) ** 2, beta_max)
 
 
 @table
-def sigmoid(
+def SigmoidSchedule(
     steps: Steps = 1000,
     start: float = -3.0,
     end: float = 3.0,
@@ -245,22 +247,22 @@ def sigmoid(
 
     Source: Jabri et al. 2023, arXiv:2212.11972, appendix B (algorithm 6).
     """
-    check_steps(steps)
+    _check_steps(steps)
     f = torch.sigmoid(torch.linspace(start, end, steps + 1, dtype=torch.float64) / tau)
-    return from_power(f[-1] - f, beta_max)
+    return betas_from_alpha_bar(f[-1] - f, beta_max)
 
 
-def geometric(low: float, high: float, steps: int) -> Tensor:
+def geomspace(low: float, high: float, steps: int) -> Tensor:
     """From low to high by equal factors."""
     return torch.linspace(math.log(low), math.log(high), steps, dtype=torch.float64).exp()
 
 
-def from_power(alpha_2: Tensor, beta_max: float) -> Tensor:
+def betas_from_alpha_bar(alpha_2: Tensor, beta_max: float) -> Tensor:
     r"""The betas of :math:`\alpha^2` at k = 0 .. T, up to a common factor."""
     return (1 - alpha_2[1:] / alpha_2[:-1]).clamp(max=beta_max)
 
 
-def scaled(betas: Tensor, name: str) -> Tensor:
+def rescale_to_steps(betas: Tensor, name: str) -> Tensor:
     """Betas stated for 1000 steps, for as many as they are."""
     betas = betas * (1000 / len(betas))
     if betas.max() >= 1:
@@ -272,14 +274,14 @@ def scaled(betas: Tensor, name: str) -> Tensor:
     return betas
 
 
-def check_steps(steps: int, least: int = 1) -> None:
+def _check_steps(steps: int, least: int = 1) -> None:
     """Refuse a table without entries."""
     if steps < least:
         raise ValueError(f"schedule.steps is at least {least}, not {steps}")
 
 
-def check_levels(steps: int, sigma_min: float, sigma_max: float) -> None:
+def _check_sigmas(steps: int, sigma_min: float, sigma_max: float) -> None:
     """Refuse a ladder that does not climb."""
-    check_steps(steps, 2)
+    _check_steps(steps, 2)
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < schedule.sigma_min < schedule.sigma_max is needed, not {sigma_min} and {sigma_max}")

@@ -9,20 +9,20 @@ import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.schedules import Schedule, match
+from src.diffusion.schedules import Schedule, expand_like
 
-Denoise = Callable[[Tensor, Tensor, Tensor | None], Prediction]
-Guidance = Callable[[Denoise, Schedule], Denoise]
+DenoiseFn = Callable[[Tensor, Tensor, Tensor | None], Prediction]
+Guidance = Callable[[DenoiseFn, Schedule], DenoiseFn]
 
 
 class NoGuidance:
     """No guidance."""
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         return denoise
 
 
-class ClassifierFree:
+class CFG:
     r"""Guide away from the unconditional prediction.
 
     .. math:: \hat x_0 = \hat x_0(\varnothing) + w\, (\hat x_0(y) - \hat x_0(\varnothing))
@@ -45,7 +45,7 @@ class ClassifierFree:
             raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
         self.scale, self.rescale = scale, rescale
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             if cond is None or self.scale == 1:
                 return denoise(x_t, t, cond)
@@ -55,14 +55,14 @@ class ClassifierFree:
             with_label, without = x_0.chunk(2)
             guided_x_0 = torch.lerp(without, with_label, self.scale)
             if self.rescale:
-                ratio = spread(with_label) / spread(guided_x_0)
+                ratio = std_per_sample(with_label) / std_per_sample(guided_x_0)
                 guided_x_0 = guided_x_0 * (1 + self.rescale * (ratio - 1))
             return Prediction(guided_x_0, None if variance is None else variance.chunk(2)[0])
 
         return guided
 
 
-class Interval:
+class IntervalGuidance:
     r"""Guide only between two noise levels, :math:`\text{low} \le \sigma_t / \alpha_t \le \text{high}`.
 
     Elsewhere it neither helps quality nor costs evaluations.
@@ -84,7 +84,7 @@ class Interval:
             raise ValueError(f"0 <= guidance.low < guidance.high is needed, not {low} and {high}")
         self.guidance, self.low, self.high = guidance, low, high
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         inside = self.guidance(denoise, schedule)
         conditional = getattr(self.guidance, "conditional", True)  # whether the label is the denoiser's too
 
@@ -117,25 +117,25 @@ class AutoGuidance:
     def __init__(self, guide: Denoiser, scale: float = 2.0):
         self.guide, self.scale = guide, scale
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             strong = denoise(x_t, t, cond)
             if self.scale == 1:
                 return strong
             guide = self.guide.to(x_t.device).eval()
-            weak = guide(*translate(x_t, t, schedule, guide.schedule), cond).x_0
+            weak = guide(*to_schedule(x_t, t, schedule, guide.schedule), cond).x_0
             return strong._replace(x_0=torch.lerp(weak, strong.x_0, self.scale))
 
         return guided
 
 
-def translate(x_t: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
+def to_schedule(x_t: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
     """The same noisy data on another schedule: where its log-SNR is that of t, and scaled as it is there."""
     alpha, sigma = schedule.alpha_sigma(t)
     if all(map(torch.equal, (alpha, sigma), other.alpha_sigma(t))):
         return x_t, t
     there = other.inverse_log_snr(schedule.log_snr(t))
-    return match(other.alpha_sigma(there)[1] / sigma, x_t) * x_t, there
+    return expand_like(other.alpha_sigma(there)[1] / sigma, x_t) * x_t, there
 
 
 class ClassifierGuidance:
@@ -161,7 +161,7 @@ class ClassifierGuidance:
                  conditional: bool = False):  # fmt: skip
         self.log_prob, self.scale, self.conditional = log_prob, scale, conditional
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond if self.conditional else None)
             alpha, sigma = schedule.alpha_sigma(t)
@@ -172,11 +172,11 @@ class ClassifierGuidance:
                 x = x_t.detach().clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), cond.clone()).sum(), x)
             gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
-            return prediction._replace(x_0=prediction.x_0 + match(gain, x_t) * gradient)
+            return prediction._replace(x_0=prediction.x_0 + expand_like(gain, x_t) * gradient)
 
         return guided
 
 
-def spread(x: Tensor) -> Tensor:
+def std_per_sample(x: Tensor) -> Tensor:
     """The standard deviation of each sample, (B, 1, ...)."""
     return x.flatten(1).std(1).view(-1, *[1] * (x.ndim - 1))

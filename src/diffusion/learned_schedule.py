@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from src.diffusion.schedules import Schedule, Time, variance_preserving
 
 
-class Learned(Schedule):
+class LearnedSchedule(Schedule):
     r"""Variance-preserving process with a monotone network for the log-SNR, trained to reduce the variance of the
     bound.
 

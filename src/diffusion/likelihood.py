@@ -10,7 +10,7 @@ from torch import Tensor
 from src.diffusion.schedules import Schedule
 
 
-class Likelihood(NamedTuple):
+class LogLikelihood(NamedTuple):
     """log_density: (B,), nats for a whole sample. nfe: evaluations of the denoiser, each with its backward passes."""
 
     log_density: Tensor
@@ -26,7 +26,7 @@ def ode_log_likelihood(
     sigma_max: float = 1e3,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-) -> Likelihood:
+) -> LogLikelihood:
     r"""Follows data up to noise and adds up how much the flow stretches.
 
     With :math:`y = x_t / \alpha_t`, :math:`u = \log(\sigma_t / \alpha_t)` and :math:`\hat x_0` as a function of y and u
@@ -73,7 +73,7 @@ def ode_log_likelihood(
     alpha, sigma = (v.item() for v in schedule.alpha_sigma(t_end))
     z = (alpha / sigma * path[-1]).flatten(1)
     log_prior = -0.5 * z.square().sum(1) - dimensions * (0.5 * math.log(2 * math.pi) + math.log(sigma / alpha))
-    return Likelihood(log_prior + stretches[-1], evaluations)
+    return LogLikelihood(log_prior + stretches[-1], evaluations)
 
 
 def last_time(schedule: Schedule, sigma_max: float) -> Tensor:

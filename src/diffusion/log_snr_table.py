@@ -7,7 +7,7 @@ from torch import Tensor
 from src.diffusion.schedules import Time
 
 
-class Nodes:
+class LogSNRTable:
     r"""A log-SNR known at t = k / T, k = 1 .. T.
 
     Between the nodes it is interpolated linearly; between t = 0, where it is infinite, and the first node

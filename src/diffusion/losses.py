@@ -19,8 +19,8 @@ from torch.nn import functional as F
 from src.diffusion import learned_schedule as learned
 from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.schedules import Schedule, Time, match
-from src.diffusion.vlb import prior_term, step_term
+from src.diffusion.schedules import Schedule, Time, expand_like
+from src.diffusion.vlb import prior_kl, vlb_term
 
 Weighting = Callable[[Schedule, Time], Time]
 
@@ -50,7 +50,7 @@ class Loss(ABC):
                 "this loss does not train the variance: use loss=hybrid, loss=vlb with loss.steps, or "
                 "variance=fixed_small"
             )
-        if isinstance(denoiser.schedule, learned.Learned) and not self.trains_schedule:
+        if isinstance(denoiser.schedule, learned.LearnedSchedule) and not self.trains_schedule:
             raise ValueError("this loss does not train the schedule: use loss=vlb loss.steps=null, or schedule=cosine")
 
     def check_data(self, x_0: Tensor) -> None:
@@ -82,7 +82,7 @@ class Weighted(Loss):
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
         predicted = denoiser(denoiser.schedule.add_noise(x_0, t, noise), t, cond).x_0
-        weight = match(self.weighting(denoiser.schedule, t), x_0)
+        weight = expand_like(self.weighting(denoiser.schedule, t), x_0)
         return self.compare(predicted, x_0, weight).flatten(1).mean(1)
 
 
@@ -105,7 +105,7 @@ class Huber(Weighted):
 
     def __init__(self, weighting: Weighting, delta: Annotated[float, Gt(0)] = 1.0):
         super().__init__(weighting)
-        self.delta = check_positive("delta", delta)
+        self.delta = _check_positive("delta", delta)
 
     def compare(self, predicted, x_0, weight):
         residual = weight.sqrt() * (predicted - x_0)
@@ -125,7 +125,7 @@ class PseudoHuber(Weighted):
 
     def __init__(self, weighting: Weighting, c: Annotated[float, Gt(0)] = 0.03):
         super().__init__(weighting)
-        self.c = check_positive("c", c)
+        self.c = _check_positive("c", c)
 
     def compare(self, predicted, x_0, weight):
         power = (weight.sqrt() * (predicted - x_0)).square().flatten(1).mean(1)
@@ -194,19 +194,19 @@ class VLB(Loss):
     trains_variance = True
 
     def __init__(self, steps: Annotated[int, Ge(1)] | None = 1000, bins: Annotated[int, Ge(2)] | None = None):
-        self.steps, self.bins = check_steps(steps), bins
+        self.steps, self.bins = _check_steps(steps), bins
         self.trains_variance, self.trains_schedule = steps is not None, steps is None
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
         if self.steps is None:
-            losses = MSE(weightings.likelihood)(denoiser, x_0, t, noise, cond)
-            if isinstance(denoiser.schedule, learned.Learned):
+            losses = MSE(weightings.likelihood_weighting)(denoiser, x_0, t, noise, cond)
+            if isinstance(denoiser.schedule, learned.LearnedSchedule):
                 denoiser.schedule.lower_variance(losses)
         else:
-            s, t = on_grid(t, self.steps)
+            s, t = round_to_step(t, self.steps)
             x_t = denoiser.schedule.add_noise(x_0, t, noise)
-            losses = self.steps * step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), self.bins)
-        return (losses + prior_term(denoiser.schedule, x_0)) / math.log(2)
+            losses = self.steps * vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), self.bins)
+        return (losses + prior_kl(denoiser.schedule, x_0)) / math.log(2)
 
 
 class Hybrid(Weighted):
@@ -231,20 +231,20 @@ class Hybrid(Weighted):
         bins: Annotated[int, Ge(2)] | None = None,
     ):
         super().__init__(weighting)
-        self.steps, self.scale, self.bins = check_steps(steps), scale, bins
+        self.steps, self.scale, self.bins = _check_steps(steps), scale, bins
 
     def compare(self, predicted, x_0, weight):
         return (weight.sqrt() * (predicted - x_0)).square()
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
-        s, t = on_grid(t, self.steps)
+        s, t = round_to_step(t, self.steps)
         x_t = denoiser.schedule.add_noise(x_0, t, noise)
         prediction = denoiser(x_t, t, cond)
-        weight = match(self.weighting(denoiser.schedule, t), x_0)
+        weight = expand_like(self.weighting(denoiser.schedule, t), x_0)
         simple = self.compare(prediction.x_0, x_0, weight).flatten(1).mean(1)
         still = Prediction(prediction.x_0.detach(), prediction.variance)
-        bound = self.steps * step_term(denoiser, x_0, x_t, s, t, still, self.bins)
-        return simple + self.scale * (bound + prior_term(denoiser.schedule, x_0)) / math.log(2)
+        bound = self.steps * vlb_term(denoiser, x_0, x_t, s, t, still, self.bins)
+        return simple + self.scale * (bound + prior_kl(denoiser.schedule, x_0)) / math.log(2)
 
     def check(self, denoiser):
         super().check(denoiser)
@@ -252,20 +252,20 @@ class Hybrid(Weighted):
             raise ValueError("loss=hybrid trains a learned variance: use variance=learned_range, or loss=mse")
 
 
-def on_grid(t: Time, steps: int) -> tuple[Time, Time]:
+def round_to_step(t: Time, steps: int) -> tuple[Time, Time]:
     """s and t of the step of k / T that holds t, of T = steps."""
     k = torch.ceil(t * steps - 1e-9 * steps).clamp(1, steps)
     return (k - 1) / steps, k / steps
 
 
-def check_steps(steps: int | None) -> int | None:
+def _check_steps(steps: int | None) -> int | None:
     """Refuse a bound without terms."""
     if steps is not None and steps < 1:
         raise ValueError(f"loss.steps is at least 1, not {steps}")
     return steps
 
 
-def check_positive(name: str, value: float) -> float:
+def _check_positive(name: str, value: float) -> float:
     """Refuse a scale that is none."""
     if value <= 0:
         raise ValueError(f"loss.{name} is above 0, not {value}")

@@ -14,7 +14,7 @@ from torch import Tensor
 FAINTEST = 1e-4
 
 
-class Measurement(ABC):
+class LinearOperator(ABC):
     """A linear operator A. A new one is three methods."""
 
     @abstractmethod
@@ -34,7 +34,7 @@ class Measurement(ABC):
         return self.transpose(self.solve(y))
 
 
-class Mask(Measurement):
+class Mask(LinearOperator):
     """Keeps the known elements; y is shaped as x, with zeros for the others.
 
     Args:
@@ -54,7 +54,7 @@ class Mask(Measurement):
         return y / (1 + ridge)
 
 
-class Average(Measurement):
+class Downsample(LinearOperator):
     """The mean of each block of elements: a smaller picture.
 
     Args:
@@ -80,7 +80,7 @@ class Average(Measurement):
         return y / (self.factor ** (2 - y.ndim) + ridge)
 
 
-class Grey(Measurement):
+class Grayscale(LinearOperator):
     """A weighted sum of the channels: a picture without its colours.
 
     Args:
@@ -106,7 +106,7 @@ class Grey(Measurement):
         return self.weights.to(x).view(-1, *[1] * (x.ndim - 2))
 
 
-class Blur(Measurement):
+class Blur(LinearOperator):
     r"""A Gaussian blur of what goes on around the edges as at the other side.
 
     .. math:: \mathcal{F}[A x](f) = e^{-(2 \pi w)^2 |f|^2 / 2}\, \mathcal{F}[x](f)

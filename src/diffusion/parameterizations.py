@@ -15,7 +15,7 @@ from annotated_types import Ge, Gt
 from src.diffusion.schedules import Schedule, Time
 
 
-class Scalings(NamedTuple):
+class Preconditioning(NamedTuple):
     """The four coefficients, float64, each shaped as t."""
 
     c_in: Time
@@ -28,7 +28,7 @@ class Parameterization(ABC):
     """A new one is one method: four coefficients."""
 
     @abstractmethod
-    def scalings(self, schedule: Schedule, t: Time) -> Scalings:
+    def scalings(self, schedule: Schedule, t: Time) -> Preconditioning:
         """The coefficients at times t."""
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027 - most have nothing to refuse
@@ -43,10 +43,10 @@ class Eps(Parameterization):
 
     def scalings(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
-        return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / alpha, -sigma / alpha, 1000 * t)
+        return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / alpha, -sigma / alpha, 1000 * t)
 
     def check(self, schedule):
-        check_signal(schedule, "eps")
+        _check_signal(schedule, "eps")
 
 
 class Score(Parameterization):
@@ -61,10 +61,10 @@ class Score(Parameterization):
 
     def scalings(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
-        return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / alpha, sigma / alpha, 1000 * t)
+        return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / alpha, sigma / alpha, 1000 * t)
 
     def check(self, schedule):
-        check_signal(schedule, "score")
+        _check_signal(schedule, "score")
 
 
 class X0(Parameterization):
@@ -75,7 +75,7 @@ class X0(Parameterization):
 
     def scalings(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
-        return Scalings((alpha**2 + sigma**2).rsqrt(), torch.zeros_like(alpha), torch.ones_like(alpha), 1000 * t)
+        return Preconditioning((alpha**2 + sigma**2).rsqrt(), torch.zeros_like(alpha), torch.ones_like(alpha), 1000 * t)
 
 
 class V(Parameterization):
@@ -91,7 +91,7 @@ class V(Parameterization):
     def scalings(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         power = alpha**2 + sigma**2
-        return Scalings(power.rsqrt(), alpha / power, -sigma * power.rsqrt(), 1000 * t)
+        return Preconditioning(power.rsqrt(), alpha / power, -sigma * power.rsqrt(), 1000 * t)
 
 
 class Flow(Parameterization):
@@ -107,7 +107,7 @@ class Flow(Parameterization):
     def scalings(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         both = alpha + sigma
-        return Scalings((alpha**2 + sigma**2).rsqrt(), 1 / both, -sigma / both, 1000 * t)
+        return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / both, -sigma / both, 1000 * t)
 
 
 class EDM(Parameterization):
@@ -136,7 +136,7 @@ class EDM(Parameterization):
         power = (alpha * self.sigma_data) ** 2 + sigma**2
         # Bounded where there is no noise, or nothing else, at a level that no training reaches.
         c_noise = (-125 * schedule.log_snr(t)).clamp(-5000, 5000)
-        return Scalings(
+        return Preconditioning(
             power.rsqrt(), alpha * self.sigma_data**2 / power, sigma * self.sigma_data * power.rsqrt(), c_noise
         )
 
@@ -166,7 +166,7 @@ class PosteriorMean(Parameterization):
         # Times within the first step have its coefficients, so that those at t = 0 are finite.
         later = t.clamp(min=1 / self.steps)
         a, b = posterior(schedule, later - 1 / self.steps, later)
-        return Scalings((alpha**2 + sigma**2).rsqrt(), -a / b, 1 / b, 1000 * t)
+        return Preconditioning((alpha**2 + sigma**2).rsqrt(), -a / b, 1 / b, 1000 * t)
 
 
 def posterior(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
@@ -180,7 +180,7 @@ def posterior(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
     return alpha_ts * (sigma_s / sigma_t) ** 2, alpha_s * (sigma_ts / sigma_t) ** 2
 
 
-def check_signal(schedule: Schedule, name: str) -> None:
+def _check_signal(schedule: Schedule, name: str) -> None:
     """Refuse a schedule without signal at t = 1, where this parameterization would divide by zero."""
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     if alpha < 1e-6 * sigma:

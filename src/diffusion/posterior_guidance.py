@@ -16,9 +16,9 @@ from annotated_types import Ge, Gt
 from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
-from src.diffusion.guidance import Denoise
-from src.diffusion.operators import Measurement
-from src.diffusion.schedules import Schedule, Time, match
+from src.diffusion.guidance import DenoiseFn
+from src.diffusion.operators import LinearOperator
+from src.diffusion.schedules import Schedule, Time, expand_like
 
 
 class DDNM:
@@ -42,25 +42,25 @@ class DDNM:
 
     def __init__(
         self,
-        measurement: Measurement,
+        measurement: LinearOperator,
         y: Tensor,
         noise: Annotated[float, Ge(0)] = 0.0,
         sigma_data: Annotated[float, Gt(0)] = 0.5,
     ):
         self.measurement, self.y, self.noise, self.sigma_data = measurement, y, noise, sigma_data
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond)
             residual = self.y - self.measurement(prediction.x_0)
-            ridge = self.noise**2 / spread(schedule, t, self.sigma_data)
-            solved = self.measurement.solve(residual, match(ridge, residual))
+            ridge = self.noise**2 / posterior_variance(schedule, t, self.sigma_data)
+            solved = self.measurement.solve(residual, expand_like(ridge, residual))
             return prediction._replace(x_0=prediction.x_0 + self.measurement.transpose(solved))
 
         return guided
 
 
-class Likelihood(ABC):
+class LikelihoodGuidance(ABC):
     r"""Adds the gradient of what the measurement has for likelihood, taken through the network.
 
     .. math:: \nabla \log p(x_t | y) = \nabla \log p(x_t) + \nabla \log p(y | x_t), \quad \text{that is} \quad
@@ -76,14 +76,14 @@ class Likelihood(ABC):
         scale: of the gradient.
     """
 
-    def __init__(self, measurement: Measurement, y: Tensor, noise: float = 0.0, scale: float = 1.0):
+    def __init__(self, measurement: LinearOperator, y: Tensor, noise: float = 0.0, scale: float = 1.0):
         self.measurement, self.y, self.noise, self.scale = measurement, y, noise, scale
 
     @abstractmethod
     def log_prob(self, residual: Tensor, schedule: Schedule, t: Time) -> Tensor:
         r""":math:`\log p(y | \hat x_0)` (B,), of :math:`y - A \hat x_0`, up to a constant."""
 
-    def __call__(self, denoise: Denoise, schedule: Schedule) -> Denoise:
+    def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             alpha, sigma = schedule.alpha_sigma(t)
             signal = (alpha > 1e-8 * sigma) & (sigma > 0)
@@ -95,13 +95,13 @@ class Likelihood(ABC):
                 log_prob = self.log_prob(self.y - self.measurement(x_0), schedule, t)
                 (gradient,) = torch.autograd.grad(log_prob.sum(), x)
             gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
-            guided_x_0 = x_0.detach() + match(gain, x_t) * gradient
+            guided_x_0 = x_0.detach() + expand_like(gain, x_t) * gradient
             return Prediction(guided_x_0, None if variance is None else variance.detach())
 
         return guided
 
 
-class PiGDM(Likelihood):
+class PiGDM(LikelihoodGuidance):
     r"""Pseudoinverse guidance: the likelihood of y under :math:`N(\hat x_0, r_t^2 I)`.
 
     .. math:: \nabla \log p(y | x_t) = \left(\frac{\partial \hat x_0}{\partial x_t}\right)^T A^T
@@ -119,7 +119,7 @@ class PiGDM(Likelihood):
 
     def __init__(
         self,
-        measurement: Measurement,
+        measurement: LinearOperator,
         y: Tensor,
         noise: Annotated[float, Ge(0)] = 0.0,
         scale: Annotated[float, Ge(0)] = 1.0,
@@ -129,12 +129,12 @@ class PiGDM(Likelihood):
         self.sigma_data = sigma_data
 
     def log_prob(self, residual, schedule, t):
-        variance = match(spread(schedule, t, self.sigma_data), residual)
+        variance = expand_like(posterior_variance(schedule, t, self.sigma_data), residual)
         solved = self.measurement.solve(residual, self.noise**2 / variance) / variance
         return -(residual * solved).flatten(1).sum(1) / 2
 
 
-class DPS(Likelihood):
+class DPS(LikelihoodGuidance):
     r"""Diffusion posterior sampling: the gradient of the distance to the measurement.
 
     .. math:: \nabla \log p(y | x_t) = -\zeta \nabla_{x_t} \|y - A \hat x_0\|^2, \quad
@@ -156,7 +156,7 @@ class DPS(Likelihood):
         return -2 * residual.flatten(1).norm(dim=1)
 
 
-def spread(schedule: Schedule, t: Time, sigma_data: float) -> Tensor:
+def posterior_variance(schedule: Schedule, t: Time, sigma_data: float) -> Tensor:
     r""":math:`r_t^2`, the variance of each element of x_0 given x_t; never quite 0, since it is divided by."""
     alpha, sigma = schedule.alpha_sigma(t)
     return (sigma**2 * sigma_data**2 / (alpha**2 * sigma_data**2 + sigma**2)).clamp(min=1e-12).detach()

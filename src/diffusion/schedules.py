@@ -78,7 +78,7 @@ class Schedule(nn.Module, ABC):
 
     def add_noise(self, x_0: Tensor, t: Time, noise: Tensor) -> Tensor:
         r""":math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`, in the precision and on the device of `x_0`."""
-        alpha, sigma = (match(v, x_0) for v in self.alpha_sigma(t))
+        alpha, sigma = (expand_like(v, x_0) for v in self.alpha_sigma(t))
         return alpha * x_0 + sigma * noise
 
 
@@ -152,7 +152,7 @@ class FlowSchedule(Schedule):
         return torch.sigmoid(-half - torch.tensor(self.shift, dtype=torch.float64).log())
 
 
-class Laplace(Schedule):
+class LaplaceSchedule(Schedule):
     r"""A log-SNR with a Laplace distribution for uniform t, concentrated around its mean.
 
     .. math:: \lambda_t = \mu - b\, \operatorname{sgn}(\tfrac12 - t) \log(1 - 2 |t - \tfrac12|) - 2 \log s,
@@ -171,7 +171,7 @@ class Laplace(Schedule):
     def __init__(self, mean: float = 0.0, scale: Positive = 0.5, shift: Positive = 1.0):
         super().__init__()
         if scale <= 0:
-            raise ValueError(f"schedule.scale is above 0, not {scale}")
+            raise ValueError(f"schedule.scale must be > 0, got {scale}")
         self.mean, self.scale, self.shift = mean, scale, check_shift(shift)
 
     def alpha_sigma(self, t):
@@ -208,7 +208,7 @@ def derivative(f: Callable[[Time], Time], t: Time) -> Time:
         return torch.autograd.grad((f(t) + 0 * t).sum(), t)[0]
 
 
-def match(value: Tensor, x: Tensor) -> Tensor:
+def expand_like(value: Tensor, x: Tensor) -> Tensor:
     """Make times or coefficients multiply x: 0-dimensional ones pass, (B,) become (B, 1, ...) like x."""
     if value.ndim == 0:
         return value
@@ -218,11 +218,11 @@ def match(value: Tensor, x: Tensor) -> Tensor:
 def check_shift(shift: float) -> float:
     """Refuse a shift that is no factor."""
     if not 0 < shift < float("inf"):
-        raise ValueError(f"schedule.shift multiplies sigma / alpha and is above 0, not {shift}; 1 is none")
+        raise ValueError(f"schedule.shift must be finite and > 0, got {shift}; use 1 for no shift")
     return shift
 
 
 def check_betas(beta_min: float, beta_max: float) -> None:
     """Refuse rates that do not grow from something above 0."""
     if not 0 < beta_min <= beta_max:
-        raise ValueError(f"0 < schedule.beta_min <= schedule.beta_max is needed, not {beta_min} and {beta_max}")
+        raise ValueError(f"schedule must have 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")

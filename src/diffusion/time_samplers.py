@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from src.diffusion.schedules import Schedule, Time
 
 
-def stratified(n: int, generator: torch.Generator) -> Time:
+def stratified_uniform(n: int, generator: torch.Generator) -> Time:
     """Uniform numbers in [0, 1) that cover it evenly: one is drawn, the others follow at distances of 1 / n.
 
     Each alone is uniform, but the mean over them of whatever depends on them varies less.
@@ -30,7 +30,7 @@ class TimeSampler(ABC):
 
     def for_validation(self) -> "TimeSampler":
         """The times at which a model that is trained on these is validated: evenly spread ones, unless it knows few."""
-        return Stratified()
+        return StratifiedTimeSampler()
 
     def importance(self, t: Time) -> Time:
         """What to multiply the losses at t by, where the times are drawn only to lower the variance of the mean."""
@@ -40,7 +40,7 @@ class TimeSampler(ABC):
         """Told the losses of a global batch after each step."""
 
 
-class Uniform(TimeSampler):
+class UniformTimeSampler(TimeSampler):
     """Independent times, uniform in [t_min, 1].
 
     Args:
@@ -48,23 +48,23 @@ class Uniform(TimeSampler):
     """
 
     def __init__(self, t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5):
-        self.t_min = check_t_min(t_min)
+        self.t_min = _check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
         return self.t_min + (1 - self.t_min) * torch.rand(n, generator=generator, dtype=torch.float64)
 
 
-class Stratified(Uniform):
+class StratifiedTimeSampler(UniformTimeSampler):
     r"""Times that cover [t_min, 1] evenly: :math:`u_i = (u + i / n) \bmod 1` with one uniform u for the whole batch.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
     """
 
     def __call__(self, n, generator, schedule):
-        return self.t_min + (1 - self.t_min) * stratified(n, generator)
+        return self.t_min + (1 - self.t_min) * stratified_uniform(n, generator)
 
 
-class Fixed(TimeSampler):
+class FixedTimeSampler(TimeSampler):
     """A single time: the model becomes a plain denoiser at one noise level.
 
     Args:
@@ -85,7 +85,7 @@ class Fixed(TimeSampler):
         return self
 
 
-class DiscreteUniform(TimeSampler):
+class DiscreteUniformTimeSampler(TimeSampler):
     """Independent times, uniform on the nodes k / steps, k = 1 .. steps.
 
     Source: Ho et al. 2020, arXiv:2006.11239, algorithm 1.
@@ -100,7 +100,7 @@ class DiscreteUniform(TimeSampler):
         return torch.randint(1, self.steps + 1, (n,), generator=generator, dtype=torch.float64) / self.steps
 
 
-class LogNormal(TimeSampler):
+class LogNormalTimeSampler(TimeSampler):
     r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, for any schedule.
 
     They cover that distribution evenly over each batch; levels beyond the ends of the schedule are taken at its ends.
@@ -114,14 +114,14 @@ class LogNormal(TimeSampler):
         std: Annotated[float, Gt(0)] = 1.2,
         t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
     ):
-        self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
+        self.mean, self.std, self.t_min = mean, _check_std(std), _check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
-        log_ratio = self.mean + self.std * torch.special.ndtri(stratified(n, generator))
+        log_ratio = self.mean + self.std * torch.special.ndtri(stratified_uniform(n, generator))
         return schedule.inverse_log_snr(-2 * log_ratio).clamp(self.t_min, 1)
 
 
-class LogitNormal(TimeSampler):
+class LogitNormalTimeSampler(TimeSampler):
     r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favor the middle.
 
     Over each batch z covers N(0, 1) evenly.
@@ -135,14 +135,14 @@ class LogitNormal(TimeSampler):
         std: Annotated[float, Gt(0)] = 1.0,
         t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
     ):
-        self.mean, self.std, self.t_min = mean, check_std(std), check_t_min(t_min)
+        self.mean, self.std, self.t_min = mean, _check_std(std), _check_t_min(t_min)
 
     def __call__(self, n, generator, schedule):
-        z = torch.special.ndtri(stratified(n, generator))
+        z = torch.special.ndtri(stratified_uniform(n, generator))
         return torch.sigmoid(self.mean + self.std * z).clamp(self.t_min, 1)
 
 
-class LossAware(nn.Module, TimeSampler):
+class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
     r"""Importance sampling of times, in proportion to the root mean square of the loss in each bin.
 
     .. math:: p_j \propto \sqrt{E[L^2 \mid j]}, \quad \text{weight}_j = 1 / (J p_j)
@@ -175,7 +175,7 @@ class LossAware(nn.Module, TimeSampler):
                 "time_sampler.bins and time_sampler.history must be >= 1 and time_sampler.uniform_share in (0, 1], "
                 f"got {bins}, {history} and {uniform_share}"
             )
-        self.uniform_share, self.t_min = uniform_share, check_t_min(t_min)
+        self.uniform_share, self.t_min = uniform_share, _check_t_min(t_min)
         self.register_buffer("losses", torch.zeros(bins, history))
         self.register_buffer("seen", torch.zeros(bins, dtype=torch.int64))
 
@@ -210,14 +210,14 @@ class LossAware(nn.Module, TimeSampler):
         return (share * len(self.losses)).long().clamp(0, len(self.losses) - 1)
 
 
-def check_t_min(t_min: float) -> float:
+def _check_t_min(t_min: float) -> float:
     """Refuse a smallest time outside (0, 1)."""
     if not 0 < t_min < 1:
         raise ValueError(f"time_sampler.t_min must be in (0, 1), got {t_min}")
     return t_min
 
 
-def check_std(std: float) -> float:
+def _check_std(std: float) -> float:
     """Refuse a spread that is none."""
     if std <= 0:
         raise ValueError(f"time_sampler.std must be > 0, got {std}")

@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 import torch
 from torch import Tensor
 
-from src.diffusion.schedules import Schedule, Time, match
+from src.diffusion.schedules import Schedule, Time, expand_like
 
 
 class Variance(ABC):
@@ -27,25 +27,25 @@ class Variance(ABC):
 
     def log_variance(self, schedule: Schedule, s: Time, t: Time, like: Tensor, output: Tensor | None) -> Tensor:
         """log v of the step from t to s, to be broadcast against `like`, (B, C, *S)."""
-        small, large = (match(v, like) for v in bounds(schedule, s, t))
+        small, large = (expand_like(v, like) for v in log_variance_bounds(schedule, s, t))
         return self.between(small, large, output)
 
 
-class FixedSmall(Variance):
+class FixedSmallVariance(Variance):
     r"""The variance of the posterior :math:`q(x_s \mid x_t, x_0)`."""
 
     def between(self, small, large, output):
         return small
 
 
-class FixedLarge(Variance):
+class FixedLargeVariance(Variance):
     r"""The variance of the forward step, :math:`\beta_t`."""
 
     def between(self, small, large, output):
         return large
 
 
-class LearnedRange(Variance):
+class LearnedRangeVariance(Variance):
     r"""Interpolation between the fixed variances: :math:`\log v = \frac{1 + F}{2} \log v_\text{large} +
     \frac{1 - F}{2} \log v_\text{small}`.
 
@@ -59,7 +59,7 @@ class LearnedRange(Variance):
         return small + (large - small) * ((1 + output) / 2)
 
 
-class Learned(Variance):
+class LearnedVariance(Variance):
     r"""A free network output: :math:`\log v = \log v_\text{large} + F`.
 
     Source: Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2 and appendix D.
@@ -72,7 +72,7 @@ class Learned(Variance):
         return large + output
 
 
-def bounds(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
+def log_variance_bounds(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
     r"""The logarithms of the small and the large variance of the step from t to s, each shaped as t.
 
     .. math:: v_\text{small} = \frac{\sigma_s^2 \sigma_{t|s}^2}{\sigma_t^2}, \quad v_\text{large} = \sigma_{t|s}^2

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.parameterizations import posterior
-from src.diffusion.schedules import Schedule, Time, match
-from src.diffusion.variances import bounds
+from src.diffusion.schedules import Schedule, Time, expand_like
+from src.diffusion.variances import log_variance_bounds
 
 
 def normal_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tensor) -> Tensor:
@@ -27,7 +27,7 @@ def normal_kl(mean_1: Tensor, log_var_1: Tensor, mean_2: Tensor, log_var_2: Tens
     )
 
 
-def prior_term(schedule: Schedule, x_0: Tensor) -> Tensor:
+def prior_kl(schedule: Schedule, x_0: Tensor) -> Tensor:
     r""":math:`KL(q(x_1 | x_0) \Vert N(0, \sigma_1^2))`, (B,)."""
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     return (alpha * x_0 / sigma).square().flatten(1).mean(1) / 2
@@ -56,7 +56,7 @@ def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, bins: int | None) ->
     return -torch.where(x_0 < -edge, below, torch.where(x_0 > edge, above, inside))
 
 
-def step_term(
+def vlb_term(
     denoiser: Denoiser, x_0: Tensor, x_t: Tensor, s: Time, t: Time, prediction: Prediction, bins: int | None
 ) -> Tensor:
     """The term of the step from t to s, (B,): a KL divergence, and the decoder's where s = 0.
@@ -69,16 +69,16 @@ def step_term(
         bins: as in `decoder_nll`.
     """
     schedule = denoiser.schedule
-    of_x_t, of_x_0 = (match(v, x_0) for v in posterior(schedule, s, t))
-    true_log_var = match(bounds(schedule, s, t)[0], x_0)
+    of_x_t, of_x_0 = (expand_like(v, x_0) for v in posterior(schedule, s, t))
+    true_log_var = expand_like(log_variance_bounds(schedule, s, t)[0], x_0)
     log_var = denoiser.variance.log_variance(schedule, s, t, x_0, prediction.variance).expand_as(x_0)
     mean, true_mean = of_x_t * x_t + of_x_0 * prediction.x_0, of_x_t * x_t + of_x_0 * x_0
     kl = normal_kl(true_mean, true_log_var, mean, log_var)
-    return torch.where(match((s > 0), kl).bool(), kl, decoder_nll(x_0, mean, log_var, bins)).flatten(1).mean(1)
+    return torch.where(expand_like((s > 0), kl).bool(), kl, decoder_nll(x_0, mean, log_var, bins)).flatten(1).mean(1)
 
 
 @torch.no_grad()
-def variational_bound(
+def vlb_terms(
     denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Tensor | None = None,
     bins: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
@@ -101,7 +101,7 @@ def variational_bound(
         s = torch.full_like(t, (k - 1) / steps)
         z = torch.randn(x_0.shape, generator=noise, device=x_0.device, dtype=x_0.dtype)
         x_t = denoiser.schedule.add_noise(x_0, t, z)
-        terms.append(step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), bins))
+        terms.append(vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), bins))
     kl = torch.stack(terms, 1) / math.log(2)
-    prior = prior_term(denoiser.schedule, x_0) / math.log(2)
+    prior = prior_kl(denoiser.schedule, x_0) / math.log(2)
     return {"prior": prior, "kl": kl, "total": prior + kl.sum(1)}

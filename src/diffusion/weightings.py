@@ -31,12 +31,12 @@ def snr_at(schedule: Schedule, t: Time) -> Time:
     return schedule.log_snr(t).clamp(max=80).exp()
 
 
-def uniform(schedule: Schedule, t: Time) -> Time:
+def uniform_weighting(schedule: Schedule, t: Time) -> Time:
     """w = 1: the mean squared error of x_0."""
     return torch.ones_like(snr_at(schedule, t))
 
 
-def simple(schedule: Schedule, t: Time) -> Time:
+def simple_weighting(schedule: Schedule, t: Time) -> Time:
     r"""w = SNR: the mean squared error of the noise.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 14; as "SNR weighting" in Salimans, Ho 2022, arXiv:2202.00512, eq. 9.
@@ -52,7 +52,7 @@ def v_weighting(schedule: Schedule, t: Time) -> Time:
     return 1 + snr_at(schedule, t)
 
 
-def flow(schedule: Schedule, t: Time) -> Time:
+def flow_weighting(schedule: Schedule, t: Time) -> Time:
     r""":math:`w = ((\alpha_t + \sigma_t) / \sigma_t)^2`: the mean squared error of the flow's velocity.
 
     Source: Lipman et al. 2023, arXiv:2210.02747, eq. 23.
@@ -60,7 +60,7 @@ def flow(schedule: Schedule, t: Time) -> Time:
     return (1 + snr_at(schedule, t).sqrt()) ** 2
 
 
-def truncated_snr(schedule: Schedule, t: Time) -> Time:
+def truncated_snr_weighting(schedule: Schedule, t: Time) -> Time:
     """w = max(SNR, 1).
 
     Source: Salimans, Ho 2022, arXiv:2202.00512, eq. 10.
@@ -68,7 +68,7 @@ def truncated_snr(schedule: Schedule, t: Time) -> Time:
     return snr_at(schedule, t).clamp(min=1)
 
 
-def min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
+def min_snr_weighting(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
     r""":math:`w = \min(\text{SNR}, \gamma)`.
 
     Source: Hang et al. 2023, arXiv:2303.09556, section 3.4.
@@ -76,7 +76,7 @@ def min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -
     return snr_at(schedule, t).clamp(max=gamma)
 
 
-def soft_min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
+def soft_min_snr_weighting(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5.0) -> Time:
     r""":math:`w = \gamma\, \text{SNR} / (\text{SNR} + \gamma)`, a smooth minimum of the two.
 
     Source: Crowson et al. 2024, arXiv:2401.11605, eq. 4 (there with gamma = 4 for data of standard deviation 0.5).
@@ -85,7 +85,9 @@ def soft_min_snr(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 5
     return gamma * snr / (snr + gamma)
 
 
-def p2(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 1.0, k: Annotated[float, Gt(0)] = 1.0) -> Time:
+def p2_weighting(
+    schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 1.0, k: Annotated[float, Gt(0)] = 1.0
+) -> Time:
     r""":math:`w = \text{SNR} / (k + \text{SNR})^\gamma`, a lower weight for imperceptible details.
 
     Source: Choi et al. 2022, arXiv:2204.00227, eq. 8 (of the noise's error there).
@@ -94,7 +96,7 @@ def p2(schedule: Schedule, t: Time, gamma: Annotated[float, Ge(0)] = 1.0, k: Ann
     return snr / (k + snr) ** gamma
 
 
-def edm(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0)] = 0.5) -> Time:
+def edm_weighting(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0)] = 0.5) -> Time:
     r""":math:`w = (\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2 = \text{SNR} + 1 / \sigma_d^2` with
     :math:`\tilde\sigma = \sigma / \alpha`: unit weight for the output of `parameterization=edm`.
 
@@ -107,7 +109,7 @@ def edm(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0)] = 0.5) 
     return snr_at(schedule, t) + 1 / sigma_data**2
 
 
-def sigmoid(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
+def sigmoid_weighting(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
     r""":math:`\omega(\lambda) = \operatorname{sigmoid}(b - \lambda)`: with t uniform, one objective on every schedule.
 
     .. math:: w = -\tfrac12 \frac{d\lambda_t}{dt}\, \text{SNR} \operatorname{sigmoid}(b - \lambda_t)
@@ -123,7 +125,7 @@ def sigmoid(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
     return rate(schedule, t) * math.exp(bias) * torch.sigmoid(schedule.log_snr(t) - bias)
 
 
-def likelihood(schedule: Schedule, t: Time) -> Time:
+def likelihood_weighting(schedule: Schedule, t: Time) -> Time:
     r""":math:`\omega = 1`, that is :math:`w = -\tfrac12\, d\,\text{SNR} / dt`: with `loss=mse` and t uniform, the
     diffusion term of the negative variational bound, in nats per dimension.
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from src.diffusion.variances import FixedSmall, Variance
+from src.diffusion.variances import FixedSmallVariance, Variance
 from src.samplers.base import Sampler, transition
 
 
@@ -25,7 +25,7 @@ class DDPM(Sampler):
     2021, arXiv:2102.09672, section 4.
     """
 
-    variance: Variance = field(default_factory=FixedSmall)
+    variance: Variance = field(default_factory=FixedSmallVariance)
 
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)

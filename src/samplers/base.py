@@ -14,14 +14,14 @@ from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
 from src.diffusion.schedules import Schedule
-from src.samplers.time_grids import TimeGrid, uniform
+from src.samplers.time_grids import TimeGrid, uniform_time_grid
 from src.utils.seeding import generator
 
 Noise = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
-class Level:
+class NoiseLevel:
     """A noise level. Coefficients are Python floats, so float64 whatever the samples are, and cost nothing.
 
     Attributes:
@@ -53,7 +53,7 @@ class State(NamedTuple):
     x_0: Tensor | None
 
 
-class Denoise:
+class DenoiserMemory:
     """What a step calls to predict x_0; it clips, and remembers for as long as one trajectory lasts.
 
     Attributes:
@@ -65,13 +65,13 @@ class Denoise:
 
     def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
         self.predict, self.clip = predict, clip
-        self.history: deque[tuple[Level, Tensor]] = deque(maxlen=4)
+        self.history: deque[tuple[NoiseLevel, Tensor]] = deque(maxlen=4)
         self.last: Prediction | None = None
         self.x_0: Tensor | None = None
         self.memory: dict[str, Any] = {}
         self.left = 0
 
-    def __call__(self, x_t: Tensor, level: Level) -> Tensor:
+    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
         said = self.predict(x_t, level.t)
         self.last = said if isinstance(said, Prediction) else Prediction(said)
         self.x_0 = self.clip(self.last.x_0)
@@ -103,16 +103,16 @@ class Sampler(ABC):
 
     schedule: Schedule
     steps: Annotated[int, Ge(1)] = 50
-    time_grid: TimeGrid = uniform
+    time_grid: TimeGrid = uniform_time_grid
     clip: Callable[[Tensor], Tensor] | None = None
-    _levels: dict[float, Level] = field(default_factory=dict, init=False, repr=False)
+    _levels: dict[float, NoiseLevel] = field(default_factory=dict, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.steps < 1:
             raise ValueError(f"sampler.steps is at least 1, not {self.steps}")
 
     @abstractmethod
-    def step(self, denoise: Denoise, x_t: Tensor, t: Level, s: Level, noise: Noise) -> Tensor:
+    def step(self, denoise: DenoiserMemory, x_t: Tensor, t: NoiseLevel, s: NoiseLevel, noise: Noise) -> Tensor:
         """x_s from x_t, for s < t.
 
         Args:
@@ -145,7 +145,7 @@ class Sampler(ABC):
             times: walk these instead, such as a part of a grid.
         """
         levels = self.levels(self.times(start) if times is None else times)
-        memory = Denoise(denoise, self.clip or no_clip)
+        memory = DenoiserMemory(denoise, self.clip or no_clip)
         yield State(levels[0].t, x_t, None)
         for i, (t, s) in enumerate(pairwise(levels)):
             memory.left = len(levels) - 1 - i
@@ -166,13 +166,13 @@ class Sampler(ABC):
         _, sigma = self.schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
         return sigma.detach() * noise(like)
 
-    def levels(self, times: Tensor) -> list[Level]:
+    def levels(self, times: Tensor) -> list[NoiseLevel]:
         """The levels of some times, all computed at once."""
         times = times.to(torch.float64)
         alpha, sigma = (v.tolist() for v in self.schedule.alpha_sigma(times))
-        return [Level(*level) for level in zip(times.unbind(), alpha, sigma, strict=True)]
+        return [NoiseLevel(*level) for level in zip(times.unbind(), alpha, sigma, strict=True)]
 
-    def level_at(self, half_log_snr: float) -> Level:
+    def level_at(self, half_log_snr: float) -> NoiseLevel:
         """The level with this log of alpha / sigma, or the end of the schedule that comes before it."""
         if half_log_snr not in self._levels:
             t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64))
@@ -180,19 +180,19 @@ class Sampler(ABC):
         return self._levels[half_log_snr]
 
 
-def transition(s: Level, t: Level) -> tuple[float, float]:
+def transition(s: NoiseLevel, t: NoiseLevel) -> tuple[float, float]:
     r""":math:`\alpha_{t|s}` and :math:`\sigma_{t|s}` of the way from s to the noisier t; see `Schedule.transition`."""
     rise = 2 * (t.half_log_snr - s.half_log_snr)
     return t.alpha / s.alpha, t.sigma * math.sqrt(-math.expm1(rise))
 
 
-def renoise(x_s: Tensor, s: Level, t: Level, noise: Noise) -> Tensor:
+def renoise(x_s: Tensor, s: NoiseLevel, t: NoiseLevel, noise: Noise) -> Tensor:
     """x_t from x_s, for t > s: a part of the forward process."""
     alpha_ts, sigma_ts = transition(s, t)
     return alpha_ts * x_s + sigma_ts * noise(x_s)
 
 
-def move(x_t: Tensor, x_0: Tensor, t: Level, s: Level) -> Tensor:
+def ddim_step(x_t: Tensor, x_0: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
     r""":math:`\alpha_s \hat x_0 + \sigma_s \hat\epsilon`, along a straight line of :math:`x / \alpha` over
     :math:`\sigma / \alpha`: a step of Euler's method, and of DDIM.
     """

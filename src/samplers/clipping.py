@@ -7,14 +7,14 @@ from annotated_types import Gt, Interval
 from torch import Tensor
 
 
-class Unclipped:
+class NoClip:
     """No clipping."""
 
     def __call__(self, x_0: Tensor) -> Tensor:
         return x_0
 
 
-class Static:
+class StaticClip:
     """Clip every element to [-bound, bound]; no clipping if bound is None."""
 
     def __init__(self, bound: Annotated[float, Gt(0)] | None = 1.0):
@@ -26,7 +26,7 @@ class Static:
         return x_0 if self.bound is None else x_0.clamp(-self.bound, self.bound)
 
 
-class Dynamic:
+class DynamicClip:
     r"""Clip each sample to [-s, s], where s is a quantile of its absolute values, and rescale it to [-bound, bound].
 
     .. math:: \hat x_0 \leftarrow \operatorname{clip}(\hat x_0, -s, s) \cdot \text{bound} / s, \quad

@@ -13,7 +13,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from src.samplers.base import Denoise, Level, Sampler, move
+from src.samplers.base import DenoiserMemory, NoiseLevel, Sampler, ddim_step
 
 
 @dataclass
@@ -37,7 +37,7 @@ class DPMpp2M(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_eta(self.eta)
+        _check_eta(self.eta)
 
     def step(self, denoise, x_t, t, s, noise):
         data = denoise(x_t, t)
@@ -49,7 +49,7 @@ class DPMpp2M(Sampler):
 
 
 @dataclass
-class DPMpp3M(Sampler):
+class DPMpp3MSDE(Sampler):
     r"""DPM-Solver++ (3M), a parabola through the last three predictions, as an ODE (eta = 0) or SDE (eta = 1).
 
     .. math:: x_s = \frac{\sigma_s}{\sigma_t} e^{-\eta h} x_t + \alpha_s \left((1 - e^{-k}) \hat x_0
@@ -68,7 +68,7 @@ class DPMpp3M(Sampler):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_eta(self.eta)
+        _check_eta(self.eta)
 
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)
@@ -124,11 +124,11 @@ class UniPC(Sampler):
         denoise.memory["corrected"] = x_t, order
         points = list(denoise.history)[-order:]
         if math.isinf(s.half_log_snr - t.half_log_snr):
-            return move(x_t, x_0, t, s)
+            return ddim_step(x_t, x_0, t, s)
         return self.update(x_t, points, t, s, None)
 
     def update(
-        self, x_t: Tensor, points: list[tuple[Level, Tensor]], t: Level, s: Level, coming: Tensor | None
+        self, x_t: Tensor, points: list[tuple[NoiseLevel, Tensor]], t: NoiseLevel, s: NoiseLevel, coming: Tensor | None
     ) -> Tensor:
         """From t to s, with the predictions at some points, the last of them at t, and maybe the one at s."""
         h = s.half_log_snr - t.half_log_snr
@@ -137,7 +137,7 @@ class UniPC(Sampler):
         differences = [x - x_0 for _, x in points[:-1]]
         if coming is not None:
             at, differences = [*at, 1.0], [*differences, coming - x_0]
-        x_s = move(x_t, x_0, t, s)
+        x_s = ddim_step(x_t, x_0, t, s)
         if not at:
             return x_s
         rho = unipc_weights(at, h) if len(at) > 1 else [0.5]
@@ -189,14 +189,14 @@ class AdamsBashforth(Sampler):
             y_s = y + width / 2 * (v + v_s)
         return math.hypot(s.alpha, s.sigma) * y_s
 
-    def on_circle(self, denoise: Denoise, x_t: Tensor, t: Level) -> tuple[Tensor, Tensor]:
+    def on_circle(self, denoise: DenoiserMemory, x_t: Tensor, t: NoiseLevel) -> tuple[Tensor, Tensor]:
         """y and v at a level."""
         radius = math.hypot(t.alpha, t.sigma)
         x_0 = denoise(x_t, t)
         return x_t / radius, (t.alpha * t.eps(x_t, x_0) - t.sigma * x_0) / radius
 
 
-def angle(level: Level) -> float:
+def angle(level: NoiseLevel) -> float:
     r""":math:`\arctan(\sigma / \alpha)`."""
     return math.atan2(level.sigma, level.alpha)
 
@@ -208,17 +208,17 @@ def adams_weights(slopes: list[tuple[float, Tensor]], width: float) -> list[floa
     return torch.linalg.solve(powers, 1 / torch.arange(1.0, len(u) + 1, dtype=torch.float64)).tolist()
 
 
-def exponential_step(x_t: Tensor, data: Tensor, t: Level, s: Level, eta: float, noise) -> Tensor:  # type: ignore[no-untyped-def]
+def exponential_step(x_t: Tensor, data: Tensor, t: NoiseLevel, s: NoiseLevel, eta: float, noise) -> Tensor:  # type: ignore[no-untyped-def]
     """x_s for constant predicted data, with the noise of the reverse SDE times eta."""
     if eta == 0:
-        return move(x_t, data, t, s)
+        return ddim_step(x_t, data, t, s)
     h = s.half_log_snr - t.half_log_snr
     kept = s.sigma / t.sigma * math.exp(-eta * h)
     x_s = kept * x_t + s.alpha * -math.expm1(-(1 + eta) * h) * data
     return x_s + s.sigma * math.sqrt(-math.expm1(-2 * eta * h)) * noise(x_t) if s.sigma > 0 else x_s
 
 
-def check_eta(eta: float) -> None:
+def _check_eta(eta: float) -> None:
     """Refuse noise below none."""
     if eta < 0:
         raise ValueError(f"sampler.eta is at least 0, not {eta}")

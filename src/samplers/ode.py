@@ -11,7 +11,7 @@ import torch
 from annotated_types import Ge, Gt, Le
 from torch import Tensor
 
-from src.samplers.base import Level, Noise, Sampler, move, renoise
+from src.samplers.base import Noise, NoiseLevel, Sampler, ddim_step, renoise
 
 
 @dataclass
@@ -24,7 +24,7 @@ class Euler(Sampler):
     """
 
     def step(self, denoise, x_t, t, s, noise):
-        return move(x_t, denoise(x_t, t), t, s)
+        return ddim_step(x_t, denoise(x_t, t), t, s)
 
 
 @dataclass
@@ -62,16 +62,16 @@ class Heun(Sampler):
     def step(self, denoise, x_t, t, s, noise):
         x_t, t = self.stir(x_t, t, noise)
         x_0 = denoise(x_t, t)
-        x_s = move(x_t, x_0, t, s)
+        x_s = ddim_step(x_t, x_0, t, s)
         if s.sigma == 0:
             return x_s
         return x_s + self.gain(t, s) * (denoise(x_s, s) - x_0)
 
-    def gain(self, t: Level, s: Level) -> float:
+    def gain(self, t: NoiseLevel, s: NoiseLevel) -> float:
         """By how much the change of the predicted data corrects Euler's step."""
         return (s.alpha * t.sigma / s.sigma - t.alpha) / 2
 
-    def stir(self, x_t: Tensor, t: Level, noise: Noise) -> tuple[Tensor, Level]:
+    def stir(self, x_t: Tensor, t: NoiseLevel, noise: Noise) -> tuple[Tensor, NoiseLevel]:
         """The sample and its level after the churn."""
         gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
         ratio = math.exp(-t.half_log_snr)
@@ -139,7 +139,7 @@ class Restart(Heun):
 
 
 @dataclass
-class DPM2S(Sampler):
+class DPMpp2S(Sampler):
     r"""DPM-Solver++ (2S): one evaluation at t and one halfway to s in log-SNR. Second order; two evaluations a step.
 
     .. math:: u = \frac{\sigma_m}{\sigma_t} x_t + \alpha_m (1 - e^{-h/2})\, \hat x_0(x_t), \quad
@@ -155,6 +155,6 @@ class DPM2S(Sampler):
         x_0 = denoise(x_t, t)
         h = s.half_log_snr - t.half_log_snr
         if math.isinf(h):
-            return move(x_t, x_0, t, s)
+            return ddim_step(x_t, x_0, t, s)
         middle = self.level_at(t.half_log_snr + h / 2)
-        return move(x_t, denoise(move(x_t, x_0, t, middle), middle), t, s)
+        return ddim_step(x_t, denoise(ddim_step(x_t, x_0, t, middle), middle), t, s)

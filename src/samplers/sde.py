@@ -9,7 +9,7 @@ from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 from src.samplers.ancestral import DDPM
-from src.samplers.base import Denoise, Level, Noise, Sampler
+from src.samplers.base import DenoiserMemory, Noise, NoiseLevel, Sampler
 
 
 @dataclass
@@ -41,11 +41,11 @@ class EulerMaruyama(Sampler):
         mean = (1 - width * drift - pull) * x_t + pull * t.alpha * denoise(x_t, t)
         return mean + math.sqrt(diffusion * width) * noise(x_t) if s.t > 0 else mean
 
-    def levels(self, times: Tensor) -> list[Level]:
+    def levels(self, times: Tensor) -> list[NoiseLevel]:
         self.add_rates(times)
         return super().levels(times)
 
-    def rates(self, t: Level) -> tuple[float, float]:
+    def rates(self, t: NoiseLevel) -> tuple[float, float]:
         """f and g² at a level."""
         if float(t.t) not in self._rates:
             self.add_rates(t.t[None])
@@ -145,7 +145,7 @@ class AnnealedLangevin(Sampler):
         return s.alpha / t.alpha * x_t if t.alpha > t.sigma else x_t
 
 
-def langevin(denoise: Denoise, x: Tensor, level: Level, size: float, noise: Noise) -> Tensor:
+def langevin(denoise: DenoiserMemory, x: Tensor, level: NoiseLevel, size: float, noise: Noise) -> Tensor:
     r"""One step of Langevin dynamics at a level.
 
     .. math:: x \leftarrow x + \tfrac{\eta}{2} \nabla \log p(x) + \sqrt{\eta}\, z, \quad

@@ -17,18 +17,18 @@ from src.diffusion.schedules import Schedule
 TimeGrid = Callable[[Schedule, int, float], Tensor]
 
 
-def uniform(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+def uniform_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     """Equal steps of t."""
     return torch.linspace(start, 0, steps + 1, dtype=torch.float64)
 
 
-def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+def trailing_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     """Equal steps of t from the noisy end, rounded to the nodes of a discrete schedule.
 
     Source: Lin et al. 2024, arXiv:2305.08891, table 2.
     """
     nodes = getattr(schedule, "steps", 0)
-    times = uniform(schedule, steps, start)
+    times = uniform_time_grid(schedule, steps, start)
     rounded = (times[1:-1] * nodes).round() / nodes if nodes else times[1:-1]
     if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any() or (rounded >= start).any()):
         raise ValueError(
@@ -37,7 +37,7 @@ def trailing(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     return torch.cat([times[:1], rounded, times[-1:]])
 
 
-def quadratic(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
+def quadratic_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     """Equal steps of the square root of t: finer near the data.
 
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, appendix D.2.
@@ -45,7 +45,7 @@ def quadratic(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:
     return start * torch.linspace(1, 0, steps + 1, dtype=torch.float64) ** 2
 
 
-def karras(
+def karras_time_grid(
     schedule: Schedule,
     steps: int,
     start: float = 1.0,
@@ -57,14 +57,14 @@ def karras(
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
     """
-    check_levels(sigma_min, sigma_max)
-    return at_levels(
+    _check_sigmas(sigma_min, sigma_max)
+    return times_at_sigmas(
         schedule, start, sigma_max,
         lambda top: torch.linspace(top ** (1 / rho), sigma_min ** (1 / rho), steps, dtype=torch.float64) ** rho,
     )  # fmt: skip
 
 
-def log_snr(
+def log_snr_time_grid(
     schedule: Schedule,
     steps: int,
     start: float = 1.0,
@@ -75,11 +75,13 @@ def log_snr(
 
     Source: Lu et al. 2022, arXiv:2206.00927, section 3.3.
     """
-    check_levels(sigma_min, sigma_max)
-    return at_levels(schedule, start, sigma_max, lambda top: geometric([top, sigma_min], steps))
+    _check_sigmas(sigma_min, sigma_max)
+    return times_at_sigmas(schedule, start, sigma_max, lambda top: interpolate_log([top, sigma_min], steps))
 
 
-def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[Annotated[float, Gt(0)]] = ()) -> Tensor:
+def align_your_steps_time_grid(
+    schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[Annotated[float, Gt(0)]] = ()
+) -> Tensor:
     r"""Given noise levels :math:`\tilde\sigma`, falling, without the 0 at their end.
 
     Those below the noise of `start` are taken, interpolated in their logarithm for another number of steps.
@@ -92,12 +94,12 @@ def given(schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[A
 
     def from_top(top: float) -> Tensor:
         below = [level for level in falling if level < top] or falling[-1:]
-        return geometric([top, *below], steps)
+        return interpolate_log([top, *below], steps)
 
-    return at_levels(schedule, start, falling[0], from_top)
+    return times_at_sigmas(schedule, start, falling[0], from_top)
 
 
-def geometric(levels: Sequence[float], n: int) -> Tensor:
+def interpolate_log(levels: Sequence[float], n: int) -> Tensor:
     """n noise levels along the given ones, evenly in the index and linearly in the logarithm."""
     known = torch.tensor(levels, dtype=torch.float64).log()
     place = torch.linspace(0, len(levels) - 1, n, dtype=torch.float64)
@@ -105,7 +107,7 @@ def geometric(levels: Sequence[float], n: int) -> Tensor:
     return torch.lerp(known[below], known[below + 1], place - below).exp()
 
 
-def at_levels(schedule: Schedule, start: float, sigma_max: float, make: Callable[[float], Tensor]) -> Tensor:
+def times_at_sigmas(schedule: Schedule, start: float, sigma_max: float, make: Callable[[float], Tensor]) -> Tensor:
     """The times of the noise levels that `make` gives from the highest one, with `start` in the place of that."""
     begin = torch.tensor(start, dtype=torch.float64)
     top = min(sigma_max, float(torch.exp(-schedule.log_snr(begin) / 2)))
@@ -119,7 +121,7 @@ def at_levels(schedule: Schedule, start: float, sigma_max: float, make: Callable
     return times
 
 
-def check_levels(sigma_min: float, sigma_max: float) -> None:
+def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
     """Refuse levels that do not fall."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"0 < time_grid.sigma_min < time_grid.sigma_max is needed, not {sigma_min} and {sigma_max}")

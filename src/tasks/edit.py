@@ -8,7 +8,7 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from src.samplers.base import Level, move
+from src.samplers.base import NoiseLevel, ddim_step
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task, wanted
 from src.utils.errors import UserError
@@ -87,7 +87,7 @@ class Interpolate(Task):
         facts = {"ends": f"reconstructed to a root mean squared error of {float(error) / pipeline.data_scale:.3g}"}
         return Result(x, label=pipeline.cond, columns=len(u), facts=facts)
 
-    def encode(self, pipeline: Pipeline, indices: range, x: Tensor, levels: list[Level]) -> Tensor:
+    def encode(self, pipeline: Pipeline, indices: range, x: Tensor, levels: list[NoiseLevel]) -> Tensor:
         """The noise from which `decode` comes back to these indices of x."""
         denoise = pipeline.denoise(indices)
         first = levels[0]
@@ -98,16 +98,16 @@ class Interpolate(Task):
         for t, s in pairwise(levels):
             x_s = x_t
             for _ in range(self.iterations):  # x_s with move(x_s, s -> t) = x_t
-                x_s = move(x_t, denoise(x_s, s.t).x_0, t, s)
+                x_s = ddim_step(x_t, denoise(x_s, s.t).x_0, t, s)
             x_t = x_s
         return x_t.cpu()
 
-    def decode(self, pipeline: Pipeline, indices: range, z: Tensor, levels: list[Level]) -> Tensor:
+    def decode(self, pipeline: Pipeline, indices: range, z: Tensor, levels: list[NoiseLevel]) -> Tensor:
         """Deterministic DDIM from these indices of noise."""
         denoise = pipeline.denoise(indices)
         x = z[indices.start : indices.stop].to(pipeline.device)
         for t, s in pairwise(reversed(levels)):
-            x = move(x, denoise(x, t.t).x_0, t, s)
+            x = ddim_step(x, denoise(x, t.t).x_0, t, s)
         return denoise(x, levels[0].t).x_0.cpu()
 
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from src.diffusion.operators import Mask, Measurement
+from src.diffusion.operators import LinearOperator, Mask
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
@@ -39,7 +39,9 @@ class RePaint:
         if self.jump < 1 or self.repeats < 1:
             raise ValueError(f"jump and repeats are at least 1, not {self.jump} and {self.repeats}")
 
-    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+    def __call__(
+        self, pipeline: Pipeline, indices: range, measurement: LinearOperator, y: Tensor, noise: float
+    ) -> Tensor:
         if not isinstance(measurement, Mask) or noise > 0:
             raise UserError("method=repaint fills in what a mask hides, without noise; use method=ddnm or pigdm")
         sampler, draw, denoise = pipeline.sampler, pipeline.noise(indices), pipeline.denoise(indices)

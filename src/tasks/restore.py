@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.diffusion.guidance import Guidance
-from src.diffusion.operators import Average, Blur, Grey, Mask, Measurement
+from src.diffusion.operators import Blur, Downsample, Grayscale, LinearOperator, Mask
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Inputs, Result, Task, wanted
@@ -27,7 +27,9 @@ Shape = tuple[int, ...]
 class Method(Protocol):
     """Data from what was measured of them."""
 
-    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+    def __call__(
+        self, pipeline: Pipeline, indices: range, measurement: LinearOperator, y: Tensor, noise: float
+    ) -> Tensor:
         """The data of these indices, (len(indices), C, *S), for y of these indices."""
 
 
@@ -43,10 +45,12 @@ class Guided:
         sample: draw a sample instead, from noise, as the run's sampler does.
     """
 
-    guidance: Callable[[Measurement, Tensor, float], Guidance]
+    guidance: Callable[[LinearOperator, Tensor, float], Guidance]
     sample: bool = False
 
-    def __call__(self, pipeline: Pipeline, indices: range, measurement: Measurement, y: Tensor, noise: float) -> Tensor:
+    def __call__(
+        self, pipeline: Pipeline, indices: range, measurement: LinearOperator, y: Tensor, noise: float
+    ) -> Tensor:
         guidance = self.guidance(measurement, y, noise)
         if self.sample:
             return pipeline.sample_batch(indices, guidance=guidance)
@@ -70,7 +74,7 @@ class Restore(Task):
         noise: s, in the units of the data: images in [0, 1]. It is added where the truth is measured.
     """
 
-    measurement: Callable[[Shape], Measurement]
+    measurement: Callable[[Shape], LinearOperator]
     method: Method
     noise: float = 0.0
 
@@ -88,7 +92,7 @@ class Restore(Task):
             parts.append(self.method(pipeline, indices, measurement, some, self.noise * pipeline.data_scale).cpu())
         return Result(torch.cat(parts), {"input": enlarged(y, pipeline.shape)}, inputs.truth, pipeline.cond)
 
-    def measured(self, pipeline: Pipeline, measurement: Measurement, inputs: Inputs) -> Tensor:
+    def measured(self, pipeline: Pipeline, measurement: LinearOperator, inputs: Inputs) -> Tensor:
         """y (N, ...): given, or measured."""
         shape = measurement(torch.zeros(1, *pipeline.shape)).shape[1:]
         if inputs.x is None:
@@ -169,17 +173,17 @@ def boxed(box: Sequence[float] | None, size: Shape) -> Tensor:
     return inside
 
 
-def shrunk(factor: int, shape: Shape) -> Average:
+def shrunk(factor: int, shape: Shape) -> Downsample:
     if factor < 2 or any(n % factor for n in shape[1:]):
         size = " x ".join(map(str, shape[1:]))
         raise UserError(f"task.factor={factor} does not divide the size {size} of this run; use one that does, from 2")
-    return Average(factor)
+    return Downsample(factor)
 
 
-def greyed(weights: Sequence[float], shape: Shape) -> Grey:
+def greyed(weights: Sequence[float], shape: Shape) -> Grayscale:
     if shape[0] == 1 or shape[0] != len(weights):
         raise UserError(f"task=colourise wants a run of {len(weights)} channels, but this one has {shape[0]}")
-    return Grey(weights)
+    return Grayscale(weights)
 
 
 def blurred(width: float, shape: Shape) -> Blur:

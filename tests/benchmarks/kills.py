@@ -56,7 +56,7 @@ KINDS = {
     "points, loss-aware times": [
         "experiment=mixture_ddpm",
         "callbacks.sample_images=null",
-        "time_sampler=loss_aware",
+        "time_sampler=loss_second_moment",
         "time_sampler.bins=8",
         "data.n=1000",
         "data.batch_size=100",

@@ -22,7 +22,7 @@ from torch.nn import functional as F
 
 from src.commands.cli import user_errors
 from src.commands.sampling import build_pipeline
-from src.diffusion.operators import Mask, Measurement
+from src.diffusion.operators import LinearOperator, Mask
 from src.metrics.features.base import Features, Real, Reference
 from src.plots.comparison import comparison
 from src.runs.loading import load_denoiser
@@ -138,7 +138,7 @@ def restore(pipeline: Pipeline, task: Any, truth: Digits) -> tuple[Tensor, Tenso
     return result.x, result.shown["input"], cost.evaluations / len(truth.x), cost.seconds
 
 
-def without_a_model(measurement: Measurement, given: Tensor, mean: Tensor) -> tuple[str, Tensor]:
+def without_a_model(measurement: LinearOperator, given: Tensor, mean: Tensor) -> tuple[str, Tensor]:
     """What can be done without: its name, and the digits."""
     y = measurement(given)
     if y.shape != given.shape:  # given is the small picture enlarged, block by block

@@ -8,8 +8,8 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import V
 from src.samplers.ode import Heun
 from src.utils.errors import UserError
@@ -28,7 +28,7 @@ class Costly(Heun):
 
 @pytest.fixture
 def denoiser():
-    return Denoiser(torch.nn.Identity(), cosine(), V())
+    return Denoiser(torch.nn.Identity(), CosineSchedule(), V())
 
 
 def sampler(target, **settings):

@@ -6,8 +6,8 @@ from PIL import Image
 
 from src.callbacks.denoising import DenoisingTest
 from src.data.base import InMemory
-from src.diffusion.discrete_schedules import additive
-from src.diffusion.time_samplers import Fixed
+from src.diffusion.discrete_schedules import AdditiveSchedule
+from src.diffusion.time_samplers import FixedTimeSampler
 from src.loggers.metrics_csv import read_metrics
 from tests.diffusion.reference import Oracle
 from tests.helpers.tiny import Memory, fit, make_module
@@ -23,8 +23,8 @@ class OwnTest(Memory):
 
 
 def run(tmp_path, predict, t=1.0, n=None):
-    schedule, module = additive(4, 0.5), make_module()
-    module.time_sampler = Fixed(t)
+    schedule, module = AdditiveSchedule(4, 0.5), make_module()
+    module.time_sampler = FixedTimeSampler(t)
     module.ema.model = Oracle(predict, schedule)
     module.ema.update = lambda model, step: None
     module.denoiser.schedule = schedule

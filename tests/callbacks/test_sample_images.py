@@ -7,7 +7,7 @@ from PIL import Image
 
 from src.callbacks.sample_images import SampleImages
 from src.data.mixture import Mixture
-from src.diffusion.guidance import ClassifierFree
+from src.diffusion.guidance import CFG
 from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
@@ -75,7 +75,7 @@ def test_each_row_is_a_class(tmp_path):
     seen = []
     module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append((net.training, inputs[2])))
     fit(
-        tmp_path, module, callbacks=[pictures(tmp_path, n=9, guidance=ClassifierFree(2.0))], max_steps=1,
+        tmp_path, module, callbacks=[pictures(tmp_path, n=9, guidance=CFG(2.0))], max_steps=1,
         limit_val_batches=1,
     )  # fmt: skip
     drawn = [label.tolist() for _, label in seen if label is not None and len(label) == 16]

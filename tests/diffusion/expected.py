@@ -3,8 +3,8 @@
 import torch
 
 from src.diffusion import parameterizations as p
-from src.diffusion.learned_schedule import Learned
-from src.diffusion.schedules import match
+from src.diffusion.learned_schedule import LearnedSchedule
+from src.diffusion.schedules import expand_like
 from tests.conftest import SCHEDULES
 
 SHAPES = [(1, 7), (3, 5), (1, 4, 4), (3, 4, 6)]
@@ -14,7 +14,7 @@ ONE = torch.tensor(1.0, dtype=torch.float64)
 
 def wavy():
     """A learned schedule that is far from a straight line, and from its start."""
-    schedule, g = Learned(hidden=16), torch.Generator().manual_seed(3)
+    schedule, g = LearnedSchedule(hidden=16), torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in schedule.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=g))
@@ -26,8 +26,8 @@ ALL = {**SCHEDULES, "learned": wavy}
 
 def posterior_mean(schedule, s, t, x_0, x_t):
     """That of x_s, from Bayes' rule for q(x_s | x_0) and q(x_t | x_s)."""
-    alpha_s, sigma_s = (match(v, x_0) for v in schedule.alpha_sigma(s))
-    alpha_t, sigma_t = (match(v, x_0) for v in schedule.alpha_sigma(t))
+    alpha_s, sigma_s = (expand_like(v, x_0) for v in schedule.alpha_sigma(s))
+    alpha_t, sigma_t = (expand_like(v, x_0) for v in schedule.alpha_sigma(t))
     gain, prior = alpha_t / alpha_s, sigma_s**2
     added = sigma_t**2 - gain**2 * prior
     return (added * alpha_s * x_0 + prior * gain * x_t) / (added + gain**2 * prior)
@@ -37,7 +37,7 @@ def edm_output(sigma_data):
     """Table 1 of the paper, for y = x_t / alpha with the noise level sigma / alpha."""
 
     def output(schedule, t, x_0, eps):
-        alpha, sigma = (match(v, x_0) for v in schedule.alpha_sigma(t))
+        alpha, sigma = (expand_like(v, x_0) for v in schedule.alpha_sigma(t))
         y, level = x_0 + sigma / alpha * eps, sigma / alpha
         c_skip = sigma_data**2 / (level**2 + sigma_data**2)
         c_out = level * sigma_data / (level**2 + sigma_data**2).sqrt()
@@ -47,7 +47,7 @@ def edm_output(sigma_data):
 
 
 def v(schedule, t, x_0, eps):
-    alpha, sigma = (match(value, x_0) for value in schedule.alpha_sigma(t))
+    alpha, sigma = (expand_like(value, x_0) for value in schedule.alpha_sigma(t))
     return (alpha * eps - sigma * x_0) / (alpha**2 + sigma**2).sqrt()
 
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import X0, Parameterization
-from src.diffusion.schedules import Schedule, match
+from src.diffusion.schedules import Schedule, expand_like
 from src.diffusion.variances import Variance
 
 POINTS = (2,)
@@ -25,7 +25,7 @@ class Inverted(nn.Module):
         self.t: Tensor | None = None
 
     def forward(self, x, c_noise, cond=None):
-        c_in, c_skip, c_out, _ = (match(c, x) for c in self.parameterization.scalings(self.schedule, self.t))
+        c_in, c_skip, c_out, _ = (expand_like(c, x) for c in self.parameterization.scalings(self.schedule, self.t))
         said = self.predict(x / c_in, self.t, cond)
         x_0, *more = said if isinstance(said, tuple) else (said,)
         return torch.cat([(x_0 - c_skip * (x / c_in)) / c_out, *more], 1)
@@ -67,12 +67,12 @@ class Mixture:
         """Data and labels."""
         label = torch.multinomial(self.weights, n, replacement=True, generator=g)
         z = torch.randn(n, *self.shape, generator=g, dtype=torch.float64)
-        return self.means[label] + match(self.stds[label], z) * z, label
+        return self.means[label] + expand_like(self.stds[label], z) * z, label
 
     def moments(self, x: Tensor, alpha: Tensor, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """E[x_0 | x_t, k], (K, B, *shape), log N(x_t; k) and log w_k N(x_t; k), (K, B)."""
-        mean, alpha, sigma = self.means.to(x)[:, None], match(alpha, x), match(sigma, x)
-        data = match(self.stds.to(x) ** 2, x[None])
+        mean, alpha, sigma = self.means.to(x)[:, None], expand_like(alpha, x), expand_like(sigma, x)
+        data = expand_like(self.stds.to(x) ** 2, x[None])
         power = alpha**2 * data + sigma**2
         within = -((x - alpha * mean) ** 2) / (2 * power) - 0.5 * (2 * math.pi * power).log()
         log_p = within.expand(len(mean), *x.shape).flatten(2).sum(2)
@@ -107,8 +107,8 @@ class Mixture:
 
 def posterior(schedule: Schedule, s: Tensor, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     r"""a, b and v of :math:`q(x_s | x_t, x_0) = N(a x_t + b x_0, v)`, from Bayes' rule for two Gaussians."""
-    alpha_s, sigma_s = (match(v, like) for v in schedule.alpha_sigma(s))
-    alpha_t, sigma_t = (match(v, like) for v in schedule.alpha_sigma(t))
+    alpha_s, sigma_s = (expand_like(v, like) for v in schedule.alpha_sigma(s))
+    alpha_t, sigma_t = (expand_like(v, like) for v in schedule.alpha_sigma(t))
     gain, prior = alpha_t / alpha_s, sigma_s**2
     added = sigma_t**2 - gain**2 * prior
     total = added + gain**2 * prior

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.clusters import Clusters, flat
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import V
 from src.utils.errors import UserError
 
@@ -140,8 +140,8 @@ def test_too_few_data():
 def test_what_a_denoiser_tells_its_net():
     x, _ = blobs((1, 6), [30, 30])
     clusters, label = found(x, 3), torch.arange(60)
-    with_them = Denoiser(torch.nn.Identity(), cosine(), V(), clusters=clusters)
-    without = Denoiser(torch.nn.Identity(), cosine(), V())
+    with_them = Denoiser(torch.nn.Identity(), CosineSchedule(), V(), clusters=clusters)
+    without = Denoiser(torch.nn.Identity(), CosineSchedule(), V())
     assert torch.equal(with_them.told(x, label), clusters(x)) and torch.equal(with_them.told(x, None), clusters(x))
     assert torch.equal(without.told(x, label), label) and without.told(x, None) is None
     assert torch.equal(with_them.draw_clusters(5, 1), clusters.draw(5, 1)) and without.draw_clusters(5, 1) is None

@@ -6,13 +6,13 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.diffusion import schedules
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.discrete_schedules import cosine
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import X0, Eps, Score, V
-from src.diffusion.schedules import match
-from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
-from src.diffusion.weightings import uniform
+from src.diffusion.schedules import expand_like
+from src.diffusion.variances import FixedLargeVariance, FixedSmallVariance, LearnedRangeVariance, LearnedVariance
+from src.diffusion.weightings import uniform_weighting
 from src.nets.mlp import MLP
 from src.nets.unet import UNet
 from tests.diffusion.expected import SINGULAR, TRUTHS
@@ -46,11 +46,11 @@ def test_scalings_go_around_the_network(part, process, make_schedule, randn):
         found = Denoiser(net, schedule, parameterization)(x_t, T, label)
         c_in, c_skip, c_out, c_noise = parameterization.scalings(schedule, T)
         ((x_in, told, cond),) = net.calls
-        assert_close(x_in, match(c_in, x_t) * x_t)
+        assert_close(x_in, expand_like(c_in, x_t) * x_t)
         assert told.dtype == torch.float32 and torch.equal(told, c_noise.float())
         assert torch.equal(cond, label)
         output = net(x_in, told, cond)
-        assert_close(found.x_0, match(c_skip, x_t) * x_t + match(c_out, x_t) * output)
+        assert_close(found.x_0, expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output)
         assert found.variance is None
 
 
@@ -62,14 +62,14 @@ def test_one_time_is_that_of_every_sample(schedule, randn):
     assert net.calls[0][1].shape == net.calls[1][1].shape == (4,)
 
 
-@pytest.mark.parametrize("variance", [Learned, LearnedRange])
+@pytest.mark.parametrize("variance", [LearnedVariance, LearnedRangeVariance])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_second_half_is_the_variance(variance, shape, randn):
     """As the network says it; the first half alone makes x_0."""
     x_t, c = randn(4, *shape), shape[0]
     net = Recorder(c, outputs=2)
-    found = Denoiser(net, cosine(), V(), variance())(x_t, T)
-    _, c_skip, c_out, _ = (match(v, x_t) for v in V().scalings(cosine(), T))
+    found = Denoiser(net, CosineSchedule(), V(), variance())(x_t, T)
+    _, c_skip, c_out, _ = (expand_like(v, x_t) for v in V().scalings(CosineSchedule(), T))
     output = net(*net.calls[0])
     assert_close(found.x_0, c_skip * x_t + c_out * output[:, :c])
     assert_close(found.variance, output[:, c:], rtol=0, atol=0)
@@ -82,15 +82,17 @@ def test_low_precision_output_is_taken_in_that_of_the_sample(randn):
         def forward(self, x, c_noise, cond=None):
             return torch.tanh(x).bfloat16()
 
-    found = Denoiser(Low(), cosine(), Eps())(x_t, T)
-    c_in, c_skip, c_out, _ = (match(c, x_t) for c in Eps().scalings(cosine(), T))
+    found = Denoiser(Low(), CosineSchedule(), Eps())(x_t, T)
+    c_in, c_skip, c_out, _ = (expand_like(c, x_t) for c in Eps().scalings(CosineSchedule(), T))
     assert found.x_0.dtype == torch.float32
     assert torch.equal(found.x_0, c_skip * x_t + c_out * torch.tanh(c_in * x_t).bfloat16().float())
 
 
 def test_variance_is_small_unless_told():
-    assert isinstance(Denoiser(nn.Identity(), cosine(), X0()).variance, FixedSmall)
-    assert isinstance(Denoiser(nn.Identity(), cosine(), X0(), FixedLarge()).variance, FixedLarge)
+    assert isinstance(Denoiser(nn.Identity(), CosineSchedule(), X0()).variance, FixedSmallVariance)
+    assert isinstance(
+        Denoiser(nn.Identity(), CosineSchedule(), X0(), FixedLargeVariance()).variance, FixedLargeVariance
+    )
 
 
 @pytest.mark.parametrize("part", [Eps, Score])
@@ -104,8 +106,8 @@ def test_a_singular_combination_is_refused(part, process, make_schedule):
 
 
 def conditioned(share=0.5, shape=(3, 5), outputs=1):
-    variance = Learned() if outputs == 2 else None
-    return Denoiser(Recorder(shape[0], outputs, inputs=2), cosine(), V(), variance, share)
+    variance = LearnedVariance() if outputs == 2 else None
+    return Denoiser(Recorder(shape[0], outputs, inputs=2), CosineSchedule(), V(), variance, share)
 
 
 def shown(denoiser):
@@ -146,7 +148,7 @@ def test_no_gradient_flows_through_the_estimate(randn):
     """It is that of a network which was handed the estimate as data, and the estimate is not a part of the graph."""
     denoiser, x_0, noise = conditioned(0.999).train(), randn(4, 3, 5), randn(4, 3, 5)
     torch.manual_seed(0)
-    loss = MSE(uniform)(denoiser, x_0, T, noise).sum()
+    loss = MSE(uniform_weighting)(denoiser, x_0, T, noise).sum()
     (gradient,) = torch.autograd.grad(loss, denoiser.net.mix)
     x_t = denoiser.schedule.add_noise(x_0, T, noise)
     zeros = torch.zeros_like(x_t)
@@ -164,13 +166,13 @@ def test_a_given_estimate_is_shown_as_it_is(randn):
         denoiser.train(mode).net.calls.clear()
         denoiser(x_t, T, None, estimate)
         assert len(denoiser.net.calls) == 1 and torch.equal(shown(denoiser)[0], estimate)
-    c_in = match(V().scalings(cosine(), T).c_in, x_t)
+    c_in = expand_like(V().scalings(CosineSchedule(), T).c_in, x_t)
     assert torch.equal(denoiser.net.calls[0][0].chunk(2, 1)[0], c_in * x_t), "below x_t"
 
 
 def test_without_it_nothing_changes(randn):
     x_t, net = randn(4, 3, 5), Recorder(3)
-    Denoiser(net, cosine(), V()).train()(x_t, T, None, randn(4, 3, 5))
+    Denoiser(net, CosineSchedule(), V()).train()(x_t, T, None, randn(4, 3, 5))
     assert len(net.calls) == 1 and net.calls[0][0].shape == x_t.shape
 
 
@@ -181,7 +183,7 @@ def test_with_the_projects_networks(make, randn):
     net = make(in_channels=4, out_channels=4)
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
-    denoiser = Denoiser(net, schedules.VPSDE(), Eps(), LearnedRange(), 0.5)
+    denoiser = Denoiser(net, schedules.VPSDE(), Eps(), LearnedRangeVariance(), 0.5)
     x_t = randn(4, 2, 8).float()
     for mode in (True, False):
         said = denoiser.train(mode)(x_t, T)
@@ -192,4 +194,4 @@ def test_with_the_projects_networks(make, randn):
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
 def test_impossible_shares(share):
     with pytest.raises(ValueError, match=r"self_conditioning is a share of the steps, in \[0, 1\)"):
-        Denoiser(nn.Identity(), cosine(), X0(), self_conditioning=share)
+        Denoiser(nn.Identity(), CosineSchedule(), X0(), self_conditioning=share)

@@ -9,25 +9,30 @@ from diffusers.schedulers.scheduling_ddim import rescale_zero_terminal_snr
 from diffusers.schedulers.scheduling_ddpm import betas_for_alpha_bar
 from torch.testing import assert_close
 
-from src.diffusion.discrete_schedules import (
-    Ladder,
-    Table,
-    additive,
-    constant,
-    cosine,
-    edm,
-    exponential,
-    linear,
-    quadratic,
-    sigmoid,
-    tanh,
-    ve_sde,
+from src.diffusion.beta_schedules import (
+    ConstantSchedule,
+    CosineSchedule,
+    ExponentialSchedule,
+    LinearSchedule,
+    QuadraticSchedule,
+    ScaledLinearSchedule,
+    SigmoidSchedule,
+    TanhSchedule,
 )
-from src.diffusion.schedules import VPSDE, Laplace
+from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE, DiscreteVP, EDMSchedule
+from src.diffusion.schedules import VPSDE, LaplaceSchedule
 from tests.diffusion.expected import ONE
 
-TABLES = [linear, quadratic, constant, exponential, tanh, cosine, sigmoid]
-LADDERS = [ve_sde, edm, additive]
+TABLES = [
+    LinearSchedule,
+    QuadraticSchedule,
+    ConstantSchedule,
+    ExponentialSchedule,
+    TanhSchedule,
+    CosineSchedule,
+    SigmoidSchedule,
+]
+LADDERS = [VESDE, EDMSchedule, AdditiveSchedule]
 
 
 def nodes(steps=1000):
@@ -41,15 +46,15 @@ def from_alpha_bar(f, steps):
 
 # The same betas, written a second time: functions of the share u in [0, 1] of the way, in units of 1000 / T.
 RATES = {
-    linear: lambda u: 1e-4 * (1 - u) + 0.02 * u,
-    quadratic: lambda u: (1e-4**0.5 * (1 - u) + 0.02**0.5 * u) ** 2,
-    constant: lambda u: 0.01 + 0 * u,
-    exponential: lambda u: 1e-4 * 500**u,
-    tanh: lambda u: 1e-4 + 0.0199 / (1 + np.exp(-6 * (2 * u - 1))),
+    LinearSchedule: lambda u: 1e-4 * (1 - u) + 0.02 * u,
+    QuadraticSchedule: lambda u: (1e-4**0.5 * (1 - u) + 0.02**0.5 * u) ** 2,
+    ConstantSchedule: lambda u: 0.01 + 0 * u,
+    ExponentialSchedule: lambda u: 1e-4 * 500**u,
+    TanhSchedule: lambda u: 1e-4 + 0.0199 / (1 + np.exp(-6 * (2 * u - 1))),
 }
 ALPHA_BAR = {
-    cosine: lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2,
-    sigmoid: lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(-(6 * t - 3))),
+    CosineSchedule: lambda t: math.cos((t + 0.008) / 1.008 * math.pi / 2) ** 2,
+    SigmoidSchedule: lambda t: 1 / (1 + math.exp(-3)) - 1 / (1 + math.exp(-(6 * t - 3))),
 }
 
 
@@ -77,19 +82,19 @@ def test_tables_equal_numpy(make, steps):
 @pytest.mark.parametrize(
     ("make", "theirs"),
     [
-        (linear, {"beta_schedule": "linear"}),
-        (quadratic, {"beta_schedule": "scaled_linear"}),
+        (LinearSchedule, {"beta_schedule": "linear"}),
+        (QuadraticSchedule, {"beta_schedule": "scaled_linear"}),
         (
-            lambda: quadratic(beta_min=0.00085, beta_max=0.012),
+            ScaledLinearSchedule,
             {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
         ),
-        (cosine, {"beta_schedule": "squaredcos_cap_v2"}),
-        (tanh, {"beta_schedule": "sigmoid"}),
+        (CosineSchedule, {"beta_schedule": "squaredcos_cap_v2"}),
+        (TanhSchedule, {"beta_schedule": "sigmoid"}),
         (
-            lambda: constant(beta=1 - math.exp(-0.012)),
+            lambda: ConstantSchedule(beta=1 - math.exp(-0.012)),
             {"trained_betas": betas_for_alpha_bar(1000, 0.999, "exp").numpy()},
         ),
-        (lambda: linear(zero_terminal_snr=True), {"beta_schedule": "linear", "rescale_betas_zero_snr": True}),
+        (lambda: LinearSchedule(zero_terminal_snr=True), {"beta_schedule": "linear", "rescale_betas_zero_snr": True}),
     ],
     ids=["linear", "quadratic", "scaled_linear", "cosine", "tanh", "constant", "zero_snr"],
 )
@@ -105,8 +110,8 @@ def test_laplace_equals_diffusers():
     """Whose alpha-bar is the root of alpha^2, divided by that at t = 0, and which keeps 1e-6 off both ends."""
     t, margin = nodes()[1:], 0.5e-6
     near = torch.where(t <= 0.5, t + margin, t - margin)
-    alpha, _ = Laplace().alpha_sigma(near)
-    first, _ = Laplace().alpha_sigma(torch.tensor(margin, dtype=torch.float64))
+    alpha, _ = LaplaceSchedule().alpha_sigma(near)
+    first, _ = LaplaceSchedule().alpha_sigma(torch.tensor(margin, dtype=torch.float64))
     theirs = torch.cumprod(1 - betas_for_alpha_bar(1000, 0.999, "laplace").double(), 0)
     assert_close(alpha / first, theirs, rtol=0, atol=1e-5)
 
@@ -148,7 +153,7 @@ def test_signature_names_the_options(make):
     """What checks configs and completes them sees the arguments of the betas and the options of every table."""
     names = list(inspect.signature(make).parameters)
     assert names[0] == "steps" and names[-2:] == ["zero_terminal_snr", "shift"]
-    assert make.__module__ == "src.diffusion.discrete_schedules" and make.__doc__
+    assert make.__module__ == "src.diffusion.beta_schedules" and make.__doc__
     with pytest.raises(TypeError, match="unexpected keyword"):
         make(shfit=2.0)
 
@@ -160,9 +165,9 @@ def test_signature_names_the_options(make):
 @pytest.mark.parametrize(
     ("make", "again"),
     [
-        (ve_sde, lambda n: np.geomspace(0.01, 50, n)),
-        (edm, lambda n: (0.002 ** (1 / 7) + np.arange(n) / (n - 1) * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7),
-        (additive, lambda n: 0.1 * np.sqrt(1 + np.arange(n))),
+        (VESDE, lambda n: np.geomspace(0.01, 50, n)),
+        (EDMSchedule, lambda n: (0.002 ** (1 / 7) + np.arange(n) / (n - 1) * (80 ** (1 / 7) - 0.002 ** (1 / 7))) ** 7),
+        (AdditiveSchedule, lambda n: 0.1 * np.sqrt(1 + np.arange(n))),
     ],
 )
 def test_ladders_equal_numpy(make, again, steps):
@@ -179,9 +184,9 @@ def test_ladders_equal_diffusers():
     discrete.set_timesteps(n)
     geometric = ScoreSdeVeScheduler(num_train_timesteps=n, sigma_min=0.01, sigma_max=50.0)
     for mine, theirs in (
-        (edm(n), karras.sigmas[:-1].flip(0)),
-        (edm(n), discrete.sigmas[:-1].flip(0)),
-        (ve_sde(n), geometric.discrete_sigmas),
+        (EDMSchedule(n), karras.sigmas[:-1].flip(0)),
+        (EDMSchedule(n), discrete.sigmas[:-1].flip(0)),
+        (VESDE(n), geometric.discrete_sigmas),
     ):
         assert_close(mine.alpha_sigma(nodes(n)[1:])[1].float(), theirs, rtol=1e-5, atol=0)
 
@@ -190,7 +195,7 @@ def test_ladders_equal_diffusers():
 def test_additive_adds_the_same_noise_at_every_step(steps):
     """x_k = x_(k-1) + scale z."""
     t = nodes(steps)
-    alpha, sigma = additive(steps, scale=0.3).transition(t[:-1], t[1:])
+    alpha, sigma = AdditiveSchedule(steps, scale=0.3).transition(t[:-1], t[1:])
     assert (alpha == 1).all()
     assert_close(sigma, torch.full((steps,), 0.3).double(), rtol=1e-7, atol=0)
 
@@ -226,7 +231,7 @@ def test_ratio_of_noise_and_signal_grows_evenly_before_the_first_node(make):
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_steps(steps):
     """Of a table: k = T alone, or with one node inside."""
-    schedule = Table(torch.full((steps,), 0.3, dtype=torch.float64))
+    schedule = DiscreteVP(torch.full((steps,), 0.3, dtype=torch.float64))
     alpha, sigma = schedule.alpha_sigma(nodes(steps))
     bar = 0.7 ** torch.arange(steps + 1, dtype=torch.float64)
     assert_close(torch.stack([alpha**2, sigma**2]), torch.stack([bar, 1 - bar]), rtol=0, atol=1e-12)
@@ -240,13 +245,13 @@ def test_few_steps(steps):
 RATIO = 80**(1 / 7) - 0.002**(1 / 7)  # fmt: skip
 # log alpha, or log sigma of a ladder, of the continuous process.
 LIMITS = {
-    linear: lambda t: VPSDE(0.1, 20.0).alpha_sigma(t)[0].log(),
-    quadratic: lambda t: -((0.1**0.5 + (20**0.5 - 0.1**0.5) * t) ** 3 - 0.1**1.5) / (6 * (20**0.5 - 0.1**0.5)),
-    constant: lambda t: -5 * t,
-    exponential: lambda t: -0.1 * (500**t - 1) / math.log(500) / 2,
-    tanh: lambda t: -(0.1 * t + 9.95 * (t + ((6 * t - 3).cosh().log() - math.log(math.cosh(3))) / 6)) / 2,
-    ve_sde: lambda t: math.log(0.01) + t * math.log(5000),
-    edm: lambda t: 7 * (0.002 ** (1 / 7) + t * RATIO).log(),
+    LinearSchedule: lambda t: VPSDE(0.1, 20.0).alpha_sigma(t)[0].log(),
+    QuadraticSchedule: lambda t: -((0.1**0.5 + (20**0.5 - 0.1**0.5) * t) ** 3 - 0.1**1.5) / (6 * (20**0.5 - 0.1**0.5)),
+    ConstantSchedule: lambda t: -5 * t,
+    ExponentialSchedule: lambda t: -0.1 * (500**t - 1) / math.log(500) / 2,
+    TanhSchedule: lambda t: -(0.1 * t + 9.95 * (t + ((6 * t - 3).cosh().log() - math.log(math.cosh(3))) / 6)) / 2,
+    VESDE: lambda t: math.log(0.01) + t * math.log(5000),
+    EDMSchedule: lambda t: 7 * (0.002 ** (1 / 7) + t * RATIO).log(),
 }
 
 
@@ -257,7 +262,7 @@ def test_limit_of_many_steps(make):
 
     def log(steps):
         alpha, sigma = make(steps).alpha_sigma(t)
-        return (sigma if make in (ve_sde, edm) else alpha).log()
+        return (sigma if make in (VESDE, EDMSchedule) else alpha).log()
 
     def worst(error):
         return float(error.abs().max())
@@ -289,7 +294,7 @@ def test_laws_of_alpha_hold_at_the_nodes_of_every_table(make):
 
 @pytest.mark.parametrize("steps", [10, 1000])
 def test_additive_is_brownian_motion_at_every_number_of_steps(steps):
-    sigma = additive(steps, scale=2 / steps**0.5).alpha_sigma(nodes(steps))[1]
+    sigma = AdditiveSchedule(steps, scale=2 / steps**0.5).alpha_sigma(nodes(steps))[1]
     assert_close(sigma**2, 4 * nodes(steps), rtol=1e-12, atol=0)
 
 
@@ -299,30 +304,33 @@ def test_additive_is_brownian_motion_at_every_number_of_steps(steps):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: linear(20), "at least 21 steps"),
-        (lambda: linear(5), "schedule.steps=5 is too few for a linear schedule"),
-        (lambda: quadratic(20), "too few for a quadratic schedule"),
-        (lambda: constant(10), "at least 11 steps"),
-        (lambda: exponential(50), "at least 51 steps"),
-        (lambda: tanh(10), "too few for a tanh schedule"),
-        (lambda: linear(1000, beta_min=-1e-4), "beta_1 = -0.0001"),
-        (lambda: linear(1000, beta_min=0.0), "beta_1 = 0"),
-        (lambda: quadratic(beta_min=-1e-4), "0 < schedule.beta_min <= schedule.beta_max is needed, not -0.0001"),
-        (lambda: exponential(beta_min=0.0), "0 < schedule.beta_min <= schedule.beta_max is needed, not 0.0"),
-        (lambda: constant(beta=0.0), "beta_1 = 0"),
-        *((lambda make=make: make(0), "schedule.steps is at least 1, not 0") for make in [*TABLES, additive]),
-        *((lambda make=make: make(1), "schedule.steps is at least 2, not 1") for make in (ve_sde, edm)),
-        (lambda: cosine(beta_max=1.0), "beta_1000 = 1"),
-        (lambda: Table(torch.tensor([0.1, 1.5])), "beta_2 = 1.5"),
-        (lambda: Table(torch.tensor([0.1, torch.nan])), "beta_2 = nan"),
-        (lambda: cosine(1, zero_terminal_snr=True), "zero_terminal_snr=true needs at least 2 steps"),
-        (lambda: ve_sde(sigma_min=0.0), "0 < schedule.sigma_min < schedule.sigma_max is needed, not 0.0 and 50.0"),
-        (lambda: edm(sigma_min=3.0, sigma_max=2.0), "not 3.0 and 2.0"),
-        (lambda: edm(rho=0.0), "schedule.rho is above 0, not 0.0"),
-        (lambda: additive(scale=0.0), "sigma_1 = 0"),
-        (lambda: additive(scale=-1.0), "sigma_1 = -1"),
-        (lambda: Ladder(torch.tensor([0.1, 0.3, 0.2])), "sigma_3 = 0.2 after 0.3"),
-        (lambda: Ladder(torch.tensor([0.1, torch.inf])), "sigma_2 = inf"),
+        (lambda: LinearSchedule(20), "at least 21 steps"),
+        (lambda: LinearSchedule(5), "schedule.steps=5 is too few for a linear schedule"),
+        (lambda: QuadraticSchedule(20), "too few for a quadratic schedule"),
+        (lambda: ConstantSchedule(10), "at least 11 steps"),
+        (lambda: ExponentialSchedule(50), "at least 51 steps"),
+        (lambda: TanhSchedule(10), "too few for a tanh schedule"),
+        (lambda: LinearSchedule(1000, beta_min=-1e-4), "beta_1 = -0.0001"),
+        (lambda: LinearSchedule(1000, beta_min=0.0), "beta_1 = 0"),
+        (
+            lambda: QuadraticSchedule(beta_min=-1e-4),
+            "schedule must have 0 < beta_min <= beta_max, got -0.0001",
+        ),
+        (lambda: ExponentialSchedule(beta_min=0.0), "schedule must have 0 < beta_min <= beta_max, got 0.0"),
+        (lambda: ConstantSchedule(beta=0.0), "beta_1 = 0"),
+        *((lambda make=make: make(0), "schedule.steps must be >= 1, got 0") for make in [*TABLES, AdditiveSchedule]),
+        *((lambda make=make: make(1), "schedule.steps must be >= 2, got 1") for make in (VESDE, EDMSchedule)),
+        (lambda: CosineSchedule(beta_max=1.0), "beta_1000 = 1"),
+        (lambda: DiscreteVP(torch.tensor([0.1, 1.5])), "beta_2 = 1.5"),
+        (lambda: DiscreteVP(torch.tensor([0.1, torch.nan])), "beta_2 = nan"),
+        (lambda: CosineSchedule(1, zero_terminal_snr=True), "zero_terminal_snr=true needs schedule.steps >= 2"),
+        (lambda: VESDE(sigma_min=0.0), "schedule must have 0 < sigma_min < sigma_max, got 0.0 and 50.0"),
+        (lambda: EDMSchedule(sigma_min=3.0, sigma_max=2.0), "got 3.0 and 2.0"),
+        (lambda: EDMSchedule(rho=0.0), "schedule.rho must be > 0, got 0.0"),
+        (lambda: AdditiveSchedule(scale=0.0), "sigma_1 = 0"),
+        (lambda: AdditiveSchedule(scale=-1.0), "sigma_1 = -1"),
+        (lambda: DiscreteVE(torch.tensor([0.1, 0.3, 0.2])), "sigma_3 = 0.2 after 0.3"),
+        (lambda: DiscreteVE(torch.tensor([0.1, torch.inf])), "sigma_2 = inf"),
     ],
 )
 def test_refuses(make, message):
@@ -331,4 +339,4 @@ def test_refuses(make, message):
 
 
 def test_fewest_steps_of_linear():
-    assert linear(21).betas.max() < 1
+    assert LinearSchedule(21).betas.max() < 1

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval, NoGuidance
+from src.diffusion.guidance import CFG, AutoGuidance, ClassifierGuidance, IntervalGuidance, NoGuidance
 from src.diffusion.parameterizations import V
-from src.diffusion.schedules import match
-from src.diffusion.variances import LearnedRange
+from src.diffusion.schedules import expand_like
+from src.diffusion.variances import LearnedRangeVariance
 from src.samplers.ancestral import DDIM
 from tests.diffusion.reference import SHAPES, Mixture, Oracle
 
@@ -22,8 +22,8 @@ TIMES = [torch.tensor(0.4).double(), torch.tensor([0.01, 0.2, 0.4, 0.7, 0.99]).d
 
 def moments(label, schedule, t, x_t):
     """The mean and variance of x_t under a label, and without one for -1."""
-    alpha, sigma = (match(v, x_t) for v in schedule.alpha_sigma(t))
-    return alpha * match(MEANS[label + 1], x_t), alpha**2 * match(STDS[label + 1], x_t) ** 2 + sigma**2
+    alpha, sigma = (expand_like(v, x_t) for v in schedule.alpha_sigma(t))
+    return alpha * expand_like(MEANS[label + 1], x_t), alpha**2 * expand_like(STDS[label + 1], x_t) ** 2 + sigma**2
 
 
 class Conditional:
@@ -35,15 +35,15 @@ class Conditional:
     def __call__(self, x_t, t, cond=None):
         self.sizes.append(len(x_t))
         label = torch.full((len(x_t),), -1) if cond is None else cond
-        alpha, sigma = (match(v, x_t) for v in self.schedule.alpha_sigma(t))
+        alpha, sigma = (expand_like(v, x_t) for v in self.schedule.alpha_sigma(t))
         mean, variance = moments(label, self.schedule, t, x_t)
         x_0 = (x_t - sigma**2 * (x_t - mean) / variance) / alpha  # Tweedie's formula
-        return Prediction(x_0, match(label.double(), x_t).expand_as(x_t))
+        return Prediction(x_0, expand_like(label.double(), x_t).expand_as(x_t))
 
 
 def tilted(schedule, x_t, t, label, scale, base=-1):
     """E[x_0 | x_t] that belongs to the score of p_t(x | label)^w p_t(x | base)^(1 - w), another Gaussian's."""
-    alpha, sigma = (match(v, x_t) for v in schedule.alpha_sigma(t))
+    alpha, sigma = (expand_like(v, x_t) for v in schedule.alpha_sigma(t))
     (m_c, v_c), (m_u, v_u) = moments(label, schedule, t, x_t), moments(torch.full_like(label, base), schedule, t, x_t)
     precision = scale / v_c + (1 - scale) / v_u
     mean = (scale * m_c / v_c + (1 - scale) * m_u / v_u) / precision
@@ -58,37 +58,37 @@ class TestClassifierFree:
     def test_scale_tilts(self, t, schedule, randn):
         for shape, scale in zip(SHAPES, (-1.0, 0.5, 2.0, 3.0, 7.5), strict=True):
             x_t = randn(5, *shape)
-            guided = ClassifierFree(scale)(Conditional(schedule), schedule)(x_t, t, LABEL)
+            guided = CFG(scale)(Conditional(schedule), schedule)(x_t, t, LABEL)
             expected = tilted(schedule, x_t, t, LABEL, scale)
             assert_close(guided.x_0, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
     def test_one_changes_nothing_and_zero_takes_the_label_away(self, t, schedule, randn):
         denoise, x_t = Conditional(schedule), randn(5, 3, 5)
-        for guidance in (ClassifierFree(1), ClassifierFree(1, rescale=0.7), NoGuidance(), Interval(NoGuidance(), 0)):
-            if t.ndim == 0 or not isinstance(guidance, Interval):
+        for guidance in (CFG(1), CFG(1, rescale=0.7), NoGuidance(), IntervalGuidance(NoGuidance(), 0)):
+            if t.ndim == 0 or not isinstance(guidance, IntervalGuidance):
                 guided = guidance(denoise, schedule)(x_t, t, LABEL)
                 assert all(map(torch.equal, guided, denoise(x_t, t, LABEL)))
-        guided = ClassifierFree(0)(denoise, schedule)(x_t, t, LABEL)
+        guided = CFG(0)(denoise, schedule)(x_t, t, LABEL)
         assert_close(guided.x_0, denoise(x_t, t, None).x_0, rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("rescale", [0.0, 0.7])
     def test_samples_without_a_label_are_left_alone(self, rescale, t, schedule, randn):
         denoise, x_t = Conditional(schedule), randn(5, 3, 5)
-        guided = ClassifierFree(4.0, rescale)(denoise, schedule)(x_t, t, LABEL).x_0
+        guided = CFG(4.0, rescale)(denoise, schedule)(x_t, t, LABEL).x_0
         plain = denoise(x_t, t, LABEL).x_0
         assert_close(guided[2], plain[2], rtol=1e-12, atol=1e-12)
         assert (guided != plain).flatten(1).any(1)[[0, 1, 3, 4]].all()
-        without = ClassifierFree(4.0, rescale)(denoise, schedule)(x_t, t, None)
+        without = CFG(4.0, rescale)(denoise, schedule)(x_t, t, None)
         assert torch.equal(without.x_0, denoise(x_t, t, None).x_0)
 
     def test_one_call_of_twice_the_batch_equals_two(self, t, schedule, randn):
         denoise, x_t = Conditional(schedule), randn(5, 1, 4)
-        guided = ClassifierFree(3.0)(denoise, schedule)(x_t, t, LABEL)
+        guided = CFG(3.0)(denoise, schedule)(x_t, t, LABEL)
         assert denoise.sizes == [10]
         without, with_label = denoise(x_t, t, None).x_0, denoise(x_t, t, LABEL).x_0
         assert_close(guided.x_0, without + 3 * (with_label - without), rtol=1e-12, atol=1e-12)
         denoise.sizes.clear()
-        ClassifierFree(1.0)(denoise, schedule)(x_t, t, LABEL)
+        CFG(1.0)(denoise, schedule)(x_t, t, LABEL)
         assert denoise.sizes == [5]
 
     @pytest.mark.parametrize("rescale", [0.3, 1.0])
@@ -99,8 +99,8 @@ class TestClassifierFree:
         for shape in SHAPES:
             x_t = 2 * randn(5, *shape)
             denoise = Conditional(schedule)
-            guided = ClassifierFree(5.0)(denoise, schedule)(x_t, t, LABEL).x_0.flatten(1)
-            found = ClassifierFree(5.0, rescale)(denoise, schedule)(x_t, t, LABEL).x_0.flatten(1)
+            guided = CFG(5.0)(denoise, schedule)(x_t, t, LABEL).x_0.flatten(1)
+            found = CFG(5.0, rescale)(denoise, schedule)(x_t, t, LABEL).x_0.flatten(1)
             with_label = denoise(x_t, t, LABEL).x_0.flatten(1)
             if rescale == 1.0:
                 assert_close(found.std(1), with_label.std(1), rtol=1e-9, atol=1e-12)
@@ -113,7 +113,7 @@ def test_samples_of_the_tilted_gaussian(process, make_schedule, randn, monkeypat
     """Among Gaussians of one variance the tilted one has the mean m_u + w (m_c - m_u), and the same variance."""
     monkeypatch.setattr(f"{__name__}.STDS", torch.full((4,), 0.6, dtype=torch.float64))
     schedule, label = make_schedule(process), torch.tensor([0, 1, 2, -1])
-    guided = ClassifierFree(3.0)(Conditional(schedule), schedule)
+    guided = CFG(3.0)(Conditional(schedule), schedule)
     x_1 = randn(4, 1, 500)
     # From where there is a signal on, which Tweedie's formula divides by.
     *_, end = DDIM(schedule, 400).trajectory(lambda x_t, t: guided(x_t, t, label), x_1, torch.randn_like, 0.999)
@@ -127,24 +127,24 @@ def test_samples_of_the_tilted_gaussian(process, make_schedule, randn, monkeypat
 def test_interval_guides_only_inside(schedule, randn):
     """Its ends included; elsewhere it costs no more than the denoiser."""
     denoise, x_t = Conditional(schedule), randn(5, 1, 4)
-    inside = ClassifierFree(3.0)(denoise, schedule)
+    inside = CFG(3.0)(denoise, schedule)
     times = [(0.05, False), (0.29, False), (0.3, True), (0.45, True), (0.6, True), (0.61, False), (0.9, False)]
     ends = torch.exp(-schedule.log_snr(torch.tensor([0.3, 0.6]).double()) / 2).tolist()
     for t, within in times:
         t = torch.tensor(t).double()
         low, high = ends[0] * (1 - 1e-9), ends[1] * (1 + 1e-9)
         denoise.sizes.clear()
-        guided = Interval(ClassifierFree(3.0), low, high)(denoise, schedule)(x_t, t, LABEL)
+        guided = IntervalGuidance(CFG(3.0), low, high)(denoise, schedule)(x_t, t, LABEL)
         assert denoise.sizes == [10 if within else 5]
         expected = inside(x_t, t, LABEL) if within else denoise(x_t, t, LABEL)
         assert all(map(torch.equal, guided, expected))
-        same_for_all = Interval(ClassifierFree(3.0), low, high)(denoise, schedule)(x_t, t.expand(5), LABEL)
+        same_for_all = IntervalGuidance(CFG(3.0), low, high)(denoise, schedule)(x_t, t.expand(5), LABEL)
         assert_close(same_for_all.x_0, expected.x_0, rtol=1e-12, atol=1e-12)
 
 
 def test_interval_wants_one_time(make_schedule, randn):
     schedule = make_schedule("cosine")
-    guided = Interval(ClassifierFree(3.0), 0.2, 5.0)(Conditional(schedule), schedule)
+    guided = IntervalGuidance(CFG(3.0), 0.2, 5.0)(Conditional(schedule), schedule)
     with pytest.raises(ValueError, match="one time for the whole batch"):
         guided(randn(5, 1, 4), TIMES[1], LABEL)
 
@@ -159,7 +159,7 @@ def test_interval_reaches_both_ends(make_schedule, randn):
             calls.append(len(x_t))
             return Prediction(x_t)
 
-        Interval(ClassifierFree(3.0), low, 5.0)(denoise, schedule)(randn(2, 1, 4), torch.tensor(t).double(), LABEL[:2])
+        IntervalGuidance(CFG(3.0), low, 5.0)(denoise, schedule)(randn(2, 1, 4), torch.tensor(t).double(), LABEL[:2])
         assert calls == [4 if within else 2]
 
 
@@ -211,11 +211,11 @@ def test_the_guide_goes_to_the_samples_and_is_in_evaluation_mode():
         def forward(self, x, c_noise, cond=None):
             return super().forward(x)
 
-    guide = Denoiser(Net(nn.Linear(4, 4), nn.Dropout(0.5)), cosine(), V()).train()
+    guide = Denoiser(Net(nn.Linear(4, 4), nn.Dropout(0.5)), CosineSchedule(), V()).train()
     seen = []
     guide.net.register_forward_pre_hook(lambda net, args: seen.append((args[0].device.type, net.training)))
     x_t = torch.empty(2, 1, 4, device="meta")
-    guided = AutoGuidance(guide)(lambda x_t, t, cond: Prediction(x_t), cosine())(x_t, TIMES[0], None)
+    guided = AutoGuidance(guide)(lambda x_t, t, cond: Prediction(x_t), CosineSchedule())(x_t, TIMES[0], None)
     assert guided.x_0.device.type == "meta" and seen == [("meta", False)]
     assert {p.device.type for p in guide.parameters()} == {"meta"}
 
@@ -236,7 +236,7 @@ class TestClassifier:
             for t in (torch.tensor(0.02), torch.tensor(0.5), torch.tensor([0.1, 0.3, 0.5, 0.8, 0.99])):
                 with mode():
                     t, label = t.double(), self.label + 0
-                    alpha, sigma = (match(v, self.label[:, None].double()) for v in schedule.alpha_sigma(t))
+                    alpha, sigma = (expand_like(v, self.label[:, None].double()) for v in schedule.alpha_sigma(t))
                     scale = (alpha**2 + sigma**2).sqrt().view(-1, *[1] * len(shape))
                     x_t = scale * randn(5, *shape)
                     plain = Oracle(denoise, schedule)
@@ -295,7 +295,7 @@ class TestClassifier:
 
         guidance = ClassifierGuidance(truth.log_prob(schedule), conditional=conditional)
         times = torch.tensor([0.1, 0.5, 0.999]).double()
-        for guided in (guidance(denoise, schedule), Interval(guidance, 0.2, 5.0)(denoise, schedule)):
+        for guided in (guidance(denoise, schedule), IntervalGuidance(guidance, 0.2, 5.0)(denoise, schedule)):
             seen.clear()
             for t in times:
                 guided(randn(5, 1, 3), t, self.label)
@@ -329,15 +329,15 @@ def test_a_learned_variance_passes_through(name, shape, make_schedule, randn):
     schedule, truth = make_schedule("cosine"), Mixture(shape)
 
     def predict(x_t, t, cond):
-        return torch.tanh(x_t), x_t + (0 if cond is None else match((cond + 1).double(), x_t))
+        return torch.tanh(x_t), x_t + (0 if cond is None else expand_like((cond + 1).double(), x_t))
 
-    denoise, label = Oracle(predict, schedule, None, LearnedRange()), torch.tensor([0, 2, 1, 1, 0])
+    denoise, label = Oracle(predict, schedule, None, LearnedRangeVariance()), torch.tensor([0, 2, 1, 1, 0])
     guidance = {
         "none": NoGuidance(),
-        "cfg": ClassifierFree(3.0),
-        "rescale": ClassifierFree(3.0, 0.7),
-        "interval": Interval(ClassifierFree(3.0), 0, 100),
-        "autoguidance": AutoGuidance(Oracle(predict, schedule, None, LearnedRange()), 3.0),
+        "cfg": CFG(3.0),
+        "rescale": CFG(3.0, 0.7),
+        "interval": IntervalGuidance(CFG(3.0), 0, 100),
+        "autoguidance": AutoGuidance(Oracle(predict, schedule, None, LearnedRangeVariance()), 3.0),
         "classifier": ClassifierGuidance(truth.log_prob(schedule), conditional=True),
     }[name]
     x_t, t = randn(5, *shape), torch.tensor(0.5).double()
@@ -350,10 +350,16 @@ def test_a_learned_variance_passes_through(name, shape, make_schedule, randn):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: ClassifierFree(2.0, rescale=1.5), r"guidance.rescale lies in \[0, 1\], not 1.5"),
-        (lambda: ClassifierFree(2.0, rescale=-0.1), r"guidance.rescale lies in \[0, 1\], not -0.1"),
-        (lambda: Interval(NoGuidance(), 2.0, 1.0), "0 <= guidance.low < guidance.high is needed, not 2.0 and 1.0"),
-        (lambda: Interval(NoGuidance(), -1.0, 1.0), "0 <= guidance.low < guidance.high is needed, not -1.0 and 1.0"),
+        (lambda: CFG(2.0, rescale=1.5), r"guidance.rescale lies in \[0, 1\], not 1.5"),
+        (lambda: CFG(2.0, rescale=-0.1), r"guidance.rescale lies in \[0, 1\], not -0.1"),
+        (
+            lambda: IntervalGuidance(NoGuidance(), 2.0, 1.0),
+            "0 <= guidance.low < guidance.high is needed, not 2.0 and 1.0",
+        ),
+        (
+            lambda: IntervalGuidance(NoGuidance(), -1.0, 1.0),
+            "0 <= guidance.low < guidance.high is needed, not -1.0 and 1.0",
+        ),
     ],
 )
 def test_impossible_values(make, message):

@@ -9,18 +9,18 @@ from torch.testing import assert_close
 
 from src.diffusion import weightings
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.learned_schedule import Learned
+from src.diffusion.learned_schedule import LearnedSchedule
 from src.diffusion.losses import MSE, VLB
 from src.diffusion.parameterizations import EDM, X0, PosteriorMean, V
-from src.diffusion.schedules import derivative, match, variance_preserving
-from src.diffusion.time_samplers import Stratified, Uniform
+from src.diffusion.schedules import derivative, expand_like, variance_preserving
+from src.diffusion.time_samplers import StratifiedTimeSampler, UniformTimeSampler
 from tests.diffusion.expected import ONE
 
 T = torch.linspace(0, 1, 4001, dtype=torch.float64)
 
 
 def scrambled(seed=0, spread=1.0, **kwargs):
-    schedule, g = Learned(**kwargs), torch.Generator().manual_seed(seed)
+    schedule, g = LearnedSchedule(**kwargs), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for parameter in schedule.parameters():
             parameter.add_(spread * torch.randn(parameter.shape, generator=g))
@@ -47,7 +47,7 @@ class IdealOutput(nn.Module):
         self.std = std
 
     def forward(self, x_t, c_noise, cond):
-        alpha, sigma = (match(v, x_t) for v in variance_preserving(-c_noise.to(x_t) / 125))
+        alpha, sigma = (expand_like(v, x_t) for v in variance_preserving(-c_noise.to(x_t) / 125))
         x_0 = alpha * self.std**2 / (alpha**2 * self.std**2 + sigma**2) * x_t
         return (x_0 - alpha * x_t) / sigma
 
@@ -76,7 +76,7 @@ def test_equals_its_formula():
 
 
 def test_starts_close_to_a_straight_line():
-    assert_close(Learned().log_snr(T).detach(), 13.3 - 18.3 * T, rtol=0, atol=0.5)
+    assert_close(LearnedSchedule().log_snr(T).detach(), 13.3 - 18.3 * T, rtol=0, atol=0.5)
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -104,7 +104,7 @@ def test_gradient_is_that_of_the_mean_square(parameterization, data, randn):
     t = torch.tensor([1e-5, 0.04, 0.3, 0.55, 0.8, 1.0], dtype=torch.float64)
     weights, curve = list(denoiser.net.parameters()), list(denoiser.schedule.parameters())
 
-    plain = MSE(weightings.likelihood)(denoiser, x_0, t, noise)
+    plain = MSE(weightings.likelihood_weighting)(denoiser, x_0, t, noise)
     of_square = torch.autograd.grad(plain.square().mean(), curve, retain_graph=True)
     of_mean = torch.autograd.grad(plain.mean(), weights)
     denoiser.schedule.log_snr(t).sum().backward()  # what came before does not matter
@@ -127,7 +127,8 @@ def test_batches_that_are_added_up_keep_their_own_losses(randn):
     batches = [(randn(3, 1, 4), torch.rand(3, dtype=torch.float64), randn(3, 1, 4)) for _ in range(2)]
     curve = list(denoiser.schedule.parameters())
     expected = [
-        torch.autograd.grad(MSE(weightings.likelihood)(denoiser, *batch).square().mean(), curve) for batch in batches
+        torch.autograd.grad(MSE(weightings.likelihood_weighting)(denoiser, *batch).square().mean(), curve)
+        for batch in batches
     ]
     denoiser.schedule.message = {}
     losses = [VLB(steps=None)(denoiser, *batch) for batch in batches]
@@ -155,8 +156,8 @@ def test_training_lowers_the_variance_of_the_bound_and_keeps_its_mean():
     first schedule has 2.8 times that.
     """
     d, std, g = 16, 0.5, torch.Generator().manual_seed(0)
-    denoiser = Denoiser(IdealOutput(std), Learned(log_snr_max=8.0, log_snr_min=-1.0), EDM(1.0))
-    loss, times = VLB(steps=None), Uniform(1e-9)
+    denoiser = Denoiser(IdealOutput(std), LearnedSchedule(log_snr_max=8.0, log_snr_min=-1.0), EDM(1.0))
+    loss, times = VLB(steps=None), UniformTimeSampler(1e-9)
     ends = torch.tensor([8.0, -1.0], dtype=torch.float64)
     first, last = torch.log1p(std**2 * ends.exp()) / 2 / math.log(2)
     prior = std**2 * math.exp(-1) / 2 / math.log(2)
@@ -185,7 +186,7 @@ def test_training_lowers_the_variance_of_the_bound_and_keeps_its_mean():
 def test_stratified_times_ask_it_for_nothing(randn):
     """Times are drawn on [0, 1], whatever the curve."""
     g = torch.Generator().manual_seed(0)
-    assert Stratified()(8, g, scrambled()).grad_fn is None
+    assert StratifiedTimeSampler()(8, g, scrambled()).grad_fn is None
     assert scrambled().inverse_log_snr(torch.linspace(-4, 12, 9, dtype=torch.float64)).grad_fn is None
 
 
@@ -223,4 +224,4 @@ def test_state_is_its_weights():
 
 def test_refuses():
     with pytest.raises(ValueError, match=r"schedule\.log_snr_max=-5\.0 is not above log_snr_min=-5\.0"):
-        Learned(log_snr_max=-5.0)
+        LearnedSchedule(log_snr_max=-5.0)

@@ -8,15 +8,20 @@ from torch import nn
 from torch.distributions import Normal
 
 from src.diffusion import weightings
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.discrete_schedules import edm as edm_levels
+from src.diffusion.discrete_schedules import EDMSchedule as edm_levels
 from src.diffusion.losses import MSE, Hybrid
 from src.diffusion.parameterizations import EDM, X0, Eps, Flow, V
 from src.diffusion.schedules import FlowSchedule
-from src.diffusion.time_samplers import DiscreteUniform, LogitNormal, LogNormal, Stratified
-from src.diffusion.variances import FixedLarge, FixedSmall, LearnedRange
-from src.diffusion.vlb import variational_bound
+from src.diffusion.time_samplers import (
+    DiscreteUniformTimeSampler,
+    LogitNormalTimeSampler,
+    LogNormalTimeSampler,
+    StratifiedTimeSampler,
+)
+from src.diffusion.variances import FixedLargeVariance, FixedSmallVariance, LearnedRangeVariance
+from src.diffusion.vlb import vlb_terms
 from src.nets.mlp import MLP
 from src.optim.ema import EMA
 from src.samplers.ancestral import DDIM
@@ -68,11 +73,13 @@ def mlp(**options):
 @pytest.mark.parametrize(
     ("schedule", "part", "weighting", "times"),
     [
-        pytest.param(cosine, Eps, weightings.simple, Stratified(), marks=pytest.mark.slow),
-        (cosine, V, weightings.v_weighting, Stratified()),
-        pytest.param(cosine, X0, weightings.uniform, DiscreteUniform(1000), marks=pytest.mark.slow),
-        (edm_levels, EDM, weightings.edm, LogNormal(-0.5, 1.2)),
-        pytest.param(FlowSchedule, Flow, weightings.flow, LogitNormal(), marks=pytest.mark.slow),
+        pytest.param(CosineSchedule, Eps, weightings.simple_weighting, StratifiedTimeSampler(), marks=pytest.mark.slow),
+        (CosineSchedule, V, weightings.v_weighting, StratifiedTimeSampler()),
+        pytest.param(
+            CosineSchedule, X0, weightings.uniform_weighting, DiscreteUniformTimeSampler(1000), marks=pytest.mark.slow
+        ),
+        (edm_levels, EDM, weightings.edm_weighting, LogNormalTimeSampler(-0.5, 1.2)),
+        pytest.param(FlowSchedule, Flow, weightings.flow_weighting, LogitNormalTimeSampler(), marks=pytest.mark.slow),
     ],
     ids=["eps", "v", "x0", "edm", "flow"],
 )
@@ -90,17 +97,17 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
 
 def test_self_conditioning_learns_as_well(gaussian):
     """Gaussian data leaves it nothing to gain; what it is shown does not confuse it."""
-    denoiser = Denoiser(mlp(in_channels=2), cosine(), V(), self_conditioning=0.5)
-    recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.v_weighting), Stratified())
+    denoiser = Denoiser(mlp(in_channels=2), CosineSchedule(), V(), self_conditioning=0.5)
+    recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.v_weighting), StratifiedTimeSampler())
     assert not recipe.trained.training and 0.999 < recipe.against_the_best() < 1.02
 
 
 def test_a_learned_variance_lowers_the_bound(gaussian):
     """Below both fixed ones of the same network, and near the entropy of the data, the least that there is."""
     steps = 20
-    denoiser = Denoiser(mlp(out_channels=2), cosine(steps), V(), LearnedRange())
+    denoiser = Denoiser(mlp(out_channels=2), CosineSchedule(steps), V(), LearnedRangeVariance())
     loss = Hybrid(weightings.v_weighting, steps, scale=0.01)
-    recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniform(steps), 200)
+    recipe = Recipe(gaussian(SHAPE), denoiser, loss, DiscreteUniformTimeSampler(steps), 200)
     x_0, _, _ = recipe.batch(1000, "test")
 
     def bound(variance):
@@ -109,9 +116,9 @@ def test_a_learned_variance_lowers_the_bound(gaussian):
                 return recipe.trained.net(x, c_noise, cond).chunk(2, 1)[0]
 
         model = Denoiser(First(), denoiser.schedule, V(), variance) if variance else recipe.trained
-        return variational_bound(model, x_0, steps, generator("bound"))["total"].mean().item()
+        return vlb_terms(model, x_0, steps, generator("bound"))["total"].mean().item()
 
     least = -Normal(recipe.truth.mean, recipe.truth.std).log_prob(x_0.double()).mean().item() / math.log(2)
-    learned, small, large = bound(None), bound(FixedSmall()), bound(FixedLarge())
+    learned, small, large = bound(None), bound(FixedSmallVariance()), bound(FixedLargeVariance())
     assert least - 0.01 < learned < least + 0.05, (least, learned)
     assert learned < small - 0.5 and learned < large - 0.005, (learned, small, large)

@@ -7,8 +7,7 @@ import torch
 from torch.distributions import Normal
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
-from src.diffusion import schedules
+from src.diffusion import beta_schedules, discrete_schedules, schedules
 from src.diffusion.likelihood import bits_per_dimension, dequantize, divergence, last_time, ode_log_likelihood
 from tests.diffusion.reference import SHAPES, Mixture
 
@@ -18,11 +17,11 @@ FINE = {"rtol": 1e-7, "atol": 1e-7}
 ENDS_AS_NOISE = {
     "vp_sde": lambda: schedules.VPSDE(beta_max=40.0),
     "sub_vp_sde": lambda: schedules.SubVPSDE(beta_max=40.0),
-    "ve_sde": lambda: tables.ve_sde(sigma_max=2000.0),
-    "edm": lambda: tables.edm(sigma_max=2000.0),
-    "cosine": tables.cosine,
+    "ve_sde": lambda: discrete_schedules.VESDE(sigma_max=2000.0),
+    "edm": lambda: discrete_schedules.EDMSchedule(sigma_max=2000.0),
+    "cosine": beta_schedules.CosineSchedule,
     "flow": schedules.FlowSchedule,
-    "laplace": schedules.Laplace,
+    "laplace": schedules.LaplaceSchedule,
 }
 
 
@@ -52,10 +51,10 @@ def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
 @pytest.mark.parametrize(
     "make",
     [
-        schedules.Laplace,
-        lambda: schedules.Laplace(scale=0.2),
+        schedules.LaplaceSchedule,
+        lambda: schedules.LaplaceSchedule(scale=0.2),
         lambda: schedules.VPSDE(beta_max=4000.0),  # alpha is 0 long before t = 1
-        lambda: tables.linear(zero_terminal_snr=True),
+        lambda: beta_schedules.LinearSchedule(zero_terminal_snr=True),
         schedules.FlowSchedule,
     ],
 )
@@ -158,7 +157,7 @@ def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_single_precision_and_no_gradients_around_it(mode, gaussian, randn):
     """A network's own: single precision, called where gradients are off."""
-    schedule, truth = tables.cosine(), gaussian((1, 2, 3))
+    schedule, truth = beta_schedules.CosineSchedule(), gaussian((1, 2, 3))
     x_0 = (truth.mean + truth.std * randn(3, 1, 2, 3)).float()
     gain = torch.nn.Parameter(torch.ones(()))
     with mode():

@@ -11,14 +11,14 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from src.diffusion import losses, weightings
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.learned_schedule import Learned as LearnedSchedule
+from src.diffusion.learned_schedule import LearnedSchedule as LearnedSchedule
 from src.diffusion.losses import BCE, L1, MSE, VLB, Huber, Hybrid, Perceptual, PseudoHuber
 from src.diffusion.parameterizations import V
-from src.diffusion.schedules import match
-from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
-from src.diffusion.vlb import prior_term, step_term
+from src.diffusion.schedules import expand_like
+from src.diffusion.variances import FixedLargeVariance, FixedSmallVariance, LearnedRangeVariance, LearnedVariance
+from src.diffusion.vlb import prior_kl, vlb_term
 from src.nets.random_features import RandomFeatures
 from tests.diffusion.expected import SINGULAR, TRUTHS
 from tests.diffusion.reference import SHAPES, Oracle, posterior
@@ -78,9 +78,9 @@ def check_formula(name, schedule, shape, randn):
     make, formula = FORMULAS[name]
     x_0, noise = batch(shape, randn)
     q = predictor(schedule.add_noise(x_0, T, noise))
-    w = weightings.soft_min_snr(schedule, T)
+    w = weightings.soft_min_snr_weighting(schedule, T)
     expected = [formula(q[i].numpy(), x_0[i].numpy(), float(w[i])) for i in range(4)]
-    found = make(weightings.soft_min_snr)(Oracle(predictor, schedule), x_0, T, noise)
+    found = make(weightings.soft_min_snr_weighting)(Oracle(predictor, schedule), x_0, T, noise)
     assert_close(found, torch.tensor(expected, dtype=torch.float64), rtol=1e-9, atol=1e-12)
 
 
@@ -100,7 +100,7 @@ def test_equals_torch(shape, make_schedule, randn):
     schedule, (x_0, noise) = make_schedule("linear"), batch(shape, randn)
     q, root = (
         predictor(schedule.add_noise(x_0, T, noise)),
-        match(weightings.v_weighting(schedule, T).sqrt(), x_0),
+        expand_like(weightings.v_weighting(schedule, T).sqrt(), x_0),
     )
     theirs = {
         "mse": F.mse_loss(root * q, root * x_0, reduction="none"),
@@ -121,7 +121,7 @@ SLOPES = {
     "huber": lambda q, x, w, n: w.sqrt() * (w.sqrt() * (q - x)).clamp(-1, 1) / n,
     "huber 0.1": lambda q, x, w, n: w.sqrt() * (w.sqrt() * (q - x)).clamp(-0.1, 0.1) / n,
     "pseudo_huber": lambda q, x, w, n: (
-        w * (q - x) / n / match((w * (q - x) ** 2).flatten(1).mean(1) + 0.3**2, x).sqrt()
+        w * (q - x) / n / expand_like((w * (q - x) ** 2).flatten(1).mean(1) + 0.3**2, x).sqrt()
     ),
     "bce": lambda q, x, w, n: w * (q - x) / 2 / ((q + 1) / 2 * (1 - q) / 2) / 2 / n,
     "perceptual": lambda q, x, w, n: (
@@ -141,9 +141,9 @@ SLOPES = {
 def test_gradient(name, shape, make_schedule, randn):
     schedule, (x_0, noise) = make_schedule("flow"), batch(shape, randn)
     q = torch.tanh(randn(4, *shape)).requires_grad_()
-    losses_of = WEIGHTED[name](weightings.truncated_snr)(Oracle(lambda *_: q, schedule), x_0, T, noise)
+    losses_of = WEIGHTED[name](weightings.truncated_snr_weighting)(Oracle(lambda *_: q, schedule), x_0, T, noise)
     losses_of.sum().backward()
-    w = match(weightings.truncated_snr(schedule, T), x_0)
+    w = expand_like(weightings.truncated_snr_weighting(schedule, T), x_0)
     assert_close(q.grad, SLOPES[name](q.detach(), x_0, w, x_0[0].numel()), rtol=1e-9, atol=1e-9)
 
 
@@ -152,7 +152,7 @@ def test_gradient(name, shape, make_schedule, randn):
 def test_the_objective_does_not_depend_on_the_parameterization(name, process, make_schedule, randn):
     schedule, (x_0, noise) = make_schedule(process), batch((3, 5), randn)
     makes = WEIGHTED | {"vlb": lambda w: VLB(100), "vlb limit": lambda w: VLB(None)}
-    loss = makes[name](weightings.sigmoid)
+    loss = makes[name](weightings.sigmoid_weighting)
     by_x_0 = loss(Oracle(predictor, schedule), x_0, T, noise)
     for part, _ in TRUTHS.values():
         try:
@@ -170,15 +170,15 @@ def test_where_each_weighting_measures(part, shape, make_schedule, randn):
     x_0, noise = batch(shape, randn)
     for name in ("cosine", "linear"):
         schedule = make_schedule(name)
-        alpha, sigma = (match(v, x_0) for v in schedule.alpha_sigma(T))
+        alpha, sigma = (expand_like(v, x_0) for v in schedule.alpha_sigma(T))
         x_t = alpha * x_0 + sigma * noise
         q = predictor(x_t)
         eps = (x_t - alpha * q) / sigma
         errors = {
-            weightings.uniform: q - x_0,
-            weightings.simple: eps - noise,
+            weightings.uniform_weighting: q - x_0,
+            weightings.simple_weighting: eps - noise,
             weightings.v_weighting: (alpha * eps - sigma * q) - (alpha * noise - sigma * x_0),
-            weightings.flow: (eps - q) - (noise - x_0),
+            weightings.flow_weighting: (eps - q) - (noise - x_0),
         }
         for weighting, error in errors.items():
             found = MSE(weighting)(Oracle(predictor, schedule, TRUTHS[part][0]), x_0, T, noise)
@@ -188,7 +188,7 @@ def test_where_each_weighting_measures(part, shape, make_schedule, randn):
 @pytest.mark.parametrize("name", [name for name in WEIGHTED if name != "bce"])
 def test_zero_for_a_perfect_prediction(name, schedule, randn):
     x_0, noise = batch((2, 3), randn)
-    found = WEIGHTED[name](weightings.min_snr)(Oracle(lambda *_: x_0, schedule), x_0, T, noise)
+    found = WEIGHTED[name](weightings.min_snr_weighting)(Oracle(lambda *_: x_0, schedule), x_0, T, noise)
     assert_close(found, torch.zeros(4).double(), atol=1e-9, rtol=0)
 
 
@@ -197,7 +197,7 @@ def test_zero_for_a_perfect_prediction(name, schedule, randn):
 def test_samples_do_not_mix(name, shape, make_schedule, randn):
     makes = WEIGHTED | {"vlb": lambda w: VLB(100), "vlb limit": lambda w: VLB(None), "hybrid": Hybrid}
     loss, schedule, (x_0, noise) = makes[name](weightings.v_weighting), make_schedule("cosine"), batch(shape, randn)
-    variance = LearnedRange() if name == "hybrid" else None
+    variance = LearnedRangeVariance() if name == "hybrid" else None
 
     def denoiser():
         return Oracle(lambda x_t, t, cond: (predictor(x_t), *[x_t] * (variance is not None)), schedule, None, variance)
@@ -209,7 +209,9 @@ def test_samples_do_not_mix(name, shape, make_schedule, randn):
     assert (before[2:] != after[2:]).all()
 
 
-@pytest.mark.parametrize("loss", [MSE(weightings.uniform), VLB(10), VLB(None), Hybrid(weightings.simple, 10)])
+@pytest.mark.parametrize(
+    "loss", [MSE(weightings.uniform_weighting), VLB(10), VLB(None), Hybrid(weightings.simple_weighting, 10)]
+)
 def test_passes_the_label_on(loss, make_schedule, randn):
     seen = []
 
@@ -218,14 +220,21 @@ def test_passes_the_label_on(loss, make_schedule, randn):
         return x_t, x_t
 
     (x_0, noise), label = batch((1, 3), randn), torch.tensor([-1, 0, 2, 5])
-    loss(Oracle(echo, make_schedule("cosine"), None, Learned()), x_0, T, noise, label)
+    loss(Oracle(echo, make_schedule("cosine"), None, LearnedVariance()), x_0, T, noise, label)
     assert len(seen) == 1 and torch.equal(seen[0], label)
 
 
 @pytest.mark.parametrize("part", ["eps", "score", "x0", "v", "flow", "edm"])
 @pytest.mark.parametrize(
     "weighting",
-    [weightings.uniform, weightings.simple, weightings.v_weighting, weightings.flow, weightings.edm, weightings.p2],
+    [
+        weightings.uniform_weighting,
+        weightings.simple_weighting,
+        weightings.v_weighting,
+        weightings.flow_weighting,
+        weightings.edm_weighting,
+        weightings.p2_weighting,
+    ],
 )
 def test_single_precision_suffices(part, weighting, make_schedule, randn):
     """At the smallest time drawn in training too, where the weights are largest."""
@@ -246,7 +255,7 @@ def test_single_precision_suffices(part, weighting, make_schedule, randn):
 
 def bce_at(q, p, **arguments):
     """The loss of single predictions q of p, all in [0, 1] units."""
-    compare = BCE(weightings.uniform, **arguments).compare
+    compare = BCE(weightings.uniform_weighting, **arguments).compare
     return compare((2 * q - 1)[:, None], (2 * p - 1)[:, None], torch.ones(len(q), 1).double())[:, 0]
 
 
@@ -306,7 +315,7 @@ def test_perceptual_in_random_features(size, make_schedule, randn):
     """Blind to nothing, and frozen; a single tensor of features is as good as a list of one."""
     schedule, features = make_schedule("cosine"), RandomFeatures(1, size, width=8, depth=2).double()
     before = [p.clone() for p in features.parameters()]
-    loss, (x_0, noise) = Perceptual(weightings.uniform, features.train()), batch((1, *size), randn)
+    loss, (x_0, noise) = Perceptual(weightings.uniform_weighting, features.train()), batch((1, *size), randn)
     assert not loss.features.training and not any(p.requires_grad for p in features.parameters())
     q = torch.zeros_like(x_0, requires_grad=True)
     optimizer = torch.optim.LBFGS([q], max_iter=150)
@@ -322,14 +331,14 @@ def test_perceptual_in_random_features(size, make_schedule, randn):
     assert closure().item() < 1e-3 * start, "its minimum is reached"
     assert (q - x_0).square().mean() < 0.2 * x_0.square().mean(), "and is near the data"
     assert all(torch.equal(a, b) for a, b in zip(before, features.parameters(), strict=True))
-    single = Perceptual(weightings.uniform, nn.Flatten())
-    expected = MSE(weightings.uniform)(Oracle(predictor, schedule), x_0, T, noise)
+    single = Perceptual(weightings.uniform_weighting, nn.Flatten())
+    expected = MSE(weightings.uniform_weighting)(Oracle(predictor, schedule), x_0, T, noise)
     assert_close(single(Oracle(predictor, schedule), x_0, T, noise), expected)
 
 
 # ---- the bound as a loss ----
 
-VARIANCES = [LearnedRange, Learned]
+VARIANCES = [LearnedRangeVariance, LearnedVariance]
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
@@ -351,13 +360,13 @@ def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
     leaves = randn(4, *shape), randn(4, *shape)
     hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins))
     # The squared error alone is at the times as the bound rounds them up.
-    _, on_grid = losses.on_grid(t, 50)
+    _, on_grid = losses.round_to_step(t, 50)
     square = MSE(weightings.v_weighting)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, on_grid, noise)
     _, (square_of_mean, _) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins, scale=0.0))
     bound, (_, bound_of_variance) = gradients(VLB(50, bins=bins))
     assert_close(hybrid, square + 0.001 * bound, rtol=1e-9, atol=1e-12)
     assert_close(of_mean, square_of_mean, rtol=1e-12, atol=0)
-    w = match(weightings.v_weighting(schedule, on_grid), x_0)
+    w = expand_like(weightings.v_weighting(schedule, on_grid), x_0)
     assert_close(of_mean, 2 * w * (torch.tanh(leaves[0]) - x_0) / x_0[0].numel(), rtol=1e-9, atol=1e-12)
     assert_close(of_variance, 0.001 * bound_of_variance, rtol=1e-9, atol=1e-15)
     assert of_variance.abs().max() > 1e-6
@@ -378,8 +387,8 @@ def test_hybrid_learns_the_true_variance(process, shape, variance, make_schedule
     k = torch.arange(1, steps + 1, dtype=torch.float64).repeat_interleave(4)
     s, t = (k - 1) / steps, k / steps
     signs = torch.tensor([[1.0, 1], [1, -1], [-1, 1], [-1, -1]], dtype=torch.float64).repeat(steps, 1)
-    x_0 = truth.mean + match(signs[:, 0], truth.mean[None]) * truth.std
-    noise = match(signs[:, 1], x_0) * torch.ones_like(x_0)
+    x_0 = truth.mean + expand_like(signs[:, 0], truth.mean[None]) * truth.std
+    noise = expand_like(signs[:, 1], x_0) * torch.ones_like(x_0)
     # In units of log v: where the two bounds of a range are close the output itself hardly matters, and no descent
     # would find it.
     like, kind = torch.zeros(steps, *shape, dtype=torch.float64), variance()
@@ -389,7 +398,7 @@ def test_hybrid_learns_the_true_variance(process, shape, variance, make_schedule
     denoiser = Oracle(
         lambda x_t, t, cond: (denoise(x_t, t), (leaf / (one - none)).repeat_interleave(4, 0)), schedule, None, kind
     )
-    loss = Hybrid(weightings.uniform, steps, scale=1.0)
+    loss = Hybrid(weightings.uniform_weighting, steps, scale=1.0)
     optimizer = torch.optim.LBFGS(
         [leaf], max_iter=100, tolerance_grad=1e-9, tolerance_change=0, line_search_fn="strong_wolfe"
     )
@@ -402,7 +411,7 @@ def test_hybrid_learns_the_true_variance(process, shape, variance, make_schedule
 
     optimizer.step(closure)
     _, b, v = posterior(schedule, s[::4], t[::4], x_0)
-    alpha, sigma = (match(value, x_0) for value in schedule.alpha_sigma(t[::4]))
+    alpha, sigma = (expand_like(value, x_0) for value in schedule.alpha_sigma(t[::4]))
     spread = truth.std**2 * sigma**2 / (alpha**2 * truth.std**2 + sigma**2)
     found = (none + leaf.detach()).exp()
     assert_close(found, v + b**2 * spread, rtol=1e-5, atol=0)
@@ -414,7 +423,7 @@ def test_the_bound_of_many_steps_tends_to_its_limit(process, make_schedule, rand
     schedule, (x_0, noise), steps = make_schedule(process), batch((1, 7), randn), 100_000
     t = torch.tensor([0.0512, 0.2005, 0.5005, 0.9505], dtype=torch.float64)
     denoiser = Oracle(predictor, schedule)
-    prior = prior_term(schedule, x_0) / math.log(2)
+    prior = prior_kl(schedule, x_0) / math.log(2)
     assert_close(
         VLB(steps)(denoiser, x_0, t, noise) - prior, VLB(None)(denoiser, x_0, t, noise) - prior, rtol=1e-3, atol=0
     )
@@ -424,19 +433,19 @@ def test_the_bound_of_many_steps_tends_to_its_limit(process, make_schedule, rand
 def test_times_are_rounded_up_to_a_step(steps):
     k = torch.arange(1, steps + 1, dtype=torch.float64)
     for t in (k / steps, (k - 0.5) / steps, (k - 0.999) / steps):
-        s, node = losses.on_grid(t, steps)
+        s, node = losses.round_to_step(t, steps)
         assert torch.equal(node, k / steps) and torch.equal(s, (k - 1) / steps)
-    assert losses.on_grid(torch.tensor([1e-12]).double(), steps)[1].item() == 1 / steps
+    assert losses.round_to_step(torch.tensor([1e-12]).double(), steps)[1].item() == 1 / steps
 
 
-@pytest.mark.parametrize("variance", [FixedSmall(), FixedLarge()])
+@pytest.mark.parametrize("variance", [FixedSmallVariance(), FixedLargeVariance()])
 def test_the_bound_as_a_loss_is_its_terms(variance, schedule, randn):
     x_0, noise = batch((3, 5), randn)
     denoiser, steps = Oracle(predictor, schedule, None, variance), 20
-    s, t = losses.on_grid(T, steps)
+    s, t = losses.round_to_step(T, steps)
     x_t = schedule.add_noise(x_0, t, noise)
-    term = step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None)
-    expected = (steps * term + prior_term(schedule, x_0)) / math.log(2)
+    term = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None)
+    expected = (steps * term + prior_kl(schedule, x_0)) / math.log(2)
     assert_close(VLB(steps)(denoiser, x_0, T, noise), expected, rtol=1e-12, atol=0)
 
 
@@ -444,25 +453,37 @@ def test_the_bound_as_a_loss_is_its_terms(variance, schedule, randn):
 
 
 def denoiser_with(variance=None, schedule=None):
-    return Denoiser(nn.Identity(), schedule or cosine(), V(), variance)
+    return Denoiser(nn.Identity(), schedule or CosineSchedule(), V(), variance)
 
 
 @pytest.mark.parametrize(
     ("loss", "denoiser", "fix"),
     [
         *[
-            (make(weightings.simple), {"variance": variance()}, r"use loss=hybrid, loss=vlb .*or variance=fixed_small")
+            (
+                make(weightings.simple_weighting),
+                {"variance": variance()},
+                r"use loss=hybrid, loss=vlb .*or variance=fixed_small",
+            )
             for make in WEIGHTED.values()
             for variance in VARIANCES
         ],
-        (VLB(None), {"variance": LearnedRange()}, "loss=vlb with loss.steps"),
-        (Hybrid(weightings.simple), {}, "use variance=learned_range, or loss=mse"),
-        (Hybrid(weightings.simple), {"variance": FixedLarge()}, "use variance=learned_range, or loss=mse"),
-        (MSE(weightings.simple), {"schedule": LearnedSchedule()}, r"use loss=vlb loss.steps=null, or schedule=cosine"),
+        (VLB(None), {"variance": LearnedRangeVariance()}, "loss=vlb with loss.steps"),
+        (Hybrid(weightings.simple_weighting), {}, "use variance=learned_range, or loss=mse"),
+        (
+            Hybrid(weightings.simple_weighting),
+            {"variance": FixedLargeVariance()},
+            "use variance=learned_range, or loss=mse",
+        ),
+        (
+            MSE(weightings.simple_weighting),
+            {"schedule": LearnedSchedule()},
+            r"use loss=vlb loss.steps=null, or schedule=cosine",
+        ),
         (VLB(10), {"schedule": LearnedSchedule()}, r"use loss=vlb loss.steps=null, or schedule=cosine"),
         (
-            Hybrid(weightings.simple),
-            {"schedule": LearnedSchedule(), "variance": Learned()},
+            Hybrid(weightings.simple_weighting),
+            {"schedule": LearnedSchedule(), "variance": LearnedVariance()},
             r"use loss=vlb loss.steps=null, or schedule=cosine",
         ),
     ],
@@ -477,22 +498,22 @@ def test_what_would_stay_untrained_is_refused(loss, denoiser, fix):
 @pytest.mark.parametrize(
     ("weighting", "message"),
     [
-        (partial(weightings.min_snr, gamma=-1.0), r"weighting is \[-1.0, .*finite and at least 0"),
+        (partial(weightings.min_snr_weighting, gamma=-1.0), r"weighting is \[-1.0, .*finite and at least 0"),
         (lambda schedule, t: 1 / (t - 0.5).clamp(min=0), r"weighting is \[inf, .*finite and at least 0"),
-        (partial(weightings.edm, sigma_data=0), "weighting.sigma_data is above 0, not 0"),
+        (partial(weightings.edm_weighting, sigma_data=0), "weighting.sigma_data is above 0, not 0"),
     ],
 )
 def test_a_weighting_that_is_none_is_refused(make, weighting, message):
     with pytest.raises(ValueError, match=message):
-        make(weighting).check(denoiser_with(LearnedRange() if make is Hybrid else None))
+        make(weighting).check(denoiser_with(LearnedRangeVariance() if make is Hybrid else None))
 
 
 def test_what_fits_is_not_refused():
     MSE(lambda schedule, t: (t > 0.6).double()).check(denoiser_with())  # some levels may be left out
-    for loss in (*(make(weightings.simple) for make in WEIGHTED.values()), VLB(10), VLB(None)):
+    for loss in (*(make(weightings.simple_weighting) for make in WEIGHTED.values()), VLB(10), VLB(None)):
         loss.check(denoiser_with())
     for variance in VARIANCES:
-        Hybrid(weightings.simple).check(denoiser_with(variance()))
+        Hybrid(weightings.simple_weighting).check(denoiser_with(variance()))
         VLB(10).check(denoiser_with(variance()))
     VLB(None).check(denoiser_with(schedule=LearnedSchedule()))
 
@@ -500,12 +521,12 @@ def test_what_fits_is_not_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Huber(weightings.simple, 0.0), "loss.delta is above 0, not 0.0"),
-        (lambda: PseudoHuber(weightings.simple, -1.0), "loss.c is above 0, not -1.0"),
-        (lambda: BCE(weightings.simple, 0.5), "loss.margin lies between 0 and 0.5, not 0.5"),
-        (lambda: BCE(weightings.simple, 0.0), "loss.margin lies between 0 and 0.5, not 0.0"),
+        (lambda: Huber(weightings.simple_weighting, 0.0), "loss.delta is above 0, not 0.0"),
+        (lambda: PseudoHuber(weightings.simple_weighting, -1.0), "loss.c is above 0, not -1.0"),
+        (lambda: BCE(weightings.simple_weighting, 0.5), "loss.margin lies between 0 and 0.5, not 0.5"),
+        (lambda: BCE(weightings.simple_weighting, 0.0), "loss.margin lies between 0 and 0.5, not 0.0"),
         (lambda: VLB(0), "loss.steps is at least 1, not 0"),
-        (lambda: Hybrid(weightings.simple, 0), "loss.steps is at least 1, not 0"),
+        (lambda: Hybrid(weightings.simple_weighting, 0), "loss.steps is at least 1, not 0"),
     ],
 )
 def test_impossible_values(make, message):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion.operators import FAINTEST, Average, Blur, Grey, Mask
+from src.diffusion.operators import FAINTEST, Blur, Downsample, Grayscale, Mask
 
 KNOWN = {
     "one for all": lambda b, c, size: torch.arange(size.numel()).view(1, 1, *size) % 3 > 0,
@@ -16,11 +16,11 @@ KNOWN = {
 ALL = {
     **{f"mask, {name}": (lambda b, c, size, make=make: Mask(make(b, c, size)), [(1, 8), (3, 5), (1, 4, 6), (3, 4, 6)])
        for name, make in KNOWN.items()},
-    "average 1": (lambda *_: Average(1), [(1, 8), (2, 3, 5)]),
-    "average 2": (lambda *_: Average(2), [(1, 8), (3, 6), (1, 4, 6), (3, 4, 6)]),
-    "average 3": (lambda *_: Average(3), [(2, 9), (2, 3, 6)]),
-    "grey": (lambda *_: Grey(), [(3, 7), (3, 4, 6)]),
-    "grey of two": (lambda *_: Grey([0.8, -0.3]), [(2, 7), (2, 4, 6)]),
+    "average 1": (lambda *_: Downsample(1), [(1, 8), (2, 3, 5)]),
+    "average 2": (lambda *_: Downsample(2), [(1, 8), (3, 6), (1, 4, 6), (3, 4, 6)]),
+    "average 3": (lambda *_: Downsample(3), [(2, 9), (2, 3, 6)]),
+    "grey": (lambda *_: Grayscale(), [(3, 7), (3, 4, 6)]),
+    "grey of two": (lambda *_: Grayscale([0.8, -0.3]), [(2, 7), (2, 4, 6)]),
     "blur 0.5": (lambda *_: Blur(0.5), [(1, 8), (3, 7), (1, 4, 6), (3, 5, 6)]),
     "blur 0.6": (lambda *_: Blur(0.6), [(1, 8), (2, 4, 6)]),
 }  # fmt: skip
@@ -75,17 +75,17 @@ def test_a_ridge_for_each_sample(case):
 
 def test_average_is_the_mean_of_blocks(randn):
     x = randn(2, 3, 4, 6)
-    assert_close(Average(2)(x), torch.nn.functional.avg_pool2d(x, 2))
-    assert_close(Average(3)(x[:, :, 0]), torch.nn.functional.avg_pool1d(x[:, :, 0], 3))
+    assert_close(Downsample(2)(x), torch.nn.functional.avg_pool2d(x, 2))
+    assert_close(Downsample(3)(x[:, :, 0]), torch.nn.functional.avg_pool1d(x[:, :, 0], 3))
     small = randn(2, 3, 4, 6)  # the smallest picture of that mean has blocks of one value
-    assert_close(Average(2).pinv(small), small.repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert_close(Downsample(2).pinv(small), small.repeat_interleave(2, 2).repeat_interleave(2, 3))
     with pytest.raises(RuntimeError, match=r"unflatten|divide"):
-        Average(4)(x)
+        Downsample(4)(x)
 
 
 def test_grey_is_luma():
     red_green_blue_white = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])[..., None, None]
-    assert_close(Grey()(red_green_blue_white).flatten(), torch.tensor([0.299, 0.587, 0.114, 1.0]))
+    assert_close(Grayscale()(red_green_blue_white).flatten(), torch.tensor([0.299, 0.587, 0.114, 1.0]))
 
 
 @pytest.mark.parametrize("width", [1.0, 2.5])
@@ -111,7 +111,7 @@ def test_what_a_strong_blur_hides_is_not_enlarged():
     assert_close(torch.fft.fft2(found)[..., kept], torch.fft.fft2(x)[..., kept], rtol=0, atol=1e-2)
 
 
-@pytest.mark.parametrize("make", [lambda: Average(0), lambda: Blur(0.0), lambda: Blur(-1.0)])
+@pytest.mark.parametrize("make", [lambda: Downsample(0), lambda: Blur(0.0), lambda: Blur(-1.0)])
 def test_impossible_values(make):
     with pytest.raises(ValueError, match=r"at least 1|above 0"):
         make()

@@ -6,11 +6,12 @@ from torch.distributions import Normal
 from torch.testing import assert_close
 
 from src.diffusion import weightings
+from src.diffusion.beta_schedules import CosineSchedule, ExponentialSchedule, LinearSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine, edm, exponential, linear, ve_sde
+from src.diffusion.discrete_schedules import VESDE, EDMSchedule
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, PosteriorMean, posterior
-from src.diffusion.schedules import match
+from src.diffusion.schedules import expand_like
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
 
@@ -40,7 +41,7 @@ def test_true_output_gives_the_truth(name, part, data, randn):
     """The data, and with it the noise, v and the score of q(x_t | x_0), the last by differentiating its density."""
     schedule, (parameterization, truth) = ALL[name](), TRUTHS[part]
     x_0, eps = randn(4, *data), randn(4, *data)
-    alpha, sigma = (match(v, x_0) for v in schedule.alpha_sigma(T))
+    alpha, sigma = (expand_like(v, x_0) for v in schedule.alpha_sigma(T))
     x_t = (alpha * x_0 + sigma * eps).requires_grad_()
     net = Fixed(truth(schedule, T, x_0, eps))
     x_hat = Denoiser(net, schedule, parameterization)(x_t, T).x_0.detach()
@@ -76,7 +77,7 @@ def test_true_output_gives_the_data_at_the_end(name, part, data, randn):
 @pytest.mark.parametrize("part", TRUTHS)
 def test_outputs_of_ladders_at_their_first_times(part, randn):
     """Where the noise is a thousandth of the data and less."""
-    schedule, (parameterization, truth) = edm(STEPS), TRUTHS[part]
+    schedule, (parameterization, truth) = EDMSchedule(STEPS), TRUTHS[part]
     x_0, eps, t = randn(3, 2, 3), randn(3, 2, 3), torch.tensor([1e-5, 4e-4, 2e-3], dtype=torch.float64)
     net = Fixed(truth(schedule, t, x_0, eps))
     assert_close(Denoiser(net, schedule, parameterization)(schedule.add_noise(x_0, t, eps), t).x_0, x_0)
@@ -114,7 +115,7 @@ def test_network_input(randn):
 
 
 @pytest.mark.parametrize("sigma_data", [0.5, 1.0, 2.3])
-@pytest.mark.parametrize("schedule", [edm(), ve_sde()])
+@pytest.mark.parametrize("schedule", [EDMSchedule(), VESDE()])
 def test_edm_equals_table_1(schedule, sigma_data):
     t = torch.linspace(0.001, 1, 50, dtype=torch.float64)
     sigma = schedule.alpha_sigma(t)[1].numpy()
@@ -144,10 +145,10 @@ def test_edm_targets(name, sigma_data):
 
 def test_edm_on_data(randn):
     """Inputs and targets have unit variance in samples too; five standard errors."""
-    n, schedule, part = 20_000, edm(), EDM(0.5)
+    n, schedule, part = 20_000, EDMSchedule(), EDM(0.5)
     x_0, eps = 0.5 * randn(4, n), randn(4, n)
     x_t = schedule.add_noise(x_0, T, eps)
-    c_in, c_skip, c_out, _ = (match(v, x_0) for v in part.scalings(schedule, T))
+    c_in, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.scalings(schedule, T))
     for value in c_in * x_t, (x_0 - c_skip * x_t) / c_out:
         assert_close(value.var(1), torch.ones(4).double(), rtol=0, atol=5 * (2 / n) ** 0.5)
 
@@ -155,11 +156,13 @@ def test_edm_on_data(randn):
 # ---- the mean of the step back ----
 
 
-@pytest.mark.parametrize("make", [linear, cosine, exponential, lambda: linear(zero_terminal_snr=True)])
+@pytest.mark.parametrize(
+    "make", [LinearSchedule, CosineSchedule, ExponentialSchedule, lambda: LinearSchedule(zero_terminal_snr=True)]
+)
 def test_mean_has_the_coefficients_of_ddpm(make):
     """Equation 7 of the paper, from the betas alone, at every k."""
     schedule = make()
-    betas = np.linspace(1e-4, 0.02, 1000) if make is linear else schedule.betas.numpy()
+    betas = np.linspace(1e-4, 0.02, 1000) if make is LinearSchedule else schedule.betas.numpy()
     bar = np.cumprod(1 - betas)
     before = np.concatenate([[1.0], bar[:-1]])
     of_x_0 = torch.from_numpy(np.sqrt(before) * betas / (1 - bar))
@@ -213,7 +216,12 @@ def test_others_are_finite_at_both_ends(name, part, randn):
     x_0, eps = randn(len(t), 1, 4), randn(len(t), 1, 4)
     x_t = schedule.add_noise(x_0, t, eps).detach().requires_grad_()
     denoiser(x_t, t).x_0.square().sum().backward()
-    for weighting in weightings.uniform, weightings.simple, weightings.edm, weightings.likelihood:
+    for weighting in (
+        weightings.uniform_weighting,
+        weightings.simple_weighting,
+        weightings.edm_weighting,
+        weightings.likelihood_weighting,
+    ):
         later = t.clamp(min=1e-5)
         MSE(weighting)(denoiser, x_0, later, eps).sum().backward()
     for value in (x_t, *denoiser.parameters()):

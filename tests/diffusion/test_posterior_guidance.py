@@ -5,20 +5,20 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Prediction
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.operators import Average, Blur, Grey, Mask
-from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM, spread
-from src.diffusion.schedules import match
+from src.diffusion.operators import Blur, Downsample, Grayscale, Mask
+from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM, posterior_variance
+from src.diffusion.schedules import expand_like
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.base import Denoise, no_clip
+from src.samplers.base import DenoiserMemory, no_clip
 
 STD = 0.6
 # name: (A of the size, shape of a sample)
 MEASUREMENTS = {
     "mask": (lambda size: Mask(torch.arange(size.numel()).view(1, 1, *size) % 3 > 0), (2, 7)),
-    "average": (lambda size: Average(2), (1, 4, 6)),
-    "grey": (lambda size: Grey(), (3, 2, 3)),
+    "average": (lambda size: Downsample(2), (1, 4, 6)),
+    "grey": (lambda size: Grayscale(), (3, 2, 3)),
     "blur": (lambda size: Blur(0.6), (1, 3, 5)),
 }
 POSTERIORS = {"ddnm": DDNM, "pigdm": PiGDM}
@@ -39,7 +39,7 @@ class Data:
 
     def denoise(self, schedule):
         def denoise(x_t, t, cond=None):
-            alpha, sigma = (match(v, x_t) for v in schedule.alpha_sigma(t))
+            alpha, sigma = (expand_like(v, x_t) for v in schedule.alpha_sigma(t))
             gain = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
             return Prediction(self.mean + gain * (x_t - alpha * self.mean))
 
@@ -134,7 +134,7 @@ def test_dps_is_the_formula(name, scale, schedule, randn):
     x_t = randn(3, *data.shape)
     x_0 = data.denoise(schedule)(x_t, t).x_0
     residual = data.y - data.measurement(x_0)
-    towards = data.measurement.transpose(residual) / match(residual.flatten(1).norm(dim=1), x_t)
+    towards = data.measurement.transpose(residual) / expand_like(residual.flatten(1).norm(dim=1), x_t)
     slope = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
     guided = DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule)
     assert_close(guided(x_t, t).x_0, x_0 + scale * sigma**2 / alpha * 2 * slope * towards, rtol=1e-6, atol=1e-9)
@@ -143,11 +143,11 @@ def test_dps_is_the_formula(name, scale, schedule, randn):
 @pytest.mark.parametrize("steps", [10, 1000])
 def test_dps_is_algorithm_1(steps, randn):
     r"""After a step of DDPM the paper subtracts :math:`\zeta' / \|y - A \hat x_0\|\ \nabla_x \|y - A \hat x_0\|^2`."""
-    schedule, data, scale = cosine(steps), Data("average", 0.0, randn, batch=3), 0.7
+    schedule, data, scale = CosineSchedule(steps), Data("average", 0.0, randn, batch=3), 0.7
     sampler, x_t = DDPM(schedule, steps), randn(3, *data.shape)
     t, s = sampler.levels(torch.tensor([6, 5], dtype=torch.float64) / 10)
     guided, plain = (
-        sampler.step(Denoise(denoise, no_clip), x_t, t, s, torch.zeros_like)
+        sampler.step(DenoiserMemory(denoise, no_clip), x_t, t, s, torch.zeros_like)
         for denoise in (
             DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule),
             data.denoise(schedule),
@@ -158,7 +158,7 @@ def test_dps_is_algorithm_1(steps, randn):
     (gradient,) = torch.autograd.grad(residual.square().sum(), x)
     beta = 1 - (t.alpha / s.alpha) ** 2
     zeta = scale * beta / (1 - beta) ** 0.5 / residual.detach().norm(dim=1)
-    assert_close(guided, plain - match(zeta, x_t) * gradient, rtol=1e-6, atol=1e-9)
+    assert_close(guided, plain - expand_like(zeta, x_t) * gradient, rtol=1e-6, atol=1e-9)
 
 
 def test_dps_has_the_same_sum_however_many_steps(make_schedule, randn):
@@ -238,4 +238,4 @@ def test_spread_is_the_variance_of_what_is_left_to_know(schedule):
     t = torch.tensor([0.0, 0.3, 1.0]).double()
     alpha, sigma = schedule.alpha_sigma(t)
     precision = 1 / STD**2 + (alpha / sigma) ** 2
-    assert_close(spread(schedule, t, STD), 1 / precision, rtol=1e-9, atol=1e-12)
+    assert_close(posterior_variance(schedule, t, STD), 1 / precision, rtol=1e-9, atol=1e-12)

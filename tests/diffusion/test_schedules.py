@@ -9,8 +9,8 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
-from src.diffusion.schedules import VPSDE, FlowSchedule, Laplace, Schedule, SubVPSDE, match
+from src.diffusion import beta_schedules, discrete_schedules
+from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, Schedule, SubVPSDE, expand_like
 from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
 from tests.diffusion.expected import ALL, ONE, SHAPES
 
@@ -185,13 +185,13 @@ def test_sde_in_closed_form():
     t = torch.linspace(0.01, 0.99, 99, dtype=torch.float64)
     beta, integral = 0.1 + 19.9 * t, 0.1 * t + 19.9 / 2 * t**2
     steps, ratio = 1000, math.log(50 / 0.01)
-    _, sigma = tables.ve_sde().alpha_sigma(t)
+    _, sigma = discrete_schedules.VESDE().alpha_sigma(t)
     closed = {
         VPSDE(): (-beta / 2, beta),
         SubVPSDE(): (-beta / 2, beta * (1 - torch.exp(-2 * integral))),
         FlowSchedule(): (-1 / (1 - t), 2 * t / (1 - t)),
         # The ladder's nodes are T - 1 steps apart.
-        tables.ve_sde(): (0 * t, 2 * sigma**2 * ratio * steps / (steps - 1)),
+        discrete_schedules.VESDE(): (0 * t, 2 * sigma**2 * ratio * steps / (steps - 1)),
     }
     for schedule, expected in closed.items():
         assert_close(torch.stack(schedule.drift_diffusion(t)), torch.stack(expected), rtol=1e-10, atol=1e-12)
@@ -216,7 +216,7 @@ def test_continuous_schedules_equal_numpy():
         SubVPSDE(0.3, 12.0): (np.exp(-integral / 2), 1 - np.exp(-integral)),
         FlowSchedule(): (1 - t, t),
         FlowSchedule(3.0): (1 - rest, rest),
-        Laplace(0.4, 0.7): (1 / np.sqrt(1 + np.exp(-log_snr)), 1 / np.sqrt(1 + np.exp(log_snr))),
+        LaplaceSchedule(0.4, 0.7): (1 / np.sqrt(1 + np.exp(-log_snr)), 1 / np.sqrt(1 + np.exp(log_snr))),
     }
     for schedule, expected in written_again.items():
         mine = torch.stack(schedule.alpha_sigma(torch.from_numpy(t)))
@@ -226,7 +226,7 @@ def test_continuous_schedules_equal_numpy():
 def test_laplace_follows_its_law():
     """P(log-SNR > mean + z) = exp(-z / b) / 2 where t is uniform."""
     z = torch.linspace(0.1, 5, 40, dtype=torch.float64)
-    schedule = Laplace(mean=-0.3, scale=0.8)
+    schedule = LaplaceSchedule(mean=-0.3, scale=0.8)
     assert_close(schedule.inverse_log_snr(-0.3 + z), torch.exp(-z / 0.8) / 2, rtol=0, atol=1e-12)
     assert_close(1 - schedule.inverse_log_snr(-0.3 - z), torch.exp(-z / 0.8) / 2, rtol=0, atol=1e-12)
 
@@ -253,11 +253,13 @@ def test_flow_shift_is_a_change_of_time():
 
 
 TABLES = (
-    tables.linear, tables.quadratic, tables.constant, tables.exponential, tables.tanh, tables.cosine, tables.sigmoid,
+    beta_schedules.LinearSchedule, beta_schedules.QuadraticSchedule, beta_schedules.ConstantSchedule,
+    beta_schedules.ExponentialSchedule, beta_schedules.TanhSchedule, beta_schedules.CosineSchedule,
+    beta_schedules.SigmoidSchedule,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace])
+@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, LaplaceSchedule])
 @pytest.mark.parametrize("shift", [0.5, 4.0])
 def test_shift_moves_the_log_snr(make, shift):
     """By -2 log s at every time, the ends and what lies between nodes included."""
@@ -265,27 +267,29 @@ def test_shift_moves_the_log_snr(make, shift):
     assert_close(make(shift=shift).log_snr(t), make().log_snr(t) - 2 * math.log(shift), rtol=0, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace, partial(tables.linear, zero_terminal_snr=True)])
+@pytest.mark.parametrize(
+    "make", [*TABLES, FlowSchedule, LaplaceSchedule, partial(beta_schedules.LinearSchedule, zero_terminal_snr=True)]
+)
 def test_inverse_of_a_shifted_one(make):
     schedule = make(shift=3.0)
     assert_close(schedule.inverse_log_snr(schedule.log_snr(T)), T, rtol=0, atol=2e-9)
 
 
-@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, Laplace])
+@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, LaplaceSchedule])
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
 def test_refuses_an_impossible_shift(make, shift):
-    with pytest.raises(ValueError, match=r"schedule\.shift multiplies sigma / alpha and is above 0"):
+    with pytest.raises(ValueError, match=r"schedule\.shift must be finite and > 0"):
         make(shift=shift)
 
 
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: VPSDE(0.0), r"0 < schedule.beta_min <= schedule.beta_max is needed, not 0.0 and 20.0"),
-        (lambda: VPSDE(3.0, 2.0), "not 3.0 and 2.0"),
-        (lambda: SubVPSDE(-0.1), "not -0.1 and 20.0"),
-        (lambda: SubVPSDE(3.0, 2.0), "not 3.0 and 2.0"),
-        (lambda: Laplace(scale=0.0), "schedule.scale is above 0, not 0.0"),
+        (lambda: VPSDE(0.0), r"schedule must have 0 < beta_min <= beta_max, got 0.0 and 20.0"),
+        (lambda: VPSDE(3.0, 2.0), "got 3.0 and 2.0"),
+        (lambda: SubVPSDE(-0.1), "got -0.1 and 20.0"),
+        (lambda: SubVPSDE(3.0, 2.0), "got 3.0 and 2.0"),
+        (lambda: LaplaceSchedule(scale=0.0), "schedule.scale must be > 0, got 0.0"),
     ],
 )
 def test_refuses(make, message):
@@ -310,8 +314,8 @@ def test_add_noise(schedule, randn, data, dtype):
 def test_match():
     x = torch.zeros(2, 3, 4, dtype=torch.float32)
     value = torch.tensor([0.25, 0.5], dtype=torch.float64)
-    assert torch.equal(match(value, x) + x, torch.stack([torch.full((3, 4), 0.25), torch.full((3, 4), 0.5)]))
-    assert (match(value[0], x) + x).dtype == torch.float32
+    assert torch.equal(expand_like(value, x) + x, torch.stack([torch.full((3, 4), 0.25), torch.full((3, 4), 0.5)]))
+    assert (expand_like(value[0], x) + x).dtype == torch.float32
 
 
 @pytest.mark.parametrize("move", [torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.float])

@@ -5,22 +5,30 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion.discrete_schedules import additive, cosine
+from src.diffusion.beta_schedules import CosineSchedule
+from src.diffusion.discrete_schedules import AdditiveSchedule
 from src.diffusion.schedules import FlowSchedule
 from src.diffusion.time_samplers import (
-    DiscreteUniform,
-    Fixed,
-    LogitNormal,
-    LogNormal,
-    LossAware,
-    Stratified,
+    DiscreteUniformTimeSampler,
+    FixedTimeSampler,
+    LogitNormalTimeSampler,
+    LogNormalTimeSampler,
+    LossSecondMomentTimeSampler,
+    StratifiedTimeSampler,
     TimeSampler,
-    Uniform,
+    UniformTimeSampler,
 )
 from tests.diffusion.expected import ALL, ONE
 
-SCHEDULE = cosine()
-EVERY = [Uniform, Stratified, DiscreteUniform, LogNormal, LogitNormal, LossAware]
+SCHEDULE = CosineSchedule()
+EVERY = [
+    UniformTimeSampler,
+    StratifiedTimeSampler,
+    DiscreteUniformTimeSampler,
+    LogNormalTimeSampler,
+    LogitNormalTimeSampler,
+    LossSecondMomentTimeSampler,
+]
 N = 20_000
 
 
@@ -49,7 +57,7 @@ def uniform(low, high=1.0):
 
 def warm(bins=8, history=3, **kwargs):
     """One that has seen losses around 1 + 3 j in bin j."""
-    times, g = LossAware(bins, history, **kwargs), generator(7)
+    times, g = LossSecondMomentTimeSampler(bins, history, **kwargs), generator(7)
     middles = times.t_min + (1 - times.t_min) * (torch.arange(bins, dtype=torch.float64) + 0.5) / bins
     for _ in range(history):
         times.observe(middles, 1 + 3 * torch.arange(bins) + torch.rand(bins, generator=g))
@@ -62,17 +70,17 @@ def warm(bins=8, history=3, **kwargs):
 @pytest.mark.parametrize("t", [0.3, 1.0])
 def test_one_time(t):
     """In training as in validation; others are validated at evenly spread ones."""
-    times = Fixed(t)
+    times = FixedTimeSampler(t)
     for drawn in (times, times.for_validation()):
         assert drawn(5, generator(), SCHEDULE).tolist() == [t] * 5
-    spread = Uniform().for_validation()(4, generator(), SCHEDULE).sort().values
+    spread = UniformTimeSampler().for_validation()(4, generator(), SCHEDULE).sort().values
     assert_close(spread.diff(), torch.full((3,), 0.25, dtype=torch.float64), atol=1e-4, rtol=0)
     for wrong in (0.0, -1.0, 1.5):
         with pytest.raises(ValueError, match=r"time_sampler\.t must be in"):
-            Fixed(wrong)
+            FixedTimeSampler(wrong)
 
 
-@pytest.mark.parametrize("make", [Uniform, Stratified])
+@pytest.mark.parametrize("make", [UniformTimeSampler, StratifiedTimeSampler])
 @pytest.mark.parametrize("t_min", [1e-5, 0.25])
 def test_uniform(make, t_min):
     t = draw(make(t_min))
@@ -83,7 +91,7 @@ def test_uniform(make, t_min):
 
 
 def test_each_stratified_time_is_uniform():
-    draws = torch.stack([draw(Stratified(1e-9), 5, seed) for seed in range(2000)])
+    draws = torch.stack([draw(StratifiedTimeSampler(1e-9), 5, seed) for seed in range(2000)])
     for column in draws.T:
         assert kolmogorov_smirnov(column, uniform(0)) < 1.95
 
@@ -91,7 +99,7 @@ def test_each_stratified_time_is_uniform():
 @pytest.mark.parametrize("n", [1, 2, 7, 128])
 @pytest.mark.parametrize("seed", range(20))
 def test_stratified_covers_each_stratum_once(n, seed):
-    t = draw(Stratified(0.1), n, seed).sort().values
+    t = draw(StratifiedTimeSampler(0.1), n, seed).sort().values
     stratum = (t - 0.1) / 0.9 * n
     assert torch.equal(stratum.floor(), torch.arange(n).double())
     assert_close(t.diff(), torch.full((n - 1,), 0.9 / n).double(), rtol=0, atol=1e-7)
@@ -102,7 +110,7 @@ def test_stratified_covers_each_stratum_once(n, seed):
 def test_stratified_across_ranks(ranks, seed):
     """Each process takes its slice of the global batch: together they cover every stratum once, and so does each
     alone the wider strata of its share."""
-    t = draw(Stratified(1e-9), 32, seed)
+    t = draw(StratifiedTimeSampler(1e-9), 32, seed)
     slices = [t[rank::ranks] for rank in range(ranks)]
     assert torch.equal((torch.cat(slices) * 32).floor().sort().values, torch.arange(32).double())
     for part in slices:
@@ -110,7 +118,9 @@ def test_stratified_across_ranks(ranks, seed):
         assert torch.equal((part * n).floor().sort().values, torch.arange(n).double())
 
 
-@pytest.mark.parametrize(("make", "variance"), [(Uniform, 1 / 12 / 64), (Stratified, 1 / 12 / 64**2)])
+@pytest.mark.parametrize(
+    ("make", "variance"), [(UniformTimeSampler, 1 / 12 / 64), (StratifiedTimeSampler, 1 / 12 / 64**2)]
+)
 def test_variance_of_the_mean_of_a_batch(make, variance):
     """1 / (12 n) for independent times, 1 / (12 n^2) for stratified ones; five standard errors of the estimate."""
     means = torch.stack([draw(make(), 64, seed).mean() for seed in range(1000)])
@@ -119,7 +129,7 @@ def test_variance_of_the_mean_of_a_batch(make, variance):
 
 @pytest.mark.parametrize("steps", [1, 10, 1000])
 def test_discrete_lies_on_the_nodes(steps):
-    t = draw(DiscreteUniform(steps))
+    t = draw(DiscreteUniformTimeSampler(steps))
     k = (t * steps).round()
     assert torch.equal(t, k / steps)
     counts = torch.bincount(k.long(), minlength=steps + 1)
@@ -132,7 +142,7 @@ def test_discrete_lies_on_the_nodes(steps):
 
 def test_discrete_times_have_the_values_of_the_table():
     """Bit for bit those of k / T."""
-    t = draw(DiscreteUniform(1000), 500)
+    t = draw(DiscreteUniformTimeSampler(1000), 500)
     table = torch.arange(1001, dtype=torch.float64) / 1000
     assert torch.equal(SCHEDULE.log_snr(t), SCHEDULE.log_snr(table)[(t * 1000).round().long()])
 
@@ -145,7 +155,7 @@ def test_discrete_times_have_the_values_of_the_table():
 def test_log_normal_noise_levels(name, mean, std):
     """log(sigma / alpha) is normal, whatever the schedule."""
     schedule = ALL[name]()
-    alpha, sigma = schedule.alpha_sigma(draw(LogNormal(mean, std, t_min=1e-9), schedule=schedule))
+    alpha, sigma = schedule.alpha_sigma(draw(LogNormalTimeSampler(mean, std, t_min=1e-9), schedule=schedule))
     z = ((sigma / alpha).log() - mean) / std
     assert kolmogorov_smirnov(z, torch.special.ndtr) < 1.95
 
@@ -153,7 +163,7 @@ def test_log_normal_noise_levels(name, mean, std):
 @pytest.mark.parametrize("name", ALL)
 def test_log_normal_levels_beyond_the_schedule_are_taken_at_its_ends(name):
     schedule, t_min = ALL[name](), 0.01
-    t = draw(LogNormal(-1.2, 1.2, t_min), schedule=schedule)
+    t = draw(LogNormalTimeSampler(-1.2, 1.2, t_min), schedule=schedule)
     assert t_min <= t.min() and t.max() <= 1
     for end, side in ((t_min, -1), (1.0, 1)):
         z = side * (-schedule.log_snr(end * ONE) / 2 + 1.2) / 1.2
@@ -163,13 +173,13 @@ def test_log_normal_levels_beyond_the_schedule_are_taken_at_its_ends(name):
 
 def test_log_normal_on_a_short_ladder():
     """Most of the levels lie beyond a process that never hides the data."""
-    t = draw(LogNormal(0.0, 1.0), schedule=additive())
+    t = draw(LogNormalTimeSampler(0.0, 1.0), schedule=AdditiveSchedule())
     assert (t == 1).double().mean() > 0.8
 
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.8, 0.4)])
 def test_logit_normal(mean, std):
-    z = (torch.logit(draw(LogitNormal(mean, std))) - mean) / std
+    z = (torch.logit(draw(LogitNormalTimeSampler(mean, std))) - mean) / std
     assert kolmogorov_smirnov(z, torch.special.ndtr) < 1.95
 
 
@@ -178,7 +188,7 @@ def test_logit_normal(mean, std):
 
 @pytest.mark.parametrize("t_min", [1e-5, 0.3])
 def test_loss_aware_is_uniform_at_first(t_min):
-    times = LossAware(bins=8, history=3, t_min=t_min)
+    times = LossSecondMomentTimeSampler(bins=8, history=3, t_min=t_min)
     middles = t_min + (1 - t_min) * (torch.arange(8).double() + 0.5) / 8
     assert kolmogorov_smirnov(draw(times), uniform(t_min)) < 1.95
     for _ in range(2):
@@ -192,7 +202,7 @@ def test_loss_aware_is_uniform_at_first(t_min):
 
 @pytest.mark.parametrize("share", [0.001, 0.2])
 def test_loss_aware_follows_the_root_mean_square(share):
-    times, history = LossAware(3, 2, uniform_share=share), [[3.0, 4.0], [0.0, 1.0], [-2.0, 2.0]]
+    times, history = LossSecondMomentTimeSampler(3, 2, uniform_share=share), [[3.0, 4.0], [0.0, 1.0], [-2.0, 2.0]]
     for k in range(2):
         times.observe(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([h[k] for h in history]))
     root = torch.tensor([12.5**0.5, 0.5**0.5, 2.0], dtype=torch.float64)
@@ -200,7 +210,7 @@ def test_loss_aware_follows_the_root_mean_square(share):
 
 
 def test_loss_aware_forgets_what_is_older_than_its_history():
-    times, t = LossAware(2, 2, uniform_share=1e-9), torch.tensor([0.2, 0.7], dtype=torch.float64)
+    times, t = LossSecondMomentTimeSampler(2, 2, uniform_share=1e-9), torch.tensor([0.2, 0.7], dtype=torch.float64)
     for losses in ([100.0, 100.0], [1.0, 3.0], [1.0, 3.0]):
         times.observe(t, torch.tensor(losses))
     assert_close(times.probabilities(), torch.tensor([0.25, 0.75]).double(), rtol=1e-6, atol=0)
@@ -233,13 +243,13 @@ def test_loss_aware_mean_is_that_over_uniform_times(t_min):
     true = (1 - t_min**4) / 4 / (1 - t_min)
     assert abs(weighted.mean() - true) < 5 * weighted.std() / N**0.5
     # and for losses like those that it has seen, the weighted ones vary less than with uniform times
-    like, u = lambda t: 1 + 3 * times.bin(t), draw(Uniform(t_min))
+    like, u = lambda t: 1 + 3 * times.bin(t), draw(UniformTimeSampler(t_min))
     assert (times.importance(t) * like(t)).var() < 0.05 * like(u).double().var()
 
 
 def test_state_of_loss_aware():
     """It continues from its state as if nothing had happened."""
-    times, other = warm(), LossAware(8, 3)
+    times, other = warm(), LossSecondMomentTimeSampler(8, 3)
     other.load_state_dict(copy.deepcopy(times.state_dict()))
     for step in range(5):
         t = draw(times, 16, step)
@@ -267,7 +277,7 @@ def test_deterministic(make):
 
 
 @pytest.mark.parametrize("make", [*EVERY, warm])
-@pytest.mark.parametrize("schedule", [SCHEDULE, FlowSchedule(), additive()])
+@pytest.mark.parametrize("schedule", [SCHEDULE, FlowSchedule(), AdditiveSchedule()])
 def test_range_and_precision(make, schedule):
     t = draw(make(), 4000, schedule=schedule)
     assert t.dtype == torch.float64 and t.shape == (4000,)
@@ -286,19 +296,19 @@ def test_others_weigh_all_times_alike(make):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Uniform(0.0), r"t_min must be in \(0, 1\), got 0.0"),
-        (lambda: Stratified(-0.1), "got -0.1"),
-        (lambda: LogNormal(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
-        (lambda: LogitNormal(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
-        (lambda: LossAware(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
-        (lambda: Uniform(1.0), "got 1.0"),
-        (lambda: DiscreteUniform(0), "time_sampler.steps must be >= 1, got 0"),
-        (lambda: LogNormal(std=0.0), "time_sampler.std must be > 0, got 0.0"),
-        (lambda: LogitNormal(std=-1.0), "time_sampler.std must be > 0, got -1.0"),
-        (lambda: LossAware(bins=0), "time_sampler.bins and time_sampler.history must be >= 1"),
-        (lambda: LossAware(history=0), "time_sampler.bins and time_sampler.history must be >= 1"),
-        (lambda: LossAware(uniform_share=0.0), r"time_sampler.uniform_share in \(0, 1\]"),
-        (lambda: LossAware(uniform_share=1.5), r"time_sampler.uniform_share in \(0, 1\]"),
+        (lambda: UniformTimeSampler(0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: StratifiedTimeSampler(-0.1), "got -0.1"),
+        (lambda: LogNormalTimeSampler(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: LogitNormalTimeSampler(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: LossSecondMomentTimeSampler(t_min=0.0), r"t_min must be in \(0, 1\), got 0.0"),
+        (lambda: UniformTimeSampler(1.0), "got 1.0"),
+        (lambda: DiscreteUniformTimeSampler(0), "time_sampler.steps must be >= 1, got 0"),
+        (lambda: LogNormalTimeSampler(std=0.0), "time_sampler.std must be > 0, got 0.0"),
+        (lambda: LogitNormalTimeSampler(std=-1.0), "time_sampler.std must be > 0, got -1.0"),
+        (lambda: LossSecondMomentTimeSampler(bins=0), "time_sampler.bins and time_sampler.history must be >= 1"),
+        (lambda: LossSecondMomentTimeSampler(history=0), "time_sampler.bins and time_sampler.history must be >= 1"),
+        (lambda: LossSecondMomentTimeSampler(uniform_share=0.0), r"time_sampler.uniform_share in \(0, 1\]"),
+        (lambda: LossSecondMomentTimeSampler(uniform_share=1.5), r"time_sampler.uniform_share in \(0, 1\]"),
     ],
 )  # fmt: skip
 def test_refuses(make, message):
@@ -309,8 +319,8 @@ def test_refuses(make, message):
 @pytest.mark.parametrize(
     ("times", "normal"),
     [
-        (LogitNormal(0.3, 0.7), lambda t: (torch.logit(t) - 0.3) / 0.7),
-        (LogNormal(-0.4, 0.9), lambda t: (-SCHEDULE.log_snr(t) / 2 + 0.4) / 0.9),
+        (LogitNormalTimeSampler(0.3, 0.7), lambda t: (torch.logit(t) - 0.3) / 0.7),
+        (LogNormalTimeSampler(-0.4, 0.9), lambda t: (-SCHEDULE.log_snr(t) / 2 + 0.4) / 0.9),
     ],
 )
 def test_a_batch_covers_a_normal_distribution_evenly(times, normal):

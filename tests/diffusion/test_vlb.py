@@ -11,9 +11,9 @@ from torch.testing import assert_close
 
 from src.diffusion import variances, weightings
 from src.diffusion.losses import MSE, VLB
-from src.diffusion.schedules import match
-from src.diffusion.variances import FixedLarge, FixedSmall, Learned, LearnedRange
-from src.diffusion.vlb import decoder_nll, normal_kl, prior_term, step_term, variational_bound
+from src.diffusion.schedules import expand_like
+from src.diffusion.variances import FixedLargeVariance, FixedSmallVariance, LearnedRangeVariance, LearnedVariance
+from src.diffusion.vlb import decoder_nll, normal_kl, prior_kl, vlb_term, vlb_terms
 from tests.diffusion.expected import TRUTHS
 from tests.diffusion.reference import SHAPES, Oracle, posterior
 
@@ -35,10 +35,10 @@ def test_prior_term_equals_torch(schedule, randn):
         x_0 = randn(4, *shape)
         alpha, sigma = schedule.alpha_sigma(ONE)
         theirs = kl_divergence(Normal(alpha * x_0, sigma), Normal(torch.zeros_like(x_0), sigma))
-        assert_close(prior_term(schedule, x_0), theirs.flatten(1).mean(1), rtol=1e-9, atol=1e-12)
+        assert_close(prior_kl(schedule, x_0), theirs.flatten(1).mean(1), rtol=1e-9, atol=1e-12)
 
 
-@pytest.mark.parametrize("variance", [FixedSmall, FixedLarge, LearnedRange, Learned])
+@pytest.mark.parametrize("variance", [FixedSmallVariance, FixedLargeVariance, LearnedRangeVariance, LearnedVariance])
 @pytest.mark.parametrize("shape", [(2,), (3, 4, 6)])
 def test_every_term_equals_torch(variance, shape, schedule, randn):
     """Any prediction of mean and variance; the true step back from Bayes' rule."""
@@ -50,13 +50,13 @@ def test_every_term_equals_torch(variance, shape, schedule, randn):
     a, b, v = posterior(schedule, s, t, x_0)
     large = torch.stack([step_forward(schedule, *pair) for pair in zip(s, t, strict=True)]).view_as(v)
     chosen = {
-        FixedSmall: v,
-        FixedLarge: large,
-        LearnedRange: v ** ((1 - output) / 2) * large ** ((1 + output) / 2),
-        Learned: large * output.exp(),
+        FixedSmallVariance: v,
+        FixedLargeVariance: large,
+        LearnedRangeVariance: v ** ((1 - output) / 2) * large ** ((1 + output) / 2),
+        LearnedVariance: large * output.exp(),
     }[variance]
     true, model = Normal(a * x_t + b * x_0, v.sqrt()), Normal(a * x_t + b * guess, chosen.sqrt().expand_as(x_0))
-    found = step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None)
+    found = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None)
     assert_close(found, kl_divergence(true, model).flatten(1).mean(1), rtol=1e-6, atol=1e-9)
 
 
@@ -73,7 +73,7 @@ def test_the_first_step_is_the_decoder(bins, schedule, randn):
     s, t = torch.zeros(3).double(), torch.full((3,), 0.05).double()
     denoiser = Oracle(lambda *_: guess, schedule)
     _, _, v = posterior(schedule, t, 2 * t, x_0)
-    found = step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), bins)
+    found = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), bins)
     expected = decoder_nll(x_0, guess, v.log().expand_as(x_0), bins)
     assert_close(found, expected.flatten(1).mean(1), rtol=1e-9, atol=1e-9)
 
@@ -186,17 +186,17 @@ def test_terms_equal_the_published_code(make_schedule, randn):
     k = torch.tensor([0, 1, 2, 100, 500, 999])
     x_0 = LEVELS[(torch.tanh(randn(6, 1, 3, 4))[..., None] - LEVELS).abs().argmin(-1)]
     x_t, guess, output = randn(6, 1, 3, 4), torch.tanh(randn(6, 1, 3, 4)), torch.tanh(randn(6, 1, 3, 4))
-    at = {name: match(table[k], x_0) for name, table in
+    at = {name: expand_like(table[k], x_0) for name, table in
           {"c0": coef_0, "ct": coef_t, "small": log_v, "large": betas.log()}.items()}  # fmt: skip
     share = (output + 1) / 2
     log_var = share * at["large"] + (1 - share) * at["small"]
     mean = at["c0"] * guess + at["ct"] * x_t
     kl = published_kl(at["c0"] * x_0 + at["ct"] * x_t, at["small"], mean, log_var)
     decoder = -published_log_likelihood(x_0, mean, 0.5 * log_var)
-    terms = torch.where(match(k == 0, kl).bool(), decoder, kl).flatten(1).mean(1) / math.log(2)
-    denoiser = Oracle(lambda *_: (guess, output), make_schedule("linear"), None, LearnedRange())
+    terms = torch.where(expand_like(k == 0, kl).bool(), decoder, kl).flatten(1).mean(1) / math.log(2)
+    denoiser = Oracle(lambda *_: (guess, output), make_schedule("linear"), None, LearnedRangeVariance())
     s, t = k.double() / 1000, (k + 1).double() / 1000
-    found = step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), 256) / math.log(2)
+    found = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), 256) / math.log(2)
     assert_close(found[1:], terms[1:], rtol=1e-7, atol=1e-9)
     z = (x_0[0] - mean[0]) * (-0.5 * log_var[0]).exp()
     assert (z.abs() > 5).any(), "the decoder's far tails, where the published code ends at log 1e-12"
@@ -217,14 +217,14 @@ class Optimal:
 
     def spread(self, t, like):
         """Var(x_0 | x_t) of each element."""
-        alpha, sigma = (match(v, like) for v in self.schedule.alpha_sigma(t))
+        alpha, sigma = (expand_like(v, like) for v in self.schedule.alpha_sigma(t))
         return self.truth.std**2 * sigma**2 / (alpha**2 * self.truth.std**2 + sigma**2)
 
     def __call__(self, x_t, t, cond=None):
         s = ((t * self.steps).round() - 1) / self.steps
         _, b, v = posterior(self.schedule, s, t, x_t)
-        _, large = variances.bounds(self.schedule, s, t)
-        return self.denoise(x_t, t), (v + b**2 * self.spread(t, x_t)).log() - match(large, x_t)
+        _, large = variances.log_variance_bounds(self.schedule, s, t)
+        return self.denoise(x_t, t), (v + b**2 * self.spread(t, x_t)).log() - expand_like(large, x_t)
 
 
 def expected_terms(denoiser, truth, schedule, grid):
@@ -239,8 +239,8 @@ def expected_terms(denoiser, truth, schedule, grid):
         for b in (1, -1):
             x_0 = (truth.mean + a * truth.std).expand(len(t), *truth.mean.shape)
             x_t = schedule.add_noise(x_0, t, b * torch.ones_like(x_0))
-            total += step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None) / 4
-            prior += prior_term(schedule, x_0[:1])[0] / 4
+            total += vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), None) / 4
+            prior += prior_kl(schedule, x_0[:1])[0] / 4
     return prior, total
 
 
@@ -264,7 +264,7 @@ def mismatch(truth, schedule):
 def test_with_the_best_denoiser_the_bound_is_the_entropy(steps, schedule, gaussian):
     """Whatever the number of steps: steps back from Gaussian data are Gaussian, so nothing is lost but at the prior."""
     truth = gaussian(SHAPES[steps % len(SHAPES)])
-    denoiser = Oracle(Optimal(truth, schedule, steps), schedule, None, Learned())
+    denoiser = Oracle(Optimal(truth, schedule, steps), schedule, None, LearnedVariance())
     prior, terms = expected_terms(denoiser, truth, schedule, equal(steps))
     assert_close(prior + terms.sum(), entropy(truth) + mismatch(truth, schedule), rtol=1e-7, atol=1e-7)
 
@@ -287,9 +287,9 @@ def test_each_term_in_closed_form(kind, part, schedule, gaussian):
     kl = 0.5 * (u.log() - v.log() - 1 + (v + b**2 * spread) / u)
     kl[0] = 0.5 * ((2 * math.pi * u[0]).log() + spread[0] / u[0])
     predict, variance = {
-        "optimal": (optimal, Learned()),
-        "small": (truth.denoiser(schedule), FixedSmall()),
-        "large": (truth.denoiser(schedule), FixedLarge()),
+        "optimal": (optimal, LearnedVariance()),
+        "small": (truth.denoiser(schedule), FixedSmallVariance()),
+        "large": (truth.denoiser(schedule), FixedLargeVariance()),
     }[kind]
     denoiser = Oracle(predict, schedule, TRUTHS[part][0], variance)
     _, found = expected_terms(denoiser, truth, schedule, equal(steps))
@@ -300,15 +300,15 @@ def test_each_term_in_closed_form(kind, part, schedule, gaussian):
 def test_of_every_sample_it_is_the_log_density(process, make_schedule, gaussian):
     """Not only in the mean: where the last level holds no data the bound of each x_0 is -log p(x_0)."""
     schedule, truth, steps = make_schedule(process), gaussian((3, 5)), 9
-    denoiser = Oracle(Optimal(truth, schedule, steps), schedule, None, Learned())
+    denoiser = Oracle(Optimal(truth, schedule, steps), schedule, None, LearnedVariance())
     k = torch.arange(1, steps + 1, dtype=torch.float64)
     for far in (-2.5, 0.0, 1.0):
         x_0 = (truth.mean + far * truth.std).expand(steps, 3, 5)
-        total = prior_term(schedule, x_0[:1])
+        total = prior_kl(schedule, x_0[:1])
         for sign in (1, -1):  # which together have the expectation over the noise
             x_t = schedule.add_noise(x_0, k / steps, sign * torch.ones_like(x_0))
             said = denoiser(x_t, k / steps)
-            total = total + step_term(denoiser, x_0, x_t, (k - 1) / steps, k / steps, said, None).sum() / 2
+            total = total + vlb_term(denoiser, x_0, x_t, (k - 1) / steps, k / steps, said, None).sum() / 2
         expected = -Normal(truth.mean, truth.std).log_prob(x_0[0]).mean()
         assert_close(total[0], expected, rtol=0, atol=1e-4)
 
@@ -323,7 +323,7 @@ def test_with_a_fixed_variance_it_tends_to_the_best_as_steps_grow(process, make_
     schedule, truth = make_schedule(process), gaussian((1, 2, 3))
     snr = [schedule.log_snr(torch.tensor(v).double()).exp() for v in (0.04, 1.0)]
     best = sum(sign * torch.log1p(truth.std**2 * v).mean() / 2 for sign, v in zip((1, -1), snr, strict=True))
-    gaps = {FixedSmall: [], FixedLarge: []}
+    gaps = {FixedSmallVariance: [], FixedLargeVariance: []}
     for steps in (240, 480, 960):
         grid = torch.linspace(0.04, 1, steps + 1, dtype=torch.float64)
         for variance, found in gaps.items():
@@ -348,15 +348,15 @@ def test_all_terms_of_some_data(shape, bins, make_schedule, randn):
         return torch.tanh(x_t), torch.sin(x_t)
 
     x_0, label = torch.tanh(randn(3, *shape)), torch.tensor([2, -1, 0])
-    denoiser = Oracle(predict, schedule, None, LearnedRange()).eval()
-    found = variational_bound(denoiser, x_0, steps, torch.Generator().manual_seed(5), label, bins)
+    denoiser = Oracle(predict, schedule, None, LearnedRangeVariance()).eval()
+    found = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(5), label, bins)
     g = torch.Generator().manual_seed(5)
     for k in range(1, steps + 1):
         s, t = (torch.full((3,), v / steps, dtype=torch.float64) for v in (k - 1, k))
         x_t = schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g, dtype=torch.float64))
-        term = step_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, label), bins)
+        term = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, label), bins)
         assert_close(found["kl"][:, k - 1], term / math.log(2), rtol=1e-9, atol=1e-9)
-    assert_close(found["prior"], prior_term(schedule, x_0) / math.log(2))
+    assert_close(found["prior"], prior_kl(schedule, x_0) / math.log(2))
     assert_close(found["total"], found["prior"] + found["kl"].sum(1))
     assert [entry[0] for entry in seen[:steps]] == pytest.approx([k / steps for k in range(1, steps + 1)])
     assert all(cond == [2, -1, 0] for _, cond, _ in seen) and not any(grad for *_, grad in seen[:steps])
@@ -368,7 +368,7 @@ def test_the_loss_over_all_times_is_the_bound(process, bins, make_schedule, rand
     """Each step's loss with the noise that the bound drew for it, whatever the time within the step."""
     schedule, steps = make_schedule(process), 25
     x_0, denoiser = torch.tanh(randn(2, 1, 4)), Oracle(lambda x_t, *_: torch.tanh(x_t), schedule).eval()
-    whole = variational_bound(denoiser, x_0, steps, torch.Generator().manual_seed(1), bins=bins)["total"]
+    whole = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(1), bins=bins)["total"]
     g, parts = torch.Generator().manual_seed(1), []
     for k in range(1, steps + 1):
         t = torch.tensor([k - 0.3, k - 0.9], dtype=torch.float64) / steps
@@ -396,9 +396,9 @@ def test_the_limit_of_infinitely_many_steps_in_closed_form(process, make_schedul
         for b in (1, -1):
             x_0 = (truth.mean + a * truth.std).expand(len(t), 1, 2, 3)
             found += (w * VLB(None)(denoiser, x_0, t, b * torch.ones_like(x_0))).sum() * math.log(2) / 4
-            found -= (w * prior_term(schedule, x_0)).sum() / 4
-            diffusion = MSE(weightings.likelihood)(denoiser, x_0, t, b * torch.ones_like(x_0))
-            whole = VLB(None)(denoiser, x_0, t, b * torch.ones_like(x_0)) * math.log(2) - prior_term(schedule, x_0)
+            found -= (w * prior_kl(schedule, x_0)).sum() / 4
+            diffusion = MSE(weightings.likelihood_weighting)(denoiser, x_0, t, b * torch.ones_like(x_0))
+            whole = VLB(None)(denoiser, x_0, t, b * torch.ones_like(x_0)) * math.log(2) - prior_kl(schedule, x_0)
             assert_close(whole, diffusion, rtol=1e-6, atol=1e-9)
     snr = [schedule.log_snr(torch.tensor(v).double()).exp() for v in ends]
     expected = sum(sign * torch.log1p(truth.std**2 * v).mean() / 2 for sign, v in zip((1, -1), snr, strict=True))

@@ -9,11 +9,12 @@ from torch.nn.functional import softplus
 from torch.testing import assert_close
 
 from src.diffusion import weightings as w
+from src.diffusion.beta_schedules import LinearSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import linear, ve_sde
+from src.diffusion.discrete_schedules import VESDE
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, X0
-from src.diffusion.schedules import VPSDE, FlowSchedule, match
+from src.diffusion.schedules import VPSDE, FlowSchedule, expand_like
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, TRUTHS
 
@@ -21,27 +22,31 @@ T = torch.tensor([1e-3, 0.0137, 0.1234, 0.5, 0.9, 0.9987], dtype=torch.float64)
 
 # The same formulas from alpha, sigma: of the squared error of x_0.
 AGAIN = {
-    "uniform": (w.uniform, lambda a, s: np.ones_like(s)),
-    "simple": (w.simple, lambda a, s: a**2 / s**2),
+    "uniform": (w.uniform_weighting, lambda a, s: np.ones_like(s)),
+    "simple": (w.simple_weighting, lambda a, s: a**2 / s**2),
     "v": (w.v_weighting, lambda a, s: (a**2 + s**2) / s**2),
-    "flow": (w.flow, lambda a, s: (a / s + 1) ** 2),
-    "truncated_snr": (w.truncated_snr, lambda a, s: np.maximum(a**2 / s**2, 1)),
-    "min_snr": (w.min_snr, lambda a, s: np.minimum(a**2 / s**2, 5)),
-    "min_snr_2": (partial(w.min_snr, gamma=2.0), lambda a, s: np.minimum(a**2 / s**2, 2)),
-    "soft_min_snr": (w.soft_min_snr, lambda a, s: 5 * a**2 / (a**2 + 5 * s**2)),
-    "soft_min_snr_4": (partial(w.soft_min_snr, gamma=4.0), lambda a, s: 1 / (s**2 / a**2 + 1 / 4)),
-    "p2": (w.p2, lambda a, s: a**2 / (a**2 + s**2)),
-    "p2_2": (partial(w.p2, gamma=0.5, k=3.0), lambda a, s: a**2 / s**2 / np.sqrt(3 + a**2 / s**2)),
+    "flow": (w.flow_weighting, lambda a, s: (a / s + 1) ** 2),
+    "truncated_snr": (w.truncated_snr_weighting, lambda a, s: np.maximum(a**2 / s**2, 1)),
+    "min_snr": (w.min_snr_weighting, lambda a, s: np.minimum(a**2 / s**2, 5)),
+    "min_snr_2": (partial(w.min_snr_weighting, gamma=2.0), lambda a, s: np.minimum(a**2 / s**2, 2)),
+    "soft_min_snr": (w.soft_min_snr_weighting, lambda a, s: 5 * a**2 / (a**2 + 5 * s**2)),
+    "soft_min_snr_4": (partial(w.soft_min_snr_weighting, gamma=4.0), lambda a, s: 1 / (s**2 / a**2 + 1 / 4)),
+    "p2": (w.p2_weighting, lambda a, s: a**2 / (a**2 + s**2)),
+    "p2_2": (partial(w.p2_weighting, gamma=0.5, k=3.0), lambda a, s: a**2 / s**2 / np.sqrt(3 + a**2 / s**2)),
     # lambda(sigma) = (sigma^2 + sigma_data^2) / (sigma sigma_data)^2, of table 1, at sigma / alpha.
-    "edm": (w.edm, lambda a, s: ((s / a) ** 2 + 0.25) / (s / a * 0.5) ** 2),
-    "edm_2": (partial(w.edm, sigma_data=2.0), lambda a, s: ((s / a) ** 2 + 4) / (s / a * 2) ** 2),
+    "edm": (w.edm_weighting, lambda a, s: ((s / a) ** 2 + 0.25) / (s / a * 0.5) ** 2),
+    "edm_2": (partial(w.edm_weighting, sigma_data=2.0), lambda a, s: ((s / a) ** 2 + 4) / (s / a * 2) ** 2),
 }
 # Those that are stated for a noise level: omega, of the squared error of the noise, and its integral over the log-SNR.
 OF_LEVELS = {
-    "likelihood": (w.likelihood, lambda log_snr: torch.ones_like(log_snr), lambda log_snr: log_snr),
-    "sigmoid": (w.sigmoid, lambda log_snr: torch.sigmoid(2 - log_snr), lambda log_snr: -softplus(2 - log_snr)),
+    "likelihood": (w.likelihood_weighting, lambda log_snr: torch.ones_like(log_snr), lambda log_snr: log_snr),
+    "sigmoid": (
+        w.sigmoid_weighting,
+        lambda log_snr: torch.sigmoid(2 - log_snr),
+        lambda log_snr: -softplus(2 - log_snr),
+    ),
     "sigmoid_-1": (
-        partial(w.sigmoid, bias=-1.0),
+        partial(w.sigmoid_weighting, bias=-1.0),
         lambda log_snr: torch.sigmoid(-1 - log_snr),
         lambda log_snr: -softplus(-1 - log_snr),
     ),
@@ -92,20 +97,22 @@ def test_likelihood_is_half_the_rate_of_the_snr(schedule):
         alpha, sigma = schedule.alpha_sigma(t)
         return (alpha / sigma) ** 2
 
-    assert_close(w.likelihood(schedule, t), -(snr(t + h) - snr(t - h)) / (4 * h), rtol=1e-5, atol=1e-9)
+    assert_close(w.likelihood_weighting(schedule, t), -(snr(t + h) - snr(t - h)) / (4 * h), rtol=1e-5, atol=1e-9)
 
 
 def test_likelihood_in_closed_form():
     t = torch.linspace(0.01, 1, 100, dtype=torch.float64)
     beta, decay = 0.1 + 19.9 * t, torch.exp(-(0.1 * t + 9.95 * t**2))
-    assert_close(w.likelihood(VPSDE(), t), beta * decay / (1 - decay) ** 2 / 2, rtol=1e-4, atol=0)
-    assert_close(w.likelihood(VPSDE(), t[:-1]), (beta * decay / (1 - decay) ** 2 / 2)[:-1], rtol=1e-10, atol=0)
-    assert_close(w.likelihood(FlowSchedule(), t), (1 - t) / t**3, rtol=1e-9, atol=1e-5)
+    assert_close(w.likelihood_weighting(VPSDE(), t), beta * decay / (1 - decay) ** 2 / 2, rtol=1e-4, atol=0)
+    assert_close(
+        w.likelihood_weighting(VPSDE(), t[:-1]), (beta * decay / (1 - decay) ** 2 / 2)[:-1], rtol=1e-10, atol=0
+    )
+    assert_close(w.likelihood_weighting(FlowSchedule(), t), (1 - t) / t**3, rtol=1e-9, atol=1e-5)
     # Where the signal ends, alpha^2 / sigma^2 falls evenly over the last step.
-    schedule = linear(zero_terminal_snr=True)
+    schedule = LinearSchedule(zero_terminal_snr=True)
     last = schedule.log_snr(torch.tensor(0.999, dtype=torch.float64)).exp() * 1000 / 2
     ends = torch.tensor([0.9991, 0.9999, 1], dtype=torch.float64)
-    assert_close(w.likelihood(schedule, ends), last.expand(3), rtol=1e-5, atol=0)
+    assert_close(w.likelihood_weighting(schedule, ends), last.expand(3), rtol=1e-5, atol=0)
 
 
 # ---- identities ----
@@ -113,18 +120,23 @@ def test_likelihood_in_closed_form():
 
 def test_identities(schedule):
     one = torch.ones_like(T)
-    snr = w.simple(schedule, T)
+    snr = w.simple_weighting(schedule, T)
     assert_close(snr.log(), schedule.log_snr(T), rtol=0, atol=1e-10)
-    assert_close(w.edm(schedule, T, sigma_data=1.0), w.v_weighting(schedule, T), rtol=1e-12, atol=0)
-    assert_close(w.min_snr(schedule, T, gamma=1e12), snr, rtol=1e-12, atol=0)
-    assert_close(w.min_snr(schedule, T, gamma=1e-12), 1e-12 * one, rtol=1e-9, atol=0)
-    assert_close(w.soft_min_snr(schedule, T, gamma=1e15), snr, rtol=1e-6, atol=0)
-    assert (w.soft_min_snr(schedule, T) <= w.min_snr(schedule, T)).all()
-    assert (w.soft_min_snr(schedule, T) >= w.min_snr(schedule, T) / 2).all()
-    assert_close(w.min_snr(schedule, T, gamma=1.0) + w.truncated_snr(schedule, T), snr + 1, rtol=1e-12, atol=0)
-    assert_close(w.p2(schedule, T, gamma=0.0), snr, rtol=1e-12, atol=0)
-    assert_close(w.p2(schedule, T), snr / w.v_weighting(schedule, T), rtol=1e-12, atol=0)
-    assert_close(w.sigmoid(schedule, T, bias=60.0), w.likelihood(schedule, T), rtol=1e-9, atol=0)
+    assert_close(w.edm_weighting(schedule, T, sigma_data=1.0), w.v_weighting(schedule, T), rtol=1e-12, atol=0)
+    assert_close(w.min_snr_weighting(schedule, T, gamma=1e12), snr, rtol=1e-12, atol=0)
+    assert_close(w.min_snr_weighting(schedule, T, gamma=1e-12), 1e-12 * one, rtol=1e-9, atol=0)
+    assert_close(w.soft_min_snr_weighting(schedule, T, gamma=1e15), snr, rtol=1e-6, atol=0)
+    assert (w.soft_min_snr_weighting(schedule, T) <= w.min_snr_weighting(schedule, T)).all()
+    assert (w.soft_min_snr_weighting(schedule, T) >= w.min_snr_weighting(schedule, T) / 2).all()
+    assert_close(
+        w.min_snr_weighting(schedule, T, gamma=1.0) + w.truncated_snr_weighting(schedule, T),
+        snr + 1,
+        rtol=1e-12,
+        atol=0,
+    )
+    assert_close(w.p2_weighting(schedule, T, gamma=0.0), snr, rtol=1e-12, atol=0)
+    assert_close(w.p2_weighting(schedule, T), snr / w.v_weighting(schedule, T), rtol=1e-12, atol=0)
+    assert_close(w.sigmoid_weighting(schedule, T, bias=60.0), w.likelihood_weighting(schedule, T), rtol=1e-9, atol=0)
 
 
 @pytest.mark.parametrize("weighting", OF_LEVELS)
@@ -144,7 +156,7 @@ def test_weights_of_noise_levels_do_not_depend_on_the_schedule(weighting, schedu
     first, last = schedule.log_snr(ends)
     # The middles of equal parts that the nodes of the tables lie between.
     t = 0.002 + (torch.arange(9960, dtype=torch.float64) + 0.5) / 10_000
-    integrand = mine(schedule, t) / w.simple(schedule, t)
+    integrand = mine(schedule, t) / w.simple_weighting(schedule, t)
     assert_close(integrand.sum() / 10_000, (integral(first) - integral(last)) / 2, rtol=1e-4, atol=0)
 
 
@@ -181,18 +193,18 @@ def test_objectives_are_errors_of_what_they_say(name, part, data, randn):
     n = len(t)
     x_0, eps, output = randn(n, *data), randn(n, *data), randn(n, *data)
     denoiser = Denoiser(Fixed(output), schedule, parameterization)
-    alpha, sigma = (match(v, x_0) for v in schedule.alpha_sigma(t))
+    alpha, sigma = (expand_like(v, x_0) for v in schedule.alpha_sigma(t))
     x_t = alpha * x_0 + sigma * eps
     x_hat = denoiser(x_t, t).x_0
     eps_hat = (x_t - alpha * x_hat) / sigma
     power = (alpha**2 + sigma**2).sqrt()
-    _, c_skip, c_out, _ = (match(v, x_0) for v in EDM(0.5).scalings(schedule, t))
+    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in EDM(0.5).scalings(schedule, t))
     errors = {
-        w.uniform: x_hat - x_0,
-        w.simple: eps_hat - eps,
+        w.uniform_weighting: x_hat - x_0,
+        w.simple_weighting: eps_hat - eps,
         w.v_weighting: ((alpha * eps_hat - sigma * x_hat) - (alpha * eps - sigma * x_0)) / power,
-        w.flow: (eps_hat - x_hat) - (eps - x_0),
-        w.edm: ((x_hat - c_skip * x_t) - (x_0 - c_skip * x_t)) / c_out,
+        w.flow_weighting: (eps_hat - x_hat) - (eps - x_0),
+        w.edm_weighting: ((x_hat - c_skip * x_t) - (x_0 - c_skip * x_t)) / c_out,
     }
     for weighting, error in errors.items():
         loss = MSE(weighting)(denoiser, x_0, t, eps)
@@ -209,11 +221,11 @@ def test_objective_does_not_depend_on_the_parameterization(weighting, name, sche
     for part, (parameterization, _) in TRUTHS.items():
         if name in ENDS_IN_NOISE and part in SINGULAR:
             continue
-        _, c_skip, c_out, _ = (match(v, x_0) for v in parameterization.scalings(schedule, T))
+        _, c_skip, c_out, _ = (expand_like(v, x_0) for v in parameterization.scalings(schedule, T))
         denoiser = Denoiser(Fixed((guess - c_skip * x_t) / c_out), schedule, parameterization)
         losses = MSE(EVERY[weighting])(denoiser, x_0, T, eps)
         results[part] = losses.detach(), torch.autograd.grad(losses.sum(), guess)[0]
-    true = match(EVERY[weighting](schedule, T), x_0)
+    true = expand_like(EVERY[weighting](schedule, T), x_0)
     for losses, gradient in results.values():
         assert_close(losses, (true * (guess - x_0).square()).flatten(1).mean(1).detach(), rtol=1e-6, atol=1e-9)
         assert_close(gradient, (2 * true * (guess - x_0) / 6).detach(), rtol=1e-6, atol=1e-9)
@@ -221,12 +233,12 @@ def test_objective_does_not_depend_on_the_parameterization(weighting, name, sche
 
 def test_unit_weight_of_edm():
     """Under its own weighting the network's output has the plain squared error, whatever the noise level."""
-    schedule, x_0, eps = ve_sde(), torch.zeros(len(T), 1, 4).double(), torch.ones(len(T), 1, 4).double()
+    schedule, x_0, eps = VESDE(), torch.zeros(len(T), 1, 4).double(), torch.ones(len(T), 1, 4).double()
     part = EDM(0.5)
-    _, c_skip, c_out, _ = (match(v, x_0) for v in part.scalings(schedule, T))
+    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.scalings(schedule, T))
     target = (x_0 - c_skip * schedule.add_noise(x_0, T, eps)) / c_out
-    losses = MSE(w.edm)(Denoiser(Fixed(target + 0.3), schedule, part), x_0, T, eps)
+    losses = MSE(w.edm_weighting)(Denoiser(Fixed(target + 0.3), schedule, part), x_0, T, eps)
     assert_close(losses, torch.full((len(T),), 0.09).double(), rtol=1e-6, atol=0)
     # and not so under another
-    other = MSE(w.simple)(Denoiser(Fixed(x_0 + 0.3), schedule, X0()), x_0, T, eps)
+    other = MSE(w.simple_weighting)(Denoiser(Fixed(x_0 + 0.3), schedule, X0()), x_0, T, eps)
     assert other.max() > 10 * other.min()

@@ -9,8 +9,8 @@ import torch
 
 from src.commands.main import run_command
 from src.commands.overrides import training_overrides
-from src.diffusion.discrete_schedules import cosine
-from src.samplers.time_grids import uniform
+from src.diffusion.beta_schedules import CosineSchedule
+from src.samplers.time_grids import uniform_time_grid
 from src.train import train
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_steps=6", "callbacks.sample_images=null"]
@@ -70,7 +70,7 @@ def test_without_the_label(conditional, draw):
     assert plain["nfe"] == 4 and guided["nfe"] == contrast["nfe"] == 8
     assert min(apart(plain, guided), apart(plain, contrast), apart(guided, contrast)) > 1e-3
 
-    ratios = torch.exp(-cosine().log_snr(uniform(cosine(), 4)[:-1]) / 2)
+    ratios = torch.exp(-CosineSchedule().log_snr(uniform_time_grid(CosineSchedule(), 4)[:-1]) / 2)
     parts = {}
     for low, high in ((0, "inf"), (0.5, 1.5), (50, 60)):
         words = ("guidance=interval", "guidance.guidance.scale=3", f"guidance.low={low}", f"guidance.high={high}")
@@ -129,8 +129,8 @@ def test_by_a_classifier(unconditional, draw):
         (["guidance=classifier", *BY_CLASS, "label=10"], ["label=10", "0 to 9"]),
         (["guidance=classifier", *BY_CLASS, "guidance.scael=2"], ["Did you mean guidance.scale?"]),
         (["guidance=cfg", "label=3"], ["label=3", "without labels"]),
-        (["guidance=cfg"], ["ClassifierFree", "this run has none", "guidance=none"]),
-        (["guidance=interval"], ["ClassifierFree", "this run has none", "guidance=none"]),
+        (["guidance=cfg"], ["CFG", "this run has none", "guidance=none"]),
+        (["guidance=interval"], ["CFG", "this run has none", "guidance=none"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

@@ -159,7 +159,7 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
             ["run=RUN", "time_grid=align_your_steps", "time_grid.levels=[1,2]"],
             ["time_grid.levels", "falling", "[1, 2]"],
         ),
-        (["run=RUN", "variance=learned_range"], ["LearnedRange", "variance=fixed_small"]),
+        (["run=RUN", "variance=learned_range"], ["LearnedRangeVariance", "variance=fixed_small"]),
         (["guidance=autoguidance", "guidance.guide.ckpt=best"], ["run=RUN"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

@@ -6,14 +6,14 @@ from torch import nn
 
 from src.callbacks.checkpoints import Checkpoints
 from src.data.base import DataModule, InMemory
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.clusters import Clusters
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.learned_schedule import Learned as LearnedSchedule
+from src.diffusion.learned_schedule import LearnedSchedule as LearnedSchedule
 from src.diffusion.losses import MSE, VLB, Hybrid
 from src.diffusion.parameterizations import V
-from src.diffusion.time_samplers import LossAware, Uniform
-from src.diffusion.variances import LearnedRange
+from src.diffusion.time_samplers import LossSecondMomentTimeSampler, UniformTimeSampler
+from src.diffusion.variances import LearnedRangeVariance
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
@@ -39,15 +39,15 @@ QUICK = {
 
 def saved_config(run: str, outputs: str, **changes) -> dict:
     """The least that the config.yaml of a run holds."""
-    part = {"_target_": "src.samplers.clipping.Unclipped"}
+    part = {"_target_": "src.samplers.clipping.NoClip"}
     return {
         "name": "x", "seed": 0, "self_conditioning": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
         "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
         "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "width": 8, "depth": 1},
-        "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
+        "schedule": {"_target_": "src.diffusion.beta_schedules.LinearSchedule"},
         "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
-        "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
-        "time_sampler": {"_target_": "src.diffusion.time_samplers.Stratified"},
+        "variance": {"_target_": "src.diffusion.variances.FixedSmallVariance"},
+        "time_sampler": {"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler"},
         "module": {"_target_": "src.module.DiffusionModule", "conditional": False},
         "trainer": {"_target_": "pytorch_lightning.Trainer", "max_steps": 2}, "callbacks": {},
         "sampler": part, "time_grid": part, "clip": part, "guidance": part,
@@ -98,9 +98,9 @@ def make_module(
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     return DiffusionModule(
-        Denoiser(net, cosine(), V()),
+        Denoiser(net, CosineSchedule(), V()),
         MSE(v_weighting),
-        Uniform(),
+        UniformTimeSampler(),
         lambda parameters: torch.optim.Adam(parameters, lr=lr),
         schedule,
         lambda model: average(model, **ema),
@@ -110,13 +110,13 @@ def make_module(
     )
 
 
-KINDS = ["plain", "loss_aware", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
+KINDS = ["plain", "loss_second_moment", "self_conditioning", "learned_variance", "learned_schedule", "clusters"]
 
 
 def make_kind(kind, lr=1e-2):
     """A module with dropout, dropped labels, and a part that a plain one does not have."""
     torch.manual_seed(1)
-    variance = LearnedRange() if kind == "learned_variance" else None
+    variance = LearnedRangeVariance() if kind == "learned_variance" else None
     share = 0.5 if kind == "self_conditioning" else 0.0
     net = MLP(
         SHAPE[0], SHAPE[1:], width=8, depth=1, dropout=0.3, num_classes=CLASSES,
@@ -124,9 +124,9 @@ def make_kind(kind, lr=1e-2):
     )  # fmt: skip
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
-    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else cosine()
+    schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else CosineSchedule()
     loss = {"learned_variance": Hybrid(v_weighting), "learned_schedule": VLB(None)}.get(kind, MSE(v_weighting))
-    times = LossAware(bins=4, history=3) if kind == "loss_aware" else Uniform()
+    times = LossSecondMomentTimeSampler(bins=4, history=3) if kind == "loss_second_moment" else UniformTimeSampler()
 
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=lr)

@@ -7,7 +7,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.data.base import DataModule, InMemory
-from src.diffusion.discrete_schedules import cosine
+from src.diffusion.beta_schedules import CosineSchedule
 from src.metrics.base import Subject
 from src.metrics.features.base import Features, Reference
 from src.runs.run import Run
@@ -77,13 +77,15 @@ def subject(tmp_path):
         data = (Images if train[0].ndim == 4 else Memory)(train, test)
         vars(data).update(attributes)
         mean = data.train_set.x.mean(0)
-        denoiser = Oracle(predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or cosine()).eval()
+        denoiser = Oracle(
+            predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or CosineSchedule()
+        ).eval()
         pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, steps=4), data.shape, cond=label, seed=seed)
         config = saved_config(
             str(tmp_path),
             "outputs",
             module={"_target_": "src.module.DiffusionModule", "conditional": data.num_classes > 0},
-            time_sampler={"_target_": "src.diffusion.time_samplers.Stratified", **(time_sampler or {})},
+            time_sampler={"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler", **(time_sampler or {})},
         )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
         return Subject(x.float(), label, Reference(data, features), pipeline, Run(tmp_path), seed=seed)

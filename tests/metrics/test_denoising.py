@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
+from src.diffusion import beta_schedules, discrete_schedules
 from src.diffusion.ideal import ideal_denoiser
 from src.diffusion.schedules import FlowSchedule
 from src.metrics.denoising import Denoising, denoise, errors, trained_levels
@@ -38,7 +38,7 @@ def memory(schedule, train):
     return predict
 
 
-@pytest.mark.parametrize("make", [tables.cosine, FlowSchedule, tables.edm])
+@pytest.mark.parametrize("make", [beta_schedules.CosineSchedule, FlowSchedule, discrete_schedules.EDMSchedule])
 @pytest.mark.parametrize("shape", [(2,), (1, 30), (1, 8, 8)])
 def test_the_error_of_gaussian_data(undrawn, subject, randn, make, shape):
     """1 / (1 / s² + SNR) in every dimension, with the best denoiser; of images in their own units a quarter of that."""
@@ -77,7 +77,7 @@ def test_the_ideal_denoiser_is_that_of_the_training_data(subject, rand):
 
 
 def test_perfect_memory(undrawn, subject, randn):
-    schedule, train, test = tables.cosine(), randn(100, 1, 20), randn(200, 1, 20)
+    schedule, train, test = beta_schedules.CosineSchedule(), randn(100, 1, 20), randn(200, 1, 20)
     found = Denoising(100, LEVELS)(subject(test[:3], train, test, predict=memory(schedule, train), schedule=schedule))
     assert found.values["remembered"].value == pytest.approx(1, abs=0.02)
     assert found.values["mse_train"].value == pytest.approx(found.values["ideal_mse_train"].value, rel=0.02)
@@ -86,7 +86,7 @@ def test_perfect_memory(undrawn, subject, randn):
 
 def test_the_law_itself(undrawn, subject, randn):
     """The best denoiser of the law cannot tell training from test data, and beats memory on the latter."""
-    schedule, train, test = tables.cosine(), randn(100, 1, 20), randn(200, 1, 20)
+    schedule, train, test = beta_schedules.CosineSchedule(), randn(100, 1, 20), randn(200, 1, 20)
     found = Denoising(100, LEVELS)(subject(test[:3], train, test, predict=wiener(schedule), schedule=schedule))
     assert found.verdict.startswith("The network generalises") and "at 4 of 4 noise levels" in found.verdict
     assert abs(found.values["remembered"].value) < 0.05
@@ -96,7 +96,7 @@ def test_the_law_itself(undrawn, subject, randn):
 
 def test_between_the_two(undrawn, subject, randn):
     """A tenth of the way from the law to memory."""
-    schedule, train, test = tables.cosine(), randn(400, 1, 20), randn(400, 1, 20)
+    schedule, train, test = beta_schedules.CosineSchedule(), randn(400, 1, 20), randn(400, 1, 20)
     law, known = wiener(schedule), memory(schedule, train)
 
     def predict(*args):
@@ -115,7 +115,7 @@ def test_nothing_learned(undrawn, subject, randn):
 
 def test_dense_data(undrawn, subject, randn):
     """Thousands of points in one dimension: to know them is to know their law."""
-    schedule, train, test = tables.cosine(), randn(5000, 1), randn(300, 1)
+    schedule, train, test = beta_schedules.CosineSchedule(), randn(5000, 1), randn(300, 1)
     made = subject(test[:3], train, test, predict=wiener(schedule), schedule=schedule)
     found = Denoising(300, [1.0, 0.0, -2.0])(made)
     assert "cannot be told apart" in found.verdict and "remembered" not in found.values
@@ -152,14 +152,18 @@ def test_levels_have_their_log_snr(subject, rand, name):
 
 def test_levels_beyond_the_schedule_are_left_out(subject, rand):
     """The additive table ends at sigma² = 0.1."""
-    made = subject(rand(2, 2), rand(9, 2), rand(9, 2), schedule=tables.additive())
+    made = subject(rand(2, 2), rand(9, 2), rand(9, 2), schedule=discrete_schedules.AdditiveSchedule())
     assert trained_levels(made, [8.0, 4.0, 2.31, 2.3, 0.0]).log_snr.tolist() == [8.0, 4.0, 2.31]
 
 
 def test_a_plain_denoiser_is_tested_at_its_own_level(subject, rand):
-    time_sampler = {"_target_": "src.diffusion.time_samplers.Fixed", "t": 1.0}
+    time_sampler = {"_target_": "src.diffusion.time_samplers.FixedTimeSampler", "t": 1.0}
     made = subject(
-        rand(2, 1, 20), rand(9, 1, 20), rand(9, 1, 20), schedule=tables.additive(), time_sampler=time_sampler
+        rand(2, 1, 20),
+        rand(9, 1, 20),
+        rand(9, 1, 20),
+        schedule=discrete_schedules.AdditiveSchedule(),
+        time_sampler=time_sampler,
     )
     levels = trained_levels(made, LEVELS)
     assert levels.sigma.tolist() == pytest.approx([math.sqrt(0.1)]) and len(levels.t) == 1

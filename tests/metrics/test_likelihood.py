@@ -99,7 +99,7 @@ def test_the_evaluations_are_counted_and_labels_given(subject, randn):
 
 
 def test_refuses_a_plain_denoiser(subject, rand):
-    time_sampler = {"_target_": "src.diffusion.time_samplers.Fixed", "t": 1.0}
+    time_sampler = {"_target_": "src.diffusion.time_samplers.FixedTimeSampler", "t": 1.0}
     made = subject(rand(2, 1, 8), rand(9, 1, 8), rand(9, 1, 8), time_sampler=time_sampler)
     assert "one noise level" in Likelihood().refusal(made)
     assert Likelihood().refusal(subject(rand(2, 2), rand(9, 2), rand(9, 2))) is None

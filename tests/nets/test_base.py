@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
 from src.diffusion.parameterizations import V
 from src.nets import CNN, MLP, RNN, ConvAutoencoder, DiT, FourierEmbedding, UNet
 from src.nets.base import ConditionEmbedding, Net
@@ -152,7 +152,7 @@ def test_other_precisions(make, data, dtype, randn):
     """Converted as a whole, which Lightning's precision=64-true and bf16-true do; the times stay exact."""
     x, _ = inputs(*data, randn)
     t = torch.tensor([0.1, 0.2, 0.5, 0.9], dtype=torch.float64)
-    denoiser = Denoiser(make(*data), cosine(), V())
+    denoiser = Denoiser(make(*data), CosineSchedule(), V())
     exact, low = denoiser(x.float(), t).x_0, copy.deepcopy(denoiser).to(dtype)(x.to(dtype), t).x_0
     assert low.dtype == dtype
     # In bf16 the frequencies of the embedding are rounded too, which turns the fastest angles.

@@ -328,11 +328,11 @@ def test_pictures_do_without_pyplot():
 import sys, torch
 from src.plots.pictures import denoising_strip, signal_grid
 from src.plots.schedule import schedule_picture
-from src.diffusion.discrete_schedules import cosine
+from src.diffusion.beta_schedules import CosineSchedule
 signal_grid(torch.randn(2, 1, 9))
 x = torch.rand(1, 1, 4, 4)
 denoising_strip(x, [x], [x], ["t"])
-schedule_picture(cosine(), x, x)
+schedule_picture(CosineSchedule(), x, x)
 assert "matplotlib.figure" in sys.modules and "matplotlib.pyplot" not in sys.modules
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[2])

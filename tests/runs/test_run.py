@@ -16,7 +16,7 @@ from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import X0
 from src.diffusion.schedules import Schedule
-from src.diffusion.variances import FixedSmall, Learned, LearnedRange
+from src.diffusion.variances import FixedSmallVariance, LearnedRangeVariance, LearnedVariance
 from src.runs import folders
 from src.runs.folders import run_folder
 from src.runs.loading import build_denoiser, load_weights, read_weights, strip_prefix
@@ -243,9 +243,9 @@ def test_a_folder_named_latest_is_left_alone(tmp_path):
 CFG = {
     "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [4], "width": 8, "depth": 1},
     "data": {"channels": 1},
-    "schedule": {"_target_": "src.diffusion.discrete_schedules.linear"},
+    "schedule": {"_target_": "src.diffusion.beta_schedules.LinearSchedule"},
     "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
-    "variance": {"_target_": "src.diffusion.variances.FixedSmall"},
+    "variance": {"_target_": "src.diffusion.variances.FixedSmallVariance"},
     "self_conditioning": 0,
 }
 UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch_size": 2}
@@ -254,7 +254,7 @@ UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width
 def test_a_denoiser_is_rebuilt():
     denoiser = build_denoiser(CFG)
     assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, X0)
-    assert isinstance(denoiser.variance, FixedSmall) and denoiser.self_conditioning == 0
+    assert isinstance(denoiser.variance, FixedSmallVariance) and denoiser.self_conditioning == 0
     assert denoiser.schedule.steps == 1000
     again = build_denoiser(OmegaConf.create(yaml.safe_load(yaml.safe_dump(CFG))))
     load_weights(again, denoiser.state_dict(), Path("x.ckpt"))
@@ -280,7 +280,9 @@ def test_parts_that_do_not_fit(monkeypatch):
 
 
 @pytest.mark.parametrize("net", [CFG["net"], {**CFG["net"], "channels": 2, "size": []}, UNET])
-@pytest.mark.parametrize(("kind", "outputs"), [("FixedLarge", 1), ("LearnedRange", 2), ("Learned", 2)])
+@pytest.mark.parametrize(
+    ("kind", "outputs"), [("FixedLargeVariance", 1), ("LearnedRangeVariance", 2), ("LearnedVariance", 2)]
+)
 @pytest.mark.parametrize("share", [0, 0.5])
 def test_inputs_and_outputs_of_the_net_follow_from_the_other_parts(net, kind, outputs, share):
     """Nobody says them twice: they are not in the config, and the tensors have the sizes that the denoiser wants."""
@@ -321,7 +323,7 @@ def test_a_net_without_the_arguments(monkeypatch):
         "net: src.diffusion.schedules.BareNet has no argument `in_channels`, which self_conditioning needs; "
         "use net=unet"
     )
-    for kind in (Learned, LearnedRange):
+    for kind in (LearnedVariance, LearnedRangeVariance):
         variance = {"_target_": f"src.diffusion.variances.{kind.__name__}"}
         message = message_of(lambda variance=variance: build_denoiser(cfg | {"variance": variance}))
         assert message == (

@@ -5,11 +5,11 @@ from functools import partial
 
 import torch
 
-from src.diffusion.variances import FixedLarge
+from src.diffusion.variances import FixedLargeVariance
 from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
-from src.samplers.ode import DPM2S, Euler, Heun, HeunVE, Restart
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.ode import DPMpp2S, Euler, Heun, HeunVE, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
 
 # Points, signals and images, square and not, of one channel and of three.
@@ -20,9 +20,9 @@ DETERMINISTIC = {
     "ddim": DDIM,
     "heun": Heun,
     "heun_ve": HeunVE,
-    "dpm_2s": DPM2S,
+    "dpmpp_2s": DPMpp2S,
     "dpmpp_2m": DPMpp2M,
-    "dpmpp_3m": partial(DPMpp3M, eta=0.0),
+    "dpmpp_3m": partial(DPMpp3MSDE, eta=0.0),
     "unipc 1": partial(UniPC, order=1),
     "unipc 2": partial(UniPC, lower_order_final=False),
     "unipc 3": partial(UniPC, order=3, lower_order_final=False),
@@ -33,20 +33,20 @@ DETERMINISTIC = {
 }
 # The order of convergence that each states. (That of UniPC 3 is 4 until the error of its first steps shows.)
 ORDER = {
-    "euler": 1, "ddim": 1, "heun": 2, "heun_ve": 2, "dpm_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 2,
+    "euler": 1, "ddim": 1, "heun": 2, "heun_ve": 2, "dpmpp_2s": 2, "dpmpp_2m": 2, "dpmpp_3m": 2,
     "unipc 1": 2, "unipc 2": 3, "unipc 3": 3, "unipc lowered": 2,
     "adams_bashforth 1": 1, "adams_bashforth 2": 2, "adams_bashforth 3": 3,
 }  # fmt: skip
 STOCHASTIC = {
     "ddpm": DDPM,
-    "ddpm large": partial(DDPM, variance=FixedLarge()),
+    "ddpm large": partial(DDPM, variance=FixedLargeVariance()),
     "ddim half": partial(DDIM, eta=0.5),
     "ddim ancestral": partial(DDIM, eta=1.0),
     "heun churn": partial(Heun, churn=10.0),
     "restart": Restart,
     "dpmpp_2m_sde": partial(DPMpp2M, eta=1.0),
     "dpmpp_2m_sde half": partial(DPMpp2M, eta=0.5),
-    "dpmpp_3m_sde": DPMpp3M,
+    "dpmpp_3m_sde": DPMpp3MSDE,
     "euler_maruyama": EulerMaruyama,
     "predictor_corrector": PredictorCorrector,
     "predictor_corrector_ald": PredictorCorrectorALD,
@@ -63,12 +63,15 @@ SINGLE_STEP = [
 FROM_PURE_NOISE = [name for name in SAMPLERS if name != "euler_maruyama"]
 
 GRIDS = {
-    "uniform": time_grids.uniform,
-    "trailing": time_grids.trailing,
-    "quadratic": time_grids.quadratic,
-    "karras": time_grids.karras,
-    "log_snr": time_grids.log_snr,
-    "given": partial(time_grids.given, levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]),
+    "uniform": time_grids.uniform_time_grid,
+    "trailing": time_grids.trailing_time_grid,
+    "quadratic": time_grids.quadratic_time_grid,
+    "karras": time_grids.karras_time_grid,
+    "log_snr": time_grids.log_snr_time_grid,
+    "given": partial(
+        time_grids.align_your_steps_time_grid,
+        levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
+    ),
 }
 
 
@@ -79,7 +82,7 @@ def evaluations(name: str, sampler, schedule) -> int:
     kind = name.split()[0]
     if kind in ("heun", "heun_ve", "restart"):
         return 2 * steps - 1
-    if kind == "dpm_2s":
+    if kind == "dpmpp_2s":
         return 2 * steps - 1 - int(steps > 1 and float(schedule.alpha_sigma(times[0])[0]) == 0)
     if kind == "adams_bashforth":
         return steps + min(sampler.order, steps) - 1

@@ -3,7 +3,7 @@
 Our time t = k / T is the timestep k - 1 there. What they do not have is in test_against_edm.py.
 
 Not ours, though named alike: PNDM and IPNDM there extrapolate the noise, and our Adams-Bashforth the velocity; KDPM2
-takes the noise of its second evaluation for the whole step, and our DPM2S the data. Their order 3 with
+takes the noise of its second evaluation for the whole step, and our DPMpp2S the data. Their order 3 with
 `sde-dpmsolver++` weighs the bend by (1 - e^-k - k) / k^2 - 1/2, which stays as steps shrink, where + 1/2 would vanish:
 ours is checked against k-diffusion's.
 """
@@ -34,14 +34,13 @@ from diffusers.schedulers import AysSchedules
 from omegaconf import OmegaConf
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
-from src.diffusion import schedules
-from src.diffusion.variances import FixedLarge, LearnedRange
+from src.diffusion import discrete_schedules, schedules
+from src.diffusion.variances import FixedLargeVariance, LearnedRangeVariance
 from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.clipping import Dynamic, Static
-from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
-from src.samplers.ode import DPM2S, Euler, Heun
+from src.samplers.clipping import DynamicClip, StaticClip
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.ode import DPMpp2S, Euler, Heun
 from tests.samplers.reference import assert_equal, data, float64, levels_of, ours, scheduler_of, theirs
 from tests.samplers.registry import SHAPES
 
@@ -67,21 +66,22 @@ SDE = {"algorithm_type": "sde-dpmsolver++"}
 THIRD = {"solver_order": 3, "solver_type": "heun"}
 
 # Equal steps of a root and of the logarithm of sigma / alpha.
-IN_NOISE = {"karras": time_grids.karras, "exponential": time_grids.log_snr}
+IN_NOISE = {"karras": time_grids.karras_time_grid, "exponential": time_grids.log_snr_time_grid}
 
 # Ours, the scheduler there, its configuration, and the options of its steps.
 CASES = {
     "ddpm": (DDPM, DDPMScheduler, {"clip_sample": False, "prediction_type": "v_prediction"}, {}),
     "ddpm large": (
-        partial(DDPM, variance=FixedLarge()), DDPMScheduler, SAMPLE | TO_NODE_1 | {"variance_type": "fixed_large"}, {},
+        partial(DDPM, variance=FixedLargeVariance()), DDPMScheduler,
+        SAMPLE | TO_NODE_1 | {"variance_type": "fixed_large"}, {},
     ),
     "ddpm learned": (
-        partial(DDPM, variance=LearnedRange()), DDPMScheduler,
+        partial(DDPM, variance=LearnedRangeVariance()), DDPMScheduler,
         SAMPLE | TO_NODE_1 | {"variance_type": "learned_range"}, {},
     ),
-    "ddpm clipped": (partial(DDPM, clip=Static(0.8)), DDPMScheduler, SAMPLE | {"clip_sample_range": 0.8}, {}),
+    "ddpm clipped": (partial(DDPM, clip=StaticClip(0.8)), DDPMScheduler, SAMPLE | {"clip_sample_range": 0.8}, {}),
     "ddpm thresholded": (
-        partial(DDPM, clip=Dynamic(0.9)), DDPMScheduler,
+        partial(DDPM, clip=DynamicClip(0.9)), DDPMScheduler,
         SAMPLE | {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1e9}, {},
     ),
     "ddpm as ancestral euler": (DDPM, EulerAncestralDiscreteScheduler, {}, {}),
@@ -89,17 +89,17 @@ CASES = {
     "ddim half": (partial(DDIM, eta=0.5), DDIMScheduler, FREE, {"eta": 0.5}),
     "ddim ancestral": (partial(DDIM, eta=1.0), DDIMScheduler, FREE, {"eta": 1.0}),
     "ddim clipped": (
-        partial(DDIM, eta=0.5, clip=Static(0.8)), DDIMScheduler, SAMPLE | {"clip_sample_range": 0.8},
+        partial(DDIM, eta=0.5, clip=StaticClip(0.8)), DDIMScheduler, SAMPLE | {"clip_sample_range": 0.8},
         {"eta": 0.5, "use_clipped_model_output": True},
     ),
     "euler": (Euler, EulerDiscreteScheduler, {}, {}),
     "dpmpp_2m": (DPMpp2M, DPMSolverMultistepScheduler, LAST, {}),
     "dpmpp_2m thresholded": (
-        partial(DPMpp2M, clip=Dynamic(0.9)), DPMSolverMultistepScheduler,
+        partial(DPMpp2M, clip=DynamicClip(0.9)), DPMSolverMultistepScheduler,
         LAST | {"thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1e9}, {},
     ),
     "dpmpp_2m_sde": (partial(DPMpp2M, eta=1.0), DPMSolverMultistepScheduler, LAST | SDE, {}),
-    "dpmpp_3m": (partial(DPMpp3M, eta=0.0), DPMSolverMultistepScheduler, LAST | SAMPLE | THIRD, {}),
+    "dpmpp_3m": (partial(DPMpp3MSDE, eta=0.0), DPMSolverMultistepScheduler, LAST | SAMPLE | THIRD, {}),
     "unipc 1": (partial(UniPC, order=1), UniPCMultistepScheduler, LAST | {"solver_order": 1}, {}),
     "unipc 2": (UniPC, UniPCMultistepScheduler, LOWER | SAMPLE, {}),
     "unipc 3": (partial(UniPC, order=3), UniPCMultistepScheduler, LOWER | SAMPLE | {"solver_order": 3}, {}),
@@ -117,7 +117,7 @@ def compare(name, schedule, betas, steps, x, atol=1e-9):
     scheduler = scheduler_of(kind, steps, **{"timestep_spacing": "trailing"} | BETAS[betas] | config)
     times = torch.cat([scheduler.timesteps + 1, torch.zeros(1)]).to(torch.float64) / 1000
     where = {"times": times} if "timestep_spacing" in config else {}  # theirs, or our own grid
-    mine = ours(make(schedule, steps, time_grids.trailing), x, **where)
+    mine = ours(make(schedule, steps, time_grids.trailing_time_grid), x, **where)
     assert_equal(mine, theirs(scheduler, x, **options), atol)
 
 
@@ -196,7 +196,7 @@ def test_align_your_steps(make_schedule, randn):
     scheduler = scheduler_of(
         EulerDiscreteScheduler, {"sigmas": [float(sigma / alpha), *levels[1:]]}, **BETAS["scaled_linear"]
     )
-    sampler = Euler(schedule, 10, partial(time_grids.given, levels=levels[:-1]))
+    sampler = Euler(schedule, 10, partial(time_grids.align_your_steps_time_grid, levels=levels[:-1]))
     assert_equal(ours(sampler, x), theirs(scheduler, x))
 
 
@@ -212,7 +212,7 @@ def test_dpm_2s(betas, shape, make_schedule, randn):
         )  # fmt: skip
         alpha, sigma = levels_of(scheduler)
         times = schedule.inverse_log_snr(2 * (alpha / sigma).log())[[*range(0, 2 * steps - 1, 2), -1]]
-        assert_equal(ours(DPM2S(schedule, steps), x, times=times), theirs(scheduler, x))
+        assert_equal(ours(DPMpp2S(schedule, steps), x, times=times), theirs(scheduler, x))
 
 
 @pytest.mark.parametrize("shape", SHAPES)
@@ -226,7 +226,10 @@ def test_heun(betas, shape, make_schedule, randn):
     alpha, sigma = make_schedule(betas).alpha_sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000)
     for steps in (1, 2, 20):
         scheduler = scheduler_of(HeunDiscreteScheduler, steps, timestep_spacing="trailing", **BETAS[betas])
-        assert_equal(ours(Heun(tables.Ladder(sigma / alpha), steps, time_grids.trailing), x), theirs(scheduler, x))
+        assert_equal(
+            ours(Heun(discrete_schedules.DiscreteVE(sigma / alpha), steps, time_grids.trailing_time_grid), x),
+            theirs(scheduler, x),
+        )
 
 
 @pytest.mark.parametrize("shift", [1.0, 3.0])
@@ -261,14 +264,14 @@ def test_flow_in_log_snr(name, shift, randn):
     (Euler, EDMEulerScheduler, {}),
     (DPMpp2M, EDMDPMSolverMultistepScheduler, LAST),
     (partial(DPMpp2M, eta=1.0), EDMDPMSolverMultistepScheduler, LAST | SDE),
-    (partial(DPMpp3M, eta=0.0), EDMDPMSolverMultistepScheduler, LAST | THIRD),
+    (partial(DPMpp3MSDE, eta=0.0), EDMDPMSolverMultistepScheduler, LAST | THIRD),
 ])  # fmt: skip
 def test_edm(make, kind, config, grid, randn):
     """Its schedule, its levels, and its network, which is asked for what makes the prediction of the data ours."""
     for shape in SHAPES:
         for steps in (2, 18):
             x, scheduler = 80 * randn(2, *shape), scheduler_of(kind, steps, sigma_schedule=grid, **config)
-            sampler = make(tables.edm(), steps, IN_NOISE[grid])
+            sampler = make(discrete_schedules.EDMSchedule(), steps, IN_NOISE[grid])
             assert_close(sampler.schedule.alpha_sigma(sampler.times())[1], scheduler.sigmas, rtol=1e-9, atol=0)
             assert_equal(ours(sampler, x), theirs(scheduler, x))
 
@@ -281,7 +284,7 @@ def test_adams_bashforth(order, name, make_schedule, randn):
     It walks :math:`y = x / \sqrt{\alpha^2 + \sigma^2}`. The first steps, which are Heun's, are written out.
     """
     schedule, steps = make_schedule(name), 12
-    sampler = AdamsBashforth(schedule, steps, time_grids.trailing, order=order)
+    sampler = AdamsBashforth(schedule, steps, time_grids.trailing_time_grid, order=order)
     alphas, sigmas = schedule.alpha_sigma(sampler.times())
     radii, angles = (alphas**2 + sigmas**2).sqrt(), torch.atan2(sigmas, alphas)
 

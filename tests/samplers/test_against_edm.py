@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 
-from src.diffusion import discrete_schedules as tables
-from src.diffusion import schedules
-from src.diffusion.variances import FixedLarge
+from src.diffusion import beta_schedules, discrete_schedules, schedules
+from src.diffusion.variances import FixedLargeVariance
 from src.samplers import time_grids
-from src.samplers.multistep import DPMpp2M, DPMpp3M
+from src.samplers.multistep import DPMpp2M, DPMpp3MSDE
 from src.samplers.ode import Heun, HeunVE, Restart
 from src.samplers.sde import EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
 from tests.samplers.reference import assert_equal
@@ -81,7 +80,7 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
     below or have their maximum below.
     """
     options = {"churn": churn, "churn_min": churn_min, "churn_max": churn_max, "churn_noise": churn_noise}
-    sampler = Heun(tables.edm(), steps, time_grids.karras, **options)
+    sampler = Heun(discrete_schedules.EDMSchedule(), steps, time_grids.karras_time_grid, **options)
     levels = [*(edm_levels(steps) if steps > 1 else [80.0]), 0.0][first:]
     for shape in SHAPES:
         x = 80 * randn(2, *shape).numpy()
@@ -102,7 +101,7 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
 def test_heun_of_the_noise_level(name, make_schedule, randn):
     """Algorithm 1 of Karras et al. 2022 for x / alpha, on any schedule."""
     schedule, steps = make_schedule(name), 12
-    grid = partial(time_grids.karras, sigma_min=0.02, sigma_max=20.0)
+    grid = partial(time_grids.karras_time_grid, sigma_min=0.02, sigma_max=20.0)
     times = schedule.inverse_log_snr(-2 * torch.from_numpy(edm_levels(steps, 20.0, 0.02)).log())
     times = torch.cat([times, torch.zeros(1, dtype=torch.float64)])
     for shape in SHAPES:
@@ -121,7 +120,10 @@ def test_heun_of_the_noise_level(name, make_schedule, randn):
 def test_restart(low, high, repeats, restart_steps, randn):
     """Algorithm 1 of Xu et al. 2023, whose main backward process has `low` among its times, with steps of EDM."""
     options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps}
-    sampler, main = Restart(tables.edm(), 12, time_grids.karras, **options), [*edm_levels(12), 0.0]
+    sampler, main = (
+        Restart(discrete_schedules.EDMSchedule(), 12, time_grids.karras_time_grid, **options),
+        [*edm_levels(12), 0.0],
+    )
 
     def walk(states, levels):
         for t, s in itertools.pairwise(levels):
@@ -173,12 +175,12 @@ def dpmpp_sde(x, sigmas, order, eta, z):
 
 
 @pytest.mark.parametrize("name", ["edm", "linear", "cosine", "flow", "sub_vp_sde"])
-@pytest.mark.parametrize(("make", "order"), [(DPMpp2M, 2), (DPMpp3M, 3)])
+@pytest.mark.parametrize(("make", "order"), [(DPMpp2M, 2), (DPMpp3MSDE, 3)])
 def test_multistep_sdes(make, order, name, make_schedule, randn):
     """At steps of many sizes, on any schedule."""
     schedule = make_schedule(name)
     start = equal_in_log_snr(schedule, 1)[0]
-    ways = [time_grids.uniform, partial(time_grids.karras, sigma_min=0.02)]
+    ways = [time_grids.uniform_time_grid, partial(time_grids.karras_time_grid, sigma_min=0.02)]
     for shape, grid, eta in itertools.product(SHAPES, ways, (0.0, 0.4, 1.0)):
         x = randn(2, *shape).numpy()
         mine, alphas, sigmas = ours(make(schedule, 14, eta=eta), x, grid(schedule, 14, float(start)))
@@ -210,7 +212,8 @@ SDES = {
         lambda t: math.sqrt(decay(t)), lambda t: 1 - decay(t),
     ),
     "ve_sde": (
-        tables.ve_sde(), lambda t: 0.0, lambda t: ve(t) ** 2 * 2 * math.log(5000) * 1000 / 999, lambda t: 1.0, ve,
+        discrete_schedules.VESDE(), lambda t: 0.0, lambda t: ve(t) ** 2 * 2 * math.log(5000) * 1000 / 999,
+        lambda t: 1.0, ve,
     ),
 }  # fmt: skip
 
@@ -265,11 +268,11 @@ def test_predictor_corrector(make, name, corrections, randn):
     steps, r = 30, 0.16
     if name == "ve":
         levels = 0.01 * 5000 ** (np.arange(steps) / (steps - 1))
-        schedule, variance = tables.ve_sde(steps), {}
+        schedule, variance = discrete_schedules.VESDE(steps), {}
     else:
         betas = np.linspace(1e-4, 0.02, steps) * (1000 / steps)
         alphas = np.sqrt(np.cumprod(1 - betas))
-        schedule, variance = tables.linear(steps), {"variance": FixedLarge()}
+        schedule, variance = beta_schedules.LinearSchedule(steps), {"variance": FixedLargeVariance()}
     for shape in SHAPES:
         x = randn(2, *shape).numpy()
         mine, *_ = ours(make(schedule, steps, corrections=corrections, snr=r, **variance), x)

@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch.testing import assert_close
 
-from src.samplers.clipping import Dynamic, Static, Unclipped
+from src.samplers.clipping import DynamicClip, NoClip, StaticClip
 from tests.samplers.registry import SHAPES
 
 
@@ -14,19 +14,19 @@ from tests.samplers.registry import SHAPES
 class TestClips:
     def test_unclipped(self, data, randn):
         x = randn(3, *data)
-        assert Unclipped()(x) is x
+        assert NoClip()(x) is x
 
     @pytest.mark.parametrize("bound", [0.3, 1.0, 2.5])
     def test_static(self, bound, data, randn):
         x = 3 * randn(4, *data)
-        assert np.array_equal(Static(bound)(x), np.clip(x.numpy(), -bound, bound))
+        assert np.array_equal(StaticClip(bound)(x), np.clip(x.numpy(), -bound, bound))
 
     @pytest.mark.parametrize("bound", [0.5, 1.0, 2.0])
     @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.995, 1.0])
     def test_dynamic(self, quantile, bound, data, randn):
         """Imagen's formula, sample by sample: one that is within the bound, and larger ones."""
         x = torch.tensor([0.05, 1.0, 3.0, 40.0]).double().view(-1, *[1] * len(data)) * randn(4, *data)
-        clipped = Dynamic(quantile, bound)(x)
+        clipped = DynamicClip(quantile, bound)(x)
         for one, found in zip(x.numpy(), clipped.numpy(), strict=True):
             s = max(bound, np.quantile(np.abs(one), quantile))
             np.testing.assert_allclose(found, np.clip(one, -s, s) * bound / s, rtol=0, atol=1e-12)
@@ -36,35 +36,35 @@ class TestClips:
     def test_dynamic_is_that_of_diffusers(self, quantile, data, randn):
         x = (3 * randn(4, *data)).view(4, *(data if len(data) > 1 else (1, *data)))  # points have no channels there
         theirs = DDPMScheduler(thresholding=True, dynamic_thresholding_ratio=quantile, sample_max_value=1e9)
-        assert_close(Dynamic(quantile)(x), theirs._threshold_sample(x), rtol=0, atol=1e-12)
+        assert_close(DynamicClip(quantile)(x), theirs._threshold_sample(x), rtol=0, atol=1e-12)
 
     @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
     def test_dynamic_keeps_the_type(self, dtype, data, randn):
         x = 3 * randn(4, *data)
-        clipped = Dynamic(0.9)(x.to(dtype))
+        clipped = DynamicClip(0.9)(x.to(dtype))
         assert clipped.dtype == dtype
-        assert_close(clipped.double(), Dynamic(0.9)(x), rtol=0, atol=4 * torch.finfo(dtype).eps)
+        assert_close(clipped.double(), DynamicClip(0.9)(x), rtol=0, atol=4 * torch.finfo(dtype).eps)
 
 
 def test_dynamic_of_everything_is_static_where_nothing_exceeds_the_bound(randn):
     x = 0.1 * randn(5, 3, 4)
-    assert torch.equal(Dynamic()(x), x)
+    assert torch.equal(DynamicClip()(x), x)
 
 
 @pytest.mark.parametrize("bound", [0, -1.0])
 def test_refuses_a_bound(bound):
     with pytest.raises(ValueError, match=rf"clip\.bound is above 0, not {bound}; clip=none clips nothing"):
-        Static(bound)
+        StaticClip(bound)
     with pytest.raises(ValueError, match=rf"clip\.bound={bound} is above 0"):
-        Dynamic(bound=bound)
+        DynamicClip(bound=bound)
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.1])
 def test_refuses_a_quantile(quantile):
     with pytest.raises(ValueError, match=rf"clip\.quantile={quantile} lies in \(0, 1\]"):
-        Dynamic(quantile)
+        DynamicClip(quantile)
 
 
 def test_no_bound():
     x = torch.tensor([[-7.0, 5.0]])
-    assert Static(None)(x) is x
+    assert StaticClip(None)(x) is x

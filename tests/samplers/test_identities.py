@@ -6,13 +6,12 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
-from src.diffusion import schedules
-from src.diffusion.variances import FixedLarge
+from src.diffusion import beta_schedules, discrete_schedules, schedules
+from src.diffusion.variances import FixedLargeVariance
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
-from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
-from src.samplers.ode import DPM2S, Euler, Heun
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.ode import DPMpp2S, Euler, Heun
 from tests.samplers.registry import (
     DETERMINISTIC,
     GRIDS,
@@ -45,7 +44,12 @@ def test_ancestral_ddim_is_ddpm(data, schedule, randn):
 
 @pytest.mark.parametrize(
     "schedule",
-    [tables.linear(), tables.cosine(100), tables.linear(300, zero_terminal_snr=True), tables.ve_sde(100)],
+    [
+        beta_schedules.LinearSchedule(),
+        beta_schedules.CosineSchedule(100),
+        beta_schedules.LinearSchedule(300, zero_terminal_snr=True),
+        discrete_schedules.VESDE(100),
+    ],
     ids=["linear", "cosine", "zero_snr", "ve_sde"],
 )
 @pytest.mark.usefixtures("unchecked")
@@ -100,7 +104,7 @@ def test_multistep_methods_begin_as_euler(name, schedule, randn):
     assert_close(walk(DETERMINISTIC[name](schedule, 1), denoise, x_t, times=times), expected, rtol=1e-10, atol=1e-10)
 
 
-@pytest.mark.parametrize("make", [DPMpp2M, DPMpp3M])
+@pytest.mark.parametrize("make", [DPMpp2M, DPMpp3MSDE])
 @pytest.mark.parametrize("start", [1.0, 0.8])
 def test_multistep_sdes_begin_as_ddpm(start, make, schedule, randn):
     x_t, times = randn(2, 3, 5), torch.tensor([start, 0.5], dtype=torch.float64)
@@ -162,7 +166,7 @@ def test_the_large_variance_is_right_for_white_noise(name, make_schedule):
 
     x_1 = torch.zeros(8, 1, dtype=torch.float64)
     x_1[0] = 1
-    *states, _ = DDPM(schedule, 6, variance=FixedLarge()).trajectory(predict, x_1, one_hot(1))
+    *states, _ = DDPM(schedule, 6, variance=FixedLargeVariance()).trajectory(predict, x_1, one_hot(1))
     for state in states:
         assert_close((state.x_t**2).sum(), tensor(1.0), rtol=0, atol=1e-9)
 
@@ -174,7 +178,7 @@ def test_dpm_2s_is_its_published_form(schedule, randn):
     h = (schedule.log_snr(times[2]) - schedule.log_snr(times[0])) / 2
     u = sigma_m / sigma_t * x_t - alpha_m * torch.expm1(-h / 2) * denoise(x_t, times[0])
     expected = sigma_s / sigma_t * x_t - alpha_s * torch.expm1(-h) * denoise(u, times[1])
-    assert_close(walk(DPM2S(schedule, 1), denoise, x_t, times=times[::2]), expected, rtol=1e-8, atol=1e-8)
+    assert_close(walk(DPMpp2S(schedule, 1), denoise, x_t, times=times[::2]), expected, rtol=1e-8, atol=1e-8)
 
 
 def test_unipc_corrects_with_the_next_evaluation(schedule, randn):

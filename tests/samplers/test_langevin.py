@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.samplers.base import Denoise, no_clip
+from src.samplers.base import DenoiserMemory, no_clip
 from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin
 from tests.samplers.registry import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
@@ -27,7 +27,7 @@ def coefficients(step, like):
 @pytest.mark.parametrize("data", SHAPES)
 def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
     truth = gaussian(data)
-    denoise = Denoise(truth.denoiser(schedule), no_clip)
+    denoise = DenoiserMemory(truth.denoiser(schedule), no_clip)
     for t, size in itertools.product([0.2, 0.5, 0.9], [0.01, 0.2, 1.5]):
         (level,), (mean, std) = AnnealedLangevin(schedule).levels(tensor([t])), truth.moments(schedule, t)
         c, d, e = coefficients(lambda x, noise: langevin(denoise, x, level, size, noise), truth.mean)  # noqa: B023
@@ -42,7 +42,7 @@ def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
     """What a step of half the size gets wrong is half as much."""
     truth = gaussian((5,))
     (level,) = AnnealedLangevin(schedule).levels(tensor([0.6]))
-    denoise, (_, std) = Denoise(truth.denoiser(schedule), no_clip), truth.moments(schedule, 0.6)
+    denoise, (_, std) = DenoiserMemory(truth.denoiser(schedule), no_clip), truth.moments(schedule, 0.6)
     errors = []
     for size in (0.02, 0.01):
         c, _, e = coefficients(lambda x, noise, size=size: langevin(denoise, x, level, size, noise), truth.mean)
@@ -146,7 +146,7 @@ def test_a_mixture_stays(kind, schedule_name, make_schedule, mixture, randn):
     x, noise, denoise = truth.draw(n, randn), seeded(0), truth.denoiser(schedule)
     x = schedule.add_noise(x, tensor(0.7), noise(x))
     if kind == "langevin":
-        s, predict = 0.7, Denoise(denoise, no_clip)
+        s, predict = 0.7, DenoiserMemory(denoise, no_clip)
         (level,) = AnnealedLangevin(schedule).levels(tensor([s]))
         for _ in range(40):
             x = langevin(predict, x, level, 0.05, noise)

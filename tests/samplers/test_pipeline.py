@@ -3,15 +3,15 @@
 import pytest
 import torch
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.clusters import Clusters
 from src.diffusion.denoiser import Denoiser
-from src.diffusion.discrete_schedules import cosine
-from src.diffusion.guidance import AutoGuidance, ClassifierFree, ClassifierGuidance, Interval
+from src.diffusion.guidance import CFG, AutoGuidance, ClassifierGuidance, IntervalGuidance
 from src.diffusion.parameterizations import V
-from src.diffusion.variances import FixedSmall, LearnedRange
+from src.diffusion.variances import FixedSmallVariance, LearnedRangeVariance
 from src.nets.mlp import MLP
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.clipping import Static
+from src.samplers.clipping import StaticClip
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
 from src.samplers.pipeline import Pipeline, guide_denoisers
@@ -40,7 +40,7 @@ def make_denoiser(size=(3, 4), channels=2, num_classes=0, dropout=0.0, share=0.0
     )  # fmt: skip
     for p in net.parameters():  # a fresh network says 0 whatever it is asked
         torch.nn.init.normal_(p, std=0.3)
-    return Denoiser(net, cosine(), V(), variance, share)
+    return Denoiser(net, CosineSchedule(), V(), variance, share)
 
 
 def nfe_of(pipeline: Pipeline, n: int) -> float:
@@ -54,7 +54,7 @@ def nfe_of(pipeline: Pipeline, n: int) -> float:
 SAMPLERS = {
     "ddim": lambda s: DDIM(s, 5),
     "ddpm": lambda s: DDPM(s, 5),
-    "eta": lambda s: DDIM(s, 5, eta=0.5, clip=Static(1.0)),
+    "eta": lambda s: DDIM(s, 5, eta=0.5, clip=StaticClip(1.0)),
     "dpmpp_2m": lambda s: DPMpp2M(s, 5),
     "heun": lambda s: Heun(s, 5, churn=1.0),
 }
@@ -106,9 +106,9 @@ def test_evaluations_are_counted(n, batch_size, steps):
 
     assert nfe() == steps
     assert nfe(cond=label) == steps
-    assert nfe(cond=label, guidance=ClassifierFree(2.0)) == 2 * steps
-    assert nfe(cond=label, guidance=ClassifierFree(1.0)) == steps
-    assert nfe(guidance=ClassifierFree(2.0)) == steps
+    assert nfe(cond=label, guidance=CFG(2.0)) == 2 * steps
+    assert nfe(cond=label, guidance=CFG(1.0)) == steps
+    assert nfe(guidance=CFG(2.0)) == steps
 
 
 def test_each_sample_is_given_its_label():
@@ -117,7 +117,7 @@ def test_each_sample_is_given_its_label():
     Pipeline(denoiser, DDIM(denoiser.schedule, 2), (2, 3, 4), cond=label, batch_size=2).sample(5)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0]] * 2 + [[1, -1]] * 2 + [[2]] * 2
     denoiser.net.calls.clear()
-    Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), cond=label[:2], guidance=ClassifierFree(3.0)).sample(2)
+    Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), cond=label[:2], guidance=CFG(3.0)).sample(2)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0, -1, -1]]
     denoiser.net.calls.clear()
     Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4)).sample(2)
@@ -130,7 +130,7 @@ def test_labels_and_guidance_change_samples():
 
     def x(label, scale=1.0):
         label = None if label is None else torch.full((2,), label)
-        return Pipeline(denoiser, sampler, (2, 3, 4), cond=label, guidance=ClassifierFree(scale)).sample(2)
+        return Pipeline(denoiser, sampler, (2, 3, 4), cond=label, guidance=CFG(scale)).sample(2)
 
     assert (x(0) - x(1)).abs().max() > 1e-3
     assert (x(0) - x(0, 3.0)).abs().max() > 1e-3
@@ -216,7 +216,7 @@ def test_as_many_conditions_as_samples(count):
 
 def test_the_network_is_shown_the_estimate_of_the_step_before():
     """Nothing at first; and each batch begins anew."""
-    denoiser, sampler = make_denoiser(share=0.5), DDIM(cosine(), 4)
+    denoiser, sampler = make_denoiser(share=0.5), DDIM(CosineSchedule(), 4)
     assert nfe_of(Pipeline(denoiser, sampler, (2, 3, 4), batch_size=3, seed=2), 5) == 4
     shown = denoiser.net.shown
     assert [len(x) for x in shown] == [3] * 4 + [2] * 4
@@ -235,7 +235,7 @@ def test_the_network_is_shown_the_estimate_of_the_step_before():
 def test_with_guidance_each_half_is_shown_its_own(low, high):
     """Where guidance begins both halves are shown the one estimate, where it ends that with the label goes on."""
     denoiser = make_denoiser(share=0.5, num_classes=3)
-    guidance, label = Interval(ClassifierFree(3.0), low, high), torch.tensor([0, 2])
+    guidance, label = IntervalGuidance(CFG(3.0), low, high), torch.tensor([0, 2])
     said = []
     forward = denoiser.forward
     denoiser.forward = lambda *args: said.append(forward(*args)) or said[-1]
@@ -266,7 +266,7 @@ def test_the_evaluations_of_a_guide_are_counted(batch_size):
     assert nfe(AutoGuidance(guide, 1.0)) == 6
     assert nfe(AutoGuidance(denoiser, 2.0)) == 12
     assert nfe(AutoGuidance(other, 2.0)) == 18, "one with self-conditioning makes a first estimate"
-    inside = Interval(AutoGuidance(guide, 2.0), 0.5, 3.0)
+    inside = IntervalGuidance(AutoGuidance(guide, 2.0), 0.5, 3.0)
     ratios = torch.exp(-denoiser.schedule.log_snr(sampler.times()[:-1]) / 2)
     assert nfe(inside) == 6 + ((ratios >= 0.5) & (ratios <= 3.0)).sum()
 
@@ -275,9 +275,9 @@ def test_guides_are_found_wherever_they_are():
     """Each once, in what holds itself too, and none in a network of the user's."""
     guide, other = make_denoiser(), make_denoiser(seed=1)
     both = ClassifierGuidance(lambda x_t, t, label: x_t.flatten(1).sum(1))
-    both.more = Interval(Interval(AutoGuidance(guide), 0, 1), 0, 2)
+    both.more = IntervalGuidance(IntervalGuidance(AutoGuidance(guide), 0, 1), 0, 2)
     both.itself, both.again, both.net = both, AutoGuidance(guide), torch.nn.Sequential(other)
-    assert guide_denoisers(both) == [guide] and guide_denoisers(ClassifierFree()) == guide_denoisers(None) == []
+    assert guide_denoisers(both) == [guide] and guide_denoisers(CFG()) == guide_denoisers(None) == []
     assert guide_denoisers(AutoGuidance(other)) == [other]
 
 
@@ -328,13 +328,13 @@ def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, s
 @pytest.mark.parametrize("size", [(), (6,), (3, 4)])
 def test_a_learned_variance_is_sampled_with(size):
     """That with the label, though guided; and it makes a difference."""
-    denoiser = make_denoiser(size, num_classes=3, variance=LearnedRange())
+    denoiser = make_denoiser(size, num_classes=3, variance=LearnedRangeVariance())
     label = torch.tensor([0, 1, 2])
 
     def x(variance, scale=1.0):
         sampler = DDPM(denoiser.schedule, 6, variance=variance)
-        return Pipeline(denoiser, sampler, (2, *size), cond=label, guidance=ClassifierFree(scale)).sample(3)
+        return Pipeline(denoiser, sampler, (2, *size), cond=label, guidance=CFG(scale)).sample(3)
 
-    learned = x(LearnedRange())
-    assert learned.isfinite().all() and (learned - x(FixedSmall())).abs().max() > 1e-3
-    assert (x(LearnedRange(), 3.0) - learned).abs().max() > 1e-3
+    learned = x(LearnedRangeVariance())
+    assert learned.isfinite().all() and (learned - x(FixedSmallVariance())).abs().max() > 1e-3
+    assert (x(LearnedRangeVariance(), 3.0) - learned).abs().max() > 1e-3

@@ -8,7 +8,7 @@ import torch
 from diffusers import DDIMScheduler, DDPMScheduler, EDMEulerScheduler
 from torch.testing import assert_close
 
-from src.diffusion import discrete_schedules as tables
+from src.diffusion import beta_schedules, discrete_schedules
 from src.diffusion.schedules import FlowSchedule
 from src.samplers import time_grids
 from tests.conftest import ENDS_IN_NOISE
@@ -46,15 +46,16 @@ def test_falls_from_start_to_0(name, steps, schedule):
 class TestInTime:
     def test_uniform(self, start, steps):
         expected = [start * (1 - i / steps) for i in range(steps + 1)]
-        assert_close(time_grids.uniform(FlowSchedule(), steps, start), tensor(expected), rtol=0, atol=1e-15)
+        assert_close(time_grids.uniform_time_grid(FlowSchedule(), steps, start), tensor(expected), rtol=0, atol=1e-15)
 
     def test_quadratic(self, start, steps):
         expected = [start * (1 - i / steps) ** 2 for i in range(steps + 1)]
-        assert_close(time_grids.quadratic(FlowSchedule(), steps, start), tensor(expected), rtol=0, atol=1e-15)
+        assert_close(time_grids.quadratic_time_grid(FlowSchedule(), steps, start), tensor(expected), rtol=0, atol=1e-15)
 
     def test_trailing_is_uniform_where_time_is_continuous(self, start, steps):
         assert torch.equal(
-            time_grids.trailing(FlowSchedule(), steps, start), time_grids.uniform(FlowSchedule(), steps, start)
+            time_grids.trailing_time_grid(FlowSchedule(), steps, start),
+            time_grids.uniform_time_grid(FlowSchedule(), steps, start),
         )
 
 
@@ -65,12 +66,12 @@ class TestTrailing:
         """Their timestep k - 1 is our t = k / T."""
         scheduler = kind(timestep_spacing="trailing")
         scheduler.set_timesteps(steps)
-        times = time_grids.trailing(tables.linear(), steps)
+        times = time_grids.trailing_time_grid(beta_schedules.LinearSchedule(), steps)
         assert ((times[:-1] * 1000).round().long() - 1).tolist() == scheduler.timesteps.tolist()
         assert_close(times[:-1] * 1000, (times[:-1] * 1000).round(), rtol=0, atol=1e-9)
 
     def test_visits_all_nodes(self):
-        times = time_grids.trailing(tables.additive(10), 10)
+        times = time_grids.trailing_time_grid(discrete_schedules.AdditiveSchedule(10), 10)
         assert_close(times, torch.arange(10, -1, -1).double() / 10, rtol=0, atol=1e-15)
 
     @pytest.mark.parametrize("steps", [11, 50])
@@ -78,7 +79,7 @@ class TestTrailing:
         with pytest.raises(
             ValueError, match=rf"has 10 nodes, too few for sampler.steps={steps}; use time_grid=uniform"
         ):
-            time_grids.trailing(tables.additive(10), steps)
+            time_grids.trailing_time_grid(discrete_schedules.AdditiveSchedule(10), steps)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 18, 50])
@@ -87,7 +88,7 @@ class TestInNoise:
 
     def test_karras(self, steps, schedule, request):
         for rho, low, high in ((7.0, 0.02, 80.0), (3.0, 0.05, 10.0)):
-            times = time_grids.karras(schedule, steps, sigma_min=low, sigma_max=high, rho=rho)
+            times = time_grids.karras_time_grid(schedule, steps, sigma_min=low, sigma_max=high, rho=rho)
             top = min(high, float(torch.exp(-schedule.log_snr(tensor(1.0)) / 2)))
             i = np.arange(steps)
             expected = (top ** (1 / rho) + i / (steps - 1) * (low ** (1 / rho) - top ** (1 / rho))) ** rho
@@ -97,14 +98,14 @@ class TestInNoise:
 
     def test_log_snr(self, steps, schedule):
         for low, high in ((0.02, 80.0), (0.05, 10.0)):
-            times = time_grids.log_snr(schedule, steps, sigma_min=low, sigma_max=high)
+            times = time_grids.log_snr_time_grid(schedule, steps, sigma_min=low, sigma_max=high)
             top = min(high, float(torch.exp(-schedule.log_snr(tensor(1.0)) / 2)))
             expected = torch.linspace(-2 * math.log(top), -2 * math.log(low), steps, dtype=torch.float64)
             assert_close(schedule.log_snr(times[1:-1]), expected[1:], rtol=0, atol=1e-7)
 
     def test_from_a_start(self, steps, schedule):
         """The highest level is that of the start."""
-        for make in (time_grids.karras, time_grids.log_snr):
+        for make in (time_grids.karras_time_grid, time_grids.log_snr_time_grid):
             times = make(schedule, steps, 0.5, sigma_min=0.01)
             whole = make(schedule, steps, 1.0, sigma_min=0.01, sigma_max=float(noise_levels(schedule, tensor(0.5))))
             assert times[0] == 0.5
@@ -112,8 +113,8 @@ class TestInNoise:
 
     def test_karras_is_that_of_edm(self, steps):
         """On EDM's own schedule, and that of diffusers in its float32."""
-        ladder = tables.edm(4000)
-        levels = noise_levels(ladder, time_grids.karras(ladder, steps)[:-1])
+        ladder = discrete_schedules.EDMSchedule(4000)
+        levels = noise_levels(ladder, time_grids.karras_time_grid(ladder, steps)[:-1])
         i = torch.arange(steps, dtype=torch.float64)
         expected = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
         assert_close(levels, expected, rtol=1e-9, atol=0)
@@ -126,14 +127,16 @@ class TestInNoise:
         times = torch.arange(steps, 0, -1).double() / steps
         i = torch.arange(steps, dtype=torch.float64)
         expected = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
-        assert_close(time_grids.trailing(tables.edm(steps), steps)[:-1], times, rtol=0, atol=1e-15)
-        assert_close(noise_levels(tables.edm(steps), times), expected, rtol=1e-12, atol=0)
+        assert_close(
+            time_grids.trailing_time_grid(discrete_schedules.EDMSchedule(steps), steps)[:-1], times, rtol=0, atol=1e-15
+        )
+        assert_close(noise_levels(discrete_schedules.EDMSchedule(steps), times), expected, rtol=1e-12, atol=0)
 
 
 class TestGiven:
     def test_as_many_steps_as_levels(self, schedule):
         """The levels themselves; but t = 1, where the highest would be."""
-        times = time_grids.given(schedule, 10, levels=AYS)
+        times = time_grids.align_your_steps_time_grid(schedule, 10, levels=AYS)
         top = float(torch.exp(-schedule.log_snr(tensor(1.0)) / 2))
         if top > AYS[0]:
             assert_close(noise_levels(schedule, times[1:-1]), tensor(AYS[1:]), rtol=1e-7, atol=0)
@@ -146,7 +149,7 @@ class TestGiven:
         """As the code of the paper does."""
         schedule = make_schedule("linear")
         expected = np.exp(np.interp(np.linspace(0, 9, steps), np.arange(10), np.log(AYS)))
-        levels = noise_levels(schedule, time_grids.given(schedule, steps, levels=AYS)[1:-1])
+        levels = noise_levels(schedule, time_grids.align_your_steps_time_grid(schedule, steps, levels=AYS)[1:-1])
         assert_close(levels, tensor(expected[1:]), rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize("start", [0.9, 0.5, 0.3])
@@ -154,7 +157,7 @@ class TestGiven:
         schedule = make_schedule("linear")
         top = float(noise_levels(schedule, tensor(start)))
         below = [v for v in AYS if v < min(top, AYS[0])]  # the start takes the place of the highest
-        times = time_grids.given(schedule, len(below) + 1, start, levels=AYS)
+        times = time_grids.align_your_steps_time_grid(schedule, len(below) + 1, start, levels=AYS)
         assert times[0] == start
         assert_close(noise_levels(schedule, times[1:-1]), tensor(below), rtol=1e-9, atol=0)
 
@@ -163,10 +166,10 @@ class TestGiven:
         with pytest.raises(
             ValueError, match=r"time_grid\.levels is a falling list of two or more noise levels above 0"
         ):
-            time_grids.given(make_schedule("linear"), 10, levels=levels)
+            time_grids.align_your_steps_time_grid(make_schedule("linear"), 10, levels=levels)
 
 
-@pytest.mark.parametrize("make", [time_grids.karras, time_grids.log_snr])
+@pytest.mark.parametrize("make", [time_grids.karras_time_grid, time_grids.log_snr_time_grid])
 class TestRefuses:
     @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
     def test_levels_that_do_not_fall(self, low, high, make, make_schedule):

@@ -11,8 +11,8 @@ from torch.testing import assert_close
 from src.diffusion.denoiser import Prediction
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
-from src.samplers.clipping import Static
-from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3M, UniPC
+from src.samplers.clipping import StaticClip
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
 from src.samplers.ode import Euler, Heun, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
@@ -98,7 +98,7 @@ class TestStates:
         name, make, _, shape = some
         x_1 = randn(2, *shape)
         free = list(make(4).trajectory(denoise, x_1, seeded(0)))
-        states = list(make(4, clip=Static(0.3)).trajectory(denoise, x_1, seeded(0)))
+        states = list(make(4, clip=StaticClip(0.3)).trajectory(denoise, x_1, seeded(0)))
         assert max(state.x_0.abs().max() for state in free[1:]) > 0.3
         assert max(state.x_0.abs().max() for state in states[1:]) <= 0.3
         if not name.startswith(("adams", "euler_maruyama")):
@@ -135,7 +135,7 @@ class TestNothingStays:
     def test_copies(self, some, randn):
         """Also of a used one."""
         _, make, schedule, shape = some
-        sampler, x = make(4, clip=Static(2.0)), randn(2, *shape)
+        sampler, x = make(4, clip=StaticClip(2.0)), randn(2, *shape)
         expected = walk(sampler, denoise, x, seeded(0))
         assert torch.equal(walk(copy.deepcopy(sampler), denoise, x, seeded(0)), expected)
         if type(schedule).__module__.startswith("src."):
@@ -295,7 +295,7 @@ REFUSED = [
     (DDIM, {"eta": -0.1}, r"sampler\.eta lies in \[0, 1\], not -0.1"),
     (DDIM, {"eta": 1.5}, r"sampler\.eta lies in \[0, 1\], not 1.5"),
     (DPMpp2M, {"eta": -1.0}, r"sampler\.eta is at least 0, not -1.0"),
-    (DPMpp3M, {"eta": -0.2}, r"sampler\.eta is at least 0, not -0.2"),
+    (DPMpp3MSDE, {"eta": -0.2}, r"sampler\.eta is at least 0, not -0.2"),
     (Heun, {"churn": -1.0}, r"sampler\.churn is at least 0"),
     (Heun, {"churn_noise": 0.0}, r"sampler\.churn_noise above 0"),
     (Restart, {"low": 0.0}, r"0 < sampler\.low < sampler\.high"),

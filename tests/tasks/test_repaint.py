@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.diffusion.discrete_schedules import cosine, linear
-from src.diffusion.operators import Average, Mask
+from src.diffusion.beta_schedules import CosineSchedule, LinearSchedule
+from src.diffusion.operators import Downsample, Mask
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, UniPC
 from src.samplers.ode import Heun, Restart
 from src.samplers.pipeline import Pipeline
-from src.samplers.time_grids import uniform
+from src.samplers.time_grids import uniform_time_grid
 from src.tasks.repaint import RePaint
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
@@ -34,7 +34,7 @@ def published_times(steps, jump, repeats):
 @pytest.mark.parametrize(("steps", "jump", "repeats"), [(12, 3, 4), (250, 10, 10), (10, 1, 2), (7, 2, 3), (4, 9, 5)])
 def test_the_jumps_are_the_published_ones(steps, jump, repeats):
     """Which go up step by step; noise added at once has the same law."""
-    grid = uniform(cosine(), steps)
+    grid = uniform_time_grid(CosineSchedule(), steps)
     found = [round(float(t) * steps) - 1 for t in RePaint(jump, repeats).times(grid)]
     one_by_one = [found[0]]
     for place in found[1:]:
@@ -44,7 +44,7 @@ def test_the_jumps_are_the_published_ones(steps, jump, repeats):
 
 
 def test_once_each_is_the_grid():
-    grid = uniform(cosine(), 9)
+    grid = uniform_time_grid(CosineSchedule(), 9)
     assert torch.equal(RePaint(3, 1).times(grid), grid)
     with pytest.raises(ValueError, match="at least 1, not 0 and 5"):
         RePaint(0, 5)
@@ -62,7 +62,7 @@ def walk(method, model, rows, y, known):
 @pytest.mark.parametrize("shape", [(2, 5), (1, 3, 4)])
 def test_it_is_algorithm_1(shape):
     """Jumps of one step, written out with the noise that the method draws."""
-    schedule, repeats, steps = linear(), 3, 4
+    schedule, repeats, steps = LinearSchedule(), 3, 4
     known = (torch.arange(torch.Size(shape).numel()).view(1, *shape) % 2).float()
     y = known * torch.linspace(-1, 1, 2).view(2, *[1] * len(shape))
     model = make_model(lambda x_t, t, cond: torch.tanh(x_t), DDPM(schedule, steps), shape)
@@ -70,7 +70,7 @@ def test_it_is_algorithm_1(shape):
 
     noise, step = model.noise(range(2)), model.sampler.trajectory
     x = model.sampler.prior(noise, torch.empty(2, *shape))
-    grid = uniform(schedule, steps)
+    grid = uniform_time_grid(schedule, steps)
     for i in range(steps):
         t, s = grid[i], grid[i + 1]
         for u in range(repeats if s > 0 else 1):
@@ -89,7 +89,7 @@ def test_it_is_algorithm_1(shape):
 def test_what_is_known_stays_whatever_the_sampler(sampler):
     """Samplers that need more than one step begin anew at each; the result is a function of (seed, row)."""
     known, y = torch.tensor([[[1.0, 0, 1, 1, 0]]]), torch.linspace(-1, 1, 5).expand(4, 1, 5)
-    model = make_model(lambda x_t, t, cond: torch.tanh(x_t), sampler(cosine(), 8), (1, 5))
+    model = make_model(lambda x_t, t, cond: torch.tanh(x_t), sampler(CosineSchedule(), 8), (1, 5))
     method = RePaint(2, 3)
     found = walk(method, model, range(4), y * known, known)
     assert_close(known * found, known * y) and found.isfinite().all()
@@ -102,7 +102,7 @@ def test_what_is_known_stays_whatever_the_sampler(sampler):
 
 def test_repeats_bring_the_parts_together():
     """Of two elements that are equal in the data one is known: the other follows, more so with every repeat."""
-    schedule = cosine()
+    schedule = CosineSchedule()
 
     def denoise(x_t, t, cond=None):
         """x_0 = (a, a), a of variance 1: the posterior mean of a."""
@@ -122,7 +122,7 @@ def test_repeats_bring_the_parts_together():
 
 
 def test_it_is_for_masks_without_noise():
-    model = make_model(lambda x_t, t, cond: x_t, DDPM(cosine(), 3), (1, 4))
-    for measurement, noise in ((Average(2), 0.0), (Mask(torch.ones(1, 1, 4)), 0.1)):
+    model = make_model(lambda x_t, t, cond: x_t, DDPM(CosineSchedule(), 3), (1, 4))
+    for measurement, noise in ((Downsample(2), 0.0), (Mask(torch.ones(1, 1, 4)), 0.1)):
         with pytest.raises(UserError, match="method=repaint fills in what a mask hides"):
             RePaint()(model, range(1), measurement, torch.zeros(1, 1, 4), noise)

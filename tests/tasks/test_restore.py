@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.testing import assert_close
 
-from src.diffusion.guidance import ClassifierFree
-from src.diffusion.operators import Average, Blur, Grey, Mask
+from src.diffusion.guidance import CFG
+from src.diffusion.operators import Blur, Downsample, Grayscale, Mask
 from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.pipeline import Pipeline
@@ -33,13 +33,13 @@ def guided(name="ddnm", sample=False, **settings) -> Guided:
 
 def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Pipeline:
     """One that takes everything for noise of variance 1 around 0, where it is not given a denoiser."""
-    from src.diffusion.discrete_schedules import cosine
+    from src.diffusion.beta_schedules import CosineSchedule
 
     def predict(x_t, t, cond=None):
-        alpha, sigma = cosine().alpha_sigma(t)
+        alpha, sigma = CosineSchedule().alpha_sigma(t)
         return alpha / (alpha**2 + sigma**2) * x_t
 
-    denoiser = settings.pop("denoiser", None) or Oracle(predict, cosine())
+    denoiser = settings.pop("denoiser", None) or Oracle(predict, CosineSchedule())
     return Pipeline(denoiser, sampler(denoiser.schedule, steps), shape, **settings)
 
 
@@ -61,10 +61,10 @@ def tasks_for(shape, method):
     half[..., shape[-1] // 2 :] = 0
     found = [
         (inpaint(method), Mask(half)),
-        (super_resolution(method, 2), Average(2)),
+        (super_resolution(method, 2), Downsample(2)),
         (deblur(method, 0.5), Blur(0.5)),
     ]
-    return [*found, (colourise(method), Grey())] if shape[0] == 3 else found
+    return [*found, (colourise(method), Grayscale())] if shape[0] == 3 else found
 
 
 @pytest.mark.parametrize("shape", SIZES)
@@ -109,9 +109,9 @@ def test_what_a_mask_hides_is_not_looked_at(draw):
 def test_the_input_is_shown_at_full_size(draw):
     truth = draw(2, 3, 4, 6)
     shown = run(super_resolution(guided(), 2), make_model((3, 4, 6)), truth=truth)[0].shown["input"]
-    assert_close(shown, Average(2)(truth).repeat_interleave(2, 2).repeat_interleave(2, 3))
+    assert_close(shown, Downsample(2)(truth).repeat_interleave(2, 2).repeat_interleave(2, 3))
     shown = run(colourise(guided()), make_model((3, 4, 6)), truth=truth)[0].shown["input"]
-    assert_close(shown, Grey()(truth).expand(2, 3, 4, 6))
+    assert_close(shown, Grayscale()(truth).expand(2, 3, 4, 6))
 
 
 @pytest.mark.parametrize(("shape", "unit"), [((1, 400), 1.0), ((1, 20, 20), 2.0)])
@@ -125,11 +125,11 @@ def test_noise_is_in_the_units_of_the_data(shape, unit, draw):
 
     truth = draw(4, *shape)
     run(super_resolution(method, 2, noise=0.1), make_model(shape), truth=truth)
-    run(super_resolution(method, 2, noise=0.1), make_model(shape), x=Average(2)(truth))
+    run(super_resolution(method, 2, noise=0.1), make_model(shape), x=Downsample(2)(truth))
     (noisy, noise), (given, again) = told
     assert noise == again == 0.1 * unit
-    assert_close((noisy - Average(2)(truth)).std(), torch.tensor(0.1 * unit), rtol=0.1, atol=0)
-    assert_close(given, Average(2)(truth), msg="what is given has its noise already")
+    assert_close((noisy - Downsample(2)(truth)).std(), torch.tensor(0.1 * unit), rtol=0.1, atol=0)
+    assert_close(given, Downsample(2)(truth), msg="what is given has its noise already")
 
 
 @pytest.mark.parametrize(
@@ -151,7 +151,7 @@ def test_labels_and_guidance_stay(name, share, draw):
     """The run's own guidance is inside, and a network with its self-conditioning is differentiated."""
     denoiser, truth = make_denoiser(num_classes=3, share=share), draw(3, 2, 3, 4)
     model = make_model((2, 3, 4), 4, denoiser=denoiser, cond=torch.tensor([2, 0, 1]), batch_size=2)
-    model.guidance = ClassifierFree(2.0)
+    model.guidance = CFG(2.0)
     result, cost = run(inpaint(guided(name)), model, truth=truth)
     assert [cond for _, cond, _ in denoiser.net.calls] == [[2, 0, -1, -1]] * 4 + [[1, -1]] * 4
     assert cost.evaluations == 2 * 4 * 3 and torch.equal(result.label, torch.tensor([2, 0, 1]))
@@ -163,7 +163,7 @@ def test_labels_and_guidance_stay(name, share, draw):
 @pytest.mark.parametrize("name", ["ddnm", "pigdm"])
 def test_what_is_expected_of_gaussian_data_is_the_posterior_mean(name, noise, draw):
     """Whatever the run's sampler and seed; of white data around 0 the smoothest that agrees with y."""
-    truth, average = draw(4, 1, 4, 6), Average(2)
+    truth, average = draw(4, 1, 4, 6), Downsample(2)
     task = super_resolution(guided(name, sigma_data=1.0), 2, noise)
     for sampler, seed in ((DDIM, 0), (DDPM, 1)):
         result, cost = run(task, make_model(sampler=sampler, seed=seed, steps=40), x=average(truth))

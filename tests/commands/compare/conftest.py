@@ -21,7 +21,7 @@ CONFIG: dict[str, Any] = {
     "module": {"loss": LOSS, "seed": 0, "label_dropout": 0.1, "conditional": False},
     "data": {"_target_": "src.data.sine.Sine", "n": 1000, "batch_size": 64, "seed": 0},
     "net": {"_target_": "src.nets.unet.UNet", "width": 48, "channels": 1, "num_classes": 0},
-    "schedule": {"_target_": "src.diffusion.discrete_schedules.cosine", "steps": 1000},
+    "schedule": {"_target_": "src.diffusion.beta_schedules.CosineSchedule", "steps": 1000},
     "weighting": LOSS["weighting"],
     "loss": LOSS,
     "optimizer": {"_target_": "torch.optim.AdamW", "lr": 0.001},

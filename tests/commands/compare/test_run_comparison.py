@@ -15,7 +15,7 @@ from src.runs.run import Run
 from src.utils.paths import CONF
 from tests.commands.compare.conftest import evaluation
 
-SIMPLE = {"_target_": "src.diffusion.weightings.simple"}
+SIMPLE = {"_target_": "src.diffusion.weightings.simple_weighting"}
 
 
 @pytest.fixture

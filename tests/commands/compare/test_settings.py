@@ -5,7 +5,12 @@ import pytest
 from src.commands.compare.settings import Setting, choice, differences, text
 from tests.commands.compare.conftest import config
 
-LINEAR = {"_target_": "src.diffusion.discrete_schedules.linear", "steps": 1000, "beta_min": 0.0001, "beta_max": 0.02}
+LINEAR = {
+    "_target_": "src.diffusion.beta_schedules.LinearSchedule",
+    "steps": 1000,
+    "beta_min": 0.0001,
+    "beta_max": 0.02,
+}
 
 
 def found(*runs: tuple[tuple[str, ...], dict]) -> tuple[dict, dict]:
@@ -38,7 +43,7 @@ def test_equal_runs_differ_in_nothing():
 @pytest.mark.parametrize(
     ("changes", "shown"),
     [
-        ({"weighting": {"_target_": "src.diffusion.weightings.snr"}}, {"weighting": ("v", "snr")}),
+        ({"weighting": {"_target_": "src.diffusion.weightings.custom"}}, {"weighting": ("v", "custom")}),
         ({"net__width": 64}, {"net.width": ("48", "64")}),
         ({"schedule": LINEAR}, {"schedule": ("cosine", "linear")}),
         ({"schedule": LINEAR | {"steps": 500}}, {"schedule": ("cosine", "linear(steps=500)")}),
@@ -55,7 +60,11 @@ def test_once_and_by_its_shortest_name(changes, shown):
 
 def test_what_follows_from_what_was_typed():
     """An experiment changes many parts; its name tells them apart, unless a run was changed besides."""
-    edm = {"name": "sine_edm", "schedule": {"_target_": "src.diffusion.discrete_schedules.edm"}, "net__width": 64}
+    edm = {
+        "name": "sine_edm",
+        "schedule": {"_target_": "src.diffusion.discrete_schedules.EDMSchedule"},
+        "net__width": 64,
+    }
     shown, following = found((("experiment=sine_ddpm",), {}), (("experiment=sine_edm",), edm))
     assert shown == {"experiment": ("sine_ddpm", "sine_edm")}
     assert following == {"schedule": ("cosine", "edm"), "net.width": ("48", "64")}
@@ -85,9 +94,9 @@ def test_copies_and_places_are_no_differences():
 @pytest.mark.parametrize(
     ("group", "node", "name"),
     [
-        ("schedule", {"_target_": "src.diffusion.discrete_schedules.cosine", "steps": 7}, "cosine"),
-        ("guidance", {"_target_": "src.diffusion.guidance.ClassifierFree", "scale": 2.0, "rescale": 0.0}, "cfg"),
-        ("guidance", {"_target_": "src.diffusion.guidance.ClassifierFree", "scale": 3.0, "rescale": 0.7}, "rescale"),
+        ("schedule", {"_target_": "src.diffusion.beta_schedules.CosineSchedule", "steps": 7}, "cosine"),
+        ("guidance", {"_target_": "src.diffusion.guidance.CFG", "scale": 2.0, "rescale": 0.0}, "cfg"),
+        ("guidance", {"_target_": "src.diffusion.guidance.CFG", "scale": 3.0, "rescale": 0.7}, "rescale"),
         ("sampler", {"_target_": "src.samplers.multistep.DPMpp2M", "eta": 0.0}, "dpmpp_2m"),
         ("sampler", {"_target_": "my_parts.Sampler"}, "Sampler"),
         ("loss.features", {"_target_": "src.nets.random_features.Edges"}, "Edges"),

@@ -62,7 +62,7 @@ def test_the_csv_has_all_numbers(sweep):
     ("changes", "what"),
     [
         ({"schedule__steps": 500}, ["schedule"]),
-        ({"weighting": {"_target_": "src.diffusion.weightings.snr"}}, ["loss", "weighting"]),
+        ({"weighting": {"_target_": "src.diffusion.weightings.custom"}}, ["loss", "weighting"]),
         ({"data__n": 10}, ["data"]),
         ({"net__width": 8}, []),
     ],
