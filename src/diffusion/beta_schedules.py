@@ -9,7 +9,7 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
-from src.diffusion.discrete_schedules import DiscreteVP, Steps, _check_steps, geomspace
+from src.diffusion.discrete_schedules import DiscreteVP, Steps, check_steps, geomspace
 from src.diffusion.schedules import Positive, check_betas
 
 
@@ -26,7 +26,7 @@ class LinearSchedule(DiscreteVP):
         self, steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02,
         zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         betas = torch.linspace(beta_min, beta_max, steps, dtype=torch.float64)
         super().__init__(rescale_to_steps(betas, "linear"), zero_terminal_snr, shift)
 
@@ -41,7 +41,7 @@ class QuadraticSchedule(DiscreteVP):
         self, steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02,
         zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         check_betas(beta_min, beta_max)
         betas = torch.linspace(beta_min**0.5, beta_max**0.5, steps, dtype=torch.float64) ** 2
         super().__init__(rescale_to_steps(betas, "quadratic"), zero_terminal_snr, shift)
@@ -69,7 +69,7 @@ class ConstantSchedule(DiscreteVP):
     def __init__(
         self, steps: Steps = 1000, beta: Positive = 0.01, zero_terminal_snr: bool = False, shift: Positive = 1.0
     ):
-        _check_steps(steps)
+        check_steps(steps)
         betas = torch.full((steps,), beta, dtype=torch.float64)
         super().__init__(rescale_to_steps(betas, "constant"), zero_terminal_snr, shift)
 
@@ -81,7 +81,7 @@ class ExponentialSchedule(DiscreteVP):
         self, steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.05,
         zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         check_betas(beta_min, beta_max)
         super().__init__(
             rescale_to_steps(geomspace(beta_min, beta_max, steps), "exponential"), zero_terminal_snr, shift
@@ -99,7 +99,7 @@ class TanhSchedule(DiscreteVP):
         self, steps: Steps = 1000, beta_min: Positive = 1e-4, beta_max: Positive = 0.02, width: Positive = 3.0,
         zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         rise = (1 + torch.linspace(-width, width, steps, dtype=torch.float64).tanh()) / 2
         super().__init__(rescale_to_steps(beta_min + (beta_max - beta_min) * rise, "tanh"), zero_terminal_snr, shift)
 
@@ -120,7 +120,7 @@ class CosineSchedule(DiscreteVP):
         self, steps: Steps = 1000, offset: Annotated[float, Ge(0)] = 0.008, beta_max: Positive = 0.999,
         zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((t + offset) / (1 + offset) * torch.pi / 2) ** 2
         super().__init__(betas_from_alpha_bar(alpha_bar, beta_max), zero_terminal_snr, shift)
@@ -143,7 +143,7 @@ class SigmoidSchedule(DiscreteVP):
         self, steps: Steps = 1000, start: float = -3.0, end: float = 3.0, tau: Positive = 1.0,
         beta_max: Positive = 0.999, zero_terminal_snr: bool = False, shift: Positive = 1.0,
     ):  # fmt: skip
-        _check_steps(steps)
+        check_steps(steps)
         f = torch.sigmoid(torch.linspace(start, end, steps + 1, dtype=torch.float64) / tau)
         super().__init__(betas_from_alpha_bar(f[-1] - f, beta_max), zero_terminal_snr, shift)
 
