@@ -94,9 +94,9 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["loss=hybrid", "variance=fixed_small"], ["loss=hybrid", "use variance=learned_range"]),
         (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
-        (["loss=perceptual", "net=mlp", "data=mixture"], ["loss.features", "one or two spatial axes"]),
-        (["self_conditioning=0.5", BARE], ["net", "`inputs`", "self_conditioning", "use net=unet"]),
-        (["loss=hybrid", "variance=learned", BARE], ["net", "`outputs`", "variance", "use net=unet"]),
+        (["loss=perceptual", "net=mlp", "data=mixture"], ["loss.features", "one or two axes"]),
+        (["self_conditioning=0.5", BARE], ["net", "`in_channels`", "self_conditioning", "use net=unet"]),
+        (["loss=hybrid", "variance=learned", BARE], ["net", "`out_channels`", "variance", "use net=unet"]),
         (["time_grid=trailing", "sampler.steps=1500"], ["1000 nodes", "sampler.steps=1500", "use time_grid=uniform"]),
         (["time_grid=trailing", "schedule.steps=20", "sampler.steps=30"], ["20 nodes", "use time_grid=uniform"]),
         # What is left to the user.
