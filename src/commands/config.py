@@ -13,8 +13,8 @@ from src.utils.folders import check_named
 from src.utils.override_syntax import read
 from src.utils.paths import CONF
 
-# Words that say how a run is started; the run itself does not remember them.
-OF_THE_START = ("auto_resume", "resume_changed_data", "trust", "init_from", "plan", "sweep")
+# Keys of how a run is started, which are no settings of the run itself.
+LAUNCH_KEYS = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
 
 
 def hydra_run() -> Run:
@@ -40,7 +40,7 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
         UserError: for settings that contradict each other.
     """
     words = list(HydraConfig.get().overrides.task)
-    overrides = [word for word in words if read(word).key.split(".")[0] not in OF_THE_START]
+    overrides = [word for word in words if read(word).key.split(".")[0] not in LAUNCH_KEYS]
     if any(read(word).key == "paths.run" for word in overrides):
         raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
     drop_incompatible_keys(cfg, overrides)
@@ -59,9 +59,8 @@ def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> 
         key = read(override).key
         if key in ("experiment", "framework", "debug", "ema", "ema.sigma_rel"):
             raise UserError(f"{key}= cannot be given with resume=, which goes on with the run's own config")
-        if key != "resume":
-            with open_dict(saved):
-                OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
+        with open_dict(saved):
+            OmegaConf.update(saved, key, OmegaConf.select(cfg, key), merge=False)
     return saved
 
 

@@ -19,7 +19,6 @@ from src.metrics.base import NOT_AVAILABLE, Measure, Section, Subject
 from src.metrics.features.base import Reference
 from src.metrics.human import Human, write_questions
 from src.metrics.report import write_report
-from src.runs.data_identity import data_settings
 from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
@@ -186,7 +185,7 @@ class Evaluation:
     def record(self, subject: Subject, sections: dict[str, Section]) -> dict[str, Any]:
         """What metrics.json holds."""
         plain, cost = to_container(self.cfg), subject.cost
-        data, settings = subject.reference.data, to_container(subject.run.config().data)
+        data = subject.reference.data
         used = vars(subject.reference).get("features")
         return {
             "run": str(subject.run.path),
@@ -201,7 +200,7 @@ class Evaluation:
             **{part: plain[part] for part in SAMPLING_GROUPS},
             "precision": plain["precision"],
             "features": None if used is None else used.name,
-            "data": hashed(sorted(data_settings(settings, data.identity().get("files")).items())),
+            "data": subject.run.data_id_of(data.identity().get("files")),
             "data_warning": data.warning,
             "nfe": None if cost is None else cost.evaluations / max(1, len(subject.x)),
             "seconds": None if cost is None else cost.seconds,

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.data.base import DataModule
-from src.runs.data_identity import changes
+from src.runs.data_identity import data_changes
 from src.runs.run import Run
 from src.tasks.base import Inputs
 from src.utils.console import log
@@ -53,7 +53,7 @@ def load_data(node: DictConfig, run: Run | None = None) -> DataModule:
     data: DataModule = instantiate(node)
     data.prepare_data()
     data.setup()
-    changed = run and changes(run.metadata().get("data_identity"), data.identity())
+    changed = run and data_changes(run.metadata().get("data_identity"), data.identity())
     if changed:
         data.warn(changed)
     if data.warning:

@@ -94,6 +94,7 @@ def training_overrides(words: list[str]) -> list[str]:
     if (resume := override_value("resume", words)) is None:
         return words
     run = Run.find(str(resume))
+    run.check_version()
     saved = run.overrides()
     check_trusted_overrides(saved, run.path / RECORD, override_value("trust", words) is True)
     return words if words[: len(saved)] == saved else [*saved, *words]

@@ -16,10 +16,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from src.commands.cli import to_container
-from src.commands.config import hydra_run, resolve_config
+from src.commands.config import LAUNCH_KEYS, hydra_run, resolve_config
 from src.commands.options import Train
 from src.runs.check_config import check_config, check_options
-from src.runs.run import CONFIG, LOG, RECORD, Run, relocate_paths
+from src.runs.run import CONFIG, LOG, RECORD, Run, portable
 from src.runs.trust import is_trusted, untrusted_targets
 from src.utils.console import log
 from src.utils.errors import UserError
@@ -29,8 +29,6 @@ from src.utils.override_syntax import assignment, command, in_quotes, override_v
 from src.utils.processes import agreed, launched_together
 
 LOCK_TIMEOUT = 10  # seconds to wait for a folder; the workers of a process that was killed live on for some
-# Settings that say how a run is started, and not what it is.
-OF_THE_START = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
 
 
 class FailedBefore(UserError):
@@ -73,7 +71,7 @@ class RunSetup:
             self.lock = None
             raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
         if not (self.run.path / RECORD).exists():
-            self.run.update_metadata(overrides=[w for w in self.overrides if not w.startswith("resume=")], key=self.key)
+            self.run.update_metadata(overrides=self.overrides, key=self.key)
 
     def discard_folder(self) -> None:
         """Let others train there; of a run that never began leave nothing, which is what this process wrote."""
@@ -138,7 +136,7 @@ def setup_run(cfg: DictConfig) -> RunSetup:
     cfg.paths.run = path
     if resumes:
         cfg.resume = path
-    plain = {name: value for name, value in to_container(cfg).items() if name not in OF_THE_START}
+    plain = {name: value for name, value in to_container(cfg).items() if name not in LAUNCH_KEYS}
     setup = RunSetup(cfg, plain, Run(path), resumes, finished, overrides, key)
     pin_run_dir(setup)
     return setup
@@ -146,9 +144,7 @@ def setup_run(cfg: DictConfig) -> RunSetup:
 
 def run_key(plain: dict[str, Any]) -> str:
     """A hash of the settings that make a run this one; where it lies and how it was started do not."""
-    paths = plain["paths"]
-    anywhere = relocate_paths(relocate_paths(plain, paths["run"], "RUN"), paths["outputs"], "OUTPUTS")
-    own = {name: value for name, value in anywhere.items() if name not in (*OF_THE_START, "paths")}
+    own = {name: value for name, value in portable(plain).items() if name not in (*LAUNCH_KEYS, "paths")}
     return sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:16]
 
 
@@ -231,7 +227,7 @@ def pin_run_dir(setup: RunSetup) -> None:
         # Lightning puts it between quotes.
         config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(setup.run.path))))
     alone = launched_together() is None and config.hydra.mode == RunMode.RUN
-    if setup.resumes and alone and override_value("resume", setup.overrides) is None:
+    if setup.resumes and alone and override_value("resume", HydraConfig.get().overrides.task) is None:
         # What the folder names was checked here, or is what this command line names itself.
         saved, own = ({name for _, name in untrusted_targets(cfg)} for cfg in (setup.run.settings(), setup.plain))
         trust = ["trust=true"] if is_trusted() or (saved and saved <= own) else []

@@ -29,7 +29,7 @@ from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
 from src.optim.ema import Power
 from src.optim.lr_schedules import build_lr_schedule
-from src.runs.data_identity import changes
+from src.runs.data_identity import data_changes
 from src.runs.loading import build_denoiser, load_weights, strip_prefix
 from src.runs.run import LOG, RECORD, Run, git_commit
 from src.utils.atomic import check_still_there
@@ -253,7 +253,7 @@ def check_data(run: Run, data: DataModule, allowed: bool) -> None:
     Raises:
         UserError: saying what has changed.
     """
-    changed = changes(run.metadata().get("data_identity"), data.identity())
+    changed = data_changes(run.metadata().get("data_identity"), data.identity())
     if changed and not allowed:
         raise UserError(
             f"{changed}. Bring them back, or go on with what is there by resume_changed_data=true; samples that were "

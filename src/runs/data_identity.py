@@ -1,43 +1,62 @@
-"""Whether data are the same: where a run goes on, is evaluated, or stands beside another."""
+"""The identity of data, by which resuming, evaluating and comparing tell whether data are the same.
+
+`data_id` says whether two runs were trained on the same data, `data_changes` whether the data of one run are still
+what they were.
+"""
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from math import isclose
 from typing import Any
 
-# Settings that say how data are read, which does not make them others.
-HOW = ("batch_size", "num_workers", "seed", "val_size", "val_share", "cache_gb", "mirrors", "offline", "sha256",
-       "subfolder", "files", "num_classes", "flip", "index", "rescan", "window")  # fmt: skip
-PLACES = ("root", "val_root")
+# Settings of how data are loaded, which leave them the same data. The split into training and validation samples is not
+# among them: it decides what a run is trained on, and what its losses are measured on.
+DATA_LOADING_KEYS = (
+    "batch_size", "num_workers", "seed", "cache_gb", "mirrors", "offline", "sha256", "subfolder", "files",
+    "num_classes", "flip", "index", "rescan", "window",
+)  # fmt: skip
+LOCATION_KEYS = ("root", "val_root")
 
 
-def changes(then: Mapping[str, Any] | None, now: Mapping[str, Any]) -> str | None:
-    """In a sentence, what differs between the data of a run at its start and those of now; None where nothing does.
+def data_changes(recorded: Mapping[str, Any] | None, current: Mapping[str, Any]) -> str | None:
+    """A sentence on how the data differ from those that a run was started with; None if they do not.
 
-    What is not known of the start, as of a run of an earlier version, is not compared.
+    Args:
+        recorded: `DataModule.identity` at the start of the run; None, or without a key, if it was not recorded.
+        current: the identity of the data as they are.
     """
     found = []
-    for name, b in now.items():
-        a = b if then is None else then.get(name, b)
-        if isinstance(b, int) and a != b:
-            found.append(f"{a:,} {name} then, {b:,} now")
-        elif not (alike(a, b) if isinstance(b, list) else a == b):
+    for name, new in current.items():
+        old = new if recorded is None else recorded.get(name, new)
+        if isinstance(new, int) and old != new:
+            found.append(f"{old:,} {name} then, {new:,} now")
+        elif not (nearly_equal(old, new) if isinstance(new, list) else old == new):
             found.append(f"other {name}")
     return f"the data have changed since this run was trained on them: {'; '.join(found)}" if found else None
 
 
-def alike(a: Sequence[float], b: Sequence[float]) -> bool:
-    """Whether numbers are the same but for what another machine computes otherwise."""
+def nearly_equal(a: Sequence[float], b: Sequence[float]) -> bool:
+    """True if numbers are equal up to the rounding of another machine, or if there are none to compare."""
     pairs = zip(a, b, strict=False)
     return not (a and b) or (len(a) == len(b) and all(isclose(x, y, rel_tol=1e-3, abs_tol=1e-4) for x, y in pairs))
 
 
-def data_settings(settings: Mapping[str, Any], files: str | None) -> dict[str, Any]:
-    """What of the settings of data tells them from others; files that are known are the same wherever they lie.
+def identifying_settings(settings: Mapping[str, Any], files: str | None) -> dict[str, Any]:
+    """The settings of data that tell them from other data; known files are the same wherever they lie.
 
     Args:
-        settings: as in the config of a run.
-        files: of the identity of its data, where that is known.
+        settings: the `data` section of a config.
+        files: the hash of the data's files in their identity, if known.
     """
     known = files is not None or settings.get("sha256")
-    own = {key: value for key, value in settings.items() if key not in (*HOW, *(PLACES if known else ()))}
+    own = {
+        key: value
+        for key, value in settings.items()
+        if key not in (*DATA_LOADING_KEYS, *(LOCATION_KEYS if known else ()))
+    }
     return own if files is None else own | {"files": files}
+
+
+def data_id(identifying: Mapping[str, Any]) -> str:
+    """A hash of six letters of `identifying_settings`."""
+    return sha256(repr(sorted(identifying.items())).encode()).hexdigest()[:6]

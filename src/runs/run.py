@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 from contextlib import suppress
 from pathlib import Path
@@ -10,13 +11,17 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from src import __version__
 from src.runs.check_config import check_config
+from src.runs.data_identity import data_id, identifying_settings
 from src.runs.trust import check_trusted_config
 from src.utils.atomic import put_back, whole
 from src.utils.errors import UserError, file_errors
-from src.utils.files import read_json, read_yaml
+from src.utils.files import Damaged, check, read_json, read_yaml, reading
 
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
+CONFIG_ADVICE = "Take it from another run of the same settings"
+OLDEST = (0, 2)  # the first version whose runs can be loaded
 # What run.json says, as far as others rely on it.
 TEXT = (str, type(None))
 FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
@@ -38,6 +43,10 @@ SETTINGS = {
 REBUILT = ("data", "net", "schedule", "parameterization", "variance", "time_sampler")
 # The groups that say how to sample; those of the run itself unless the command line names others.
 SAMPLING_GROUPS = ("sampler", "variance", "time_grid", "clip", "guidance")
+
+
+class OtherVersion(UserError):
+    """A run of an earlier version of this project."""
 
 
 class Run:
@@ -89,8 +98,48 @@ class Run:
         return OmegaConf.create(relocate_paths(cfg, cfg["paths"]["run"], str(self.path.absolute())))
 
     def settings(self) -> dict[str, Any]:
-        """The same as plain containers, with the paths of then."""
-        return read_yaml(self.path / CONFIG, SETTINGS, "Take it from another run of the same settings")
+        """The config as plain containers, with the paths that the run was started with.
+
+        Raises:
+            UserError: if it is damaged, or of an earlier version of this project.
+        """
+        saved = self._read_config()
+        with reading(self.path / CONFIG, CONFIG_ADVICE):
+            check(saved, SETTINGS)
+        return saved
+
+    def check_version(self) -> None:
+        """Refuse a run of an earlier version of this project.
+
+        Raises:
+            UserError: naming the version.
+        """
+        self._read_config()
+
+    def _read_config(self) -> dict[str, Any]:
+        saved = read_yaml(self.path / CONFIG, dict, CONFIG_ADVICE)
+        version = saved.pop("version", "0.1")
+        if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\d+)*", version):
+            raise Damaged(f"{self.path / CONFIG} is damaged: version must be such as {__version__}, got {version!r}")
+        if tuple(map(int, version.split("."))) < OLDEST:
+            raise OtherVersion(
+                f"{self.path} is a run of version {version}, which version {__version__} cannot load; "
+                "use the version it was trained with, or train it again"
+            )
+        return saved
+
+    @property
+    def data_id(self) -> str:
+        """A hash of what the run was trained on: the same for runs whose data differ in DATA_LOADING_KEYS alone."""
+        return self.data_id_of((self.metadata().get("data_identity") or {}).get("files"))
+
+    def data_id_of(self, files: str | None) -> str:
+        """The same with the hash of the files of the data as they are now, if they are files."""
+        return data_id(identifying_settings(self.portable_settings()["data"], files))
+
+    def portable_settings(self) -> dict[str, Any]:
+        """The config as plain containers, with RUN and OUTPUTS in place of the run's own folders."""
+        return portable(self.settings())
 
     def checkpoint(self, which: str) -> Path:
         """The path of `last`, `best` or one that was kept, such as `step_1000`.
@@ -162,13 +211,19 @@ class Run:
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.update_metadata(overrides=overrides, **facts)
         with whole(self.path / CONFIG) as file:
-            file.write_text(yaml.safe_dump(cfg, sort_keys=False))
+            file.write_text(yaml.safe_dump({"version": __version__} | cfg, sort_keys=False))
         symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def update_metadata(self, **facts: Any) -> None:
         """Add facts to run.json."""
         with whole(self.path / RECORD) as file:
             file.write_text(json.dumps(self.metadata() | facts, indent=2, default=str) + "\n")
+
+
+def portable(cfg: dict[str, Any]) -> dict[str, Any]:
+    """A config with RUN and OUTPUTS in place of its run and output folders, wherever these lie."""
+    paths = cfg["paths"]
+    return relocate_paths(relocate_paths(cfg, paths["run"], "RUN"), paths["outputs"], "OUTPUTS")
 
 
 def relocate_paths(node: Any, old: str, new: str) -> Any:

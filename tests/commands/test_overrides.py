@@ -5,6 +5,7 @@ import json
 import pytest
 from hydra.errors import OverrideParseException
 
+from src import __version__
 from src.commands.overrides import (
     normalize_override,
     sampling_overrides,
@@ -68,7 +69,7 @@ def test_a_folder_that_is_needed_is_not_null(key):
 def test_a_run_of_any_name_is_resumed(tmp_path, name):
     folder = tmp_path / name.strip("/")
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text("{}")
+    (folder / "config.yaml").write_text(f"version: {__version__}")
     (folder / "run.json").write_text(json.dumps({"overrides": ["net=mlp"]}))
     word = normalize_override(assignment("resume", folder))
     assert training_overrides([word]) == ["net=mlp", word]

@@ -11,7 +11,7 @@ from src.data.base import DataModule, InMemory
 from src.data.digits import Digits
 from src.data.mixture import Mixture
 from src.data.sine import Sine
-from src.runs.data_identity import changes
+from src.runs.data_identity import data_changes
 from src.runs.run import Run
 from src.utils.errors import UserError
 from tests.data.image_trees import CLASSES, images, tree, zipped
@@ -41,7 +41,7 @@ X = torch.rand(40, 2, 3, generator=torch.Generator().manual_seed(0))
 @pytest.mark.parametrize("make", [lambda: Own(X), Digits, lambda: Sine(n=50), lambda: Mixture(n=60)])
 def test_the_same_data_are_the_same(make):
     first = identity(make())
-    assert changes(first, identity(make())) is None and changes(None, first) is None
+    assert data_changes(first, identity(make())) is None and data_changes(None, first) is None
     assert len(first["values in them"]) >= 20
 
 
@@ -56,13 +56,13 @@ def test_the_same_data_are_the_same(make):
     ],
 )
 def test_what_changed_is_said(now, words):
-    assert changes(identity(Own(X)), identity(now)) == (words and LEAD + words)
+    assert data_changes(identity(Own(X)), identity(now)) == (words and LEAD + words)
 
 
 def test_drawn_by_another_seed_or_law_they_are_others():
     first = identity(Sine(n=50))
     for now in (Sine(n=50, seed=1), Sine(n=50, frequency=(1, 2))):
-        assert changes(first, identity(now)) == LEAD + "other values in them"
+        assert data_changes(first, identity(now)) == LEAD + "other values in them"
 
 
 def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
@@ -78,8 +78,8 @@ def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
     state = torch.get_rng_state()
     first = identity(Augmented(X))
     assert torch.equal(torch.get_rng_state(), state)
-    assert changes(first, identity(Augmented(X))) is None
-    assert "36 training samples then, 26 now" in changes(first, identity(Augmented(X[:30])))
+    assert data_changes(first, identity(Augmented(X))) is None
+    assert "36 training samples then, 26 now" in data_changes(first, identity(Augmented(X[:30])))
 
 
 # ---- files ----
@@ -102,7 +102,7 @@ def test_files_that_changed(tmp_path, name, cache_gb):
     change, words = CHANGED[name]
     first = identity(images(tree(tmp_path / "a", CLASSES), cache_gb=cache_gb))
     change(tmp_path / "a")
-    assert changes(first, identity(images(tmp_path / "a", cache_gb=cache_gb))) == LEAD + words
+    assert data_changes(first, identity(images(tmp_path / "a", cache_gb=cache_gb))) == LEAD + words
 
 
 @pytest.mark.parametrize("packed", [False, True])
@@ -113,7 +113,7 @@ def test_files_that_moved_or_are_read_otherwise(tmp_path, packed):
     first = identity(images(root))
     moved = shutil.move(root, tmp_path / ("elsewhere.zip" if packed else "elsewhere"))
     for settings in ({}, {"cache_gb": 0}, {"num_classes": 3, "flip": False, "num_workers": 1}):
-        assert changes(first, identity(images(moved, **settings))) is None
+        assert data_changes(first, identity(images(moved, **settings))) is None
 
 
 # ---- when a run goes on ----

@@ -6,6 +6,7 @@ import yaml
 from PIL import Image
 from torch import Tensor
 
+from src import __version__
 from src.data.base import DataModule, InMemory
 from src.diffusion.beta_schedules import CosineSchedule
 from src.metrics.base import Subject
@@ -87,7 +88,7 @@ def subject(tmp_path):
             module={"_target_": "src.module.DiffusionModule", "conditional": data.num_classes > 0},
             time_sampler={"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler", **(time_sampler or {})},
         )
-        (tmp_path / "config.yaml").write_text(yaml.safe_dump(config))
+        (tmp_path / "config.yaml").write_text(yaml.safe_dump({"version": __version__} | config))
         return Subject(x.float(), label, Reference(data, features), pipeline, Run(tmp_path), seed=seed)
 
     return make

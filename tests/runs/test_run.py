@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import tomllib
 from datetime import datetime
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 import yaml
 from omegaconf import OmegaConf
 
+from src import __version__
 from src.commands.overrides import training_overrides
 from src.diffusion import schedules
 from src.diffusion.denoiser import Denoiser
@@ -43,6 +45,20 @@ def start(path: Path, overrides=(), **cfg) -> Run:
     run = Run(path)
     run.create(saved_config(str(path), "outputs", **cfg), list(overrides))
     return run
+
+
+@pytest.mark.parametrize(("version", "named"), [("0.1.0", "0.1.0"), (None, "0.1"), ("0", "0"), ([], "damaged")])
+def test_a_run_of_an_earlier_version_is_refused_in_one_line(outputs, version, named):
+    run = start(outputs / "x", ["grid=karras"])
+    cfg = yaml.safe_load((run.path / "config.yaml").read_text())
+    assert cfg.pop("version") == __version__ and "version" not in run.config()
+    (run.path / "config.yaml").write_text(yaml.safe_dump(cfg | ({} if version is None else {"version": version})))
+    for load in (run.config, lambda: training_overrides([f"resume={run.path}"])):
+        assert f"{run.path}" in message_of(load) and named in message_of(load)
+
+
+def test_the_version_is_that_of_the_package():
+    assert tomllib.loads(Path("pyproject.toml").read_text())["project"]["version"] == __version__
 
 
 # ---- finding ----

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from src.loggers.metrics_csv import Row, read_metrics
-from src.runs.data_identity import data_settings
-from src.runs.run import CONFIG, Run, relocate_paths
+from src.runs.data_identity import identifying_settings
+from src.runs.run import CONFIG, OtherVersion, Run
 from src.runs.sweep import SWEEP, Plan, read_jobs
 from src.utils import files
 from src.utils.console import log
@@ -49,8 +49,12 @@ class Record:
     @cached_property
     def config(self) -> dict[str, Any]:
         """The resolved config, in which the folders of this one run have the same names as those of any other."""
-        cfg = self.run.settings()
-        return relocate_paths(relocate_paths(cfg, cfg["paths"]["run"], "RUN"), cfg["paths"]["outputs"], "OUTPUTS")
+        return self.run.portable_settings()
+
+    @cached_property
+    def data_settings(self) -> dict[str, Any]:
+        """The settings and the hash of files that identify the data of the run."""
+        return identifying_settings(self.config["data"], (self.facts.get("data_identity") or {}).get("files"))
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -115,11 +119,7 @@ class Record:
 
     def other_data(self, other: "Record") -> list[str]:
         """The settings in which its data differ from those of another run; none where they are the same."""
-        files = [(r.facts.get("data_identity") or {}).get("files") for r in (self, other)]
-        known = None not in files
-        a, b = (
-            data_settings(r.config["data"], f if known else None) for r, f in zip((self, other), files, strict=True)
-        )
+        a, b = self.data_settings, other.data_settings
         return [key for key in a | b if a.get(key) != b.get(key)]
 
     def overrides(self) -> dict[str, str]:
@@ -158,11 +158,28 @@ def find_sweep(folder: str) -> tuple[list[Record], list[str]]:
     if not path.is_dir():
         raise UserError(f"sweep_dir={folder}: there is no such folder")
     found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural)
-    records = with_names([Run(there) for there in found])
-    lines = [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
+    records, lines = of_this_version(with_names([Run(there) for there in found]))
+    lines += [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
     for sweep in sorted(path.rglob(SWEEP)):
         lines += not_begun(sweep.parent)
     return records, lines
+
+
+def of_this_version(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+    """The records of runs that can be loaded, and a line for each of an earlier version.
+
+    Raises:
+        UserError: if fewer than two can be loaded.
+    """
+    kept, lines = [], []
+    for record in records:
+        try:
+            assert record.config
+            kept.append(record)
+        except OtherVersion as error:
+            log.warning(f"WARNING: skipped: {error}")
+            lines.append(f"Run {record.name} is skipped: it is of an earlier version.")
+    return (kept if len(kept) == len(records) else with_names([record.run for record in kept])), lines
 
 
 def natural(path: Path) -> list[tuple[int, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from src import __version__
 from src.commands.compare.records import Record
 from src.loggers.metrics_csv import write_metrics
 from src.runs.run import Run
@@ -67,7 +68,7 @@ def write_run(tmp_path):
         least, cfg = saved_config("", ""), config(**changes) | {"paths": paths}
         cfg = least | cfg | {part: least[part] | cfg[part] for part in ("data", "module", "trainer")}
         cfg["callbacks"]["stop"]["run"] = str(folder)
-        (folder / "config.yaml").write_text(yaml.safe_dump(cfg))
+        (folder / "config.yaml").write_text(yaml.safe_dump({"version": __version__} | cfg))
         facts: dict[str, Any] = {"overrides": list(typed), "parameters": 1234}
         steps = 50 * len(losses)
         if finished:

@@ -1,0 +1,47 @@
+"""Resuming, evaluating and comparing agree on which data are the same."""
+
+import pytest
+
+from src.commands.compare.records import Record
+from src.runs.data_identity import DATA_LOADING_KEYS, data_changes
+from src.runs.run import Run
+from tests.data.test_identity import Own, X, identity
+from tests.helpers.tiny import saved_config
+
+
+def make_run(path, files=None, **settings) -> Run:
+    cfg = saved_config(str(path), str(path.parent))
+    run = Run(path)
+    run.create(cfg | {"data": cfg["data"] | settings}, [], data_identity={"files": files} if files else {})
+    return run
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "same"),
+    [
+        ({}, {}, True),
+        ({"val_size": 10}, {"val_size": 20}, False),  # other samples are trained on
+        ({"val_share": 0.1}, {"val_share": 0.2}, False),
+        ({"channels": 1}, {"channels": 3}, False),
+        ({"root": "/a"}, {"root": "/b"}, False),
+        ({"root": "/a", "files": "x"}, {"root": "/b", "files": "x"}, True),
+        ({"root": "/a", "files": "x"}, {"root": "/a", "files": "y"}, False),
+        ({"batch_size": 8, "num_workers": 1, "seed": 1}, {"batch_size": 9, "num_workers": 2, "seed": 2}, True),
+    ],
+)
+def test_evaluation_and_comparison_agree(tmp_path, a, b, same):
+    runs = [make_run(tmp_path / name, **settings) for name, settings in {"a": a, "b": b}.items()]
+    evaluated = [run.data_id_of(settings.get("files")) for run, settings in zip(runs, (a, b), strict=True)]
+    assert (runs[0].data_id == runs[1].data_id) == (evaluated[0] == evaluated[1]) == same
+    assert (Record(runs[0], "a").other_data(Record(runs[1], "b")) == []) == same
+
+
+def test_another_split_is_other_data_to_a_resumed_run_too():
+    assert "val_size" not in DATA_LOADING_KEYS
+    assert data_changes(identity(Own(X)), identity(Own(X, n_val=5))) is not None
+
+
+def test_data_below_the_output_folder_move_with_it(tmp_path):
+    a = make_run(tmp_path / "here" / "a", root=f"{tmp_path}/here/data")
+    b = make_run(tmp_path / "there" / "b", root=f"{tmp_path}/there/data")
+    assert a.data_id == b.data_id
