@@ -8,7 +8,7 @@ import pytest
 import torch
 from filelock import FileLock
 
-from src.commands import run_setup as settling
+from src.commands import run_setup
 from src.loggers.metrics_csv import read_metrics
 from tests.end_to_end.running import SETTINGS, assert_same_run, forked
 
@@ -116,7 +116,7 @@ def test_max_time_is_that_of_each_start(tmp_path):
 
 @pytest.mark.parametrize("words", [[], ["auto_resume=true"]], ids=["resume", "auto_resume"])
 def test_two_processes_do_not_train_in_one_folder(tmp_path, words, monkeypatch):
-    monkeypatch.setattr(settling, "PATIENCE", 0.1)
+    monkeypatch.setattr(run_setup, "LOCK_TIMEOUT", 0.1)
     run = tmp_path / "run"
     start = [*SETTINGS, "trainer.max_steps=2", f"hydra.run.dir={run}"]
     assert forked(*start).returncode == 0
