@@ -5,11 +5,10 @@ from typing import Annotated, Any, cast
 
 import pytorch_lightning as pl
 import torch
-from annotated_types import Ge, Interval
+from annotated_types import Ge
 from torch import Tensor, nn
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
-from src.diffusion.clusters import SAMPLES
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.losses import Loss
 from src.diffusion.time_samplers import TimeSampler
@@ -20,6 +19,8 @@ from src.utils.errors import UserError
 from src.utils.fsdp import FullyShard
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
 from src.utils.seeding import derive_seed, generator
+
+MAX_FIT_SAMPLES = 20_000  # that a condition is fitted to; more do not make better clusters
 
 
 class DiffusionModule(pl.LightningModule):
@@ -32,8 +33,6 @@ class DiffusionModule(pl.LightningModule):
         optimizer: makes the optimizer of the parameters given to it.
         lr_schedule: makes the learning-rate schedule of (optimizer, total_steps), or of the optimizer alone.
         ema: makes the average of the model given to it.
-        conditional: whether the network is given the labels.
-        label_dropout: share of the samples whose label is withheld, for classifier-free guidance.
         seed: of all draws.
     """
 
@@ -48,20 +47,16 @@ class DiffusionModule(pl.LightningModule):
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
         ema: Callable[[nn.Module], Average],
-        conditional: bool = False,
-        label_dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.0,
         seed: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
         loss.check(denoiser)
         check_trainable(loss)
-        if conditional and denoiser.clusters is not None:
-            raise ValueError("the net is told either labels or clusters; use module.conditional=false, or clusters=0")
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.time_sampler = loss, time_sampler
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
-        self.conditional, self.label_dropout, self.seed = conditional, label_dropout, seed
+        self.seed = seed
         self.train_meter = LossByNoise()
         self.val_meters = nn.ModuleDict({"raw": LossByNoise(), "ema": LossByNoise()})
         self.last_batch: dict[str, Tensor] = {}
@@ -72,24 +67,20 @@ class DiffusionModule(pl.LightningModule):
         return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
 
     @property
-    def is_conditional(self) -> bool:
-        """Whether the network is told anything of the data."""
-        return self.conditional or self.denoiser.clusters is not None
-
-    @property
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the weights only."""
         return isinstance(self.trainer.strategy, FullyShard)
 
     def setup(self, stage: str) -> None:
-        """Find the clusters, unless they came with the weights; before Lightning makes all processes alike."""
-        clusters, copy = self.denoiser.clusters, self.models["ema"].clusters
-        if clusters is not None and copy is not None and not clusters.found:
+        """Fit the condition, unless it came with the weights; before Lightning makes all processes alike."""
+        condition = self.denoiser.condition
+        if not condition.is_fitted:
             data = self.trainer.datamodule.train_set
-            rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:SAMPLES]
+            rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:MAX_FIT_SAMPLES]
             # In the order of the files, in which they are read faster.
-            clusters.find((data[0, some]["x"] for some in rows.sort().values.split(500)), self.seed)
-            copy.load_state_dict(clusters.state_dict())
+            batches = (data[0, some] for some in rows.sort().values.split(500))
+            condition.fit(batches, generator("first centres", self.seed))
+            self.models["ema"].condition.load_state_dict(condition.state_dict())
 
     def configure_model(self) -> None:
         """Split the weights and their average among the processes, both in the same places."""
@@ -113,23 +104,20 @@ class DiffusionModule(pl.LightningModule):
         noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
         return t, noise[rank::world_size], generator(*keys, "label")
 
-    def told(self, batch: dict[str, Tensor]) -> Tensor | None:
-        """What the network is told of each sample (B,), or None."""
-        return self.denoiser.told(batch["x"], batch.get("label") if self.conditional else None)
-
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
-        x_0, label = batch["x"], self.told(batch)
+        x_0, condition = batch["x"], self.denoiser.condition
+        cond = condition(batch)
         # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
         count = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
         t, noise, more = self.draw(
             x_0, len(x_0) * self.trainer.world_size, self.time_sampler, self.seed, "train", count
         )
-        if label is not None and self.label_dropout:
+        if cond is not None and condition.dropout:
             rank, world_size = self.global_rank, self.trainer.world_size
-            coins = torch.rand(len(label) * world_size, generator=more)[rank::world_size]
-            label = torch.where((coins < self.label_dropout).to(label.device, non_blocking=True), -1, label)
-        losses = self.loss(self.denoiser, x_0, t, noise, label)
+            coins = torch.rand(len(x_0) * world_size, generator=more)[rank::world_size]
+            cond = condition.drop(cond, (coins < condition.dropout).to(x_0.device, non_blocking=True))
+        losses = self.loss(self.denoiser, x_0, t, noise, cond)
         importance = self.time_sampler.importance(t).to(losses.device, losses.dtype, non_blocking=True)
         self.train_meter.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
         self.last_batch |= {"t": t, "losses": losses.detach()}
@@ -146,14 +134,14 @@ class DiffusionModule(pl.LightningModule):
         self.time_sampler.observe(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x_0, label = batch["x"], self.told(batch)
+        x_0, cond = batch["x"], self.denoiser.condition(batch)
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
         t, noise, _ = self.draw(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
         log_snr = self.denoiser.schedule.log_snr(t).detach()
         for name, model in self.models.items():
             was_training = model.training
-            losses = self.loss(model.eval(), x_0, t, noise, label)
+            losses = self.loss(model.eval(), x_0, t, noise, cond)
             model.train(was_training)
             cast(LossByNoise, self.val_meters[name]).update(losses, log_snr)
 

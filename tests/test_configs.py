@@ -26,6 +26,7 @@ from src.commands.plan.device import Plan
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.diffusion.beta_schedules import CosineSchedule
+from src.diffusion.conditions import Condition
 from src.diffusion.denoiser import Prediction
 from src.diffusion.losses import Loss
 from src.diffusion.operators import Mask
@@ -63,6 +64,7 @@ NEEDS = {
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
+    ("condition", "labels"): ["experiment=digits_ddpm"],
     ("guidance", "cfg"): ["experiment=mnist_conditional"],
     ("guidance", "autoguidance"): ["guidance.guide.run=nowhere", "guidance.guide.ckpt=step_1"],
     ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
@@ -114,9 +116,15 @@ def words_for(group: str, name: str) -> list[str]:
 
 def check_net(cfg):
     shape = (cfg.data.channels, *cfg.data.size)
-    cond = torch.zeros(2, dtype=torch.int64) if cfg.net.num_classes else None
-    net = instantiate(cfg.net)
-    assert net(torch.zeros(2, *shape), torch.zeros(2), cond).shape == (2, *shape)
+    denoiser = build_denoiser(cfg)
+    output = denoiser.net(torch.zeros(2, *shape), torch.zeros(2), denoiser.condition.null(2))
+    assert output.shape == (2, denoiser.variance.outputs * cfg.data.channels, *cfg.data.size)
+
+
+def check_condition(cfg):
+    denoiser = build_denoiser(cfg)
+    assert isinstance(denoiser.condition, Condition)
+    assert getattr(denoiser.net, "num_classes", 0) == denoiser.condition.num_classes
 
 
 def parameters():
@@ -261,6 +269,7 @@ def check_time_embedding(cfg):
 CHECKS = {
     "callbacks": check_callbacks,
     "clip": check_clip,
+    "condition": check_condition,
     "data": partial(check_is, "data", DataModule),
     "debug": check_whole,
     "ema": check_ema,
@@ -310,7 +319,7 @@ def test_every_file(tmp_path, group, name):
     [
         choice(*f)
         for f in FILES
-        if f[0] in ("net", "loss", "sampler", "time_grid", "clip", "ema", "lr_schedule", "optimizer")
+        if f[0] in ("net", "loss", "sampler", "time_grid", "clip", "ema", "lr_schedule", "optimizer", "condition")
     ],
 )
 def test_parts_are_exchangeable(tmp_path, group, name):
@@ -323,7 +332,7 @@ def test_another_net_takes_its_own_numbers(tmp_path):
     cfg = compose_config(tmp_path, "experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
     own, experiment = (OmegaConf.load(CONF / file) for file in ("net/dit.yaml", "experiment/mnist_ddpm.yaml"))
     assert (cfg.net.width, cfg.net.patch_size, cfg.net.depth) == (own.width, own.patch_size, 2)
-    assert cfg.net.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == experiment.optimizer.lr
+    assert cfg.condition.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == experiment.optimizer.lr
     assert cfg.net.time_embedding._target_.endswith("SinusoidalEmbedding")
     same = compose_config(tmp_path, "experiment=folder_ddpm", "data.root=nowhere", "net=unet")
     assert same.net.channel_mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
@@ -345,7 +354,7 @@ def test_every_choice_of_sampling(tmp_path, command, group):
 def test_one_fact_is_stated_once(tmp_path):
     """Nets take shape and labels from the data; the length of a run and the seed reach all that need them."""
     cfg = compose_config(tmp_path, "experiment=mnist_conditional", "data.size=[16,24]", "data.channels=2", "seed=7")
-    assert (cfg.net.channels, list(cfg.net.size), cfg.net.num_classes) == (2, [16, 24], 10)
+    assert (cfg.net.channels, list(cfg.net.size), cfg.condition.num_classes) == (2, [16, 24], 10)
     assert cfg.data.seed == cfg.module.seed == 7
     assert cfg.module.loss == cfg.loss and cfg.callbacks.sample_images.sampler == cfg.sampler
     assert cfg.callbacks.checkpoints.dirpath == f"{tmp_path}/checkpoints"
@@ -372,6 +381,7 @@ FROM_CODE = {
     "total_steps",
     "in_channels",
     "out_channels",
+    "num_classes",
 }
 # Those of data are in tests/data.
 NOT_ALL_FOR_USERS = (

@@ -9,6 +9,7 @@ import torch
 
 from src.callbacks.checkpoints import Checkpoints
 from src.callbacks.sample_images import SampleImages
+from src.diffusion.conditions import Labels
 from src.diffusion.losses import MSE
 from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedTimeSampler, UniformTimeSampler
 from src.diffusion.weightings import v_weighting
@@ -21,7 +22,7 @@ from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from tests.helpers.faults import PoisonAt
-from tests.helpers.tiny import Memory, fit, make_kind, make_module, weights
+from tests.helpers.tiny import CLASSES, Memory, fit, make_kind, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -65,14 +66,14 @@ def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
 
 def test_runs_repeat_bit_for_bit_and_seeds_differ(tmp_path):
     a, b, c = (
-        weights(fit(tmp_path, make_module(seed, True, 0.3, dropout=0.3))[0]) for seed in (0, 0, 1)
+        weights(fit(tmp_path, make_module(seed, Labels(CLASSES, 0.3), dropout=0.3))[0]) for seed in (0, 0, 1)
     )  # fmt: skip
     assert torch.equal(a, b) and not torch.equal(a, c)
 
 
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_labels_are_dropped_at_the_stated_share(tmp_path, share):
-    module = make_module(conditional=True, label_dropout=share)
+    module = make_module(condition=Labels(CLASSES, share))
     seen = []
     module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append(inputs[2]))
     fit(tmp_path, module, Memory(n=400, batch_size=200), max_steps=20, limit_val_batches=0)
@@ -88,7 +89,7 @@ def test_labels_are_dropped_at_the_stated_share(tmp_path, share):
 
 def test_labels_are_dropped_in_training_only_and_withheld_from_an_unconditional_net(tmp_path):
     for conditional in (True, False):
-        module = make_module(conditional=conditional, label_dropout=1.0)
+        module = make_module(condition=Labels(CLASSES, 1.0) if conditional else None)
         seen = []
         for model in module.models.values():
             model.net.register_forward_pre_hook(lambda net, inputs, seen=seen: seen.append(inputs[2]))
@@ -144,7 +145,7 @@ def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
         counter = Totals()
         counter.totals = []
         module, data = make_kind(kind, lr=0.0), Memory(n=800, batch_size=400)
-        module.label_dropout = 0.0
+        module.denoiser.condition.dropout = 0.0
         _, _, watch = fit(tmp_path, module, data, callbacks=[counter], max_steps=21, limit_val_batches=0)
         losses = torch.stack([b["losses"] for b in watch.batches[1:]])  # the first step fills the memory
         totals = torch.tensor(counter.totals[1:])
@@ -264,7 +265,7 @@ def test_validation_is_the_mean_over_all_samples(tmp_path):
 
 def test_validation_and_pictures_do_not_change_the_training(tmp_path):
     def run(**settings):
-        return fit(tmp_path, make_module(conditional=True, label_dropout=0.2, dropout=0.3), **settings)
+        return fit(tmp_path, make_module(condition=Labels(CLASSES, 0.2), dropout=0.3), **settings)
 
     plain, _, _ = run(limit_val_batches=0)
     validated, _, watch = run(val_check_interval=1)

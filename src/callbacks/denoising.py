@@ -33,11 +33,11 @@ def denoise(module: DiffusionModule, data: BatchDataset, n: int) -> Denoised:
     model, parts = module.models["ema"].eval(), []
     for first in range(0, n, BATCH):
         batch, g = data[0, torch.arange(first, min(first + BATCH, n))], generator("denoising test", first)
-        x_0, label = batch["x"], module.told({name: part.to(module.device) for name, part in batch.items()})
+        x_0, cond = batch["x"], model.condition({name: part.to(module.device) for name, part in batch.items()})
         t = module.time_sampler.for_validation()(len(x_0), g, model.schedule)
         x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
         alpha = model.schedule.alpha_sigma(t)[0].to(x_t.dtype).view(-1, *[1] * (x_t.ndim - 1))
-        denoised = model(x_t.to(module.device), t, label).x_0.float().cpu()
+        denoised = model(x_t.to(module.device), t, cond).x_0.float().cpu()
         parts.append(Denoised(x_0, x_t / alpha, denoised))
     return Denoised(*(torch.cat(part) for part in zip(*parts, strict=True)))
 

@@ -82,9 +82,8 @@ class Quality(pl.Callback):
     def pipeline(self, module: DiffusionModule, data: DataModule) -> Pipeline:
         """The averaged weights with the sampler and guidance of this callback."""
         denoiser = module.models["ema"]
-        label = torch.arange(self.n) % data.num_classes if module.conditional else None
         sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
-        return Pipeline(denoiser, sampler, data.shape, self.guidance, label)
+        return Pipeline(denoiser, sampler, data.shape, self.guidance)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)

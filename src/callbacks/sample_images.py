@@ -13,6 +13,7 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
 
 from src.data.base import DataModule
+from src.diffusion.conditions import Condition, Labels
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
@@ -90,12 +91,9 @@ class SampleImages(pl.Callback):
         from src.plots.pictures import READABLE, sample_grid
 
         n = min(READABLE[1 + len(data.shape)], POINTS) if self.n is None else self.n
-        label, columns, names = None, None, None
-        if module.conditional:  # a row for each class
-            rows = min(data.num_classes, 10) if data.size else data.num_classes
-            columns = max(1, n // rows)
-            label = torch.arange(rows).repeat_interleave(columns)
-            n, names = len(label), getattr(data, "class_names", [])[:rows]
+        label, columns, names = grid_labels(module.denoiser.condition, data, n), None, None
+        if label is not None:
+            n, columns, names = len(label), int((label == 0).sum()), getattr(data, "class_names", [])[: label.max() + 1]
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
             x = Pipeline(model, sampler, data.shape, self.guidance, label).sample(n)
@@ -144,6 +142,14 @@ class SampleImages(pl.Callback):
         picture.save(path)
         for logger in trainer.loggers:
             log_image(logger, tag, picture, trainer.global_step)
+
+
+def grid_labels(condition: Condition, data: DataModule, n: int) -> torch.Tensor | None:
+    """The labels of a grid of about n samples with a row for each class; None unless the condition is the label."""
+    if not isinstance(condition, Labels):
+        return None
+    rows = min(data.num_classes, 10) if data.size else data.num_classes
+    return torch.arange(rows).repeat_interleave(max(1, n // rows))
 
 
 def log_image(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:

@@ -38,7 +38,6 @@ class Train(TypedDict):
     resume_changed_data: bool
     trust: bool
     self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
-    clusters: Literal[0] | Annotated[int, Ge(2)]
     compile: bool
     sweep: Sweep
     paths: Paths

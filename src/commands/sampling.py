@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
 from src.commands.options import Sample
+from src.diffusion.conditions import Labels, NoCondition
 from src.diffusion.denoiser import Denoiser
 from src.plots.comparison import MOST, comparison
 from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif, write_picture
@@ -84,9 +85,11 @@ class Sampling:
         inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
         check_memory(n, shape)
-        known = trained.data.num_classes if trained.module.conditional or takes_label(to_container(cfg.guidance)) else 0
-        label = labels(cfg.label, n, known, every=task.makes_samples)
-        if label is None and not trained.get("clusters") and "guidance" in named:
+        with config_errors("condition"):
+            condition = instantiate(trained.condition)
+        takes = isinstance(condition, Labels) or takes_label(to_container(cfg.guidance))
+        label = labels(cfg.label, n, trained.data.num_classes if takes else 0, every=task.makes_samples)
+        if label is None and isinstance(condition, NoCondition) and "guidance" in named:
             check_guidance_labels(to_container(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
@@ -273,7 +276,7 @@ def check_guidance_labels(guidance: Any) -> None:
     for _, node in instantiable_nodes(guidance):
         if getattr(get_object(node["_target_"]), "pushes_to_label", False):
             name = node["_target_"].rpartition(".")[2]
-            raise UserError(f"guidance: {name} pushes towards a label, but this run has none; use guidance=none")
+            raise UserError(f"guidance: {name} needs a condition, but this run has none; use guidance=none")
 
 
 def check_variance(sampler: Any, denoiser: Denoiser) -> None:
@@ -296,7 +299,7 @@ def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Te
     """
     if num_classes == 0:
         if label is not None:
-            raise UserError(f"label={label}: this run was trained without labels; leave label= out")
+            raise UserError(f"label={label} needs a run trained with condition=labels; leave label= out")
         return None
     if label is None:
         return torch.arange(n) % num_classes if every else None

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pytorch_lightning as pl
 import torch
 
+from src.diffusion.conditions import Condition
 from src.utils.console import describe
 from src.utils.override_syntax import assignment, command
 
@@ -21,7 +22,6 @@ def before_training(training: "Training", parameters: int) -> Rows:
     cfg, data, trainer = training.cfg, training.data, training.trainer
     x = data.train_set[0, torch.arange(1)]["x"]
     classes = f", {data.num_classes} classes" if data.num_classes else ""
-    told = f", told of {cfg['clusters']} clusters of the data" if cfg["clusters"] else ""
     length = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
     if trainer.max_steps <= 0 and trainer.max_epochs < 0:
         length = f"until {cfg['trainer']['max_time'] or 'it is stopped'}"
@@ -31,7 +31,8 @@ def before_training(training: "Training", parameters: int) -> Rows:
     rows = [
         ("data", data.source),
         ("sample", f"{' x '.join(map(str, x.shape[1:]))} in [{x.min():.2f}, {x.max():.2f}]{classes}"),
-        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters{told}"),
+        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters"),
+        *condition_row(training.module.denoiser.condition),
         ("schedule", describe(cfg["schedule"])),
         ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
         ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
@@ -41,6 +42,14 @@ def before_training(training: "Training", parameters: int) -> Rows:
         ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
     ]
     return [*rows, ("resumes", str(display(training.resume)))] if training.resume else rows
+
+
+def condition_row(condition: Condition) -> Rows:
+    """The kind of condition, its classes and its dropout; nothing without a condition."""
+    if not condition.num_classes:
+        return []
+    kind = type(condition).__name__.lower()
+    return [("condition", f"{condition.num_classes} {kind}, dropped with probability {condition.dropout:g}")]
 
 
 def after_training(training: "Training", results: dict[str, Any]) -> Rows:

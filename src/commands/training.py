@@ -25,6 +25,7 @@ from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
 from src.commands.summary import after_training, before_training
 from src.data.base import DataModule
+from src.diffusion.conditions import Condition, Labels
 from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
 from src.optim.ema import Power
@@ -101,7 +102,7 @@ class Training:
             module: DiffusionModule = instantiate(cfg.module)(denoiser=denoiser)
         with config_errors("sampler"):  # made anew for each grid, the first of which is minutes away
             instantiate(cfg.sampler)(schedule=denoiser.schedule).times()
-        check_labels(setup.plain)
+        check_labels(denoiser.condition, data)
         source = resume or initial_checkpoint(cfg)
         trainer = build_trainer(cfg)
         apart = source is resume and isinstance(trainer.strategy, FullyShard)
@@ -120,8 +121,8 @@ class Training:
             data.setup("fit")
             data.check_batch_size(trainer.world_size)
             data.check_samples()
-            if denoiser.clusters is not None:
-                denoiser.clusters.check(len(data.train_set))
+            with config_errors("condition"):
+                denoiser.condition.check_data(data.train_set[0, torch.arange(1)], len(data.train_set))
             check_batches(trainer, data)
             if getattr(module.loss, "bounded_data", False):
                 with config_errors("loss"):
@@ -318,21 +319,17 @@ def check_callbacks(callbacks: list[pl.Callback], module: DiffusionModule, sourc
                 raise UserError("callbacks=finetune trains what was trained before; name it by init_from=RUN")
 
 
-def check_labels(cfg: dict[str, Any]) -> None:
-    """Refuse a net for other labels than it will be given.
+def check_labels(condition: Condition, data: DataModule) -> None:
+    """Refuse another number of labels than the data have.
 
     Raises:
         UserError: naming both numbers.
     """
-    takes, there = cfg["net"].get("num_classes"), cfg["data"].get("num_classes")
-    if takes is None or there is None:  # a net or data of a user, with names of their own
-        return
-    if cfg["module"]["conditional"] and takes != there:
+    if isinstance(condition, Labels) and condition.num_classes != data.num_classes:
         raise UserError(
-            f"net.num_classes={takes}, but data.num_classes={there}: with module.conditional=true they must be the same"
+            f"condition.num_classes must be data.num_classes={data.num_classes}, got {condition.num_classes}; leave it "
+            "out"
         )
-    if takes and not cfg["module"]["conditional"]:
-        raise UserError(f"net.num_classes={takes} is never trained without labels; add module.conditional=true")
 
 
 def check_batches(trainer: Any, data: DataModule) -> None:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from src.diffusion.clusters import Clusters
+from src.diffusion.conditions import Condition, NoCondition
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.variances import FixedSmallVariance, Variance
@@ -37,9 +37,9 @@ class Denoiser(nn.Module):
         self_conditioning: share of the training steps in which the network is also shown its own first estimate of the
             data, below x_t, rather than zeros; 0 leaves this out altogether. When sampling it is shown the estimate of
             the step before. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where the share is 0.5.)
-        clusters: groups of the data, of which the network is told in place of labels.
+        condition: takes the condition from a batch of data, and draws it for new samples; none by default.
 
-    Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or labels (B,); estimate as x_t.
+    Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or (B,), as `condition` gives it; estimate as x_t.
 
     Raises:
         ValueError: where the parameterization is singular on this schedule.
@@ -54,7 +54,7 @@ class Denoiser(nn.Module):
         parameterization: Parameterization,
         variance: Variance | None = None,
         self_conditioning: float = 0.0,
-        clusters: Clusters | None = None,
+        condition: Condition | None = None,
     ):
         super().__init__()
         parameterization.check(schedule)
@@ -68,7 +68,7 @@ class Denoiser(nn.Module):
         self.parameterization = parameterization
         self.variance = variance or FixedSmallVariance()
         self.self_conditioning = self_conditioning
-        self.clusters = clusters
+        self.condition = condition or NoCondition()
 
     def forward(
         self,
@@ -88,14 +88,6 @@ class Denoiser(nn.Module):
         # Autocast may hand back bf16; x_0 is a difference of close numbers and is taken in the precision of x_t.
         output, *more = self.net(x_in, c_noise, cond).to(x_t.dtype).chunk(self.variance.outputs, 1)
         return Prediction(expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output, *more)
-
-    def told(self, x_0: Tensor, label: Tensor | None) -> Tensor | None:
-        """What the network is told of given data: their clusters (B,), or the labels (B,) that they came with."""
-        return label if self.clusters is None else self.clusters(x_0)
-
-    def draw_clusters(self, n: int, seed: int = 0) -> Tensor | None:
-        """The clusters (n,) of new samples, where the network is told of any."""
-        return None if self.clusters is None else self.clusters.draw(n, seed)
 
     def _first_estimate(self, x_t: Tensor, t: Time, cond: Tensor | None) -> Tensor:
         """The network's own estimate, made from nothing; in training only in a share of the steps, zeros otherwise."""

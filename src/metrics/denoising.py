@@ -100,11 +100,11 @@ HOW_TO_READ = [
 # ---- what is denoised ----
 
 
-def told(subject: Subject, x_0: Tensor, label: Tensor | None) -> Tensor | None:
-    """What the network is told of data in the units of the model: their clusters or labels (n,), or nothing."""
-    given = label if subject.run.config().module.conditional else None
-    found = subject.pipeline.denoiser.told(x_0.to(subject.pipeline.device), given)
-    return None if found is None else found.cpu()
+def condition_of(subject: Subject, batch: dict[str, Tensor], x_0: Tensor) -> Tensor | None:
+    """The condition (n,) of a batch of data, of which x_0 are in the units of the model; on the CPU."""
+    device = subject.pipeline.device
+    cond = subject.pipeline.denoiser.condition({k: v.to(device) for k, v in (batch | {"x": x_0}).items()})
+    return None if cond is None else cond.cpu()
 
 
 def trained_range(subject: Subject) -> tuple[float, float]:
@@ -132,16 +132,14 @@ def denoise(subject: Subject, n: int, levels: Levels) -> Denoised:
     """n training data, and then n test data, with one noise for each at all levels."""
     parts = [real.some(n, "denoising", subject.seed) for real in (subject.train, subject.test)]
     x_0 = to_model(subject, torch.cat([part["x"] for part in parts]))
-    label = told(subject, x_0, torch.cat([part["label"] for part in parts]) if "label" in parts[0] else None)
+    cond = condition_of(subject, {key: torch.cat([part[key] for part in parts]) for key in parts[0]}, x_0)
     noise = torch.randn(x_0.shape, generator=generator("denoising", subject.seed))
     shape = (-1, *[1] * x_0.ndim)
     x_t = levels.alpha.view(shape).to(x_0) * x_0 + levels.sigma.view(shape).to(x_0) * noise
-    return Denoised(
-        x_0, x_t, model_estimates(subject, x_t, levels, label), ideal_estimates(subject, x_t, levels, label)
-    )
+    return Denoised(x_0, x_t, model_estimates(subject, x_t, levels, cond), ideal_estimates(subject, x_t, levels, cond))
 
 
-def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor | None) -> Tensor:
+def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, cond: Tensor | None) -> Tensor:
     """The data that the network sees in x_t (L, n, C, *S), in the precision that it samples in."""
     model, size = subject.pipeline, subject.pipeline.batch_size
     device, low = model.device, precision_for(subject.pipeline.device.type).startswith("bf16")
@@ -150,22 +148,22 @@ def model_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor
     with bar, model.count_nfe(), torch.autocast(device.type, torch.bfloat16, enabled=low):
         for i, t in enumerate(levels.t):
             for rows in torch.arange(x_t.shape[1]).split(size):
-                cond = None if label is None else label[rows].to(device)
-                said[i, rows] = SelfConditioned(model.denoiser)(x_t[i, rows].to(device), t, cond).x_0.to(said)
+                some = None if cond is None else cond[rows].to(device)
+                said[i, rows] = SelfConditioned(model.denoiser)(x_t[i, rows].to(device), t, some).x_0.to(said)
                 bar.update(len(rows))
     return said
 
 
-def ideal_estimates(subject: Subject, x_t: Tensor, levels: Levels, label: Tensor | None) -> Tensor:
-    """The same of the ideal denoiser of all training data, or of those that the network is told the same of."""
+def ideal_estimates(subject: Subject, x_t: Tensor, levels: Levels, cond: Tensor | None) -> Tensor:
+    """The same for the ideal denoiser of all training data, or of those with the same condition."""
     count, n = x_t.shape[:2]
     flat, device = x_t.flatten(0, 1), subject.pipeline.device
     alpha, sigma = (v.repeat_interleave(n) for v in (levels.alpha, levels.sigma))
-    labels = None if label is None else label.repeat(count)
+    repeated = None if cond is None else cond.repeat(count)
     said = torch.empty_like(flat)
     for rows in torch.arange(len(flat)).split(max(1, NUMBERS // flat[0].numel())):
-        cond = None if labels is None else labels[rows]
-        some = ideal_denoiser(flat[rows].to(device), alpha[rows], sigma[rows], training_data(subject), cond)
+        wanted = None if repeated is None else repeated[rows]
+        some = ideal_denoiser(flat[rows].to(device), alpha[rows], sigma[rows], training_data(subject), wanted)
         said[rows] = some.to(said)
     return said.view_as(x_t)
 
@@ -175,7 +173,7 @@ def training_data(subject: Subject) -> Iterator[tuple[Tensor, Tensor | None]]:
     with progress_bar(len(subject.train), "ideal denoiser", leave=False, delay=2, unit_scale=True) as bar:
         for batch in subject.train.batches():
             x_0 = to_model(subject, batch["x"])
-            yield x_0, told(subject, x_0, batch.get("label"))
+            yield x_0, condition_of(subject, batch, x_0)
             bar.update(len(batch["x"]))
 
 

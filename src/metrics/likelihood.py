@@ -8,7 +8,7 @@ from torch import Tensor
 
 from src.diffusion.likelihood import bits_per_dimension, dequantize, ode_log_likelihood
 from src.metrics.base import Measure, Section, Subject, Value
-from src.metrics.denoising import to_model, told, trained_range
+from src.metrics.denoising import condition_of, to_model, trained_range
 from src.samplers.pipeline import SelfConditioned
 from src.utils.console import progress_bar
 from src.utils.ranges import PositiveFloat, PositiveInt
@@ -57,10 +57,10 @@ class Likelihood(Measure):
         x = to_model(subject, batch["x"])
         if images:
             x = dequantize(x, self.bins, generator("dequantize", subject.seed))
-        label, clusters = told(subject, x, batch.get("label")), subject.pipeline.denoiser.clusters
-        log_density, evaluations = self.log_density(subject, x, label)
-        if clusters is not None and label is not None:  # which cluster it is has to be stored too
-            log_density = log_density + clusters.log_share(label).to(log_density)
+        cond = condition_of(subject, batch, x)
+        log_density, evaluations = self.log_density(subject, x, cond)
+        if cond is not None:  # a condition that is found in the data has to be stored too
+            log_density = log_density + subject.pipeline.denoiser.condition.log_prior(cond).to(log_density)
         bits = bits_per_dimension(log_density, x[0].numel(), self.bins if images else None)
         value = in_bits("bits per dimension of test data", bits)
         section = Section("Likelihood", {"bits_per_dim": value}, notes=[how_to_read(self.bins if images else None)])
@@ -75,7 +75,7 @@ class Likelihood(Measure):
         )
         return section
 
-    def log_density(self, subject: Subject, x: Tensor, label: Tensor | None) -> tuple[Tensor, float]:
+    def log_density(self, subject: Subject, x: Tensor, cond: Tensor | None) -> tuple[Tensor, float]:
         """In nats, (n,), and the mean number of evaluations."""
         model, found, evaluations = subject.pipeline, [], 0
         signs, count = generator("probes", subject.seed), 0 if x[0].numel() <= FEW else self.probes
@@ -83,13 +83,12 @@ class Likelihood(Measure):
         with bar, model.count_nfe():
             for rows in torch.arange(len(x)).split(self.batch_size):
                 part = x[rows].to(model.device)
-                cond = None if label is None else label[rows].to(model.device)
+                some = None if cond is None else cond[rows].to(model.device)
 
-                def denoise(x_t: Tensor, t: Tensor, cond: Tensor | None = cond) -> Tensor:
+                def denoise(x_t: Tensor, t: Tensor, some: Tensor | None = some) -> Tensor:
                     bar.update()
-                    return SelfConditioned(model.denoiser)(
-                        x_t, t, cond
-                    ).x_0  # a new one each time: a function of x_t alone
+                    # A new one each time: a function of x_t alone.
+                    return SelfConditioned(model.denoiser)(x_t, t, some).x_0
 
                 probes = torch.randint(0, 2, (count, *part.shape), generator=signs).to(part) * 2 - 1
                 one = ode_log_likelihood(

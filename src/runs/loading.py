@@ -14,41 +14,39 @@ from src.utils.signatures import parameters
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
-    """The denoiser that a config describes: network, schedule, parameterization and variance.
+    """The denoiser that a config describes: network, schedule, parameterization, variance and condition.
 
     Args:
         cfg: the config of a run.
         context: in which the network is made.
     """
-    from src.diffusion.clusters import Clusters
     from src.diffusion.denoiser import Denoiser
 
     parts = {}
-    for part in ("schedule", "parameterization", "variance"):
+    for part in ("schedule", "parameterization", "variance", "condition"):
         with config_errors(part):
             parts[part] = instantiate(cfg[part])
     share = cfg["self_conditioning"]
-    clusters = cfg.get("clusters", 0)
     # These arguments follow from the other parts, so that nobody has to set them too.
     channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
     needed = {}
     if share:
-        needed["in_channels"] = 2 * channels, "self_conditioning"
+        needed["in_channels"] = 2 * channels, "self_conditioning", "self_conditioning=0"
     if outputs > 1:
-        needed["out_channels"] = outputs * channels, "this variance"
-    if clusters:
-        needed["num_classes"] = clusters, "clusters"
+        needed["out_channels"] = outputs * channels, "this variance", "variance=fixed_small"
+    if num_classes := parts["condition"].num_classes:
+        needed["num_classes"] = num_classes, "this condition", "condition=none"
+    if "num_classes" in cfg["net"]:
+        raise UserError("net.num_classes follows from the condition; leave it out, and choose condition=labels or none")
     accepted = parameters(get_object(cfg["net"]["_target_"]))
-    for key, (_, reason) in needed.items():
+    for key, (_, reason, without) in needed.items():
         if key not in accepted:
-            raise UserError(
-                f"net: {cfg['net']['_target_']} has no argument `{key}`, which {reason} needs; use net=unet"
-            )
+            net = cfg["net"]["_target_"]
+            raise UserError(f"net: {net} has no argument `{key}`, which {reason} needs; use net=unet or {without}")
     with context or nullcontext():
-        net = instantiate(cfg["net"], **{key: value for key, (value, _) in needed.items()})
-    shape = (cfg["data"]["channels"], *cfg["data"]["size"]) if clusters else ()
+        net = instantiate(cfg["net"], **{key: value for key, (value, *_) in needed.items()})
     with config_errors("denoiser"):
-        return Denoiser(net, **parts, self_conditioning=share, clusters=Clusters(clusters, shape) if clusters else None)
+        return Denoiser(net, **parts, self_conditioning=share)
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:

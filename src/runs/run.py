@@ -30,17 +30,16 @@ FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT,
 # What config.yaml says, as far as others rely on it.
 PART = {"_target_": str}
 SETTINGS = {
-    "name": str, "seed": int, "self_conditioning": (float, bool), "clusters?": int,
+    "name": str, "seed": int, "self_conditioning": (float, bool),
     "paths": {"run": str, "outputs": str, "data": str},
     "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
-    "net": PART | {"num_classes?": int}, "schedule": PART, "parameterization": PART, "variance": PART,
-    "time_sampler": PART,
-    "module": PART | {"conditional": bool}, "trainer": PART | {"max_steps": int}, "callbacks": dict,
+    "net": PART, "condition": PART, "schedule": PART, "parameterization": PART, "variance": PART, "time_sampler": PART,
+    "module": PART, "trainer": PART | {"max_steps": int}, "callbacks": dict,
     "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),
     "sampler": PART, "time_grid": PART, "clip": PART, "guidance": dict,
 }  # fmt: skip
 # Parts that are rebuilt whatever is done with a run.
-REBUILT = ("data", "net", "schedule", "parameterization", "variance", "time_sampler")
+REBUILT = ("data", "net", "condition", "schedule", "parameterization", "variance", "time_sampler")
 # The groups that say how to sample; those of the run itself unless the command line names others.
 SAMPLING_GROUPS = ("sampler", "variance", "time_grid", "clip", "guidance")
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
+from src.utils.seeding import generator
 from src.utils.units import Kind, kind_of, scale
 
 
@@ -63,7 +64,7 @@ class Pipeline:
         shape: (C, *S) of one sample.
         guidance: wraps the denoiser.
         cond: (N,) int64, the conditions of samples 0 to N - 1, where -1 is no condition; None for no conditions,
-            except that new samples get those of `Denoiser.sample_condition`.
+            except that those of new samples are drawn by `denoiser.condition`.
         seed: of the noise.
         batch_size: samples drawn at a time.
         class_names: names of the labels, if they are known.
@@ -151,7 +152,7 @@ class Pipeline:
             raise ValueError(f"n must be >= 1, got {indices.stop}")
         cond = self.cond if cond is None else cond
         if cond is None:
-            return self.denoiser.draw_clusters(indices.stop, self.seed)
+            return self.denoiser.condition.sample(indices.stop, generator("cluster of each sample", self.seed))
         if len(cond) != indices.stop:
             raise ValueError(f"the number of conditions must be that of samples, {indices.stop}, got {len(cond)}")
         return cond

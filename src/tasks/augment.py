@@ -1,4 +1,4 @@
-"""New labelled images, for training something else."""
+"""New labeled images, for training something else."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ class Augment(Task):
 
     def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
         if pipeline.cond is None:
-            raise UserError("task=augment makes labelled images, but this run was trained without labels")
+            raise UserError("task=augment needs a run trained with condition=labels")
         if pipeline.kind != "images":
             raise UserError("task=augment writes images, but this run was not trained on any; use task=generate")
         x = pipeline.sample(self.n)

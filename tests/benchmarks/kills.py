@@ -48,11 +48,10 @@ KINDS = {
     ],
     "digits, labels, dropout, accumulation": [
         *DIGITS,
-        "net.num_classes=10",
-        "module.conditional=true",
+        "condition=labels",
         "trainer.accumulate_grad_batches=2",
     ],
-    "digits, clusters": [*DIGITS, "clusters=4"],
+    "digits, clusters": [*DIGITS, "condition=clusters", "condition.num_clusters=4"],
     "points, loss-aware times": [
         "experiment=mixture_ddpm",
         "callbacks.sample_images=null",

@@ -103,14 +103,11 @@ def digits(real: Reference, n: int, validation: bool = False) -> Digits:
     return Digits(2 * chosen["x"] - 1, chosen["label"], 2 * mean - 1)
 
 
-def load_model(run: str, n: int, batch_size: int = 100) -> Pipeline:
+def load_model(run: str, batch_size: int = 100) -> Pipeline:
     """The model of a run that samples as the run itself does."""
     cfg = Run.find(run).config()
     settings = OmegaConf.create({"sampler": cfg.sampler, "guidance": cfg.guidance, "seed": 0, "batch_size": batch_size})
-    label = torch.full((n,), -1) if cfg.net.num_classes else None
-    return build_pipeline(
-        settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), label
-    )
+    return build_pipeline(settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), None)
 
 
 def make_task(task: str, method: str, words: Sequence[str] = ()) -> Any:
@@ -190,7 +187,7 @@ def main() -> None:
     start_logging(None)
     real = reference(Run.find(args.run).config(), args.data)
     judges, truth = real.features, digits(real, args.n, args.train)
-    model = load_model(args.run, len(truth.x))
+    model = load_model(args.run)
     if args.steps:
         model.sampler.steps = args.steps
     right = judge("", truth.x, truth, judges).accuracy

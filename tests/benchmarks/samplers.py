@@ -26,7 +26,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.commands.cli import to_container, user_errors
-from src.commands.sampling import Sampling, build_pipeline, inherit_run_config, labels, resolve_device
+from src.commands.sampling import Sampling, build_pipeline, inherit_run_config, resolve_device
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
@@ -147,8 +147,7 @@ class Bench:
     def draw(self, cfg: DictConfig, n: int, steps: int) -> tuple[Tensor, Cost]:
         """Sample as the command does."""
         cfg = OmegaConf.merge(cfg, {"n": n, "seed": self.args.seed, "sampler": {"steps": steps}})
-        label = labels(None, n, self.trained.net.num_classes)
-        model = build_pipeline(cfg, self.denoiser, self.shape, label)
+        model = build_pipeline(cfg, self.denoiser, self.shape, None)
         sampling = Sampling(cfg, self.run, model, Generate(n), Inputs())
         return sampling.draw().x, sampling.cost
 

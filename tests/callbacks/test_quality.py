@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from src.callbacks.quality import Quality
+from src.diffusion.conditions import Labels
 from src.loggers.metrics_csv import read_metrics
 from src.metrics.features.trained import ClassifierFeatures
 from src.samplers.ancestral import DDIM
@@ -15,7 +16,7 @@ from src.statistics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from tests.helpers import tiny
-from tests.helpers.tiny import Memory, fit, make_module, weights
+from tests.helpers.tiny import CLASSES, Memory, fit, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -37,7 +38,7 @@ def kind(request, monkeypatch):
 @pytest.mark.parametrize("conditional", [False, True])
 def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind, conditional):
     callback, data = quality(tmp_path), Memory()
-    module, _, _ = fit(tmp_path, make_module(conditional, conditional=conditional), data, [callback])
+    module, _, _ = fit(tmp_path, make_module(conditional, Labels(CLASSES) if conditional else None), data, [callback])
     label = torch.arange(30) % data.num_classes if conditional else None
     model = module.models["ema"]
     x = Pipeline(model, DDIM(model.schedule, 3, eta=1.0), data.shape, cond=label).sample(30)
@@ -71,7 +72,7 @@ def test_it_does_not_change_the_training(tmp_path, kind):
     """Weights and averages with and without it are the same to the last bit, dropout and dropped labels included."""
 
     def run(*callbacks):
-        module = make_module(conditional=True, label_dropout=0.2, dropout=0.3)
+        module = make_module(condition=Labels(CLASSES, 0.2), dropout=0.3)
         return fit(tmp_path, module, callbacks=callbacks, val_check_interval=2)[0]
 
     plain, measured = run(), run(quality(tmp_path, every_n_steps=1))

@@ -7,12 +7,13 @@ from PIL import Image
 
 from src.callbacks.sample_images import SampleImages
 from src.data.mixture import Mixture
+from src.diffusion.conditions import Labels
 from src.diffusion.guidance import CFG
 from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from tests.helpers import tiny
-from tests.helpers.tiny import Memory, fit, make_module
+from tests.helpers.tiny import CLASSES, Memory, fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -71,7 +72,7 @@ def test_of_points_many_are_drawn(tmp_path, monkeypatch):
 
 
 def test_each_row_is_a_class(tmp_path):
-    module = make_module(conditional=True)
+    module = make_module(condition=Labels(CLASSES))
     seen = []
     module.denoiser.net.register_forward_pre_hook(lambda net, inputs: seen.append((net.training, inputs[2])))
     fit(
@@ -85,7 +86,7 @@ def test_each_row_is_a_class(tmp_path):
 def test_rows_of_images_bear_the_names_of_their_classes(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "SHAPE", (1, 4, 4))
     monkeypatch.setattr(Memory, "kind", "images")
-    module, data = make_module(conditional=True), Memory()
+    module, data = make_module(condition=Labels(CLASSES)), Memory()
     data.class_names = ["ant", "bee", "cicada", "dragonfly"]
     fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=8)], max_steps=1)
     label = torch.arange(4).repeat_interleave(2)

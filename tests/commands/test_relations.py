@@ -9,29 +9,19 @@ from hydra.core.global_hydra import GlobalHydra
 
 from src.commands.sampling import check_memory
 from src.commands.training import check_batches, check_labels, check_size
+from src.diffusion.conditions import Clusters, Labels, NoCondition
 from src.diffusion.losses import BCE, MSE
 from src.diffusion.weightings import v_weighting
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
 
-@pytest.mark.parametrize(
-    ("takes", "there", "conditional", "message"),
-    [
-        (10, 10, True, None),
-        (0, 10, False, None),
-        (7, 10, True, "net.num_classes=7, but data.num_classes=10"),
-        (0, 10, True, "net.num_classes=0, but data.num_classes=10"),
-        (10, 10, False, "add module.conditional=true"),
-    ],
-)
-def test_a_net_takes_the_labels_that_it_is_given(takes, there, conditional, message):
-    cfg = {"net": {"num_classes": takes}, "data": {"num_classes": there}, "module": {"conditional": conditional}}
-    if message is None:
-        check_labels(cfg)
-    else:
-        with pytest.raises(UserError, match=message):
-            check_labels(cfg)
+def test_labels_are_those_of_the_data():
+    data = SimpleNamespace(num_classes=10)
+    for condition in (Labels(10), NoCondition(), Clusters(7, 2)):
+        check_labels(condition, data)
+    with pytest.raises(UserError, match=r"condition\.num_classes must be data.num_classes=10, got 7"):
+        check_labels(Labels(7), data)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ def sweep(make_run, tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def conditional(make_run, tmp_path_factory) -> Path:
     """A run on images with labels."""
-    words = ["experiment=digits_ddpm", *SMALL, "net.num_classes=10", "module.conditional=true"]
+    words = ["experiment=digits_ddpm", *SMALL, "condition=labels"]
     return make_run(tmp_path_factory.mktemp("conditional") / "run", *words)
 
 

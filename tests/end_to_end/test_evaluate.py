@@ -18,7 +18,7 @@ FEW = ["metrics.distances.resamples=10", "features.width=8"]
 
 @pytest.fixture(scope="module")
 def digits(make_run, tmp_path_factory) -> Path:
-    words = ["experiment=digits_ddpm", "net.num_classes=10", "module.conditional=true", "guidance=cfg"]
+    words = ["experiment=digits_ddpm", "condition=labels", "guidance=cfg"]
     return make_run(tmp_path_factory.mktemp("runs") / "digits", *words, *SMALL, "trainer.val_check_interval=2")
 
 

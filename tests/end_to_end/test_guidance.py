@@ -36,7 +36,7 @@ def unconditional(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def conditional(tmp_path_factory) -> Path:
     """A run with labels."""
-    return trained(tmp_path_factory.mktemp("runs") / "conditional", "net.num_classes=10", "module.conditional=true")
+    return trained(tmp_path_factory.mktemp("runs") / "conditional", "condition=labels")
 
 
 @pytest.fixture

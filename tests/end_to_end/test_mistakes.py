@@ -175,7 +175,7 @@ def test_a_mistake_in_each_job_of_a_sweep(command, run, tmp_path):
 
 
 def test_a_label_out_of_range(command, tmp_path):
-    words = [*SMALL, "net.num_classes=10", "module.conditional=true", f"hydra.run.dir={tmp_path / 'run'}"]
+    words = [*SMALL, "condition=labels", f"hydra.run.dir={tmp_path / 'run'}"]
     assert command("train", *words).code == 0
     for label in ("10", "-1", "three", "1.5", "[1,12]", "[]", "true"):
         assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label=", "0 to 9")

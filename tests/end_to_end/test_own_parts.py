@@ -12,7 +12,7 @@ BASE = [
     "trainer.val_check_interval=4", "trainer.log_every_n_steps=1", "sampler.steps=2", "callbacks.sample_images.n=4",
 ]  # fmt: skip
 NODES = {
-    "net": {"_target_": "tests.helpers.own_parts.Plain", "channels": "${data.channels}", "classes": 0},
+    "net": {"_target_": "tests.helpers.own_parts.Plain", "channels": "${data.channels}"},
     "data": {
         "_target_": "tests.helpers.own_parts.Fields", "channels": 2, "size": [8, 8], "num_classes": 0, "batch_size": 8,
         "seed": "${seed}",
@@ -85,13 +85,25 @@ def test_data_that_are_not_what_they_say(own, tmp_path, data, parts):
         assert not (tmp_path / "run" / "config.yaml").exists()
 
 
-def test_labels_for_a_net_without_num_classes(own, command, tmp_path):
-    words = ["module.conditional=true", "module.label_dropout=0.5"]
-    outcome = own(*words, net={"classes": 5}, data={"num_classes": 5})
+def test_labels(own, command, tmp_path):
+    """The net learns from the condition how many there are."""
+    outcome = own("condition=labels", "condition.dropout=0.5", data={"num_classes": 5})
     assert outcome.code == 0, outcome.error
     drawn(command, tmp_path / "run", "n=5")
     label = np.load(tmp_path / "run" / "drawn" / "samples.npz")["label"]
     assert label.tolist() == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("net", "parts"),
+    [
+        ({"_target_": "tests.helpers.own_parts.Unconditional"}, ["no argument `num_classes`", "or condition=none"]),
+        ({"num_classes": 5}, ["net.num_classes follows from the condition; leave it out"]),
+    ],
+)
+def test_labels_that_the_net_does_not_take(own, tmp_path, net, parts):
+    assert_one_line(own("condition=labels", data={"num_classes": 5}, net=net), *parts)
+    assert not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_parameters_of_a_loss_are_trained_and_resumed(own, command, tmp_path):

@@ -24,9 +24,8 @@ from tests.end_to_end.running import SETTINGS, assert_same, assert_same_run, for
 # Dropout depends on the number of processes; nothing else does.
 SAME = [
     *SETTINGS,
-    "module.conditional=false",
-    "net.num_classes=0",
-    "clusters=10",
+    "condition=clusters",
+    "condition.num_clusters=10",
     "net.dropout=0",
     "time_sampler=loss_second_moment",
     "data.batch_size=64",

@@ -34,7 +34,7 @@ def restoring(trained_run):
     """The model, test digits, and what judges them."""
     run = trained_run("mnist_ddpm")
     real = reference(Run(run).config())
-    return load_model(str(run), N), digits(real, N), real.features
+    return load_model(str(run)), digits(real, N), real.features
 
 
 @pytest.mark.parametrize("case", CASES)

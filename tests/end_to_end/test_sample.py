@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.plots.pictures import sample_grid
 
-LABELLED = ["net.num_classes=10", "module.conditional=true", "guidance=cfg"]
+LABELLED = ["condition=labels", "guidance=cfg"]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ from PIL import Image
 
 from tests.end_to_end.test_mistakes import assert_one_line
 
-IMAGES = ["experiment=digits_ddpm", "net.num_classes=10", "module.conditional=true", "guidance=cfg"]
+IMAGES = ["experiment=digits_ddpm", "condition=labels", "guidance=cfg"]
 SMALL = ["trainer=cpu", "net.width=8", "callbacks.sample_images.n=0", "sampler.steps=2"]
 COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=[]"]
 
@@ -154,8 +154,7 @@ def test_a_folder_of_labelled_images_trains_a_run(sample, command, digits, tmp_p
     words = ["experiment=folder_ddpm", f"data.root={out / 'images'}", "data.size=[8,8]", "data.channels=1"]
     more = [
         "data.num_classes=10",
-        "net.num_classes=10",
-        "module.conditional=true",
+        "condition=labels",
         "net.channel_mults=[1,2]",
         "debug=two_steps",
     ]

@@ -10,10 +10,10 @@ from src.diffusion.losses import MSE, Loss
 class Plain(nn.Module):
     """A net by the contract, `net(x, c_noise, cond)` with the shape of x, for samples (B, C, *S) of any shape."""
 
-    def __init__(self, channels: int, width: int = 8, classes: int = 0, bias: float = 0.0):
+    def __init__(self, channels: int, width: int = 8, num_classes: int = 0, bias: float = 0.0):
         super().__init__()
         self.inner, self.outer = nn.Linear(channels, width), nn.Linear(width, channels)
-        self.noise, self.label = nn.Linear(1, width), nn.Embedding(classes + 1, width)
+        self.noise, self.label = nn.Linear(1, width), nn.Embedding(num_classes + 1, width)
         nn.init.constant_(self.outer.bias, bias)
 
     def forward(self, x, c_noise, cond=None):
@@ -21,6 +21,13 @@ class Plain(nn.Module):
         shift = self.noise(c_noise[:, None] / 1000) + self.label(cond + 1)
         h = torch.tanh(self.inner(x.movedim(1, -1)) + shift.view(len(x), *[1] * (x.ndim - 2), -1))
         return self.outer(h).movedim(-1, 1)
+
+
+class Unconditional(Plain):
+    """The same, which takes no condition."""
+
+    def __init__(self, channels: int):
+        super().__init__(channels)
 
 
 class Fields(DataModule):

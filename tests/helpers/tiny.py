@@ -7,7 +7,7 @@ from torch import nn
 from src.callbacks.checkpoints import Checkpoints
 from src.data.base import DataModule, InMemory
 from src.diffusion.beta_schedules import CosineSchedule
-from src.diffusion.clusters import Clusters
+from src.diffusion.conditions import Clusters, Labels
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.learned_schedule import LearnedSchedule as LearnedSchedule
 from src.diffusion.losses import MSE, VLB, Hybrid
@@ -48,7 +48,8 @@ def saved_config(run: str, outputs: str, **changes) -> dict:
         "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
         "variance": {"_target_": "src.diffusion.variances.FixedSmallVariance"},
         "time_sampler": {"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler"},
-        "module": {"_target_": "src.module.DiffusionModule", "conditional": False},
+        "module": {"_target_": "src.module.DiffusionModule"},
+        "condition": {"_target_": "src.diffusion.conditions.NoCondition"},
         "trainer": {"_target_": "pytorch_lightning.Trainer", "max_steps": 2}, "callbacks": {},
         "sampler": part, "time_grid": part, "clip": part, "guidance": part,
     } | changes  # fmt: skip
@@ -90,22 +91,20 @@ class Watch(pl.Callback):
         self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
 
 
-def make_module(
-    seed=0, conditional=False, label_dropout=0.0, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema
-):
+def make_module(seed=0, condition=None, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema):
     torch.manual_seed(1)
-    net = MLP(*SHAPE[:1], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=CLASSES if conditional else 0)
+    net = MLP(
+        *SHAPE[:1], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=condition.num_classes if condition else 0
+    )
     for p in net.parameters():
         nn.init.normal_(p, std=0.3)
     return DiffusionModule(
-        Denoiser(net, CosineSchedule(), V()),
+        Denoiser(net, CosineSchedule(), V(), condition=condition),
         MSE(v_weighting),
         UniformTimeSampler(),
         lambda parameters: torch.optim.Adam(parameters, lr=lr),
         schedule,
         lambda model: average(model, **ema),
-        conditional,
-        label_dropout,
         seed,
     )
 
@@ -114,7 +113,7 @@ KINDS = ["plain", "loss_second_moment", "self_conditioning", "learned_variance",
 
 
 def make_kind(kind, lr=1e-2):
-    """A module with dropout, dropped labels, and a part that a plain one does not have."""
+    """A module with dropout, dropped conditions, and a part that a plain one does not have."""
     torch.manual_seed(1)
     variance = LearnedRangeVariance() if kind == "learned_variance" else None
     share = 0.5 if kind == "self_conditioning" else 0.0
@@ -131,9 +130,9 @@ def make_kind(kind, lr=1e-2):
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=lr)
 
-    clusters = Clusters(CLASSES, SHAPE) if kind == "clusters" else None
-    denoiser = Denoiser(net, schedule, V(), variance, share, clusters)
-    return DiffusionModule(denoiser, loss, times, adam, constant, EMA, conditional=not clusters, label_dropout=0.3)
+    condition = Clusters(CLASSES, SHAPE[0], SHAPE[1:], 0.3) if kind == "clusters" else Labels(CLASSES, 0.3)
+    denoiser = Denoiser(net, schedule, V(), variance, share, condition)
+    return DiffusionModule(denoiser, loss, times, adam, constant, EMA)
 
 
 def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):

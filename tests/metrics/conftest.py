@@ -9,6 +9,7 @@ from torch import Tensor
 from src import __version__
 from src.data.base import DataModule, InMemory
 from src.diffusion.beta_schedules import CosineSchedule
+from src.diffusion.conditions import Labels, NoCondition
 from src.metrics.base import Subject
 from src.metrics.features.base import Features, Reference
 from src.runs.run import Run
@@ -81,11 +82,11 @@ def subject(tmp_path):
         denoiser = Oracle(
             predict or (lambda x_t, t, cond: mean.to(x_t).expand_as(x_t)), schedule or CosineSchedule()
         ).eval()
+        denoiser.condition = Labels(data.num_classes) if data.num_classes else NoCondition()
         pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, steps=4), data.shape, cond=label, seed=seed)
         config = saved_config(
             str(tmp_path),
             "outputs",
-            module={"_target_": "src.module.DiffusionModule", "conditional": data.num_classes > 0},
             time_sampler={"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler", **(time_sampler or {})},
         )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"version": __version__} | config))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.distributions import Normal
 
-from src.diffusion.clusters import Clusters
+from src.diffusion.conditions import Clusters
 from src.diffusion.schedules import FlowSchedule
 from src.metrics.likelihood import Likelihood
 
@@ -105,7 +105,7 @@ def test_refuses_a_plain_denoiser(subject, rand):
     assert Likelihood().refusal(subject(rand(2, 2), rand(9, 2), rand(9, 2))) is None
 
 
-def test_what_is_known_of_clusters_costs_their_shares(subject, randn):
+def test_the_cluster_has_to_be_stored_too(subject, randn):
     """Two that lie far apart, three quarters and a quarter of the data: the density of the mixture."""
     schedule, means, shares = FlowSchedule(), torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), torch.tensor([0.75, 0.25])
     which = torch.arange(40) % 4 // 3
@@ -118,9 +118,9 @@ def test_what_is_known_of_clusters_costs_their_shares(subject, randn):
         return ((Normal(means, 0.4).log_prob(x[:, None]).sum(2)) + shares.log()).logsumexp(1)
 
     made = subject(x[:2], x, x, predict=predict, schedule=schedule, log_density=log_density)
-    clusters = Clusters(2, (2,))
-    clusters.centres.copy_(means)
-    clusters.shares.copy_(shares)
-    made.pipeline.denoiser.clusters = clusters
+    clusters = Clusters(2, 2)
+    clusters.centers.copy_(means)
+    clusters.weights.copy_(shares)
+    made.pipeline.denoiser.condition = clusters
     value = Likelihood(40, **FINE)(made).values["bits_per_dim"]
     assert value.value == pytest.approx(value.floor, abs=3e-3)

@@ -68,7 +68,6 @@ def test_a_part_still_to_be_made_fits():
         (Train, "auto_resume", [True, False], ["maybe", 1, None]),
         (Train, "compile", [True], ["yes"]),
         (Train, "self_conditioning", [0, 0.5], [1, -0.1, nan, "yes"]),
-        (Train, "clusters", [0, 2, 10], [1, -1, 2.5, True]),
         (Sample, "n", [1], [0, -1, 2.5, "abc", None]),
         (Sample, "seed", [0], [1e30, "abc", -1]),
         (Sample, "batch_size", [1], [0, None]),

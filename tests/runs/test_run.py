@@ -262,6 +262,7 @@ CFG = {
     "schedule": {"_target_": "src.diffusion.beta_schedules.LinearSchedule"},
     "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
     "variance": {"_target_": "src.diffusion.variances.FixedSmallVariance"},
+    "condition": {"_target_": "src.diffusion.conditions.NoCondition"},
     "self_conditioning": 0,
 }
 UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch_size": 2}
@@ -337,15 +338,21 @@ def test_a_net_without_the_arguments(monkeypatch):
     message = message_of(lambda: build_denoiser(cfg | {"self_conditioning": 0.5}))
     assert message == (
         "net: src.diffusion.schedules.BareNet has no argument `in_channels`, which self_conditioning needs; "
-        "use net=unet"
+        "use net=unet or self_conditioning=0"
     )
     for kind in (LearnedVariance, LearnedRangeVariance):
         variance = {"_target_": f"src.diffusion.variances.{kind.__name__}"}
         message = message_of(lambda variance=variance: build_denoiser(cfg | {"variance": variance}))
         assert message == (
             "net: src.diffusion.schedules.BareNet has no argument `out_channels`, which this variance needs; "
-            "use net=unet"
+            "use net=unet or variance=fixed_small"
         )
+    condition = {"_target_": "src.diffusion.conditions.Labels", "num_classes": 3}
+    message = message_of(lambda: build_denoiser(cfg | {"condition": condition}))
+    assert message == (
+        "net: src.diffusion.schedules.BareNet has no argument `num_classes`, which this condition needs; "
+        "use net=unet or condition=none"
+    )
 
 
 def test_an_impossible_share_of_self_conditioning():

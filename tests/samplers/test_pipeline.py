@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.diffusion.beta_schedules import CosineSchedule
-from src.diffusion.clusters import Clusters
+from src.diffusion.conditions import Clusters
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.guidance import CFG, AutoGuidance, ClassifierGuidance, IntervalGuidance
 from src.diffusion.parameterizations import V
@@ -15,6 +15,7 @@ from src.samplers.clipping import StaticClip
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
 from src.samplers.pipeline import Pipeline, guide_denoisers
+from src.utils.seeding import generator
 from tests.diffusion.reference import Mixture, Oracle
 
 
@@ -188,11 +189,12 @@ def test_conditions_of_the_call_replace_those_of_the_pipeline():
 def test_new_samples_draw_their_clusters_and_given_ones_have_none():
     """In proportion to the size of the clusters, by the seed; a trajectory of given data is unconditional."""
     denoiser = make_denoiser(num_classes=2)
-    denoiser.clusters = Clusters(2, (2, 3, 4))
-    denoiser.clusters.shares.copy_(torch.tensor([0.25, 0.75]))
+    denoiser.condition = Clusters(2, 2, (3, 4))
+    denoiser.condition.weights.copy_(torch.tensor([0.25, 0.75]))
     pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), seed=3)
     pipeline.sample(64)
-    assert denoiser.net.calls[-1][1] == denoiser.draw_clusters(64, 3).tolist()
+    drawn = denoiser.condition.sample(64, generator("cluster of each sample", 3))
+    assert denoiser.net.calls[-1][1] == drawn.tolist() and 0.5 < drawn.float().mean() < 0.9
     pipeline.sample_batch(range(2), torch.zeros(2, 2, 3, 4))
     assert denoiser.net.calls[-1][1] is None
 

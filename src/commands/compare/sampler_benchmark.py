@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import torch
 from hydra import compose
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.commands.cli import choices, suggest, to_container
@@ -22,6 +23,7 @@ from src.commands.compare.records import read_json
 from src.commands.compare.report import Report, write_whole
 from src.commands.compare.table import Outcome
 from src.commands.sampling import inherit_run_config
+from src.diffusion.conditions import NoCondition
 from src.plots.compare import how_many, side_by_side
 from src.runs.run import Run
 from src.statistics.significance import Estimate
@@ -110,9 +112,9 @@ class SamplerGrid:
             if name not in there:
                 hint = suggest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
-        if scales and not (run.config().module.conditional or run.config().get("clusters")):
+        if scales and isinstance(instantiate(run.config().condition), NoCondition):
             raise UserError(
-                f"guidance_scales={scales}: {run.path} was trained without labels; leave guidance_scales= out"
+                f"guidance_scales={scales}: {run.path} was trained without a condition; leave guidance_scales= out"
             )
         # Cheap ones first, so that there is something to see soon.
         ways = product(sorted(set(steps)), dict.fromkeys(scales or [None]), dict.fromkeys(samplers))

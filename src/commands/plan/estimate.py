@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from src.callbacks.sample_images import POINTS, SampleImages
+from src.callbacks.sample_images import POINTS, SampleImages, grid_labels
 from src.commands.plan.device import Plan, Speed
 from src.commands.plan.profile import Costs
 from src.data.base import DataModule, val_count
@@ -185,15 +185,13 @@ def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: D
     """The sample grids of the run; the module is spoilt, its net replaced."""
     if sample_images is None or sample_images.n == 0:
         return None
-    n = min(READABLE[1 + len(data.shape)], POINTS) if sample_images.n is None else sample_images.n
-    if module.conditional:
-        rows = min(data.num_classes, 10) if data.size else data.num_classes
-        n = rows * max(1, n // rows)
     denoiser = module.denoiser
+    n = min(READABLE[1 + len(data.shape)], POINTS) if sample_images.n is None else sample_images.n
+    if (label := grid_labels(denoiser.condition, data, n)) is not None:
+        n = len(label)
     denoiser.net = Nothing(data.channels * denoiser.variance.outputs)
     sampler: Any = sample_images.make_sampler(schedule=denoiser.schedule)
-    label = torch.zeros(1, dtype=torch.int64) if module.conditional else None
-    pipeline = Pipeline(denoiser, sampler, (data.channels, *[1] * len(data.size)), sample_images.guidance, label)
+    pipeline = Pipeline(denoiser, sampler, (data.channels, *[1] * len(data.size)), sample_images.guidance)
     with pipeline.count_nfe() as cost:
         pipeline.sample(1)
     return Grid(-(-steps // sample_images.every_n_steps), n, cost.evaluations)

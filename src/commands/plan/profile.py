@@ -133,10 +133,9 @@ def build_module(cfg: DictConfig, callbacks: Iterable[Any] = (), fake: bool = Fa
 
 
 def make_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any) -> dict[str, Any]:
-    """Arguments of the loss: n samples, their noise, and labels where the net takes them."""
+    """Arguments of the loss: n samples, their noise and their condition."""
     x_0 = torch.zeros(n, *shape, dtype=dtypes(precision)[0])
-    label = torch.zeros(n, dtype=torch.int64) if module.is_conditional else None
-    return {"x_0": x_0, "noise": torch.zeros_like(x_0), "cond": label}
+    return {"x_0": x_0, "noise": torch.zeros_like(x_0), "cond": module.denoiser.condition.null(n)}
 
 
 def fake_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any) -> dict[str, Any]:

@@ -28,10 +28,10 @@ def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> li
         begin = time.perf_counter()
         batch = batches[step % len(batches)]
         x = batch["x"]
-        label = denoiser.told(x, batch.get("label") if cfg.module.conditional else None)
+        cond = denoiser.condition(batch)
         t = times(len(x), draws, denoiser.schedule)
         with torch.autocast("cpu", torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"):
-            value = loss(denoiser, x, t, torch.randn_like(x), label).mean()
+            value = loss(denoiser, x, t, torch.randn_like(x), cond).mean()
         optimizer.zero_grad()
         value.backward()
         optimizer.step()

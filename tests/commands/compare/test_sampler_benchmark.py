@@ -55,10 +55,13 @@ def made(monkeypatch):
     return Counted.made
 
 
+LABELS = {"_target_": "src.diffusion.conditions.Labels", "num_classes": 10}
+
+
 @pytest.fixture
 def grid(write_run, made, tmp_path):
     """`grid(samplers="[ddim]")` samples over it and gives it."""
-    write_run("run", data__size=[8], net__size=[8], net__num_classes=10, module__conditional=True)
+    write_run("run", data__size=[8], net__size=[8], data__num_classes=10, condition=LABELS)
 
     def run(**settings) -> SamplerGrid:
         words = {"samplers": "[ddim,heun]", "steps": "[5,10]"} | settings

@@ -77,9 +77,9 @@ def test_what_follows_from_what_was_typed():
 
 def test_all_that_was_typed_is_shown():
     """Even where two settings always change together, and have equal values."""
-    words = ("optimizer.lr=0.002", "module.label_dropout=0.2")
-    shown, _ = found(((), {}), (words, {"optimizer__lr": 0.002, "module__label_dropout": 0.2}))
-    assert shown == {"optimizer.lr": ("0.001", "0.002"), "module.label_dropout": ("0.1", "0.2")}
+    words = ("optimizer.lr=0.002", "sampler.steps=20")
+    shown, _ = found(((), {}), (words, {"optimizer__lr": 0.002, "sampler__steps": 20}))
+    assert shown == {"optimizer.lr": ("0.001", "0.002"), "sampler.steps": ("50", "20")}
 
 
 def test_copies_and_places_are_no_differences():

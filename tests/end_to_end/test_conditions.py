@@ -1,7 +1,6 @@
-"""Clusters from the command line: found, trained with, drawn from, worked with, and measured."""
+"""Conditions from the command line, clusters above all: found, trained with, drawn from, worked with, and measured."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
@@ -9,10 +8,19 @@ import torch
 from torch.nn.functional import mse_loss
 
 from src.runs.loading import load_denoiser
+from src.samplers.ancestral import DDIM
+from src.samplers.pipeline import generate, sample_condition
 from src.utils.checkpoints import load_checkpoint
 from tests.helpers.tiny import QUICK
 
-WORDS = ["experiment=digits_ddpm", "clusters=6", "net.width=8", "trainer=cpu", "trainer.precision=32-true"]
+WORDS = [
+    "experiment=digits_ddpm",
+    "condition=clusters",
+    "condition.num_clusters=6",
+    "net.width=8",
+    "trainer=cpu",
+    "trainer.precision=32-true",
+]
 
 
 @pytest.fixture(scope="module")
@@ -25,8 +33,8 @@ def run(make_run, tmp_path_factory):
 
 def test_raw_and_averaged_weights_know_the_same(run):
     state = load_checkpoint(run / "checkpoints/last.ckpt")["state_dict"]
-    for name in ("centres", "shares"):
-        raw, average = (state[f"{model}.clusters.{name}"] for model in ("denoiser", "ema.model"))
+    for name in ("centers", "weights"):
+        raw, average = (state[f"{model}.condition.{name}"] for model in ("denoiser", "ema.model"))
         assert torch.equal(raw, average) and raw.any()
     assert state["denoiser.net.condition_embedding.label.weight"].shape[0] == 7
     assert json.loads((run / "run.json").read_text())["results"]["quality/frechet"] > 0
@@ -48,10 +56,10 @@ def test_new_samples_follow_their_clusters(command, run, tmp_path):
     pushed, twice = draw("n=9", "guidance=cfg", "guidance.scale=3")
     assert (nfe, twice) == (2, 4) and np.abs(pushed - x).max() > 1e-4
     denoiser = load_denoiser(str(run))
-    told, x_t = [], torch.randn(9, 1, 8, 8)
-    denoiser.net.register_forward_pre_hook(lambda net, args: told.append(args[2]))
-    denoiser(x_t, torch.tensor(0.5), denoiser.draw_clusters(9))
-    assert torch.equal(told[0], denoiser.clusters.draw(9, 0)) and len(told[0].unique()) > 1
+    conds = []
+    denoiser.net.register_forward_pre_hook(lambda net, args: conds.append(args[2]))
+    generate(denoiser, DDIM(denoiser.schedule, 1), 9, (1, 8, 8))
+    assert torch.equal(conds[0], sample_condition(denoiser.condition, 9, 0)) and len(conds[0].unique()) > 1
 
 
 @pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.level=0.3"]])
@@ -71,28 +79,19 @@ def test_another_run_begins_with_them(command, run, tmp_path):
     done = command("train", *WORDS, "debug=two_steps", "seed=7", f"init_from={run}", f"hydra.run.dir={tmp_path / 'b'}")
     assert done.code == 0, done.error
     a, b = (load_checkpoint(r / "checkpoints/last.ckpt")["state_dict"] for r in (run, tmp_path / "b"))
-    assert mse_loss(a["denoiser.clusters.centres"], b["denoiser.clusters.centres"]) == 0
-
-
-def test_a_run_from_before_there_were_any(command, tmp_path):
-    run = tmp_path / "run"
-    done = command("train", *WORDS, "clusters=0", "debug=two_steps", f"hydra.run.dir={run}")
-    assert done.code == 0, done.error
-    config = run / "config.yaml"
-    config.write_text("".join(line for line in config.open() if not line.startswith("clusters:")))
-    done = command("sample", f"run={run}", "n=2", "sampler.steps=2")
-    assert done.code == 0, done.error
-    shutil.rmtree(run)
+    assert mse_loss(a["denoiser.condition.centers"], b["denoiser.condition.centers"]) == 0
 
 
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["clusters=1"], ["clusters must be 0 or >= 2, got 1"]),
-        (["clusters=yes"], ["clusters must be 0 or of type int, got 'yes'"]),
-        (["clusters=-3"], ["clusters must be 0 or >= 2, got -3"]),
-        (["clusters=5000"], ["clusters=5000 is more than the 1,", "training samples"]),
-        (["net.num_classes=10", "module.conditional=true"], ["module: ", "labels or clusters", "clusters=0"]),
+        (["condition.num_clusters=1"], ["condition.num_clusters must be >= 2, got 1"]),
+        (["condition.num_clusters=yes"], ["condition.num_clusters must be of type int, got 'yes'"]),
+        (["condition.dropout=1"], ["condition.dropout must be in [0, 1), got 1"]),
+        (["condition.num_clusters=5000"], ["condition.num_clusters must be <= 1,", "training samples, got 5000"]),
+        (["condition=labels", "data.num_classes=0"], ["data.num_classes is 0", "use condition=none"]),
+        (["condition=labels", "condition.num_classes=7"], ["must be data.num_classes=10, got 7"]),
+        (["+net.num_classes=10"], ["net.num_classes follows from the condition; leave it out"]),
     ],
     ids=lambda value: " ".join(value),
 )
@@ -105,4 +104,4 @@ def test_mistakes(command, tmp_path, words, parts):
 
 def test_a_label_is_refused(command, run):
     done = command("sample", f"run={run}", "label=3")
-    assert done.code == 1 and "trained without labels" in done.error
+    assert done.code == 1 and "trained with condition=labels" in done.error
