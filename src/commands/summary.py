@@ -1,38 +1,47 @@
-"""What a run says of itself, before and after."""
+"""The summaries that a training run prints before and after."""
 
 import shlex
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
 
+from src.data.base import DataModule
 from src.diffusion.conditions import Condition
+from src.diffusion.denoiser import Denoiser
 from src.utils.console import describe
 from src.utils.override_syntax import assignment, command
-
-if TYPE_CHECKING:
-    from src.commands.training import Training
 
 Rows = list[tuple[str, str]]
 
 
-def before_training(training: "Training", parameters: int) -> Rows:
-    """The data, the model, how long and on what it trains, and where to watch it."""
-    cfg, data, trainer = training.cfg, training.data, training.trainer
+def before_training(
+    cfg: dict[str, Any], data: DataModule, denoiser: Denoiser, trainer: Any, run: Path, resume: Path | None
+) -> Rows:
+    """The data, the model, the length and device of the training, and where to watch it.
+
+    Args:
+        cfg: the resolved config.
+        data, denoiser, trainer: the parts of the run.
+        run: its folder.
+        resume: the checkpoint that it resumes from.
+    """
     x = data.train_set[0, torch.arange(1)]["x"]
     classes = f", {data.num_classes} classes" if data.num_classes else ""
+    net, condition = denoiser.net, denoiser.condition
+    parameters = sum(p.numel() for p in net.parameters())
     length = f"{trainer.max_steps:,} steps" if trainer.max_steps > 0 else f"{trainer.max_epochs} epochs"
     if trainer.max_steps <= 0 and trainer.max_epochs < 0:
         length = f"until {cfg['trainer']['max_time'] or 'it is stopped'}"
     threads = f", {torch.get_num_threads()} threads" if trainer.strategy.root_device.type == "cpu" else ""
     devices = f"{trainer.num_devices * trainer.num_nodes} x {device_name(trainer)}{threads}"
-    folder = display(training.run.path)
+    folder = display(run)
     rows = [
         ("data", data.source),
         ("sample", f"{' x '.join(map(str, x.shape[1:]))} in [{x.min():.2f}, {x.max():.2f}]{classes}"),
-        ("net", f"{type(training.module.denoiser.net).__name__}, {parameters:,} parameters"),
-        *condition_row(training.module.denoiser.condition),
+        ("net", f"{type(net).__name__}, {parameters:,} parameters"),
+        *condition_row(condition),
         ("schedule", describe(cfg["schedule"])),
         ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
         ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
@@ -41,7 +50,7 @@ def before_training(training: "Training", parameters: int) -> Rows:
         ("run folder", str(folder)),
         ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
     ]
-    return [*rows, ("resumes", str(display(training.resume)))] if training.resume else rows
+    return [*rows, ("resumes", str(display(resume)))] if resume else rows
 
 
 def condition_row(condition: Condition) -> Rows:
@@ -52,9 +61,17 @@ def condition_row(condition: Condition) -> Rows:
     return [("condition", f"{condition.num_classes} {kind}, dropped with probability {condition.dropout:g}")]
 
 
-def after_training(training: "Training", results: dict[str, Any]) -> Rows:
-    """What came out, and the commands that one might type next."""
-    trainer, folder, unit = training.trainer, display(training.run.path), training.cfg["callbacks"]["progress"]["unit"]
+def after_training(cfg: dict[str, Any], trainer: Any, run: Path, results: dict[str, Any], out_of_time: bool) -> Rows:
+    """The results, and the commands to run next.
+
+    Args:
+        cfg: the resolved config.
+        trainer: the trainer, after the training.
+        run: the run folder.
+        results: the results that the run's metadata hold.
+        out_of_time: True if trainer.max_time stopped the run.
+    """
+    folder, unit = display(run), cfg["callbacks"]["progress"]["unit"]
     rows = [
         ("trained", f"{results['steps']:,} steps in {results['seconds'] / 60:.1f} min"),
         ("speed", f"{results['samples_per_second']:.0f} {unit}/s"),
@@ -64,26 +81,27 @@ def after_training(training: "Training", results: dict[str, Any]) -> Rows:
         last = f"last {results['val/loss_ema']:.5g} with averaged weights, {results['val/loss_raw']:.5g} with raw"
         rows.append(("validation", f"{best}; {last}"))
     rows += [row for callback in trainer.callbacks for row in getattr(callback, "report", [])]
-    more = [] if training.out_of_time else [f"trainer.max_steps={2 * results['steps']}"]
+    more = [] if out_of_time else [f"trainer.max_steps={2 * results['steps']}"]
     if trainer.max_steps <= 0 and trainer.max_epochs > 0:
         more = [f"trainer.max_epochs={2 * trainer.max_epochs}"]
     return [
         *rows,
         ("run folder", str(folder)),
         ("sample", command("sample", assignment("run", folder))),
-        ("measure", command("evaluate", assignment("run", folder), "n=2000")),
+        ("evaluate", command("evaluate", assignment("run", folder), "n=2000")),
         ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
-        ("go on", command("train", assignment("resume", folder), *more)),
+        ("resume", command("train", assignment("resume", folder), *more)),
     ]
 
 
 def device_name(trainer: pl.Trainer) -> str:
+    """The name of the trainer's device, such as NVIDIA H100 or cpu."""
     device = trainer.strategy.root_device
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def display(path: Path) -> Path:
-    """A path as one would type it from here."""
+    """The path relative to the working directory, if it is below it."""
     try:
         return path.absolute().relative_to(Path.cwd())
     except ValueError:

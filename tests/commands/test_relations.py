@@ -8,7 +8,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
 from src.commands.sampling import check_memory
-from src.commands.training import check_batches, check_labels, check_size
+from src.commands.training_checks import check_batches, check_labels, check_net_size
 from src.diffusion.conditions import Clusters, Labels, NoCondition
 from src.diffusion.losses import BCE, MSE
 from src.diffusion.weightings import v_weighting
@@ -29,11 +29,14 @@ def test_labels_are_those_of_the_data():
     [
         ({}, None),
         ({"limit_train_batches": 0.2}, None),
-        ({"limit_train_batches": 0.1}, r"trainer.limit_train_batches=0.1 of 5 batches is none; use at least 0.2"),
-        ({"limit_val_batches": 0.3}, "trainer.limit_val_batches=0.3 of 2 batches is none"),
-        ({"val_check_interval": 0.1}, "trainer.val_check_interval=0.1 of 5 batches is none"),
+        ({"limit_train_batches": 0.1}, "trainer.limit_train_batches must be >= 0.2, one of 5 batches, got 0.1"),
+        ({"limit_val_batches": 0.3}, "trainer.limit_val_batches must be >= 0.5, one of 2 batches, got 0.3"),
+        ({"val_check_interval": 0.1}, "trainer.val_check_interval must be >= 0.2, one of 5 batches, got 0.1"),
         ({"val_check_interval": 6}, None),
-        ({"val_check_interval": 6, "check_val_every_n_epoch": 1}, "more than the 5 batches of an epoch"),
+        (
+            {"val_check_interval": 6, "check_val_every_n_epoch": 1},
+            "trainer.val_check_interval must be <= 5, the batches of an epoch, got 6",
+        ),
         ({"val_check_interval": 5, "check_val_every_n_epoch": 1}, None),
     ],
 )
@@ -70,12 +73,12 @@ def test_a_net_fits_in_memory():
     with initialize_config_dir(str(CONF), version_base="1.3"):
         cfg = compose("train", ["experiment=digits_ddpm", "net.width=100000"])
     with pytest.raises(UserError, match=r"parameters and their average take [\d,]+ GiB, but this machine has 64"):
-        check_size(cfg, 64 * 2**30)
-    check_size(cfg, None)
+        check_net_size(cfg, 64 * 2**30)
+    check_net_size(cfg, None)
     cfg.net.width = 10**9
     with pytest.raises(UserError, match=r"more than 2\^63 bytes"):
-        check_size(cfg, None)
+        check_net_size(cfg, None)
     cfg.net.width = 8
-    check_size(cfg, 1e9)
+    check_net_size(cfg, 1e9)
     cfg.net.channel_mults = []
-    check_size(cfg, 1e9)
+    check_net_size(cfg, 1e9)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from src.commands.training import check_data
+from src.commands.training_checks import check_data_unchanged
 from src.data.base import DataModule, InMemory
 from src.data.digits import Digits
 from src.data.mixture import Mixture
@@ -122,11 +122,11 @@ def test_files_that_moved_or_are_read_otherwise(tmp_path, packed):
 def test_a_run_goes_on_with_other_data_only_where_that_is_asked_for(tmp_path):
     run, now = Run(tmp_path), Own(X[:30])
     now.setup()
-    check_data(run, now, allowed=False)  # of a run that kept nothing, nothing is known
+    check_data_unchanged(run, now, allowed=False)  # of a run that kept nothing, nothing is known
     run.update_metadata(data_identity=identity(Own(X)))
     with pytest.raises(UserError, match=r"36 training samples then, 26 now.*resume_changed_data=true"):
-        check_data(run, now, allowed=False)
+        check_data_unchanged(run, now, allowed=False)
     assert now.warning is None
     now.warning = "Few"
-    check_data(run, now, allowed=True)
+    check_data_unchanged(run, now, allowed=True)
     assert now.warning == LEAD + "36 training samples then, 26 now; other values in them. Few"

@@ -41,7 +41,7 @@ def test_what_is_printed_can_be_pasted(command, tmp_path):
     done = command("train", *SMALL, assignment("hydra.run.dir", folder))
     assert done.code == 0, done.error
     assert (folder / "checkpoints/last.ckpt").is_file()
-    sample, measure, more = (printed(done.out, title) for title in ("sample", "measure", "go on"))
+    sample, measure, more = (printed(done.out, title) for title in ("sample", "evaluate", "resume"))
     assert command(*sample, "n=2").code == 0
     assert (folder / "samples/best_2_seed_0/grid.png").is_file()
     assert measure[:2] == ["evaluate", assignment("run", folder)]

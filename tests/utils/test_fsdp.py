@@ -8,7 +8,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.commands.training import leave_process_group
+from src.commands.trainer import destroy_process_group
 from src.utils.checkpoints import AtomicCheckpointIO, load_checkpoint
 from src.utils.errors import UserError
 from src.utils.fsdp import FullyShard
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def ended() -> Iterator[None]:
     """Nothing is left of the group of processes, which is of this one alone."""
     yield
-    leave_process_group()
+    destroy_process_group()
 
 
 def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True) -> pl.Trainer:

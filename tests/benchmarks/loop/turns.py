@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 
 from src.commands.sampling import build_pipeline
-from src.commands.training import build_trainer
+from src.commands.trainer import build_trainer
 from src.data.base import DataModule
 from src.runs.loading import build_denoiser
 from tests.benchmarks.loop.loops import SKIP, noise, plain_loop

@@ -7,7 +7,7 @@ import torch
 import torch.distributed.checkpoint as dcp
 
 from src.callbacks.checkpoints import Checkpoints
-from src.commands.training import load_weights_into
+from src.commands.trainer import load_weights_into
 from src.utils.sharded import SHARDED
 from tests.helpers.tiny import fit, make_module
 

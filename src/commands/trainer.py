@@ -1,0 +1,68 @@
+"""The Lightning trainer of a run, and the state that it starts from."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+from src.loggers.metrics_csv import MetricsCSV
+from src.module import DiffusionModule
+from src.runs.loading import load_weights, strip_prefix
+from src.runs.run import Run
+from src.utils.checkpoints import GO_ON, REST, AtomicCheckpointIO, load_checkpoint
+from src.utils.files import read_tensors
+from src.utils.fsdp import FullyShard
+from src.utils.sharded import SHARDED, is_sharded
+
+
+def build_trainer(cfg: DictConfig) -> Any:
+    """Build the trainer with its callbacks, its loggers and atomic checkpoints."""
+    callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
+    loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
+    strategy = instantiate(cfg.trainer.strategy) if OmegaConf.is_config(cfg.trainer.strategy) else cfg.trainer.strategy
+    plugins: list[Any] = [] if isinstance(strategy, FullyShard) else [AtomicCheckpointIO()]
+    if SLURMEnvironment.detect():
+        plugins.append(SLURMEnvironment(auto_requeue=False))  # GracefulStop requeues, at the end of a step
+    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, strategy=strategy)
+
+
+def initial_checkpoint(cfg: DictConfig) -> Path | None:
+    """The checkpoint of `init_from=`, whose weights a new run starts from; None without it."""
+    if cfg.init_from is None:
+        return None
+    return Run.find(str(cfg.init_from), cfg.paths.outputs).checkpoint("last")
+
+
+def load_weights_into(module: DiffusionModule, source: Path, sharded: bool = False) -> int:
+    """Load the raw and the averaged weights of a checkpoint; returns its step.
+
+    Args:
+        module: the module to load them into.
+        source: the checkpoint.
+        sharded: True if the strategy itself loads sharded checkpoints later; then only the step is read.
+    """
+    if sharded and is_sharded(source):
+        return read_tensors(source / SHARDED, REST, GO_ON)["global_step"]
+    checkpoint = load_checkpoint(source)
+    load_weights(module.denoiser, strip_prefix(checkpoint["state_dict"], "denoiser."), source)
+    load_weights(module.ema.model, strip_prefix(checkpoint["state_dict"], "ema.model."), source)
+    return checkpoint["global_step"]
+
+
+def rewind_loggers(trainer: Any, step: int) -> None:
+    """Remove what was logged after `step`, the checkpoint that a killed run resumes from."""
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV):
+            logger.rewind(step)
+        elif isinstance(logger, TensorBoardLogger):
+            logger._kwargs["purge_step"] = step + 1 if step else 0
+
+
+def destroy_process_group() -> None:
+    """End the process group that Lightning started, so that the next job of a sweep can start its own."""
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
