@@ -212,7 +212,7 @@ def markdown(text: str) -> str:
 def papers(text: str) -> str:
     """Links of arXiv numbers and DOIs."""
     text = re.sub(r"arXiv:(\d{4}\.\d{4,5})", r"[arXiv:\1](https://arxiv.org/abs/\1)", text)
-    return re.sub(r"(?<![\w/])(10\.\d{4,}/[^\s,;)]+)", r"[doi:\1](https://doi.org/\1)", text)
+    return re.sub(r"(?<![\w/])(10\.\d{4,}/[^\s,;)]*\w)", r"[doi:\1](https://doi.org/\1)", text)
 
 
 def escape(text: str) -> str:
