@@ -12,11 +12,11 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.losses import Loss
 from src.diffusion.time_samplers import TimeSampler
-from src.optim.ema import Average
+from src.optim.ema import EMA
 from src.optim.lr_schedules import build_lr_schedule
 from src.statistics.loss_by_noise import LossByNoise
 from src.utils.errors import UserError
-from src.utils.fsdp import FullyShard
+from src.utils.fsdp import FSDP2Strategy
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
 from src.utils.seeding import derive_seed, generator
 
@@ -46,7 +46,7 @@ class DiffusionModule(pl.LightningModule):
         time_sampler: TimeSampler,
         optimizer: Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer],
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
-        ema: Callable[[nn.Module], Average],
+        ema: Callable[[nn.Module], EMA],
         seed: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
@@ -69,7 +69,7 @@ class DiffusionModule(pl.LightningModule):
     @property
     def is_sharded(self) -> bool:
         """Whether each process holds a part of the weights only."""
-        return isinstance(self.trainer.strategy, FullyShard)
+        return isinstance(self.trainer.strategy, FSDP2Strategy)
 
     def setup(self, stage: str) -> None:
         """Fit the condition, unless it came with the weights; before Lightning makes all processes alike."""

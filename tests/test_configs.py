@@ -15,11 +15,11 @@ from hydra.utils import get_object, instantiate
 from omegaconf import OmegaConf
 
 import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
+from src.callbacks.ema_snapshots import EMASnapshots
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.callbacks.sample_images import SampleImages
-from src.callbacks.snapshots import Snapshots
 from src.commands.cli import to_container
 from src.commands.config import drop_incompatible_keys
 from src.commands.plan.device import Plan
@@ -37,7 +37,6 @@ from src.diffusion.variances import Variance
 from src.metrics.base import Measure
 from src.metrics.features.base import Reference
 from src.module import DiffusionModule
-from src.optim.ema import Average
 from src.runs.check_config import check_config
 from src.runs.loading import build_denoiser
 from src.samplers.ancestral import DDIM
@@ -59,7 +58,7 @@ FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
 # What a choice makes no sense without.
 NEEDS = {
     ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
-    ("data", "mixture"): ["experiment=sine_ddpm", "net=mlp"],
+    ("data", "gaussian_mixture"): ["experiment=sine_ddpm", "net=mlp"],
     ("data", "image_shards"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
@@ -188,7 +187,7 @@ def check_trainer(cfg):
 
 def check_callbacks(cfg):
     made = [instantiate(callback) for callback in cfg.callbacks.values()]
-    for kind in (GracefulStop, Progress, SampleImages, Checkpoints, Snapshots):
+    for kind in (GracefulStop, Progress, SampleImages, BestLastCheckpoint, EMASnapshots):
         assert sum(isinstance(callback, kind) for callback in made) == 1
 
 
@@ -255,7 +254,7 @@ def check_plan(cfg):
 
 def check_ema(cfg):
     ema, net = instantiate(cfg.ema), torch.nn.Linear(2, 2)
-    assert isinstance(ema(net), Average)
+    assert isinstance(ema(net), EMA)
     assert all(0 <= ema(net).decay_at(step) < 1 for step in (1, 2, 1000))
 
 
@@ -357,7 +356,7 @@ def test_one_fact_is_stated_once(tmp_path):
     assert (cfg.net.channels, list(cfg.net.size), cfg.condition.num_classes) == (2, [16, 24], 10)
     assert cfg.data.seed == cfg.module.seed == 7
     assert cfg.module.loss == cfg.loss and cfg.callbacks.sample_images.sampler == cfg.sampler
-    assert cfg.callbacks.checkpoints.dirpath == f"{tmp_path}/checkpoints"
+    assert cfg.callbacks.checkpoint.dirpath == f"{tmp_path}/checkpoints"
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])

@@ -7,7 +7,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.sample_images import SampleImages
 from src.diffusion.conditions import Labels
 from src.diffusion.losses import MSE
@@ -15,9 +15,8 @@ from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedT
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import read_metrics
 from src.module import DiffusionModule
-from src.optim.ema import EMA
-from src.optim.lr_schedules import constant
-from src.optim.lr_schedules import cosine as cosine_rate
+from src.optim.ema import ConstantEMA
+from src.optim.lr_schedules import constant_lr, cosine_lr
 from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
 from src.utils.seeding import generator
@@ -213,7 +212,7 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
     module, before = make_kind("learned_schedule"), make_kind("learned_schedule")
     names = [n for n, _ in module.denoiser.named_parameters() if n.startswith("schedule.")]
     average = {n: p.detach().clone().double() for n, p in before.denoiser.named_parameters()}
-    _, trainer, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))])
+    _, trainer, watch = fit(tmp_path, module, callbacks=[BestLastCheckpoint(str(tmp_path))])
     stepped = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert stepped == {id(p) for p in module.denoiser.parameters()}
     everything = [n for n, _ in module.denoiser.named_parameters()]
@@ -234,7 +233,7 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
 def test_a_loss_that_leaves_a_part_untrained_is_refused():
     denoiser = make_kind("learned_variance").denoiser
     with pytest.raises(ValueError, match="use loss=hybrid"):
-        DiffusionModule(denoiser, MSE(v_weighting), UniformTimeSampler(), torch.optim.Adam, constant, EMA)
+        DiffusionModule(denoiser, MSE(v_weighting), UniformTimeSampler(), torch.optim.Adam, constant_lr, ConstantEMA)
 
 
 # ---- validation ----
@@ -292,7 +291,7 @@ def test_dropout_is_off_in_validation_and_on_again_in_training(tmp_path):
 def test_the_average_in_the_checkpoint_is_that_of_the_weights_after_each_step(tmp_path, decay, start, warmup):
     module = make_module(decay=decay, start=start, warmup=warmup)
     average = [p.detach().clone().double() for p in module.denoiser.parameters()]
-    _, _, watch = fit(tmp_path, module, callbacks=[Checkpoints(str(tmp_path))], accumulate_grad_batches=2)
+    _, _, watch = fit(tmp_path, module, callbacks=[BestLastCheckpoint(str(tmp_path))], accumulate_grad_batches=2)
     assert len(watch.weights) == 6
     for step, now in enumerate(watch.weights, 1):
         n = step - start
@@ -346,11 +345,11 @@ def test_a_run_without_an_end(tmp_path):
     _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
     assert module.planned_steps() == -1 and trainer.global_step > 5
     with pytest.raises(UserError, match="needs to know how long"):
-        fit(tmp_path, make_module(schedule=cosine_rate), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+        fit(tmp_path, make_module(schedule=cosine_lr), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
 
 
 def test_the_rate_follows_its_schedule_by_optimizer_steps(tmp_path):
-    module = make_module(schedule=partial(cosine_rate, warmup=2))
+    module = make_module(schedule=partial(cosine_lr, warmup_steps=2))
     fit(tmp_path, module, max_steps=6, accumulate_grad_batches=2)
     factors = [0.5, 1.0, *((1 + math.cos(math.pi * k / 4)) / 2 for k in range(4))]
     rates = [row["train/lr"] for row in read_metrics(tmp_path / "metrics.csv") if "train/lr" in row]
@@ -430,7 +429,7 @@ def test_validation_is_logged_at_its_step(tmp_path):
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path):
-    callbacks = [Checkpoints(str(tmp_path / "c"), every_n_steps=1), PoisonAt(4)]
+    callbacks = [BestLastCheckpoint(str(tmp_path / "c"), every_n_steps=1), PoisonAt(4)]
     with pytest.raises(UserError) as caught:
         fit(tmp_path, make_module(lr=0.0125), callbacks=callbacks, gradient_clip_val=1.0)
     message = str(caught.value)

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 import torch
 
-from src.callbacks.checkpoints import Checkpoints, is_validated_next
+from src.callbacks.checkpoint import BestLastCheckpoint, is_validated_next
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, command
@@ -66,7 +66,7 @@ class GracefulStop(pl.Callback):
     def stop(self, trainer: pl.Trainer, number: int) -> None:
         """Save the step that was made last, unless it is, and end the run."""
         for callback in trainer.checkpoint_callbacks:
-            if isinstance(callback, Checkpoints) and callback.saved_step != trainer.global_step:
+            if isinstance(callback, BestLastCheckpoint) and callback.saved_step != trainer.global_step:
                 callback.save_last(trainer)
         queued = number == STOPPING[-1] and trainer.is_global_zero and requeue()
         raise UserError(

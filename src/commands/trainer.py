@@ -15,7 +15,7 @@ from src.runs.loading import load_weights, strip_prefix
 from src.runs.run import Run
 from src.utils.checkpoints import GO_ON, REST, AtomicCheckpointIO, load_checkpoint
 from src.utils.files import read_tensors
-from src.utils.fsdp import FullyShard
+from src.utils.fsdp import FSDP2Strategy
 from src.utils.sharded import SHARDED, is_sharded
 
 
@@ -24,7 +24,7 @@ def build_trainer(cfg: DictConfig) -> Any:
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
     strategy = instantiate(cfg.trainer.strategy) if OmegaConf.is_config(cfg.trainer.strategy) else cfg.trainer.strategy
-    plugins: list[Any] = [] if isinstance(strategy, FullyShard) else [AtomicCheckpointIO()]
+    plugins: list[Any] = [] if isinstance(strategy, FSDP2Strategy) else [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # GracefulStop requeues, at the end of a step
     return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, strategy=strategy)

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from pytorch_lightning.loggers import TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.callbacks.checkpoints import Checkpoints, Finishing, out_of_time
+from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
 from src.commands.cli import flat_keys, one_line_message
 from src.commands.restoring import check_resumable, restoring
@@ -45,7 +45,7 @@ from src.runs.run import LOG, RECORD, git_commit
 from src.utils.atomic import check_still_there
 from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, config_errors
-from src.utils.fsdp import FullyShard
+from src.utils.fsdp import FSDP2Strategy
 from src.utils.hardware import compile_net, is_main_process, physical_memory
 from src.utils.loop_counters import planned_steps
 from src.utils.seeding import derive_seed
@@ -103,7 +103,7 @@ class Training:
 
     def _load(self, source: Path | None) -> int:
         """Load the weights of a checkpoint, if any; returns its step."""
-        sharded = source is self.resume and isinstance(self.trainer.strategy, FullyShard)
+        sharded = source is self.resume and isinstance(self.trainer.strategy, FSDP2Strategy)
         step = load_weights_into(self.module, source, sharded) if source is not None else 0
         if self.resume is not None and not self.run.is_reported(step):
             self.trainer.fit_loop.__class__ = Finishing
@@ -115,7 +115,7 @@ class Training:
         check_callbacks(trainer.callbacks, self.module, source)
         if cfg.compile:
             compile_net(self.module.denoiser.net, trainer.strategy.root_device)
-        if isinstance(trainer.strategy, FullyShard):
+        if isinstance(trainer.strategy, FSDP2Strategy):
             check_sharding(self.module, trainer.callbacks)
         check_objective(cfg.sweep.objective, trainer.callbacks)
         self.data.check_batch_size(trainer.world_size)
@@ -210,7 +210,7 @@ class Training:
     @rank_zero_only
     def report(self) -> None:
         """Write the results to the run's metadata, and print them with the commands to run next."""
-        checkpoints = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, Checkpoints))
+        checkpoints = next(c for c in self.trainer.checkpoint_callbacks if isinstance(c, BestLastCheckpoint))
         progress = next(c for c in self.trainer.callbacks if isinstance(c, Progress))
         metrics = {k: float(v) for k, v in self.trainer.callback_metrics.items()}
         results = {

@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.denoising import DenoisingTest
 from src.callbacks.finetune import FineTune
 from src.callbacks.progress import Progress
@@ -15,14 +15,14 @@ from src.callbacks.quality import Quality
 from src.data.base import DataModule
 from src.diffusion.conditions import Condition, Labels
 from src.module import DiffusionModule
-from src.optim.ema import Power
+from src.optim.ema import PowerFunctionEMA
 from src.runs.data_identity import data_changes
 from src.runs.loading import build_denoiser
 from src.runs.run import Run
 from src.utils.errors import UserError, config_errors
 
 # The callbacks that write checkpoints and results.
-REQUIRED_CALLBACKS = {"checkpoints": Checkpoints, "progress": Progress}
+REQUIRED_CALLBACKS = {"checkpoint": BestLastCheckpoint, "progress": Progress}
 # The results of any run, which sweep.objective may name.
 RESULTS = ("best_val_loss", "best_step", "steps", "seconds", "samples_per_second", "parameters")
 
@@ -149,8 +149,8 @@ def check_sharding(module: DiffusionModule, callbacks: list[pl.Callback]) -> Non
         UserError: naming the first such part.
     """
     alone = [type(c).__name__ for c in callbacks if isinstance(c, Quality | DenoisingTest | FineTune)]
-    if isinstance(module.ema, Power):
-        alone.append("ema=power, whose snapshots one process writes")
+    if isinstance(module.ema, PowerFunctionEMA):
+        alone.append("ema=power_function, whose snapshots one process writes")
     if any(True for _ in module.denoiser.schedule.parameters()):
         alone.append("schedule=learned, which all processes read between two steps")
     if alone:

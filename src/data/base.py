@@ -80,15 +80,20 @@ def _coins(n: int, epoch: int, seed: int) -> Tensor:
     return torch.rand(n, generator=generator(seed, "flip", epoch)) < 0.5
 
 
-def mixed(n: int, draws: torch.Generator, shards: Tensor | None = None, window: int = 1) -> Tensor:
-    """A random order (n,) of the samples; where the shard (n,) of each is given, they come `window` shards at a time.
+def mixed(n: int, draws: torch.Generator, shards: Tensor | None = None, shuffle_window: int = 1) -> Tensor:
+    """Return a random order (n,) of the samples; with shards, `shuffle_window` shards at a time.
 
-    The shards follow each other in random order, too. Within a window all samples are mixed.
+    Args:
+        n: number of samples.
+        draws: random number generator.
+        shards: (n,) the shard of each sample. Shards follow each other in random order, and the samples of
+            `shuffle_window` consecutive ones are shuffled together.
+        shuffle_window: number of shards.
     """
     order = torch.randperm(n, generator=draws)
     if shards is None:
         return order
-    turn = torch.randperm(int(shards.max()) + 1, generator=draws) // window
+    turn = torch.randperm(int(shards.max()) + 1, generator=draws) // shuffle_window
     return order[turn[shards[order]].argsort(stable=True)]
 
 
@@ -98,13 +103,15 @@ def split(n: int, n_val: int, seed: int) -> tuple[Tensor, Tensor]:
     return order[: n - n_val], order[n - n_val :]
 
 
-def val_count(n: int, val_share: float) -> int:
-    """The samples of n that `val_share` stands for: at least 1, and at most all but 1."""
-    if not 0 < val_share < 1:
-        raise UserError(f"data.val_share={val_share} is no share for validation; use one between 0 and 1, such as 0.1")
+def val_count(n: int, val_fraction: float) -> int:
+    """The samples of n that `val_fraction` stands for: at least 1, and at most all but 1."""
+    if not 0 < val_fraction < 1:
+        raise UserError(
+            f"data.val_fraction={val_fraction} is no share for validation; use one between 0 and 1, such as 0.1"
+        )
     if n < 2:
         raise UserError(f"{n} sample(s) cannot be split for training and validation; give at least 2")
-    return min(max(1, round(val_share * n)), n - 1)
+    return min(max(1, round(val_fraction * n)), n - 1)
 
 
 def labels_if_asked(label: Tensor, num_classes: int) -> Tensor | None:
@@ -132,7 +139,7 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         seed: of the order.
         rank, world_size: this process and how many there are; it takes every world_size-th sample.
         epoch, start: where to begin.
-        shards, window: see `mixed`, for data that should not be read at random.
+        shards, shuffle_window: see `mixed`, for data that should not be read at random.
         repeat: give every epoch the order and the augmentation of the first.
     """
 
@@ -147,14 +154,14 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         epoch: int = 0,
         start: int = 0,
         shards: Tensor | None = None,
-        window: int = 1,
+        shuffle_window: int = 1,
         repeat: bool = False,
     ):
         self.n, self.batch_size, self.shuffle, self.seed = n, batch_size, shuffle, seed
         self.rank, self.world_size = rank, world_size
         self.first_epoch, self.start = epoch, start
         self.epoch = epoch
-        self.shards, self.window, self.repeat = shards, window, repeat
+        self.shards, self.shuffle_window, self.repeat = shards, shuffle_window, repeat
 
     def set_epoch(self, epoch: int) -> None:
         """Called by Lightning before each epoch."""
@@ -168,7 +175,7 @@ class EpochBatches(Sampler[tuple[int, Tensor]]):
         epoch = 0 if self.repeat else self.epoch
         order = torch.arange(self.n)
         if self.shuffle:
-            order = mixed(self.n, generator(self.seed, "order", epoch), self.shards, self.window)
+            order = mixed(self.n, generator(self.seed, "order", epoch), self.shards, self.shuffle_window)
         for batch in range(start, len(self)):
             indices = order[batch * self.batch_size : (batch + 1) * self.batch_size]
             yield epoch, indices[self.rank :: self.world_size]
@@ -182,7 +189,7 @@ class DataModule(pl.LightningDataModule):
         num_classes: number of labels; 0 where there are none.
         kind: points, signals, images, fields or volumes. Samples with two axes are fields unless their class says
             `kind = "images"`: those lie in [-1, 1], and are shown, kept and compared in [0, 1].
-        shards, window: see `mixed`, of the training samples; set in `load` for data that should not be read at random.
+        shards, shuffle_window: of the training samples, see `mixed`; set in `load` for data without fast random access.
         source: where the data came from, a line for the summary; set in `load`.
         warning: what the user must know of the data, or None; set in `load`.
         position: the (epoch, batch) at which training begins; set where a run is resumed.
@@ -198,7 +205,7 @@ class DataModule(pl.LightningDataModule):
     train_set: BatchDataset
     val_set: BatchDataset
     shards: Tensor | None = None
-    window: int = 1
+    shuffle_window: int = 1
     source: str = ""
     warning: str | None = None
     position: tuple[int, int] = (0, 0)
@@ -332,7 +339,7 @@ class DataModule(pl.LightningDataModule):
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.check_batch_size(world_size)
         place = (rank, world_size, *(self.position if shuffle else (0, 0)))
-        how = (self.shards, self.window, self.repeat)
+        how = (self.shards, self.shuffle_window, self.repeat)
         batches = EpochBatches(len(data), self.batch_size, shuffle, self.seed, *place, *how)
         return DataLoader(
             cast(Dataset, data),

@@ -18,7 +18,7 @@ class Digits(DataModule):
     Samples: float32 (1, 8, 8) and labels 0 to 9. The split is the same whatever the seed, so that runs compare.
 
     Args:
-        val_share: share of the digits for validation.
+        val_fraction: share of the digits for validation.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes is 10, or 0 to ignore
             the labels.
 
@@ -32,7 +32,7 @@ class Digits(DataModule):
 
     def __init__(
         self,
-        val_share: OpenFraction = 0.2,
+        val_fraction: OpenFraction = 0.2,
         channels: PositiveInt = 1,
         size: Sequence[PositiveInt] = (8, 8),
         num_classes: NonNegativeInt = 10,
@@ -46,7 +46,7 @@ class Digits(DataModule):
                 "These digits are of 1 channel and 8x8 pixels; set data.channels=1 data.size=[8,8], "
                 f"not {channels} and {list(size)}"
             )
-        self.val_share = val_share
+        self.val_fraction = val_fraction
 
     def load(self) -> None:
         from sklearn.datasets import load_digits  # takes two seconds
@@ -54,6 +54,6 @@ class Digits(DataModule):
         digits = load_digits()
         x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
         label = labels_if_asked(torch.from_numpy(digits.target), self.num_classes)
-        train, val = split(len(x), val_count(len(x), self.val_share), seed=0)
+        train, val = split(len(x), val_count(len(x), self.val_fraction), seed=0)
         self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
         self.source = f"{len(train):,} train / {len(val):,} validation digits of 8x8, from scikit-learn"

@@ -34,13 +34,13 @@ class ImageFolder(DataModule):
     Args:
         root: folder, zip file or tar file, or many tar files: their folder, a/train-*.tar, or a/train-{000..099}.tar.
         val_root: another one for validation; by default, what is found in root, or else a share of it.
-        val_share: that share, drawn by the seed.
+        val_fraction: that share, drawn by the seed.
         resize: `crop` fills the size and cuts off what is left over, evenly; `stretch` changes the proportions.
         flip: mirror training images left to right with probability one half.
         cache_gb: memory to spend on decoded images, in GB per process of training; 0 always decodes anew.
         max_unreadable: share of images that may be left out because they cannot be read.
-        window: shards whose images are mixed; they are read so many at a time, in an order that changes by the epoch.
-            0 mixes all images, wherever they lie.
+        shuffle_window: number of shards that are read and shuffled together, in an order that changes by the epoch; 0
+            shuffles all images.
         index, rescan: where lists of what does not fit in memory are kept, and whether to make them anew; see Index.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 1 or 3, size (H, W).
             num_classes is the number of class folders, or 0 to ignore them. num_workers 0 becomes the number of cores,
@@ -56,12 +56,12 @@ class ImageFolder(DataModule):
         self,
         root: str | None,
         val_root: str | None = None,
-        val_share: OpenFraction = 0.05,
+        val_fraction: OpenFraction = 0.05,
         resize: Literal["crop", "stretch"] = "crop",
         flip: bool = True,
         cache_gb: NonNegativeFloat = 2.0,
         max_unreadable: Fraction = 0.01,
-        window: NonNegativeInt = 0,
+        shuffle_window: NonNegativeInt = 0,
         index: str | None = None,
         rescan: bool = False,
         channels: PositiveInt = 3,
@@ -78,11 +78,13 @@ class ImageFolder(DataModule):
             raise UserError(f"data.size={list(size)} is no size of an image; give height and width, such as [32,32]")
         if resize not in ("crop", "stretch"):
             raise UserError(f"data.resize={resize} is unknown; use crop or stretch")
-        if window < 0:
-            raise UserError(f"data.window={window} is no number of shards; use 1 or more, or 0 to mix all images")
-        self.root, self.val_root, self.val_share = root, val_root, val_share
+        if shuffle_window < 0:
+            raise UserError(
+                f"data.shuffle_window={shuffle_window} is no number of shards; use 1 or more, or 0 to mix all images"
+            )
+        self.root, self.val_root, self.val_fraction = root, val_root, val_fraction
         self.flip, self.cache_gb, self.max_unreadable = flip, cache_gb, max_unreadable
-        self.window, self.index = window, Index(index, rescan)
+        self.shuffle_window, self.index = shuffle_window, Index(index, rescan)
         self.decoder = Decoder(channels, size, resize)
         self.class_names: list[str] = []
         self.unused = ""
@@ -100,7 +102,7 @@ class ImageFolder(DataModule):
         val_set, _, bad_val = self._read(val, self.val_root or self.root, cached, training=False)
         remarks = [self._judge(bad + bad_val, n), *self._remarks(train, val)]
         self.warning = printable("; ".join(filter(None, remarks))) or None
-        self.shards = train.files.archive(good.indices) if self.window else None
+        self.shards = train.files.archive(good.indices) if self.shuffle_window else None
         self.source = printable(
             f"{len(train_set):,} train / {len(val_set):,} validation images from {self.root}"
             + (f" and {self.val_root}" if self.val_root else "")
@@ -131,7 +133,7 @@ class ImageFolder(DataModule):
         if given:
             return train, self._shuffled(given[1])
         n = len(train)
-        indices, val_indices = split(n, val_count(n, self.val_share), self.seed)
+        indices, val_indices = split(n, val_count(n, self.val_fraction), self.seed)
         return train.only(indices), train.only(val_indices)
 
     def _shuffled(self, part: Part) -> Part:
@@ -162,7 +164,7 @@ class ImageFolder(DataModule):
     def _read(self, part: Part, root: str, cached: bool, training: bool) -> tuple[InMemory, Part, list[str]]:
         """The samples, the images that they are, and what is wrong with those that cannot be read."""
         label = self._labels(part, root) if self.num_classes else None
-        images = OnDisk(part, self.decoder, self.shape, ahead=training and self.window > 0)
+        images = OnDisk(part, self.decoder, self.shape, ahead=training and self.shuffle_window > 0)
         x: Indexed
         if cached:
             x, good, bad = decode_all(images)

@@ -25,7 +25,7 @@ class Sine(DataModule):
 
     Args:
         n: how many signals.
-        val_share: share of them for validation.
+        val_fraction: share of them for validation.
         n_test: new ones to evaluate on, of the same law.
         frequency: lowest and highest f, in cycles per window.
         amplitude: lowest and highest a, in the units of the signal.
@@ -41,7 +41,7 @@ class Sine(DataModule):
     def __init__(
         self,
         n: Annotated[int, Ge(2)] = 1000,
-        val_share: OpenFraction = 0.2,
+        val_fraction: OpenFraction = 0.2,
         n_test: PositiveInt = 100,
         frequency: Sequence[float] = (1.0, 3.0),
         amplitude: Sequence[float] = (0.5, 1.0),
@@ -63,7 +63,7 @@ class Sine(DataModule):
             raise UserError(f"data.noise={noise} is no standard deviation; use 0 or more")
         if n_test < 1:
             raise UserError(f"data.n_test={n_test} is no number of signals; use 1 or more")
-        self.n, self.n_val, self.n_test, self.noise = n, val_count(n, val_share), n_test, noise
+        self.n, self.n_val, self.n_test, self.noise = n, val_count(n, val_fraction), n_test, noise
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
         self.phase = _range("phase", phase)

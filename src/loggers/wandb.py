@@ -14,7 +14,7 @@ from src.utils.files import read_yaml
 from src.utils.hardware import is_main_process
 
 
-class WeightsAndBiases(WandbLogger):
+class RunFolderWandbLogger(WandbLogger):
     """Logger to Weights & Biases: metrics, pictures, config and finally the checkpoints; all files stay in the run
     folder.
 

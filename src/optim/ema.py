@@ -11,11 +11,11 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
-WIDEST = 12**-0.5  # the relative width of a plain mean over the whole run, where gamma = 0
+MAX_STD = 12**-0.5  # the relative width of a plain mean over the whole run, where gamma = 0
 TOLERANCE = 0.05  # how far a rebuilt profile may be from the one asked for, relative to it
 
 
-class Average(nn.Module, ABC):
+class EMA(nn.Module, ABC):
     r"""Keeps :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` in `model`, a copy of the one it follows.
 
     The decay depends on the step alone, so a resumed run continues exactly. A new one is one method, `decay_at`.
@@ -41,12 +41,12 @@ class Average(nn.Module, ABC):
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)
 
-    def train(self, mode: bool = True) -> "Average":
+    def train(self, mode: bool = True) -> "EMA":
         """Stay in evaluation mode: the average is never trained."""
         return super().train(False)
 
 
-class EMA(Average):
+class ConstantEMA(EMA):
     r"""Exponential moving average with a constant decay.
 
     Args:
@@ -78,7 +78,7 @@ class EMA(Average):
         return min(self.decay, (1 + n) / (10 + n)) if self.warmup else self.decay
 
 
-class HalfLife(Average):
+class HalfLifeEMA(EMA):
     r"""Exponential moving average with a half-life in samples, independent of the batch size.
 
     .. math:: d = 2^{-B / h}, \quad h = \min(\text{half\_life},\; \text{rampup\_ratio} \cdot \text{samples seen before})
@@ -87,7 +87,7 @@ class HalfLife(Average):
         model: what to average; it is copied.
         half_life: in samples.
         batch_size: samples in a batch, over all processes.
-        accumulate: batches in an optimizer step; B is the product of the two.
+        accumulate_grad_batches: batches in an optimizer step; B is the product of the two.
         rampup_ratio: the half-life is at most this share of the run so far; None leaves it as it is from the start.
 
     Source: Karras et al. 2022, arXiv:2206.00364; the ramp-up is that of `training_loop.py` in NVlabs/edm.
@@ -98,7 +98,7 @@ class HalfLife(Average):
         model: nn.Module,
         half_life: Annotated[float, Gt(0)] = 500_000,
         batch_size: Annotated[int, Ge(1)] = 1,
-        accumulate: Annotated[int, Ge(1)] = 1,
+        accumulate_grad_batches: Annotated[int, Ge(1)] = 1,
         rampup_ratio: Annotated[float, Gt(0)] | None = 0.05,
     ):
         super().__init__(model)
@@ -107,7 +107,7 @@ class HalfLife(Average):
         if rampup_ratio is not None and rampup_ratio <= 0:
             raise ValueError(f"ema.rampup_ratio is positive or null, not {rampup_ratio}")
         self.half_life, self.rampup_ratio = half_life, rampup_ratio
-        self.samples_per_step = batch_size * accumulate
+        self.samples_per_step = batch_size * accumulate_grad_batches
 
     def decay_at(self, step):
         half_life = self.half_life
@@ -116,14 +116,14 @@ class HalfLife(Average):
         return 2 ** (-self.samples_per_step / half_life) if half_life else 0.0
 
 
-class Power(Average):
+class PowerFunctionEMA(EMA):
     r"""Averages whose length grows with the run: the weights at time t have a weight proportional to a power of t.
 
     .. math:: \hat\theta_\gamma(T) = \frac{\gamma + 1}{T^{\gamma + 1}} \int_0^T t^\gamma \theta(t)\, dt, \quad
               d = (1 - 1/\text{step})^{\gamma + 1}
 
     With weights that change at optimizer steps only, d makes this exact. `model` is the average of the first width,
-    `others` are those of the rest. From snapshots of two or more along the run, `rebuild` makes that of any width.
+    `others` are those of the rest. From snapshots of two or more along the run, `reconstruct` makes that of any width.
 
     Args:
         model: what to average; it is copied.
@@ -139,8 +139,8 @@ class Power(Average):
         if not sigma_rel or len(set(sigma_rel)) < len(sigma_rel):
             raise ValueError(f"ema.sigma_rel names one or more widths, each once, not {list(sigma_rel)}")
         self.sigma_rel, *more = sigma_rel
-        self.gamma = gamma_of(self.sigma_rel)
-        self.others = nn.ModuleList(Power(model, [width]) for width in more)
+        self.gamma = std_to_exp(self.sigma_rel)
+        self.others = nn.ModuleList(PowerFunctionEMA(model, [width]) for width in more)
 
     def decay_at(self, step):
         return (1 - 1 / step) ** (self.gamma + 1)
@@ -151,7 +151,7 @@ class Power(Average):
             other.update(model, step)
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """Copies of all averages as they are after optimizer step `step`, in plain containers, for `rebuild`."""
+        """Copies of all averages as they are after optimizer step `step`, in plain containers, for `reconstruct`."""
 
         def kept(x: Tensor) -> Tensor:
             return x.detach().to("cpu", copy=True)
@@ -164,7 +164,7 @@ class Power(Average):
         return {"step": step, "sigma_rel": list(averages), "weights": weights, "buffers": buffers}
 
 
-def gamma_of(sigma_rel: float) -> float:
+def std_to_exp(sigma_rel: float) -> float:
     r"""The exponent of the power-function average of a relative width.
 
     .. math:: \sigma_{rel}^2 = \frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}
@@ -177,14 +177,14 @@ def gamma_of(sigma_rel: float) -> float:
 
     Source: Karras et al. 2024, arXiv:2312.02696, eq. 123 and 126.
     """
-    if not 0 < sigma_rel < WIDEST:
-        raise ValueError(f"a relative width lies between 0 and {WIDEST:.3f}, not {sigma_rel}")
+    if not 0 < sigma_rel < MAX_STD:
+        raise ValueError(f"a relative width lies between 0 and {MAX_STD:.3f}, not {sigma_rel}")
     r = sigma_rel**-2
     p, q = r + 1 / 3, 2 / 27 + 4 * r / 3
     return 2 * math.sqrt(p / 3) * math.cos(math.acos(-1.5 * q / p * math.sqrt(3 / p)) / 3) - 7 / 3
 
 
-def inner_product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
+def power_function_correlation(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     r"""The integral over t of two weightings, each given as its final time T and its gamma, of shapes that broadcast.
 
     .. math:: \langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)}{\gamma_a + \gamma_b + 1}
@@ -198,7 +198,9 @@ def inner_product(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
     return (gamma_a + 1) * (gamma_b + 1) / (gamma_a + gamma_b + 1) * (early / late) ** gamma_late / late
 
 
-def fit_profile(t: Float[Tensor, " n"], gamma: Float[Tensor, " n"], width: float) -> tuple[Float[Tensor, " n"], float]:
+def posthoc_coefficients(
+    t: Float[Tensor, " n"], gamma: Float[Tensor, " n"], width: float
+) -> tuple[Float[Tensor, " n"], float]:
     r"""The combination of stored weightings that is nearest to that of a relative width at the last of their times.
 
     .. math:: x = A^{-1} b, \quad A_{ij} = \langle p_i, p_j \rangle, \quad b_i = \langle p_i, p \rangle
@@ -207,20 +209,20 @@ def fit_profile(t: Float[Tensor, " n"], gamma: Float[Tensor, " n"], width: float
 
     Source: Karras et al. 2024, arXiv:2312.02696, section 3.2 and algorithm 3.
     """
-    stored, wanted = (t, gamma), (t.max(), torch.tensor(gamma_of(width), dtype=t.dtype))
-    products = inner_product((t[:, None], gamma[:, None]), stored)
-    b, norm = inner_product(stored, wanted), inner_product(wanted, wanted)
+    stored, wanted = (t, gamma), (t.max(), torch.tensor(std_to_exp(width), dtype=t.dtype))
+    products = power_function_correlation((t[:, None], gamma[:, None]), stored)
+    b, norm = power_function_correlation(stored, wanted), power_function_correlation(wanted, wanted)
     scale = products.diagonal().rsqrt()  # all profiles of one length, for the condition of the matrix
     fit = torch.linalg.lstsq(scale[:, None] * products * scale, (scale * b)[:, None], driver="gelsd").solution[:, 0]
     x = scale * fit / (scale @ fit)
     return x, ((x @ products @ x - 2 * b @ x + norm) / norm).clamp(min=0).sqrt().item()
 
 
-def rebuild(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[str, Tensor]:
+def reconstruct(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[str, Tensor]:
     r"""The average of another width, at the step of the last snapshot: :math:`\sum_i x_i \hat\theta_i`.
 
     Args:
-        snapshots: of one `Power`, along one run.
+        snapshots: of one `PowerFunctionEMA`, along one run.
         sigma_rel: the width.
 
     Returns:
@@ -231,11 +233,11 @@ def rebuild(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[str, 
     """
     stored = [pair for s in snapshots for pair in zip(s["sigma_rel"], s["weights"], strict=True)]
     t = torch.tensor([s["step"] for s in snapshots for _ in s["sigma_rel"]], dtype=torch.float64)
-    gamma = torch.tensor([gamma_of(width) for width, _ in stored], dtype=torch.float64)
-    x, distance = fit_profile(t, gamma, sigma_rel)
+    gamma = torch.tensor([std_to_exp(width) for width, _ in stored], dtype=torch.float64)
+    x, distance = posthoc_coefficients(t, gamma, sigma_rel)
     if distance > TOLERANCE:
-        grid = torch.arange(0.005, WIDEST, 0.005).tolist() + [width for width, _ in stored]
-        fitting = [width for width in grid if fit_profile(t, gamma, width)[1] <= TOLERANCE]
+        grid = torch.arange(0.005, MAX_STD, 0.005).tolist() + [width for width, _ in stored]
+        fitting = [width for width in grid if posthoc_coefficients(t, gamma, width)[1] <= TOLERANCE]
         raise ValueError(
             f"the {len(snapshots)} snapshots represent this relative width only to {distance:.0%}; "
             f"use one from {min(fitting):.3f} to {max(fitting):.3f}, or more snapshots"

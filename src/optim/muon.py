@@ -32,7 +32,7 @@ class Muon(torch.optim.Optimizer):
         momentum: :math:`\mu`.
         betas, eps: of AdamW.
         weight_decay: :math:`\lambda`, of all.
-        narrow: matrices with fewer rows or columns are left to AdamW.
+        min_matrix_size: matrices with fewer rows or columns are left to AdamW.
 
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon; factor: Liu et al. 2025, arXiv:2502.16982, eq. 4.
     """
@@ -45,12 +45,14 @@ class Muon(torch.optim.Optimizer):
         betas: tuple[Share, Share] = (0.9, 0.99),
         eps: Annotated[float, Interval(gt=0, le=1)] = 1e-8,
         weight_decay: Annotated[float, Ge(0)] = 0.01,
-        narrow: Annotated[int, Ge(1)] = 16,
+        min_matrix_size: Annotated[int, Ge(1)] = 16,
     ):
-        if lr <= 0 or not 0 <= momentum < 1 or narrow < 1:
-            raise ValueError(f"lr > 0, momentum in [0, 1) and narrow > 0, not {lr}, {momentum} and {narrow}")
+        if lr <= 0 or not 0 <= momentum < 1 or min_matrix_size < 1:
+            raise ValueError(
+                f"lr > 0, momentum in [0, 1) and min_matrix_size > 0, not {lr}, {momentum} and {min_matrix_size}"
+            )
         every = list(params)
-        wide = [p for p in every if p.ndim > 1 and min(len(p), p.numel() // len(p)) >= narrow]
+        wide = [p for p in every if p.ndim > 1 and min(len(p), p.numel() // len(p)) >= min_matrix_size]
         rest = [p for p in every if not any(p is w for w in wide)]
         groups: list[dict[str, Any]] = [{"params": wide, "matrices": True}, {"params": rest, "matrices": False}]
         defaults = {"lr": lr, "momentum": momentum, "betas": tuple(betas), "eps": eps, "weight_decay": weight_decay}

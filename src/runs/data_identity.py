@@ -13,7 +13,7 @@ from typing import Any
 # among them: it decides what a run is trained on, and what its losses are measured on.
 DATA_LOADING_KEYS = (
     "batch_size", "num_workers", "seed", "cache_gb", "mirrors", "offline", "sha256", "subfolder", "files",
-    "num_classes", "flip", "index", "rescan", "window",
+    "num_classes", "flip", "index", "rescan", "shuffle_window",
 )  # fmt: skip
 LOCATION_KEYS = ("root", "val_root")
 

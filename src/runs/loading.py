@@ -74,7 +74,7 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     Raises:
         UserError: where the run does not hold them.
     """
-    from src.optim.ema import rebuild
+    from src.optim.ema import reconstruct
     from src.utils.checkpoints import load_checkpoint
     from src.utils.files import read_tensors
 
@@ -88,7 +88,7 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
     snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
     with config_errors(f"weights={weights}"):
-        return rebuild(snapshots, weights), run.path / "snapshots"
+        return reconstruct(snapshots, weights), run.path / "snapshots"
 
 
 def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:

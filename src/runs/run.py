@@ -52,7 +52,7 @@ class Run:
     """A run folder.
 
     config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt, and
-    snapshots/ the averages along a run with ema=power.
+    snapshots/ the averages along a run with ema=power_function.
     """
 
     def __init__(self, path: str | Path):
@@ -178,7 +178,9 @@ class Run:
         """
         there = sorted((self.path / "snapshots").glob("step_*.pt"))
         if not there:
-            raise UserError(f"{self.path} holds no snapshots of its averages; train with ema=power for other widths")
+            raise UserError(
+                f"{self.path} holds no snapshots of its averages; train with ema=power_function for other widths"
+            )
         return there
 
     def overrides(self) -> list[str]:

@@ -25,7 +25,7 @@ REST = {
 RESUMABLE = CHECKPOINT | REST | {"optimizer_states": [{"state": dict, "param_groups": [dict]}]}
 GO_ON = "Go on from another one, or begin a new run"
 # What tells whether the last one is the best.
-NEWEST = {"global_step": int, "callbacks": {"Checkpoints?": {"best": (float, type(None)), "best_step": int}}}
+NEWEST = {"global_step": int, "callbacks": {"BestLastCheckpoint?": {"best": (float, type(None)), "best_step": int}}}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -77,7 +77,7 @@ def best_checkpoint(folder: Path) -> Path:
     put_back(best)
     put_back(last)
     newest = without_tensors(last, NEWEST)
-    state = newest.get("callbacks", {}).get("Checkpoints", {})
+    state = newest.get("callbacks", {}).get("BestLastCheckpoint", {})
     if state and not best.exists() and state["best"] is None:
         return last
     if state and state["best_step"] == newest["global_step"] != without_tensors(best).get("global_step"):

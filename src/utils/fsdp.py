@@ -14,7 +14,7 @@ from src.utils.ranges import NonNegativeInt
 from src.utils.sharded import digests, harmless, parts, write_digests
 
 
-class FullyShard(ModelParallelStrategy):
+class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism: weights, averages, gradients and optimizer state are divided among the processes.
 
     They are gathered part by part as a batch passes through the net. A checkpoint is a folder with a file of each

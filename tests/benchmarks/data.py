@@ -24,7 +24,7 @@ from src.utils.hardware import precision_for
 
 def start(root: str, index: str, workers: int = 0) -> tuple[ImageFolder, float]:
     """The data, not kept in memory, and how long it took until they were ready."""
-    data = ImageFolder(root, window=8, cache_gb=0.0, index=index, batch_size=64, num_workers=workers)
+    data = ImageFolder(root, shuffle_window=8, cache_gb=0.0, index=index, batch_size=64, num_workers=workers)
     began = time.perf_counter()
     data.setup()
     return data, time.perf_counter() - began

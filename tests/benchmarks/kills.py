@@ -27,7 +27,7 @@ COMMON = [
     "trainer.max_steps=30",
     "trainer.val_check_interval=7",
     "trainer.log_every_n_steps=2",
-    "callbacks.checkpoints.every_n_steps=3",
+    "callbacks.checkpoint.every_n_steps=3",
     "sampler.steps=2",
     "logger=csv",
 ]
@@ -61,7 +61,7 @@ KINDS = {
         "data.batch_size=100",
         "net.width=16",
     ],
-    "digits, ema=power": [*DIGITS, "ema=power", "callbacks.snapshots.count=6"],
+    "digits, ema=power_function": [*DIGITS, "ema=power_function", "callbacks.ema_snapshots.count=6"],
     "image folder, workers, flips": [
         "experiment=folder_ddpm",
         "callbacks.sample_images=null",

@@ -1,9 +1,9 @@
-"""Whether a run has converged, said while it trains and at its end."""
+"""The convergence report, while a run trains and at its end."""
 
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from src.callbacks.convergence import ConvergenceVerdict
+from src.callbacks.convergence import ConvergenceReport
 from src.loggers.metrics_csv import MetricsCSV, read_metrics
 from src.statistics.convergence import verdict
 from tests.helpers.tiny import fit
@@ -12,24 +12,24 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def test_it_reads_the_metrics_of_the_run(tmp_path):
-    callback = ConvergenceVerdict(str(tmp_path))
+    callback = ConvergenceReport(str(tmp_path))
     fit(tmp_path, callbacks=[callback], logger=[MetricsCSV(str(tmp_path))], max_steps=12, val_check_interval=2)
     expected = verdict(read_metrics(tmp_path / "metrics.csv"))
     assert expected.improving is not None
-    assert callback.report == [("verdict", expected.text)]
+    assert callback.report == [("convergence", expected.text)]
 
 
 def test_tensorboard_shows_it_by_noise_level(tmp_path):
     from pytorch_lightning.loggers import TensorBoardLogger
 
     loggers = [MetricsCSV(str(tmp_path)), TensorBoardLogger(str(tmp_path), name="", version="")]
-    fit(tmp_path, callbacks=[ConvergenceVerdict(str(tmp_path))], logger=loggers, max_steps=12, val_check_interval=2)
+    fit(tmp_path, callbacks=[ConvergenceReport(str(tmp_path))], logger=loggers, max_steps=12, val_check_interval=2)
     events = EventAccumulator(str(tmp_path)).Reload()
-    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("verdict/text_summary")]
+    texts = [e.tensor_proto.string_val[0].decode() for e in events.Tensors("convergence/text_summary")]
     assert "log-SNR" in texts[-1]
 
 
 def test_without_metrics_it_says_nothing(tmp_path):
-    callback = ConvergenceVerdict(str(tmp_path))
+    callback = ConvergenceReport(str(tmp_path))
     fit(tmp_path, callbacks=[callback], logger=[], max_steps=2)
     assert callback.report == []

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.finetune import FineTune, layers_of, validation_mse
 from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.mlp import MLP
@@ -41,7 +41,7 @@ def test_the_average_keeps_what_is_frozen(tmp_path):
 def test_resuming_is_exact(tmp_path):
     def tuned(folder, **settings):
         folder.mkdir(exist_ok=True)
-        callbacks = [FineTune(2), Checkpoints(str(folder / "checkpoints"))]
+        callbacks = [FineTune(2), BestLastCheckpoint(str(folder / "checkpoints"))]
         module, _, _ = fit(folder, make_module(), callbacks=callbacks, val_check_interval=2, **settings)
         return module, callbacks[0]
 

@@ -6,7 +6,7 @@ import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.graceful_stop import GracefulStop
 from src.utils.errors import UserError
 from tests.helpers.resuming import MODULES, Place, assert_goes_on, run
@@ -38,7 +38,7 @@ class SignalIn(pl.Callback):
 
 
 def stopped(tmp_path, number, step, hook="on_train_batch_start", **settings):
-    callbacks = [GracefulStop("the/run"), SignalIn(number, step, hook), Checkpoints(str(tmp_path / "c"))]
+    callbacks = [GracefulStop("the/run"), SignalIn(number, step, hook), BestLastCheckpoint(str(tmp_path / "c"))]
     with pytest.raises(UserError) as caught:
         fit(tmp_path, callbacks=callbacks, **settings)
     return caught.value, torch.load(tmp_path / "c/last.ckpt", weights_only=True)["global_step"]

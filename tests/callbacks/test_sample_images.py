@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from src.callbacks.sample_images import SampleImages
-from src.data.mixture import Mixture
+from src.data.gaussian_mixture import GaussianMixture
 from src.diffusion.conditions import Labels
 from src.diffusion.guidance import CFG
 from src.plots.pictures import sample_grid
@@ -60,7 +60,7 @@ def test_of_points_many_are_drawn(tmp_path, monkeypatch):
     """A thousand samples in the grid, unless told, and all that is there of the validation data in the strip."""
     monkeypatch.setattr(tiny, "SHAPE", (2,))
     module, strips = make_module(), []
-    data = Mixture(n=60, val_share=0.5, batch_size=8)
+    data = GaussianMixture(n=60, val_fraction=0.5, batch_size=8)
     monkeypatch.setattr(
         "src.plots.pictures.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
     )

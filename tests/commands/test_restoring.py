@@ -6,9 +6,9 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.commands.restoring import check_resumable, pattern_of
-from src.optim.lr_schedules import constant
+from src.optim.lr_schedules import constant_lr
 from src.utils.files import Damaged, Misfit
 
 LOOP = {"epoch_loop.state_dict": {"_batches_that_stepped": 0}, "epoch_progress": {"current": {"ready": 0}}}
@@ -18,7 +18,7 @@ def parts():
     """The trainer of a run, as far as it is looked at, and its optimizer and schedule with a spare parameter."""
     loop = SimpleNamespace(state_dict=lambda: deepcopy(LOOP))
     optimizer = torch.optim.Adam([torch.nn.Parameter(torch.zeros(1))], lr=1e-3)
-    return SimpleNamespace(fit_loop=loop, callbacks=[Checkpoints("x")]), optimizer, constant(optimizer, 10)
+    return SimpleNamespace(fit_loop=loop, callbacks=[BestLastCheckpoint("x")]), optimizer, constant_lr(optimizer, 10)
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def checkpoint():
     trainer, _, _ = parts()
     net = torch.nn.Linear(2, 3)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.5)
-    schedule = constant(optimizer, 10)
+    schedule = constant_lr(optimizer, 10)
     net(torch.ones(1, 2)).sum().backward()
     optimizer.step()
     return {
@@ -49,8 +49,8 @@ PLACES = [
     ("loops", "fit_loop", "epoch_progress"),
     ("loops", "fit_loop", "epoch_progress", "current"),
     ("loops", "fit_loop", "epoch_progress", "current", "ready"),
-    ("callbacks", "Checkpoints"),
-    ("callbacks", "Checkpoints", "best_step"),
+    ("callbacks", "BestLastCheckpoint"),
+    ("callbacks", "BestLastCheckpoint", "best_step"),
     ("optimizer_states", 0),
     ("optimizer_states", 0, "state"),
     ("optimizer_states", 0, "state", 1),
@@ -89,6 +89,6 @@ def test_patterns():
 
 def test_the_state_of_our_checkpoints_is_checked():
     """Also where it is nothing at first, such as the best loss."""
-    with pytest.raises(Misfit, match=r"callbacks.Checkpoints.best must be float or nothing"):
-        Checkpoints("x").load_state_dict({"best": "low"})
-    Checkpoints("x").load_state_dict({"best": None, "best_step": 3})
+    with pytest.raises(Misfit, match=r"callbacks.BestLastCheckpoint.best must be float or nothing"):
+        BestLastCheckpoint("x").load_state_dict({"best": "low"})
+    BestLastCheckpoint("x").load_state_dict({"best": None, "best_step": 3})

@@ -12,7 +12,7 @@ PLAIN = {
     "seed": 0,
     "paths": {"run": "/a/train/1", "outputs": "/a", "data": "/a/data"},
     "net": {"width": 8},
-    "callbacks": {"stop": {"run": "/a/train/1"}},
+    "callbacks": {"graceful_stop": {"run": "/a/train/1"}},
     "resume": None,
     "sweep": {"retry": False},
 }
@@ -22,8 +22,8 @@ PLAIN = {
     ("changes", "same"),
     [
         ({"resume": "/a/train/1", "auto_resume": True, "sweep": {"retry": True}}, True),
-        ({"paths": {"run": "/b/x", "outputs": "/b"}, "callbacks": {"stop": {"run": "/b/x"}}}, True),
-        ({"callbacks": {"stop": {"run": "/elsewhere"}}}, False),
+        ({"paths": {"run": "/b/x", "outputs": "/b"}, "callbacks": {"graceful_stop": {"run": "/b/x"}}}, True),
+        ({"callbacks": {"graceful_stop": {"run": "/elsewhere"}}}, False),
         ({"seed": 1}, False),
         ({"net": {"width": 16}}, False),
         ({"net": {"width": 8, "depth": 1}}, False),

@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.distributed.checkpoint as dcp
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.commands.trainer import load_weights_into
 from src.utils.sharded import SHARDED
 from tests.helpers.tiny import fit, make_module
@@ -25,7 +25,7 @@ def split(file: Path) -> Path:
 
 @pytest.mark.parametrize("sharded", [False, True])
 def test_a_new_run_begins_with_the_weights_of_another(tmp_path, sharded):
-    trained, *_ = fit(tmp_path, make_module(lr=0.1), callbacks=[Checkpoints(str(tmp_path))])
+    trained, *_ = fit(tmp_path, make_module(lr=0.1), callbacks=[BestLastCheckpoint(str(tmp_path))])
     source = split(tmp_path / "last.ckpt") if sharded else tmp_path / "last.ckpt"
     module = make_module(lr=0.1)
     before = {key: value.clone() for key, value in module.state_dict().items()}

@@ -96,7 +96,7 @@ def test_val_count(n, share, count):
 
 @pytest.mark.parametrize(("n", "share"), [(10, 0.0), (10, 1.0), (10, -1.0), (1, 0.5)])
 def test_val_count_refuses(n, share):
-    with pytest.raises(UserError, match=r"val_share|at least 2"):
+    with pytest.raises(UserError, match=r"val_fraction|at least 2"):
         val_count(n, share)
 
 
@@ -135,7 +135,7 @@ def test_too_large_a_batch_is_refused():
 def test_shards_are_walked_a_window_at_a_time():
     """In another order in each epoch; and within a window all samples are mixed."""
     shards = torch.arange(60) // 6
-    orders = [mixed(60, torch.Generator().manual_seed(epoch), shards, window=3) for epoch in range(100)]
+    orders = [mixed(60, torch.Generator().manual_seed(epoch), shards, shuffle_window=3) for epoch in range(100)]
     for order in orders:
         assert sorted(order.tolist()) == list(range(60))
         sets = [set(shards[part].tolist()) for part in order.split(18)]
@@ -149,7 +149,7 @@ def test_shards_are_walked_a_window_at_a_time():
 @pytest.mark.parametrize("shards", [None, torch.arange(50) % 7])
 def test_resumed_or_shared_out_an_order_of_shards_is_the_same(shards):
     def batches(**more):
-        return walk(EpochBatches(50, 4, True, 5, shards=shards, window=2, **more), epoch=3)
+        return walk(EpochBatches(50, 4, True, 5, shards=shards, shuffle_window=2, **more), epoch=3)
 
     assert batches(epoch=3, start=5) == batches()[5:]
     for rank in range(2):

@@ -9,7 +9,7 @@ import torch
 from src.commands.training_checks import check_data_unchanged
 from src.data.base import DataModule, InMemory
 from src.data.digits import Digits
-from src.data.mixture import Mixture
+from src.data.gaussian_mixture import GaussianMixture
 from src.data.sine import Sine
 from src.runs.data_identity import data_changes
 from src.runs.run import Run
@@ -38,7 +38,7 @@ class Own(DataModule):
 X = torch.rand(40, 2, 3, generator=torch.Generator().manual_seed(0))
 
 
-@pytest.mark.parametrize("make", [lambda: Own(X), Digits, lambda: Sine(n=50), lambda: Mixture(n=60)])
+@pytest.mark.parametrize("make", [lambda: Own(X), Digits, lambda: Sine(n=50), lambda: GaussianMixture(n=60)])
 def test_the_same_data_are_the_same(make):
     first = identity(make())
     assert data_changes(first, identity(make())) is None and data_changes(None, first) is None

@@ -188,7 +188,7 @@ def test_large_jpeg_matches_full_decoding():
 
 
 def test_labels_are_the_sorted_class_folders(tmp_path):
-    data = images(tree(tmp_path / "pets", CLASSES), num_classes=3, val_share=0.2, flip=False)
+    data = images(tree(tmp_path / "pets", CLASSES), num_classes=3, val_fraction=0.2, flip=False)
     assert data.class_names == ["cat", "dog", "eel"] and (len(data.train_set), len(data.val_set)) == (7, 2)
     assert data.source.startswith("7 train / 2 validation images from ") and "3 classes, in memory" in data.source
     for dataset in (data.train_set, data.val_set):
@@ -256,7 +256,7 @@ def test_many_images_are_read_by_processes(tmp_path):
     root = tree(tmp_path, [f"{i:04}.bmp" for i in range(1001)], size=(2, 2))
     (root / "0500.bmp").write_bytes(b"no image")
     state = torch.get_rng_state()
-    data = images(root, size=[2, 2], val_share=0.001, flip=False)
+    data = images(root, size=[2, 2], val_fraction=0.001, flip=False)
     assert torch.equal(state, torch.get_rng_state())
     assert (len(data.train_set), len(data.val_set)) == (999, 1) and "0500.bmp" in data.warning
     found = {x.numpy().tobytes() for x in torch.cat([data.train_set.x, data.val_set.x])}
@@ -265,7 +265,7 @@ def test_many_images_are_read_by_processes(tmp_path):
 
 def test_the_split_is_a_function_of_the_seed(tmp_path):
     root = tree(tmp_path, CLASSES)
-    first, again, other = (images(root, seed=seed, val_share=0.3).val_set.x for seed in (1, 1, 2))
+    first, again, other = (images(root, seed=seed, val_fraction=0.3).val_set.x for seed in (1, 1, 2))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -347,8 +347,8 @@ def test_refuses_places_without_images(tmp_path):
         (CLASSES, {"size": [32]}, "data.size=[32]"),
         (CLASSES, {"size": [0, 32]}, "data.size=[0, 32]"),
         (CLASSES, {"resize": "squash"}, "data.resize=squash is unknown; use crop or stretch"),
-        (CLASSES, {"val_share": 0.0}, "data.val_share=0.0"),
-        (CLASSES, {"window": -1}, "data.window=-1 is no number of shards"),
+        (CLASSES, {"val_fraction": 0.0}, "data.val_fraction=0.0"),
+        (CLASSES, {"shuffle_window": -1}, "data.shuffle_window=-1 is no number of shards"),
     ],
 )
 def test_refuses_settings(tmp_path, names, settings, message):

@@ -96,7 +96,7 @@ def test_seed():
         ({"noise": -1.0}, r"data\.noise=-1\.0"),
         ({"size": [10, 10]}, r"data\.size=\[10, 10\]"),
         ({"num_classes": 3}, r"set data\.num_classes=0"),
-        ({"val_share": 1.0}, r"data\.val_share=1\.0"),
+        ({"val_fraction": 1.0}, r"data\.val_fraction=1\.0"),
     ],
 )
 def test_refuses(settings, message):

@@ -34,7 +34,7 @@ def pets(tmp_path_factory):
 
 
 def lazy(root, **settings):
-    return images(root, **{"cache_gb": 0.0, "num_workers": 1, "num_classes": 3, "val_share": 0.2} | settings)
+    return images(root, **{"cache_gb": 0.0, "num_workers": 1, "num_classes": 3, "val_fraction": 0.2} | settings)
 
 
 def write(path, files, **settings):
@@ -153,7 +153,7 @@ ROOTS = {"folder": "pets", "zip": "pets-zip.zip", "tar": "pets.tar", "shards": "
 
 def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
     """What the process of a rank is given from an epoch's batch on."""
-    data = lazy(root, **{"batch_size": 8, "window": 2} | settings)
+    data = lazy(root, **{"batch_size": 8, "shuffle_window": 2} | settings)
     data.position = (epoch, ready)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
     loader = data.train_dataloader()
@@ -178,7 +178,7 @@ def test_a_resumed_run_goes_on_at_the_next_batch(pets, kind):
 
 
 def test_every_image_once_from_a_window_of_shards_at_a_time(pets):
-    data = lazy(pets / "shards", batch_size=1, window=2, val_share=0.01, num_classes=0)
+    data = lazy(pets / "shards", batch_size=1, shuffle_window=2, val_fraction=0.01, num_classes=0)
     where = data.train_set.x.part.files.where[data.train_set.x.part.indices, 0]
     walked = [int(indices) for _, indices in data.train_dataloader().sampler]
     assert sorted(walked) == list(range(47))
@@ -192,10 +192,11 @@ def test_every_image_once_from_a_window_of_shards_at_a_time(pets):
 def test_a_killed_run_on_shards_resumes_to_the_same_bits(pets, tmp_path):
     words = [
         "experiment=folder_ddpm", "data=image_shards", f"data.root={pets}/shards", "data.size=[8,8]",
-        "data.batch_size=8", "data.cache_gb=0", "data.num_workers=2", "data.window=2", f"data.index={tmp_path}/index",
+        "data.batch_size=8", "data.cache_gb=0", "data.num_workers=2", "data.shuffle_window=2",
+        f"data.index={tmp_path}/index",
         "net.width=8", "trainer=cpu", "trainer.precision=32-true", "trainer.max_steps=14",
         "trainer.val_check_interval=5", "trainer.log_every_n_steps=2", "callbacks.sample_images.n=4", "sampler.steps=2",
-        "logger=csv", "callbacks.checkpoints.every_n_steps=1",
+        "logger=csv", "callbacks.checkpoint.every_n_steps=1",
     ]  # fmt: skip
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = started(*words, f"hydra.run.dir={whole}")

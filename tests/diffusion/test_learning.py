@@ -23,7 +23,7 @@ from src.diffusion.time_samplers import (
 from src.diffusion.variances import FixedLargeVariance, FixedSmallVariance, LearnedRangeVariance
 from src.diffusion.vlb import vlb_terms
 from src.nets.mlp import MLP
-from src.optim.ema import EMA
+from src.optim.ema import ConstantEMA
 from src.samplers.ancestral import DDIM
 from src.samplers.base import SeededNoise
 from src.utils.seeding import generator
@@ -37,7 +37,7 @@ class Recipe:
 
     def __init__(self, truth, denoiser, loss, times, steps=350):
         self.truth, self.denoiser, self.loss, self.times = truth, denoiser, loss, times
-        ema = EMA(denoiser, 0.98)
+        ema = ConstantEMA(denoiser, 0.98)
         optimizer = torch.optim.Adam(denoiser.parameters(), lr=4e-3)
         for step in range(1, steps + 1):
             optimizer.zero_grad()

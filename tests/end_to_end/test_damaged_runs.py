@@ -18,7 +18,7 @@ from src.utils.console import start_logging
 from tests.end_to_end.running import forked
 
 TINY = [
-    "experiment=mixture_ddpm", "trainer=cpu", "debug=two_steps", "ema=power", "callbacks.sample_images=null",
+    "experiment=mixture_ddpm", "trainer=cpu", "debug=two_steps", "ema=power_function", "callbacks.sample_images=null",
     "trainer.precision=32-true", "data.batch_size=1000", "net.width=8", "net.depth=1", "logger=csv",
 ]  # fmt: skip
 DRAW = ["sampler.steps=2", "device=cpu"]

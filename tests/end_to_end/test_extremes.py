@@ -35,7 +35,7 @@ EXTREMES = [
             "loss=pseudo_huber loss.c=1e30",
             "ema=half_life ema.half_life=1e30",
             "ema=half_life ema.rampup_ratio=1e30",
-            "ema=power ema.sigma_rel=[1e30]",
+            "ema=power_function ema.sigma_rel=[1e30]",
         )
     ),
 ]

@@ -14,7 +14,7 @@ from src.samplers.time_grids import uniform_time_grid
 from src.train import train
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "net.width=8", "trainer.max_steps=6", "callbacks.sample_images=null"]
-KEPT = ["optimizer.lr=0.05", "callbacks.checkpoints.keep_every_n_steps=2"]
+KEPT = ["optimizer.lr=0.05", "callbacks.checkpoint.keep_every_n_steps=2"]
 CLASS, FUNCTION = "tests.helpers.classifier.Brightness", "tests.helpers.classifier.brightness"
 BY_CLASS = [f"guidance.log_prob._target_={CLASS}"]
 

@@ -15,8 +15,8 @@ WORDS = [
     "trainer.val_check_interval=2",
     "trainer.log_every_n_steps=1",
     "callbacks.sample_images=null",
-    "callbacks.checkpoints.every_n_steps=1",
-    "callbacks.checkpoints.keep_every_n_steps=3",
+    "callbacks.checkpoint.every_n_steps=1",
+    "callbacks.checkpoint.keep_every_n_steps=3",
     "auto_resume=true",
 ]
 

@@ -53,7 +53,7 @@ def test_a_run_whose_folder_goes_away_stops(tmp_path, after):
         if after == "replaced":
             run.mkdir()
 
-    done = forked(*LONG, "callbacks.checkpoints.every_n_steps=1", f"hydra.run.dir={run}", kill_when=take_away)
+    done = forked(*LONG, "callbacks.checkpoint.every_n_steps=1", f"hydra.run.dir={run}", kill_when=take_away)
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
     assert f"error: {run} was removed or renamed while a run was writing to it" in done.stderr
     assert not (run / "run.json").exists() and not (run / "metrics.csv").exists()

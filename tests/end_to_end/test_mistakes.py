@@ -40,8 +40,8 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
         (["net.width=1.5"], ["net.width", "1.5", "int"]),
         (["ema.decay=2"], ["ema.decay", "2"]),
         (["ema=half_life", "ema.half_life=-1"], ["ema.half_life", "-1"]),
-        (["ema=power", "ema.sigma_rel=[0.05,0.3]"], ["0.3", "between 0 and 0.289"]),
-        (["ema=power", "ema.sigma_rel=0.05"], ["ema.sigma_rel", "0.05"]),
+        (["ema=power_function", "ema.sigma_rel=[0.05,0.3]"], ["0.3", "between 0 and 0.289"]),
+        (["ema=power_function", "ema.sigma_rel=0.05"], ["ema.sigma_rel", "0.05"]),
         (["schedule.steps=5", "schedule=linear"], ["schedule", "too few"]),
         (["sampler.eta=3"], ["sampler", "eta"]),
         (["experiment=folder_ddpm"], ["data.root=FOLDER"]),
@@ -94,7 +94,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["loss=hybrid", "variance=fixed_small"], ["loss=hybrid", "use variance=learned_range"]),
         (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
-        (["loss=perceptual", "net=mlp", "data=mixture"], ["loss.features", "one or two axes"]),
+        (["loss=perceptual", "net=mlp", "data=gaussian_mixture"], ["loss.features", "one or two axes"]),
         (["self_conditioning=0.5", BARE], ["net", "`in_channels`", "self_conditioning", "use net=unet"]),
         (["loss=hybrid", "variance=learned", BARE], ["net", "`out_channels`", "variance", "use net=unet"]),
         (["time_grid=trailing", "sampler.steps=1500"], ["1000 nodes", "sampler.steps=1500", "use time_grid=uniform"]),
@@ -149,7 +149,7 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
         (["run=RUN", "device=tpu9"], ["device=tpu9", "device=cpu"]),
         (["run=RUN", "weights=some"], ["weights=some", "ema"]),
         (["run=RUN", "weights=true"], ["weights must be of type str or of type float, got true"]),
-        (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power"]),
+        (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power_function"]),
         (["run=RUN", "weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
         (["run=RUN", "precision=half"], ["precision must be one of", "got 'half'"]),
         (["run=RUN", "sampler=unipc", "sampler.order=7"], ["sampler.order must be in [1, 3], got 7"]),
@@ -213,7 +213,7 @@ def test_another_experiment_cannot_be_resumed_into_a_run(command, run):
 
 
 def test_another_average_cannot_be_resumed_into_a_run(command, run):
-    assert_one_line(command("train", f"resume={run}", "ema=power"), "ema= cannot be given with resume=")
+    assert_one_line(command("train", f"resume={run}", "ema=power_function"), "ema= cannot be given with resume=")
 
 
 def test_a_loss_that_is_not_finite(command, tmp_path):
@@ -221,7 +221,7 @@ def test_a_loss_that_is_not_finite(command, tmp_path):
         "experiment=digits_ddpm",
         "trainer=cpu",
         "net.width=8",
-        "callbacks.checkpoints.every_n_steps=2",
+        "callbacks.checkpoint.every_n_steps=2",
         "+callbacks.fault._target_=tests.helpers.faults.PoisonAt",
         "+callbacks.fault.step=5",
         f"hydra.run.dir={tmp_path}",

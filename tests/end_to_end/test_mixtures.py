@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.data.mixture import Mixture
+from src.data.gaussian_mixture import GaussianMixture
 from src.statistics.sliced_wasserstein import SlicedWasserstein
 
 FRAMEWORKS = ["ddpm", "iddpm", "ncsn", "vp_sde", "sub_vp_sde", "ve_sde", "edm", "flow"]
@@ -24,7 +24,7 @@ class Told:
     """What samples say of the law they are from."""
 
     def __init__(self, x: torch.Tensor):
-        truth = Mixture(n=100_000, seed=1234)
+        truth = GaussianMixture(n=100_000, seed=1234)
         truth.load()
         distance = SlicedWasserstein()
         distance.update(truth.train_set.x, real=True)
@@ -48,7 +48,7 @@ def test_experiments_are_all_here():
 
 @pytest.mark.slow
 def test_points_from_the_law_pass_and_others_do_not():
-    points = Mixture(n=2 * N, seed=5)
+    points = GaussianMixture(n=2 * N, seed=5)
     points.load()
     x, mode = points.train_set.x[:N], points.train_set.label[:N]
     assert Told(x).passes()

@@ -49,7 +49,7 @@ def test_on_many_devices(planned):
 
 def test_large_work_takes_as_long_as_its_flops(planned):
     """Where no operation has to wait to be started; and twice as many devices halve it."""
-    words = ["plan=a100", "plan.launch=0", "plan.utilisation=0.5", "trainer.precision=bf16-mixed"]
+    words = ["plan=a100", "plan.launch_overhead=0", "plan.mfu=0.5", "trainer.precision=bf16-mixed"]
     one, _ = planned(*words)
     assert one["time"]["compute"] == pytest.approx(64 * one["costs"]["training"] / (0.5 * 312e12))
     two, _ = planned(*words, "plan.devices=2")
@@ -69,7 +69,7 @@ def test_on_the_device_at_hand(planned):
         (["plan=h100", "trainer=ddp"], "plan.devices=8"),
         (["plan=h100", "plan.devices=7"], "data.batch_size=64"),
         (["plan=h100", "trainer.max_epochs=2"], "plan.images=1000000"),
-        (["plan=h100", "plan.utilisation=30"], "plan.utilisation must be in (0, 1], got 30"),
+        (["plan=h100", "plan.mfu=30"], "plan.mfu must be in (0, 1], got 30"),
         (["plan=t4", "trainer.precision=bf16-mixed"], "NVIDIA T4"),
         (["plan=h10"], "Did you mean h100"),
         (["plan=h100", "net.num_heads=7"], "net.num_heads=7"),
@@ -84,6 +84,9 @@ def test_mistakes(command, words, named, tmp_path, monkeypatch):
 
 
 def test_a_ring_is_as_fast_as_its_slowest_link():
-    plan = Plan("any", link=300e9, network=200e9, per_machine=4)
+    plan = Plan("any", link_bandwidth=300e9, network_bandwidth=200e9, devices_per_node=4)
     assert [plan.bandwidth(devices) for devices in (2, 4, 8)] == [300e9, 300e9, 200e9]
-    assert replace(plan, network=900e9).bandwidth(8) == 300e9 and replace(plan, link=None).bandwidth(8) is None
+    assert (
+        replace(plan, network_bandwidth=900e9).bandwidth(8) == 300e9
+        and replace(plan, link_bandwidth=None).bandwidth(8) is None
+    )

@@ -72,7 +72,7 @@ def test_a_failed_requeue_is_said(tmp_path, monkeypatch):
 
 def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
     """Killed, it ends as an undisturbed one; one of other settings is left alone; a finished one is not run again."""
-    words = [*SETTINGS, "data.batch_size=100", "trainer.max_steps=9", "callbacks.checkpoints.every_n_steps=1"]
+    words = [*SETTINGS, "data.batch_size=100", "trainer.max_steps=9", "callbacks.checkpoint.every_n_steps=1"]
     whole, outputs = tmp_path / "whole", tmp_path / "outputs"
     assert forked(*words, f"hydra.run.dir={whole}").returncode == 0
     here = [*words, f"paths.outputs={outputs}", "auto_resume=true"]

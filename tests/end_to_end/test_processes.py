@@ -88,9 +88,9 @@ def assert_agree(a: Path, b: Path, *keys: str, count: int) -> None:
 
 @pytest.mark.slow
 def test_two_processes_resume_exactly(two, tmp_path):
-    often = "callbacks.checkpoints.every_n_steps=1"
+    often = "callbacks.checkpoint.every_n_steps=1"
     assert started(*TWO, often, f"hydra.run.dir={tmp_path}", *kill_at(9)).returncode != 0
-    resumed = started(f"resume={tmp_path}", "callbacks.fault=null", "callbacks.checkpoints.every_n_steps=500")
+    resumed = started(f"resume={tmp_path}", "callbacks.fault=null", "callbacks.checkpoint.every_n_steps=500")
     assert resumed.returncode == 0, resumed.stderr
     assert_same_run(two, tmp_path)
 
@@ -190,7 +190,7 @@ def test_muon_sees_whole_matrices_where_weights_are_split(tmp_path):
     ("words", "reason"),
     [
         (["callbacks=quality"], "Quality"),
-        (["ema=power"], "ema=power"),
+        (["ema=power_function"], "ema=power_function"),
         (["schedule=learned", "loss=vlb", "loss.steps=null"], "schedule=learned"),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",

@@ -28,7 +28,7 @@ def undisturbed(tmp_path_factory) -> Path:
     ],
 )
 def test_a_killed_run_resumes_to_the_same_bits(undisturbed, tmp_path, kill, extra):
-    words = [*SETTINGS, *extra, "callbacks.checkpoints.every_n_steps=1", f"hydra.run.dir={tmp_path}"]
+    words = [*SETTINGS, *extra, "callbacks.checkpoint.every_n_steps=1", f"hydra.run.dir={tmp_path}"]
     killed = forked(*words, *kill)
     assert killed.returncode == -9, killed.stderr
     resumed = forked(f"resume={tmp_path}", "callbacks.fault=null")
@@ -42,7 +42,7 @@ def test_accumulated_steps_resume_exactly(tmp_path):
         *SETTINGS,
         "trainer.accumulate_grad_batches=3",
         "trainer.max_steps=6",
-        "callbacks.checkpoints.every_n_steps=1",
+        "callbacks.checkpoint.every_n_steps=1",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     assert forked(*words, f"hydra.run.dir={whole}").returncode == 0
@@ -56,10 +56,10 @@ def test_accumulated_steps_resume_exactly(tmp_path):
 def test_power_averages_and_their_snapshots_resume_exactly(tmp_path):
     words = [
         *SETTINGS,
-        "ema=power",
-        "callbacks.snapshots.count=6",
-        "callbacks.checkpoints.every_n_steps=4",
-        "callbacks.checkpoints.keep_every_n_steps=6",
+        "ema=power_function",
+        "callbacks.ema_snapshots.count=6",
+        "callbacks.checkpoint.every_n_steps=4",
+        "callbacks.checkpoint.keep_every_n_steps=6",
     ]
     whole, broken = tmp_path / "whole", tmp_path / "broken"
     done = forked(*words, f"hydra.run.dir={whole}")

@@ -107,12 +107,12 @@ def power(make_run, tmp_path_factory) -> Path:
     run = tmp_path_factory.mktemp("runs") / "power"
     words = [
         "experiment=sine_ddpm",
-        "ema=power",
+        "ema=power_function",
         "trainer=cpu",
         "net.width=8",
         "trainer.max_steps=20",
         "callbacks.sample_images.n=1",
-        "callbacks.checkpoints.keep_every_n_steps=10",
+        "callbacks.checkpoint.keep_every_n_steps=10",
         "sampler.steps=2",
     ]
     return make_run(run, *words)
@@ -190,7 +190,14 @@ def test_signals(command, tmp_path):
 def test_points(command, tmp_path):
     """All are drawn, in their own units."""
     run = tmp_path / "run"
-    words = ["experiment=sine_ddpm", "data=mixture", "net=mlp", "net.width=8", "trainer=cpu", "debug=two_steps"]
+    words = [
+        "experiment=sine_ddpm",
+        "data=gaussian_mixture",
+        "net=mlp",
+        "net.width=8",
+        "trainer=cpu",
+        "debug=two_steps",
+    ]
     assert command("train", *words, f"hydra.run.dir={run}").code == 0
     done = command("sample", f"run={run}", "n=300", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
     assert done.code == 0, done.error

@@ -23,7 +23,7 @@ TINY = [
     "callbacks.sample_images=null",
     "sampler.steps=2",
     "logger=csv",
-    "callbacks.checkpoints.every_n_steps=1",
+    "callbacks.checkpoint.every_n_steps=1",
 ]
 SWEPT = ["-m", *TINY, "schedule=linear,cosine", "optimizer.lr=1e-3,2e-3"]
 # Columns of a comparison that say how fast a run was.

@@ -10,15 +10,15 @@ from typing import Any, NamedTuple
 import pytorch_lightning as pl
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.loggers.metrics_csv import MetricsCSV, read_metrics
-from src.optim.ema import Power
+from src.optim.ema import PowerFunctionEMA
 from src.utils.loop_counters import go_on_between_batches
 from tests.end_to_end.running import assert_same
 from tests.helpers.tiny import KINDS, fit, make_kind, make_module
 
 MODULES = {kind: partial(make_kind, kind) for kind in KINDS} | {
-    "power": partial(make_module, dropout=0.3, average=Power)
+    "power": partial(make_module, dropout=0.3, average=PowerFunctionEMA)
 }
 
 
@@ -29,7 +29,7 @@ class Place(NamedTuple):
     metrics: Path
 
 
-class Keep(Checkpoints):
+class Keep(BestLastCheckpoint):
     """Keeps a copy of each `last.ckpt`, by its step."""
 
     def __init__(self, folder: Path, every_n_steps: int):

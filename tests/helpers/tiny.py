@@ -4,7 +4,7 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.data.base import DataModule, InMemory
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Clusters, Labels
@@ -18,8 +18,8 @@ from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
 from src.nets.mlp import MLP
-from src.optim.ema import EMA
-from src.optim.lr_schedules import constant
+from src.optim.ema import ConstantEMA
+from src.optim.lr_schedules import constant_lr
 from src.utils.checkpoints import AtomicCheckpointIO
 
 SHAPE, CLASSES = (1, 6), 4
@@ -91,7 +91,7 @@ class Watch(pl.Callback):
         self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
 
 
-def make_module(seed=0, condition=None, dropout=0.0, lr=1e-2, schedule=constant, average=EMA, **ema):
+def make_module(seed=0, condition=None, dropout=0.0, lr=1e-2, schedule=constant_lr, average=ConstantEMA, **ema):
     torch.manual_seed(1)
     net = MLP(
         *SHAPE[:1], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=condition.num_classes if condition else 0
@@ -132,7 +132,7 @@ def make_kind(kind, lr=1e-2):
 
     condition = Clusters(CLASSES, SHAPE[0], SHAPE[1:], 0.3) if kind == "clusters" else Labels(CLASSES, 0.3)
     denoiser = Denoiser(net, schedule, V(), variance, share, condition)
-    return DiffusionModule(denoiser, loss, times, adam, constant, EMA)
+    return DiffusionModule(denoiser, loss, times, adam, constant_lr, ConstantEMA)
 
 
 def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
@@ -144,7 +144,7 @@ def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settin
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, watch],
         plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
-        enable_checkpointing=any(isinstance(c, Checkpoints) for c in callbacks),
+        enable_checkpointing=any(isinstance(c, BestLastCheckpoint) for c in callbacks),
         use_distributed_sampler=False, enable_model_summary=False,
         enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks), **settings,
     )  # fmt: skip

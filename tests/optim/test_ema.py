@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from src.optim.ema import EMA, WIDEST, HalfLife, Power, fit_profile, gamma_of, inner_product, rebuild
+from src.optim.ema import (
+    MAX_STD,
+    ConstantEMA,
+    HalfLifeEMA,
+    PowerFunctionEMA,
+    posthoc_coefficients,
+    power_function_correlation,
+    reconstruct,
+    std_to_exp,
+)
 
 
 def model():
@@ -28,7 +37,7 @@ def walk(m, n):
 @pytest.mark.parametrize("decay", [0.0, 0.5, 0.9, 0.999])
 def test_closed_form(decay):
     m = model()
-    ema = EMA(m, decay, warmup=False)
+    ema = ConstantEMA(m, decay, warmup=False)
     history = [m[0].weight.detach().clone()]
     for step, weights in walk(m, 12):
         ema.update(m, step)
@@ -40,7 +49,7 @@ def test_closed_form(decay):
 def test_warm_up():
     """d_n = min(d, (1 + n) / (10 + n)), so that the first weights are soon forgotten."""
     m = model()
-    ema = EMA(m, 0.4)
+    ema = ConstantEMA(m, 0.4)
     history = [m[0].weight.detach().clone()]
     for step, weights in walk(m, 12):
         ema.update(m, step)
@@ -57,7 +66,7 @@ def test_warm_up():
 def test_start(warmup):
     """The copy follows the weights exactly until then, and counts the warm-up from there."""
     m = model()
-    ema = EMA(m, 0.9, start=3, warmup=warmup)
+    ema = ConstantEMA(m, 0.9, start=3, warmup=warmup)
     history = [m[0].weight.detach().clone()]
     for step, weights in walk(m, 5):
         ema.update(m, step)
@@ -72,7 +81,7 @@ def test_start(warmup):
 
 def test_follows_a_constant():
     m = model()
-    ema = EMA(m, 0.999)
+    ema = ConstantEMA(m, 0.999)
     for step in range(1, 50):
         ema.update(m, step)
     assert_close(ema.model.state_dict(), m.state_dict(), rtol=0, atol=1e-15)
@@ -80,7 +89,7 @@ def test_follows_a_constant():
 
 def test_buffers_are_copied():
     m = model()
-    ema = EMA(m, 0.9)
+    ema = ConstantEMA(m, 0.9)
     m[2].running_mean += 5
     m[2].num_batches_tracked += 7
     ema.update(m, 1)
@@ -90,7 +99,7 @@ def test_buffers_are_copied():
 
 def test_is_a_copy():
     m = model()
-    ema = EMA(m, 0.9)
+    ema = ConstantEMA(m, 0.9)
     before = ema.model[0].weight.clone()
     with torch.no_grad():
         m[0].weight += 1
@@ -103,7 +112,7 @@ def test_is_a_copy():
 
 def test_is_never_trained():
     m = model().train()
-    ema = EMA(m, 0.9)
+    ema = ConstantEMA(m, 0.9)
     nn.ModuleList([ema]).train()
     assert m.training
     assert not any(module.training for module in ema.modules())
@@ -113,10 +122,10 @@ def test_is_never_trained():
 
 def test_goes_through_a_checkpoint():
     m = model()
-    ema = EMA(m, 0.9)
+    ema = ConstantEMA(m, 0.9)
     for step, _ in walk(m, 3):
         ema.update(m, step)
-    again = EMA(model(), 0.9)
+    again = ConstantEMA(model(), 0.9)
     again.load_state_dict(ema.state_dict())
     ema.update(m, 4)
     again.update(m, 4)
@@ -126,7 +135,7 @@ def test_goes_through_a_checkpoint():
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2])
 def test_refuses(decay):
     with pytest.raises(ValueError, match=r"ema.decay lies in \[0, 1\)"):
-        EMA(model(), decay)
+        ConstantEMA(model(), decay)
 
 
 # ---- half-life ----
@@ -136,7 +145,7 @@ def test_after_the_half_life_the_old_weights_count_half():
     """The weights jump from a to b; 1,000 samples later, in batches of 125 * 2, the average lies in the middle."""
     m = model()
     old = m[0].weight.detach().clone()
-    ema = HalfLife(m, half_life=1000, batch_size=125, accumulate=2, rampup_ratio=None)
+    ema = HalfLifeEMA(m, half_life=1000, batch_size=125, accumulate_grad_batches=2, rampup_ratio=None)
     with torch.no_grad():
         m[0].weight += 1
     for step in range(1, 5):
@@ -145,12 +154,18 @@ def test_after_the_half_life_the_old_weights_count_half():
     assert_close(ema.decay_at(1), 0.5**0.25, rtol=0, atol=1e-15)
 
 
-@pytest.mark.parametrize(("batch", "accumulate"), [(64, 1), (500, 4)])
+@pytest.mark.parametrize(("batch", "accumulate_grad_batches"), [(64, 1), (500, 4)])
 @pytest.mark.parametrize("rampup", [0.05, 0.09, None])
-def test_the_ramp_up_is_that_of_nvlabs(batch, accumulate, rampup):
+def test_the_ramp_up_is_that_of_nvlabs(batch, accumulate_grad_batches, rampup):
     """Written a second time after training_loop.py of NVlabs/edm, where cur_nimg grows after the update."""
-    ema = HalfLife(model(), half_life=50_000, batch_size=batch, accumulate=accumulate, rampup_ratio=rampup)
-    size = batch * accumulate
+    ema = HalfLifeEMA(
+        model(),
+        half_life=50_000,
+        batch_size=batch,
+        accumulate_grad_batches=accumulate_grad_batches,
+        rampup_ratio=rampup,
+    )
+    size = batch * accumulate_grad_batches
     seen = size * np.arange(2000)
     half_life = np.full(2000, 50_000.0) if rampup is None else np.minimum(50_000.0, seen * rampup)
     expected = np.power(0.5, size / np.maximum(half_life, 1e-8))
@@ -165,7 +180,7 @@ def test_the_ramp_up_is_that_of_nvlabs(batch, accumulate, rampup):
 )
 def test_refuses_an_impossible_half_life(arguments, message):
     with pytest.raises(ValueError, match=f"ema.{message} is"):
-        HalfLife(model(), **arguments)
+        HalfLifeEMA(model(), **arguments)
 
 
 # ---- power functions ----
@@ -176,15 +191,15 @@ WIDTHS = [0.005, 0.03, 0.05, 0.1, 0.2, 0.28]
 @pytest.mark.parametrize("width", WIDTHS)
 def test_gamma_is_the_root_of_the_cubic(width):
     roots = np.roots([1, 7, 16 - width**-2, 12 - width**-2])
-    assert gamma_of(width) == pytest.approx(roots.real.max(), rel=1e-9)
-    assert gamma_of(width) > 0
+    assert std_to_exp(width) == pytest.approx(roots.real.max(), rel=1e-9)
+    assert std_to_exp(width) > 0
 
 
 @pytest.mark.parametrize("width", WIDTHS)
 def test_the_weighting_is_as_wide_as_it_says(width):
     """By numerical integration: the standard deviation of t under (gamma + 1) t^gamma on [0, 1]."""
     nodes, factors = np.polynomial.legendre.leggauss(2000)
-    t, gamma = (nodes + 1) / 2, gamma_of(width)
+    t, gamma = (nodes + 1) / 2, std_to_exp(width)
     density = factors / 2 * (gamma + 1) * t**gamma
     mean = (density * t).sum()
     assert density.sum() == pytest.approx(1, abs=1e-7)
@@ -192,19 +207,19 @@ def test_the_weighting_is_as_wide_as_it_says(width):
 
 
 def test_the_widest_is_the_plain_mean():
-    assert gamma_of(WIDEST - 1e-9) == pytest.approx(0, abs=1e-6)
+    assert std_to_exp(MAX_STD - 1e-9) == pytest.approx(0, abs=1e-6)
 
 
 @pytest.mark.parametrize("width", [0.03, 0.1, 0.28])
 def test_power_average_in_closed_form(width):
     """Weights that change at steps only: the integral of (gamma + 1) t^gamma / T^(gamma + 1) over each interval."""
     m = model()
-    power = Power(m, [width])
+    power = PowerFunctionEMA(m, [width])
     history = []
     for step, weights in walk(m, 40):
         power.update(m, step)
         history.append(weights)
-        shares = [(b / step) ** (gamma_of(width) + 1) for b in range(step + 1)]
+        shares = [(b / step) ** (std_to_exp(width) + 1) for b in range(step + 1)]
         expected = sum((b - a) * weights for (a, b), weights in zip(pairwise(shares), history, strict=True))
         assert_close(power.model[0].weight, expected, rtol=0, atol=1e-12)
 
@@ -212,7 +227,7 @@ def test_power_average_in_closed_form(width):
 def test_power_average_of_a_line():
     """The mean of t under the weighting is (gamma + 1) / (gamma + 2) of the run."""
     m, n = model(), 5000
-    power = Power(m, (0.05, 0.2))
+    power = PowerFunctionEMA(m, (0.05, 0.2))
     for step in range(1, n + 1):
         with torch.no_grad():
             m[0].weight.fill_((step - 0.5) / n)
@@ -224,8 +239,8 @@ def test_power_average_of_a_line():
 
 def test_all_widths_are_tracked_as_if_alone():
     m = model()
-    alone = [Power(m, [width]) for width in (0.05, 0.1, 0.2)]
-    together = Power(m, [0.05, 0.1, 0.2])
+    alone = [PowerFunctionEMA(m, [width]) for width in (0.05, 0.1, 0.2)]
+    together = PowerFunctionEMA(m, [0.05, 0.1, 0.2])
     m[2].running_mean += 5
     for step, _ in walk(m, 7):
         for average in (*alone, together):
@@ -234,7 +249,7 @@ def test_all_widths_are_tracked_as_if_alone():
         assert one.sigma_rel == other.sigma_rel
         assert all(torch.equal(a, b) for a, b in zip(one.model.parameters(), other.model.parameters(), strict=True))
         assert torch.equal(other.model[2].running_mean, m[2].running_mean)
-    again = Power(model(), [0.05, 0.1, 0.2])
+    again = PowerFunctionEMA(model(), [0.05, 0.1, 0.2])
     again.load_state_dict(together.state_dict())
     assert torch.equal(again.others[1].model[0].weight, alone[2].model[0].weight)
 
@@ -242,7 +257,7 @@ def test_all_widths_are_tracked_as_if_alone():
 @pytest.mark.parametrize("widths", [[], [0.05, 0.05], [0.0], [0.05, 0.3], [-0.1], [float("nan")]])
 def test_refuses_impossible_widths(widths):
     with pytest.raises(ValueError, match=r"ema.sigma_rel names|a relative width lies between 0 and 0.289"):
-        Power(model(), widths)
+        PowerFunctionEMA(model(), widths)
 
 
 # ---- other widths, after the run ----
@@ -253,7 +268,7 @@ def smooth_run(n, count, widths, more):
     m = model()
     g = torch.Generator().manual_seed(2)
     waves = [torch.randn(6, *p.shape, generator=g, dtype=p.dtype) for p in m.parameters()]
-    power, direct = Power(m, widths), {width: Power(m, [width]) for width in more}
+    power, direct = PowerFunctionEMA(m, widths), {width: PowerFunctionEMA(m, [width]) for width in more}
     snapshots = []
     for step in range(1, n + 1):
         basis = torch.cos(torch.pi * step / n * torch.arange(6)).double()
@@ -274,7 +289,7 @@ def relative_error(found, expected):
 
 def test_a_snapshot_stays_as_it_was():
     m = model()
-    power = Power(m, (0.05, 0.1))
+    power = PowerFunctionEMA(m, (0.05, 0.1))
     before = power.snapshot(1)
     kept = copy.deepcopy(before)
     shared = {x.data_ptr() for x in [*power.state_dict().values(), *m.state_dict().values()]}
@@ -291,7 +306,7 @@ def test_another_width_is_rebuilt():
     _, snapshots, direct = smooth_run(1000, 20, (0.05, 0.1), (0.03, 0.07, 0.08, 0.15, 0.2))
     assert len(snapshots) == 20
     for width, power in direct.items():
-        rebuilt = rebuild(snapshots, width)
+        rebuilt = reconstruct(snapshots, width)
         assert rebuilt.keys() == power.model.state_dict().keys()
         assert relative_error(rebuilt, power.model.state_dict()) < (3e-3 if 0.05 < width < 0.1 else 3e-2)
         nearest = min((0.05, 0.1), key=lambda stored, width=width: abs(stored - width))
@@ -305,26 +320,26 @@ def test_more_snapshots_are_better():
     errors = []
     for count in (5, 10, 40):
         _, snapshots, direct = smooth_run(400, count, (0.05, 0.1), (0.07,))
-        errors.append(relative_error(rebuild(snapshots, 0.07), direct[0.07].model.state_dict()))
+        errors.append(relative_error(reconstruct(snapshots, 0.07), direct[0.07].model.state_dict()))
     assert errors[0] > errors[1] > errors[2] and errors[2] < 1e-3
 
 
 def test_a_stored_width_is_rebuilt_exactly():
     power, snapshots, _ = smooth_run(100, 10, (0.05, 0.1), ())
     for average in (power, *power.others):
-        assert relative_error(rebuild(snapshots, average.sigma_rel), average.model.state_dict()) < 1e-12
-    assert relative_error(rebuild(list(reversed(snapshots)), 0.1), power.others[0].model.state_dict()) < 1e-12
+        assert relative_error(reconstruct(snapshots, average.sigma_rel), average.model.state_dict()) < 1e-12
+    assert relative_error(reconstruct(list(reversed(snapshots)), 0.1), power.others[0].model.state_dict()) < 1e-12
 
 
 def test_rebuilt_weights_keep_their_type_and_buffers_those_of_the_last_step():
     m = model().float()
-    power = Power(m)
+    power = PowerFunctionEMA(m)
     snapshots = []
     for step in (1, 2, 3):
         m[2].num_batches_tracked += 1
         power.update(m, step)
         snapshots.append(power.snapshot(step))
-    rebuilt = rebuild(snapshots, 0.08)
+    rebuilt = reconstruct(snapshots, 0.08)
     assert rebuilt["0.weight"].dtype == torch.float32 and rebuilt["2.num_batches_tracked"] == 3
     model().float().load_state_dict(rebuilt)
     assert_close(rebuilt["0.weight"], m[0].weight, rtol=0, atol=1e-6, msg="constant weights stay what they are")
@@ -335,31 +350,31 @@ def test_inner_products_are_integrals():
     grid = (torch.arange(200_000).double() + 0.5) * 10 / 200_000
     profiles = (gamma[:, None] + 1) * (grid / t[:, None]) ** gamma[:, None] / t[:, None] * (grid <= t[:, None])
     integrals = profiles @ profiles.T * 10 / 200_000
-    assert_close(inner_product((t[:, None], gamma[:, None]), (t, gamma)), integrals, rtol=2e-4, atol=1e-7)
+    assert_close(power_function_correlation((t[:, None], gamma[:, None]), (t, gamma)), integrals, rtol=2e-4, atol=1e-7)
 
 
 def test_the_fit_is_that_of_nvlabs():
     """Algorithm 3 written a second time in numpy, after phema.py of NVlabs/edm2."""
-    t, gamma = np.repeat(np.arange(1.0, 11), 2), np.tile([gamma_of(0.05), gamma_of(0.1)], 10)
+    t, gamma = np.repeat(np.arange(1.0, 11), 2), np.tile([std_to_exp(0.05), std_to_exp(0.1)], 10)
 
     def products(t_a, g_a, t_b, g_b):
         exponent = np.where(t_a < t_b, g_b, -g_a)
         return (g_a + 1) * (g_b + 1) * (t_a / t_b) ** exponent / ((g_a + g_b + 1) * np.maximum(t_a, t_b))
 
     matrix = products(t[:, None], gamma[:, None], t, gamma)
-    expected = np.linalg.solve(matrix, products(t, gamma, 10.0, gamma_of(0.07)))
-    found, distance = fit_profile(torch.tensor(t), torch.tensor(gamma), 0.07)
+    expected = np.linalg.solve(matrix, products(t, gamma, 10.0, std_to_exp(0.07)))
+    found, distance = posthoc_coefficients(torch.tensor(t), torch.tensor(gamma), 0.07)
     np.testing.assert_allclose(found, expected / expected.sum(), rtol=0, atol=1e-10)
     assert 0 < distance < 0.01
 
 
 def test_the_distance_of_the_fit_is_measured():
-    t, gamma = torch.arange(1.0, 6).double(), torch.full((5,), gamma_of(0.1)).double()
+    t, gamma = torch.arange(1.0, 6).double(), torch.full((5,), std_to_exp(0.1)).double()
     for width in (0.05, 0.09, 0.2):
-        x, distance = fit_profile(t, gamma, width)
+        x, distance = posthoc_coefficients(t, gamma, width)
         grid = (torch.arange(200_000).double() + 0.5) * 5 / 200_000
         profiles = (gamma[:, None] + 1) * (grid / t[:, None]) ** gamma[:, None] / t[:, None] * (grid <= t[:, None])
-        wanted = (gamma_of(width) + 1) * (grid / 5) ** gamma_of(width) / 5
+        wanted = (std_to_exp(width) + 1) * (grid / 5) ** std_to_exp(width) / 5
         assert distance == pytest.approx(((x @ profiles - wanted).norm() / wanted.norm()).item(), rel=1e-3)
         assert x.sum().item() == pytest.approx(1)
 
@@ -368,5 +383,5 @@ def test_the_distance_of_the_fit_is_measured():
 def test_a_width_that_the_snapshots_cannot_represent(width, message):
     _, snapshots, _ = smooth_run(100, 20, (0.05, 0.1), ())
     with pytest.raises(ValueError, match=message) as caught:
-        rebuild(snapshots, width)
+        reconstruct(snapshots, width)
     assert "\n" not in str(caught.value)

@@ -82,7 +82,7 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"momentum": 1.0}, {"narrow": 0}])
+@pytest.mark.parametrize("wrong", [{"lr": 0}, {"momentum": 1.0}, {"min_matrix_size": 0}])
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="lr > 0"):
         Muon([nn.Parameter(torch.zeros(3))], **wrong)

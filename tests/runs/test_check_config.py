@@ -203,7 +203,7 @@ def test_the_trainer():
         ("torch.optim.Adam", "eps", [1e-8, 1], [0, -1, 1e30, nan]),
         ("torch.optim.SGD", "weight_decay", [0, 0.1], [-0.1, nan]),
         ("torch.optim.Adafactor", "eps", [[None, 1e-3]], []),
-        ("src.optim.muon.Muon", "narrow", [1], [0]),
+        ("src.optim.muon.Muon", "min_matrix_size", [1], [0]),
     ],
 )
 def test_ranges_of_parts(target, setting, good, bad):

@@ -21,7 +21,7 @@ def make_run(path, files=None, **settings) -> Run:
     [
         ({}, {}, True),
         ({"val_size": 10}, {"val_size": 20}, False),  # other samples are trained on
-        ({"val_share": 0.1}, {"val_share": 0.2}, False),
+        ({"val_fraction": 0.1}, {"val_fraction": 0.2}, False),
         ({"channels": 1}, {"channels": 3}, False),
         ({"root": "/a"}, {"root": "/b"}, False),
         ({"root": "/a", "files": "x"}, {"root": "/b", "files": "x"}, True),

@@ -110,7 +110,9 @@ def test_checkpoints(outputs):
 
 def test_snapshots(outputs):
     run = start(outputs / "x")
-    assert "outputs/x holds no snapshots" in message_of(run.snapshots) and "ema=power" in message_of(run.snapshots)
+    assert "outputs/x holds no snapshots" in message_of(run.snapshots) and "ema=power_function" in message_of(
+        run.snapshots
+    )
     (run.path / "snapshots").mkdir()
     (run.path / "snapshots/.step_000009.pt.partial").touch()
     assert "no snapshots" in message_of(run.snapshots)
@@ -136,12 +138,12 @@ def test_the_config_survives_exactly(outputs):
 def test_paths_follow_a_folder_that_is_moved(outputs, tmp_path):
     folders = saved_config("", "")["data"] | {"_target_": "src.data.image_folder.ImageFolder", "root": "outputs"}
     folders |= {"channels": 3, "size": [8, 8]}
-    run = start(outputs / "x", callbacks={"checkpoints": {"dirpath": "outputs/x/checkpoints"}}, data=folders)
+    run = start(outputs / "x", callbacks={"checkpoint": {"dirpath": "outputs/x/checkpoints"}}, data=folders)
     new = tmp_path / "elsewhere"
     run.path.rename(new)
     cfg = Run(new).config()
     assert cfg.paths.run == str(new)
-    assert cfg.callbacks.checkpoints.dirpath == f"{new}/checkpoints"
+    assert cfg.callbacks.checkpoint.dirpath == f"{new}/checkpoints"
     assert cfg.data.root == cfg.paths.outputs == "outputs"
 
 

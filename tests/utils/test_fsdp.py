@@ -11,7 +11,7 @@ import torch
 from src.commands.trainer import destroy_process_group
 from src.utils.checkpoints import AtomicCheckpointIO, load_checkpoint
 from src.utils.errors import UserError
-from src.utils.fsdp import FullyShard
+from src.utils.fsdp import FSDP2Strategy
 from src.utils.sharded import DIGESTS, digests, parts
 from tests.helpers.tiny import Memory, make_module
 
@@ -26,7 +26,7 @@ def ended() -> Iterator[None]:
 
 
 def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True) -> pl.Trainer:
-    split = {"strategy": FullyShard(min_parameters=0, process_group_backend="gloo")}
+    split = {"strategy": FSDP2Strategy(min_parameters=0, process_group_backend="gloo")}
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, num_sanity_val_steps=0, limit_val_batches=0,
         logger=False, use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=False,

@@ -4,7 +4,7 @@ from itertools import combinations
 
 import pytest
 
-from src.callbacks.same_batch import SameBatch
+from src.callbacks.overfit_one_batch import OverfitOneBatch
 from tests.helpers.resuming import MODULES, assert_goes_on, run
 from tests.helpers.tiny import Memory
 
@@ -17,7 +17,7 @@ QUICK = {
     "validated within epochs": (3, EPOCHS | {"val_check_interval": 2, "check_val_every_n_epoch": 1}),
     "accumulated over epochs": (3, EPOCHS | {"accumulate_grad_batches": 2, "val_check_interval": 4}),
     "some batches": (2, STEPS | {"limit_train_batches": 2, "val_check_interval": 3}),
-    "the same batches": (3, STEPS | {"val_check_interval": 4, "callbacks": [SameBatch()]}),
+    "the same batches": (3, STEPS | {"val_check_interval": 4, "callbacks": [OverfitOneBatch()]}),
 }
 SLOW = {
     "not validated": (3, STEPS | {"limit_val_batches": 0}),
@@ -33,7 +33,7 @@ SLOW = {
     "accumulated, validated in between": (3, {"max_steps": 7, "accumulate_grad_batches": 2, "val_check_interval": 1}),
     "accumulated by more than an epoch": (3, {"max_steps": 4, "accumulate_grad_batches": 4, "val_check_interval": 6}),
     "a share of the batches": (2, EPOCHS | {"limit_train_batches": 0.7, "val_check_interval": 4}),
-    "one batch": (1, STEPS | {"limit_train_batches": 1, "val_check_interval": 4, "callbacks": [SameBatch()]}),
+    "one batch": (1, STEPS | {"limit_train_batches": 1, "val_check_interval": 4, "callbacks": [OverfitOneBatch()]}),
 }
 
 

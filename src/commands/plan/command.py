@@ -56,7 +56,7 @@ def calculate(cfg: DictConfig, plan: Plan) -> Figures:
     data: DataModule = instantiate(cfg.data)
     devices, precision = plan.count(cfg.trainer), cfg.trainer.precision
     data.check_batch_size(devices)
-    sharded = "FullyShard" in str(cfg.trainer.strategy)
+    sharded = "FSDP2Strategy" in str(cfg.trainer.strategy)
     layout = Layout(devices, data.batch_size // devices, sharded)
     length = length_of(cfg, plan, data)
 

@@ -23,12 +23,12 @@ class Speed:
     """FLOP a second of a device, the seconds that each operation takes at least, and how that is known."""
 
     flops: float
-    launch: float
+    launch_overhead: float
     source: str
 
     def seconds(self, flop: float, operations: int) -> float:
         """The time that so much work takes, done in so many operations."""
-        return max(flop / self.flops, operations * self.launch)
+        return max(flop / self.flops, operations * self.launch_overhead)
 
 
 @dataclass(frozen=True)
@@ -36,16 +36,17 @@ class Plan:
     """Device and run for which the cost is estimated.
 
     Args:
-        name: of the device; None for the one at hand.
-        memory: bytes of one.
-        bf16, fp16, fp32: FLOP a second at peak, dense; None where it cannot.
-        link, network: bytes a second that one sends to another of its machine, and that a machine sends to others.
-        per_machine: how many there are in a machine.
-        utilisation: share of the peak that a run reaches.
-        launch: seconds that an operation takes at least.
-        devices: how many; None for as many as the trainer is told.
-        images: there are to train and validate on, where the config does not say.
-        out: file that the figures are written to, as JSON.
+        name: name of the device; None for the local one.
+        memory: bytes per device.
+        bf16, fp16, fp32: peak FLOP/s without sparsity; None if not supported.
+        link_bandwidth: bytes/s that a device sends to others of its node.
+        network_bandwidth: bytes/s that a node sends to others.
+        devices_per_node: number of devices in a node.
+        mfu: model FLOP utilization, the assumed fraction of the peak speed.
+        launch_overhead: seconds of CPU time per kernel launch.
+        devices: number of devices; None for that of the trainer.
+        images: number of training and validation images, if the config does not say.
+        out: JSON file for the estimate.
     """
 
     name: str | None = None
@@ -53,11 +54,11 @@ class Plan:
     bf16: PositiveFloat | None = None
     fp16: PositiveFloat | None = None
     fp32: PositiveFloat | None = None
-    link: PositiveFloat | None = None
-    network: PositiveFloat | None = None
-    per_machine: PositiveInt = 8
-    utilisation: Annotated[float, Interval(gt=0, le=1)] = 0.3
-    launch: NonNegativeFloat = 0.0
+    link_bandwidth: PositiveFloat | None = None
+    network_bandwidth: PositiveFloat | None = None
+    devices_per_node: PositiveInt = 8
+    mfu: Annotated[float, Interval(gt=0, le=1)] = 0.3
+    launch_overhead: NonNegativeFloat = 0.0
     devices: PositiveInt | None = None
     images: PositiveInt | None = None
     out: str | None = None
@@ -102,16 +103,16 @@ class Plan:
         if not peak:
             raise UserError(f"{self.name} has no peak for trainer.precision={precision}; use 16-mixed or 32-true")
         return Speed(
-            self.utilisation * peak,
-            self.launch,
-            f"assumed: {self.utilisation:.0%} (plan.utilisation) of a peak of {peak / 1e12:.4g}",
+            self.mfu * peak,
+            self.launch_overhead,
+            f"assumed: {self.mfu:.0%} (plan.mfu) of a peak of {peak / 1e12:.4g}",
         )
 
     def bandwidth(self, devices: int) -> float | None:
         """Bytes a second that each sends in a ring; several rings share the ways out of a machine."""
-        if devices <= self.per_machine or not self.link or not self.network:
+        if devices <= self.devices_per_node or not self.link_bandwidth or not self.network_bandwidth:
             return self.link
-        return min(self.link, self.network)
+        return min(self.link_bandwidth, self.network_bandwidth)
 
 
 def device_at_hand(accelerator: str) -> torch.device:
@@ -154,14 +155,14 @@ def measured_speed(
         trial: makes a step of so many images.
     """
     peak = product_speed(device, precision)
-    expected = costs.training / (plan.utilisation * peak)  # seconds an image
+    expected = costs.training / (plan.mfu * peak)  # seconds an image
     images = min(n, max(1, int(SECONDS / expected)))
     needed = costs.weights + costs.averages + costs.optimizer + costs.peak
     fits = plan.memory is None or needed < plan.memory / 2
     if expected > LONGEST or not fits:
         why = "takes too long to be tried" if fits else "may not fit, and was not tried"
-        said = f"assumed: {plan.utilisation:.0%} (plan.utilisation) of a matrix product here; the model {why}"
-        return Speed(plan.utilisation * peak, 0.0, said)
+        said = f"assumed: {plan.mfu:.0%} (plan.mfu) of a matrix product here; the model {why}"
+        return Speed(plan.mfu * peak, 0.0, said)
     reached = images * costs.training / seconds(trial(images), device)
     return Speed(reached, 0.0, f"measured here in steps of {images} images; {reached / peak:.0%} of a matrix product")
 

@@ -102,7 +102,7 @@ def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> Length:
         UserError: where it cannot be known.
     """
     trainer, n = cfg.trainer, plan.images or cfg.data.get("n")
-    n_val = cfg.data.get("val_size") or (n and val_count(n, cfg.data.get("val_share", 0.05)))
+    n_val = cfg.data.get("val_size") or (n and val_count(n, cfg.data.get("val_fraction", 0.05)))
     batches = (n - n_val) // data.batch_size if n else 0
     if not n and trainer.max_epochs > 0:
         raise UserError("trainer.max_epochs counts passes over the images; say how many there are: plan.images=1000000")

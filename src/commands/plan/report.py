@@ -65,7 +65,9 @@ def time_rows(figures: Figures) -> Rows:
     time, length, layout, speed = figures.time, figures.length, figures.layout, figures.speed
     step = time.compute + time.communication
     hours = f", {rounded(layout.devices * time.run / 3600)} device-hours" if layout.devices > 1 else ""
-    bound = f", bound by starting {figures.costs.operations:,} operations (plan.launch)" if time.starting else ""
+    bound = (
+        f", bound by starting {figures.costs.operations:,} operations (plan.launch_overhead)" if time.starting else ""
+    )
     rows = [
         ("time, estimated", f"{duration(time.run)}{hours}; reading data and what callbacks measure come on top"),
         ("  speed", f"{rounded(speed.flops / 1e12)} TFLOP/s on each device, {speed.source}"),
@@ -88,7 +90,7 @@ def time_rows(figures: Figures) -> Rows:
 def communication(figures: Figures, step: float) -> str:
     seconds, bandwidth = figures.time.communication, figures.plan.bandwidth(figures.layout.devices)
     if not bandwidth:
-        return "not counted: how fast these devices are linked is not known (plan.link=BYTES)"
+        return "not counted: how fast these devices are linked is not known (plan.link_bandwidth=BYTES)"
     return (
         f"{duration(seconds)}, {seconds / step:.1%}, assumed: a ring at {bandwidth / 1e9:g} GB/s, "
         "as if nothing were computed meanwhile"

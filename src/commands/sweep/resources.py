@@ -13,32 +13,34 @@ from omegaconf import DictConfig
 GIVEN = "DIFFUSION_LAB_GPU"  # names the GPU that a process was given
 
 
-def fair_jobs(
+def default_n_jobs(
     threads: int,
     memory_gib: float,
-    words: Sequence[str] = (),
+    overrides: Sequence[str] = (),
     params: Mapping[str, str] | None = None,
-    at_once: int | None = None,
+    max_jobs: int | None = None,
 ) -> int:
     """How many jobs may run beside each other: as many as have cores, memory and, where there are any, a GPU each.
 
     Args:
         threads: cores that a job should have.
         memory_gib: memory that a job needs.
-        words, params: of the sweep, which may have fewer jobs than that.
-        at_once: trials that a search asks for at a time; its jobs are never more.
+        overrides, params: of the sweep, which may have fewer jobs than that.
+        max_jobs: trials that a search asks for at a time; its jobs are never more.
     """
     import joblib
 
     most = [joblib.cpu_count() // threads, int(available_gib() // memory_gib)]
     if gpus := visible_gpus():
         most.append(len(gpus))
-    return max(1, min(*most, at_once or count_jobs(words, params or {})))
+    return max(1, min(*most, max_jobs or count_jobs(overrides, params or {})))
 
 
-def count_jobs(words: Sequence[str], params: Mapping[str, str]) -> int:
-    """How many jobs the words of a sweep stand for."""
-    parsed = OverridesParser.create().parse_overrides([*(f"{name}={value}" for name, value in params.items()), *words])
+def count_jobs(overrides: Sequence[str], params: Mapping[str, str]) -> int:
+    """How many jobs the overrides of a sweep stand for."""
+    parsed = OverridesParser.create().parse_overrides(
+        [*(f"{name}={value}" for name, value in params.items()), *overrides]
+    )
     return len(BasicSweeper.split_arguments(parsed, None)[0])
 
 

@@ -30,7 +30,7 @@ CONFIG: dict[str, Any] = {
     "sampler": {"_target_": "src.samplers.ancestral.DDPM", "steps": 50},
     "guidance": {"_target_": "src.diffusion.guidance.NoGuidance"},
     "trainer": {"max_steps": 100, "accumulate_grad_batches": 1},
-    "callbacks": {"progress": {"unit": "samples"}, "stop": {"run": "PLACE"}},
+    "callbacks": {"progress": {"unit": "samples"}, "graceful_stop": {"run": "PLACE"}},
 }
 
 
@@ -68,7 +68,7 @@ def write_run(tmp_path):
         paths = {"run": str(folder), "outputs": str(tmp_path), "data": f"{tmp_path}/data"}
         least, cfg = saved_config("", ""), config(**changes) | {"paths": paths}
         cfg = least | cfg | {part: least[part] | cfg[part] for part in ("data", "module", "trainer")}
-        cfg["callbacks"]["stop"]["run"] = str(folder)
+        cfg["callbacks"]["graceful_stop"]["run"] = str(folder)
         (folder / "config.yaml").write_text(yaml.safe_dump({"version": __version__} | cfg))
         facts: dict[str, Any] = {"overrides": list(typed), "parameters": 1234}
         steps = 50 * len(losses)

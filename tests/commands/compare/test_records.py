@@ -30,7 +30,7 @@ def test_a_moved_run_has_the_config_of_before(write_run, tmp_path):
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
     other = write_run("a")
     moved = with_names([other.run, type(other.run)(tmp_path / "elsewhere")])[1]
-    assert moved.config == before == other.config and before["callbacks"]["stop"]["run"] == "RUN"
+    assert moved.config == before == other.config and before["callbacks"]["graceful_stop"]["run"] == "RUN"
 
 
 def test_a_half_finished_sweep(write_run, tmp_path):

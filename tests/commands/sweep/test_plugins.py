@@ -9,7 +9,7 @@ from src.utils.errors import UserError
 
 
 @pytest.mark.parametrize(
-    ("cores", "gib", "gpus", "words", "at_once", "jobs"),
+    ("cores", "gib", "gpus", "words", "max_jobs", "jobs"),
     [
         (16, 64.0, 0, ["seed=range(20)"], None, 8),  # cores
         (16, 13.0, 0, ["seed=range(20)"], None, 3),  # memory
@@ -19,11 +19,11 @@ from src.utils.errors import UserError
         (1, 1.0, 0, ["seed=range(20)"], None, 1),  # never none
     ],
 )
-def test_jobs_share_a_machine_fairly(monkeypatch, cores, gib, gpus, words, at_once, jobs):
+def test_jobs_share_a_machine_fairly(monkeypatch, cores, gib, gpus, words, max_jobs, jobs):
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     monkeypatch.setattr(sharing, "available_gib", lambda: gib)
     monkeypatch.setattr(sharing, "visible_gpus", lambda: list(map(str, range(gpus))))
-    assert sharing.fair_jobs(2, 4.0, words, {}, at_once) == jobs
+    assert sharing.default_n_jobs(2, 4.0, words, {}, max_jobs) == jobs
 
 
 def test_free_memory_is_measured():

@@ -7,14 +7,14 @@ import pytorch_lightning as pl
 from pytorch_lightning.strategies import FSDPStrategy
 
 from src.module import DiffusionModule
-from src.optim.ema import Power
+from src.optim.ema import PowerFunctionEMA
 from src.utils.atomic import write_whole
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
 
-class Snapshots(pl.Callback):
-    """Save snapshots of the averages of `ema=power` to `step_<N>.pt`; unused with any other `ema`.
+class EMASnapshots(pl.Callback):
+    """Save snapshots of the averages of `ema=power_function` to `step_<N>.pt`; unused with any other `ema`.
 
     Which steps are written depends on the step alone, so that a resumed run leaves the files of an undisturbed one.
 
@@ -41,15 +41,17 @@ class Snapshots(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
-        if not isinstance(pl_module.ema, Power):
+        if not isinstance(pl_module.ema, PowerFunctionEMA):
             return
         if isinstance(trainer.strategy, FSDPStrategy):
-            raise UserError("ema=power needs whole weights in every process; use trainer=ddp, or ema=half_life")
+            raise UserError(
+                "ema=power_function needs whole weights in every process; use trainer=ddp, or ema=half_life"
+            )
         self.planned = pl_module.planned_steps()
         if self.planned <= 0 and self.every_n_steps is None:
             raise UserError(
-                "ema=power cannot spread its snapshots over a run without a planned length; "
-                "set callbacks.snapshots.every_n_steps, or trainer.max_steps"
+                "ema=power_function cannot spread its snapshots over a run without a planned length; "
+                "set callbacks.ema_snapshots.every_n_steps, or trainer.max_steps"
             )
         if trainer.is_global_zero:
             for path in self.dirpath.glob("step_*.pt"):  # of steps that a resumed run makes anew
@@ -64,5 +66,5 @@ class Snapshots(pl.Callback):
 
     def write_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
-        if isinstance(pl_module.ema, Power) and self.is_due(step):
+        if isinstance(pl_module.ema, PowerFunctionEMA) and self.is_due(step):
             write_whole(pl_module.ema.snapshot(step), self.path(step), f"the snapshot of step {step}")

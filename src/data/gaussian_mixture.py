@@ -14,7 +14,7 @@ from src.utils.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, Pos
 from src.utils.seeding import generator
 
 
-class Mixture(DataModule):
+class GaussianMixture(DataModule):
     r"""Points in the plane from a mixture of K Gaussians with means on a circle.
 
     .. math:: p(x) = \sum_{k=0}^{K-1} w_k\, N(x;\, \mu_k,\, s^2 I), \quad
@@ -30,7 +30,7 @@ class Mixture(DataModule):
 
     Args:
         n: how many points.
-        val_share: share of them for validation.
+        val_fraction: share of them for validation.
         modes: K.
         radius: r.
         std: s.
@@ -47,7 +47,7 @@ class Mixture(DataModule):
     def __init__(
         self,
         n: Annotated[int, Ge(2)] = 20000,
-        val_share: OpenFraction = 0.1,
+        val_fraction: OpenFraction = 0.1,
         modes: PositiveInt = 8,
         radius: NonNegativeFloat = 1.4,
         std: PositiveFloat = 0.15,
@@ -76,7 +76,7 @@ class Mixture(DataModule):
                 f"data.num_classes={num_classes}, but the labels are the {modes} modes; "
                 f"set data.num_classes={modes}, or 0 to leave the labels out"
             )
-        self.n, self.n_val, self.modes, self.std = n, val_count(n, val_share), modes, std
+        self.n, self.n_val, self.modes, self.std = n, val_count(n, val_fraction), modes, std
         angle = 2 * pi * torch.arange(modes, dtype=torch.float64) / modes
         self.means = radius * torch.stack([angle.cos(), angle.sin()], dim=1)
         self.weights = _shares(weights, modes)

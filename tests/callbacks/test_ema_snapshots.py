@@ -5,9 +5,9 @@ from functools import partial
 import pytest
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
-from src.callbacks.snapshots import Snapshots
-from src.optim.ema import Power, rebuild
+from src.callbacks.checkpoint import BestLastCheckpoint
+from src.callbacks.ema_snapshots import EMASnapshots
+from src.optim.ema import PowerFunctionEMA, reconstruct
 from src.utils.errors import UserError
 from tests.helpers.tiny import fit, make_module
 
@@ -17,8 +17,13 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 def run(folder, ckpt_path=None, module=None, count=20, every_n_steps=None, **settings):
     folder.mkdir(exist_ok=True)
-    callbacks = [Snapshots(str(folder / "s"), count, every_n_steps), Checkpoints(str(folder / "c"), every_n_steps=1)]
-    return fit(folder, module or make_module(average=Power), callbacks=callbacks, ckpt_path=ckpt_path, **settings)
+    callbacks = [
+        EMASnapshots(str(folder / "s"), count, every_n_steps),
+        BestLastCheckpoint(str(folder / "c"), every_n_steps=1),
+    ]
+    return fit(
+        folder, module or make_module(average=PowerFunctionEMA), callbacks=callbacks, ckpt_path=ckpt_path, **settings
+    )
 
 
 def steps(folder):
@@ -45,9 +50,9 @@ def test_when_they_are_written(tmp_path, count, every, settings, expected):
 
 def test_they_hold_the_averages_of_their_step(tmp_path):
     module, _, watch = run(tmp_path, count=3)
-    averages = Power(module.denoiser)
+    averages = PowerFunctionEMA(module.denoiser)
     names = [name for name, _ in module.denoiser.named_parameters()]
-    model = make_module(average=Power).denoiser
+    model = make_module(average=PowerFunctionEMA).denoiser
     for step, now in enumerate(watch.weights, 1):
         model.load_state_dict(dict(zip(names, now, strict=True)), strict=False)
         averages.update(model, step)
@@ -57,7 +62,7 @@ def test_they_hold_the_averages_of_their_step(tmp_path):
             for found, average in zip(snapshot["weights"], (averages, *averages.others), strict=True):
                 assert found.keys() == set(names)
                 assert all(torch.equal(found[k], p) for k, p in average.model.named_parameters())
-    rebuilt = rebuild([load(p) for p in (tmp_path / "s").iterdir()], 0.05)
+    rebuilt = reconstruct([load(p) for p in (tmp_path / "s").iterdir()], 0.05)
     for key, value in module.ema.model.state_dict().items():
         torch.testing.assert_close(rebuilt[key], value, rtol=0, atol=1e-6)
 
@@ -93,7 +98,7 @@ def test_a_resumed_run_leaves_the_same_bits(tmp_path):
 
 def test_a_run_without_an_end_needs_an_interval(tmp_path):
     endless = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 1}}
-    with pytest.raises(UserError, match=r"callbacks\.snapshots\.every_n_steps"):
+    with pytest.raises(UserError, match=r"callbacks\.ema_snapshots\.every_n_steps"):
         run(tmp_path / "a", **endless)
     assert not (tmp_path / "a/s").exists()
     run(tmp_path / "b", every_n_steps=5, **endless)
@@ -105,13 +110,13 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(torch, "save", failing_save)
-    callbacks = [Snapshots(str(tmp_path / "s"), count=3)]
+    callbacks = [EMASnapshots(str(tmp_path / "s"), count=3)]
     with pytest.raises(UserError, match=r"the snapshot of step 2 could not be written to .*No space left"):
-        fit(tmp_path, make_module(average=Power), callbacks=callbacks)
+        fit(tmp_path, make_module(average=PowerFunctionEMA), callbacks=callbacks)
     assert not list((tmp_path / "s").iterdir())
 
 
 @pytest.mark.parametrize("arguments", [{"count": 0}, {"every_n_steps": 0}])
 def test_refuses(arguments):
     with pytest.raises(ValueError, match="at least 1"):
-        Snapshots("x", **arguments)
+        EMASnapshots("x", **arguments)

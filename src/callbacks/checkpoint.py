@@ -17,7 +17,7 @@ from src.utils.ranges import PositiveInt
 STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}
 
 
-class Checkpoints(Checkpoint):
+class BestLastCheckpoint(Checkpoint):
     """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss.
 
     The last one is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
@@ -128,7 +128,7 @@ class Checkpoints(Checkpoint):
         return {name.rstrip("?"): getattr(self, name.rstrip("?")) for name in STATE}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        check(state_dict, STATE, "callbacks.Checkpoints")
+        check(state_dict, STATE, "callbacks.BestLastCheckpoint")
         vars(self).update(state_dict)
 
 

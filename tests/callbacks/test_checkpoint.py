@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.callbacks.checkpoints import Checkpoints
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.loggers.metrics_csv import read_metrics
 from src.utils.checkpoints import best_checkpoint
 from tests.helpers.tiny import fit, make_module
@@ -11,7 +11,7 @@ from tests.helpers.tiny import fit, make_module
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-class Noted(Checkpoints):
+class Noted(BestLastCheckpoint):
     """Notes when `last.ckpt` is written."""
 
     def __init__(self, *args, **kwargs):
@@ -75,22 +75,33 @@ def test_those_that_are_kept(tmp_path, every, keep, settings, kept, writes):
 
 def test_a_kept_one_resumes_to_the_same_bits(tmp_path):
     run = {"val_check_interval": 2, "log_every_n_steps": 4, "max_steps": 7}
-    fit(tmp_path, make_module(dropout=0.3), callbacks=[Checkpoints(str(tmp_path / "a"), keep_every_n_steps=4)], **run)
+    fit(
+        tmp_path,
+        make_module(dropout=0.3),
+        callbacks=[BestLastCheckpoint(str(tmp_path / "a"), keep_every_n_steps=4)],
+        **run,
+    )
     again = make_module(dropout=0.3)
-    fit(tmp_path, again, callbacks=[Checkpoints(str(tmp_path / "b"))], ckpt_path=tmp_path / "a/step_4.ckpt", **run)
+    fit(
+        tmp_path,
+        again,
+        callbacks=[BestLastCheckpoint(str(tmp_path / "b"))],
+        ckpt_path=tmp_path / "a/step_4.ckpt",
+        **run,
+    )
     a, b = (load(tmp_path / name / "last.ckpt")["state_dict"] for name in "ab")
     assert all(torch.equal(a[k], b[k]) for k in a)
 
 
 def test_an_impossible_interval_is_refused():
     with pytest.raises(ValueError, match="keep_every_n_steps is at least 1, or null, not 0"):
-        Checkpoints("x", keep_every_n_steps=0)
+        BestLastCheckpoint("x", keep_every_n_steps=0)
 
 
 def test_what_was_logged_is_written_first(tmp_path):
     """A run that is killed after a checkpoint has every row up to it."""
 
-    class Check(Checkpoints):
+    class Check(BestLastCheckpoint):
         def save_last(self, trainer):
             super().save_last(trainer)
             assert read_metrics(tmp_path / "metrics.csv")[-1]["step"] == trainer.global_step
@@ -105,7 +116,7 @@ def test_the_best_is_the_lowest_validation_loss(tmp_path):
         return torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0 if step < 60 else 300.0)
 
     module = make_module(lr=1e-2, schedule=schedule, decay=0.0)
-    checkpoints = Checkpoints(str(tmp_path / "c"))
+    checkpoints = BestLastCheckpoint(str(tmp_path / "c"))
     _, _, watch = fit(tmp_path, module, callbacks=[checkpoints], max_steps=70, val_check_interval=10)
     losses = {step: metrics["val/loss_ema"] for step, metrics in watch.validations}
     lowest = min(losses, key=losses.get)
@@ -120,16 +131,16 @@ def test_the_best_is_the_lowest_validation_loss(tmp_path):
 
 
 def test_another_monitor(tmp_path):
-    checkpoints = Checkpoints(str(tmp_path / "c"), monitor="val/loss_raw")
+    checkpoints = BestLastCheckpoint(str(tmp_path / "c"), monitor="val/loss_raw")
     _, _, watch = fit(tmp_path, callbacks=[checkpoints], val_check_interval=2)
     assert checkpoints.best == pytest.approx(min(metrics["val/loss_raw"] for _, metrics in watch.validations))
 
 
 def test_the_best_is_remembered_over_a_resumed_run(tmp_path):
-    first = Checkpoints(str(tmp_path / "c"))
+    first = BestLastCheckpoint(str(tmp_path / "c"))
     fit(tmp_path, make_module(), callbacks=[first], val_check_interval=3)
     before = load(tmp_path / "c/best.ckpt")
-    again = Checkpoints(str(tmp_path / "c"))
+    again = BestLastCheckpoint(str(tmp_path / "c"))
     worse = make_module(lr=0.0)
 
     def spoil(optimizer):
@@ -158,20 +169,22 @@ def test_a_validation_in_mid_accumulation_keeps_the_best(tmp_path):
 
 
 def test_its_state_survives():
-    checkpoints = Checkpoints("x")
+    checkpoints = BestLastCheckpoint("x")
     state = {"best": 0.5, "best_step": 3, "saved_step": 7, "validated_step": 6, "ended": True}
     vars(checkpoints).update(state)
-    again = Checkpoints("x")
+    again = BestLastCheckpoint("x")
     again.load_state_dict(checkpoints.state_dict())
     assert again.state_dict() == checkpoints.state_dict() == state
 
 
 def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
     """Lightning would count what was spent before, and stop at once."""
-    checkpoints, short = Checkpoints(str(tmp_path)), {"max_steps": 100000, "max_time": {"seconds": 1}}
+    checkpoints, short = BestLastCheckpoint(str(tmp_path)), {"max_steps": 100000, "max_time": {"seconds": 1}}
     _, first, _ = fit(tmp_path, callbacks=[checkpoints], **short)
     assert 0 < first.global_step < 100000
-    _, second, _ = fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], ckpt_path=tmp_path / "last.ckpt", **short)
+    _, second, _ = fit(
+        tmp_path, callbacks=[BestLastCheckpoint(str(tmp_path))], ckpt_path=tmp_path / "last.ckpt", **short
+    )
     assert second.global_step > first.global_step + 10
 
 
@@ -179,14 +192,14 @@ def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
 def test_a_kill_before_the_best_is_copied_is_mended(tmp_path, left):
     """It is known when the run is read, and mended when it goes on."""
     folder, settings = tmp_path / "c", {"val_check_interval": 2, "max_steps": 4}
-    fit(tmp_path, callbacks=[Checkpoints(str(folder))], **settings)
+    fit(tmp_path, callbacks=[BestLastCheckpoint(str(folder))], **settings)
     best = load(folder / "best.ckpt")
     assert best["global_step"] == 4 and best_checkpoint(folder) == folder / "best.ckpt"
     (folder / "best.ckpt").unlink()
     if left:
         torch.save(best | {"global_step": 2, "state_dict": {}}, folder / "best.ckpt")
     assert best_checkpoint(folder) == folder / "last.ckpt"
-    again = Checkpoints(str(folder))
+    again = BestLastCheckpoint(str(folder))
     fit(
         tmp_path,
         callbacks=[again],
@@ -198,12 +211,12 @@ def test_a_kill_before_the_best_is_copied_is_mended(tmp_path, left):
 
 
 def test_the_best_of_a_run_that_was_never_validated_is_its_last(tmp_path):
-    fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], limit_val_batches=0)
+    fit(tmp_path, callbacks=[BestLastCheckpoint(str(tmp_path))], limit_val_batches=0)
     assert best_checkpoint(tmp_path) == tmp_path / "last.ckpt"
 
 
 @pytest.mark.parametrize("damage", [b"", b"damaged"])
 def test_a_damaged_last_one_does_not_hide_the_best(tmp_path, damage):
-    fit(tmp_path, callbacks=[Checkpoints(str(tmp_path))], val_check_interval=2)
+    fit(tmp_path, callbacks=[BestLastCheckpoint(str(tmp_path))], val_check_interval=2)
     (tmp_path / "last.ckpt").write_bytes(damage)
     assert best_checkpoint(tmp_path) == tmp_path / "best.ckpt"

@@ -5,20 +5,20 @@ import pytest
 import torch
 from scipy import stats
 
-from src.data.mixture import Mixture
+from src.data.gaussian_mixture import GaussianMixture
 from src.utils.errors import UserError
 
 UNEQUAL = {"modes": 5, "weights": [1, 2, 3, 4, 10], "radius": 2.0, "std": 0.3, "num_classes": 5}
 LAWS = pytest.mark.parametrize("law", [{}, UNEQUAL], ids=["default", "unequal"])
 
 
-def load(**settings) -> Mixture:
-    data = Mixture(**settings)
+def load(**settings) -> GaussianMixture:
+    data = GaussianMixture(**settings)
     data.setup()
     return data
 
 
-def points(data: Mixture) -> tuple[np.ndarray, np.ndarray]:
+def points(data: GaussianMixture) -> tuple[np.ndarray, np.ndarray]:
     x, label = (torch.cat([getattr(part, name) for part in (data.train_set, data.val_set)]) for name in ("x", "label"))
     return x.double().numpy(), label.numpy()
 
@@ -38,12 +38,12 @@ def test_sizes_types_and_source():
 
 
 def test_the_truth_that_it_states():
-    data = Mixture(**UNEQUAL)
+    data = GaussianMixture(**UNEQUAL)
     assert data.weights.tolist() == pytest.approx([0.05, 0.1, 0.15, 0.2, 0.5], abs=1e-15)
     complex_roots = 2 * np.exp(2j * np.pi * np.arange(5) / 5)
     np.testing.assert_allclose(data.means.numpy(), np.stack([complex_roots.real, complex_roots.imag], 1), atol=1e-14)
-    assert Mixture().weights.tolist() == [1 / 8] * 8
-    assert Mixture(weights=[0.5] * 8).weights.tolist() == [1 / 8] * 8
+    assert GaussianMixture().weights.tolist() == [1 / 8] * 8
+    assert GaussianMixture(weights=[0.5] * 8).weights.tolist() == [1 / 8] * 8
 
 
 @LAWS
@@ -61,7 +61,9 @@ def test_moments(law):
 
 def test_default_variance_is_about_one():
     x, _ = points(load())
-    assert abs(x.var(0) - 1).max() < 0.03 and Mixture().to_units(torch.tensor([[1.7, -2.0]])).tolist()[0][1] == -2
+    assert (
+        abs(x.var(0) - 1).max() < 0.03 and GaussianMixture().to_units(torch.tensor([[1.7, -2.0]])).tolist()[0][1] == -2
+    )
 
 
 @LAWS
@@ -86,7 +88,7 @@ def test_the_points_of_a_mode_are_normal(law):
 
 @LAWS
 def test_density_is_that_of_scipy(law):
-    data = Mixture(**law)
+    data = GaussianMixture(**law)
     x = torch.randn(200, 2, generator=torch.Generator().manual_seed(0))
     parts = [stats.multivariate_normal(m, data.std**2).pdf(x.double().numpy()) for m in data.means.numpy()]
     found = data.log_density(x)
@@ -143,10 +145,10 @@ def test_one_mode_is_a_gaussian():
         ({"weights": [0, 1, 1, 1, 1, 1, 1, 1]}, r"data\.weights"),
         ({"weights": [float("nan")] * 8}, r"data\.weights"),
         ({"num_classes": 3}, r"set data\.num_classes=8, or 0"),
-        ({"val_share": 1.0}, r"data\.val_share=1\.0"),
+        ({"val_fraction": 1.0}, r"data\.val_fraction=1\.0"),
     ],
 )
 def test_refuses(settings, message):
     with pytest.raises(UserError, match=message) as refusal:
-        Mixture(**settings)
+        GaussianMixture(**settings)
     assert "\n" not in str(refusal.value)

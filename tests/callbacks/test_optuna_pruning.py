@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.callbacks.pruning import StopUnpromising
+from src.callbacks.optuna_pruning import OptunaPruning
 from tests.helpers.tiny import fit
 
 optuna = pytest.importorskip("optuna")
@@ -22,7 +22,7 @@ SPACE = {
 def search(tmp_path, monkeypatch):
     """`search(values)`: a storage with one finished trial that reported these, and with this run's and another's."""
     hydra = SimpleNamespace(overrides=SimpleNamespace(task=WORDS))
-    monkeypatch.setattr("src.callbacks.pruning.HydraConfig.get", lambda: hydra)
+    monkeypatch.setattr("src.callbacks.optuna_pruning.HydraConfig.get", lambda: hydra)
 
     def make(values: list[float], directions: tuple[str, ...] = ("minimize",)) -> str:
         storage = f"sqlite:///{tmp_path}/study.db"
@@ -43,9 +43,9 @@ def search(tmp_path, monkeypatch):
     return make
 
 
-def callback(storage: str | None, **pruner) -> StopUnpromising:
+def callback(storage: str | None, **pruner) -> OptunaPruning:
     pruner = {"n_startup_trials": 1} | pruner
-    return StopUnpromising(storage, "search", "best_val_loss", optuna.pruners.MedianPruner(**pruner))
+    return OptunaPruning(storage, "search", "best_val_loss", optuna.pruners.MedianPruner(**pruner))
 
 
 def trials(storage: str) -> list:
@@ -60,7 +60,7 @@ def test_it_ends_where_the_others_were_better(search, tmp_path, others, warmup, 
     assert trainer.global_step == ends
     losses = {step: pytest.approx(values["val/loss_ema"]) for step, values in watch.validations}
     assert [trial.intermediate_values for trial in trials(storage)[1:]] == [losses, {}]
-    assert stop.results == ({"stopped_as_unpromising": ends} if ends < 6 else {})
+    assert stop.results == ({"pruned_at_step": ends} if ends < 6 else {})
 
 
 def test_several_objectives_and_no_study_stop_nothing(search, tmp_path):

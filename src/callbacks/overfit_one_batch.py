@@ -5,7 +5,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 
-class SameBatch(pl.Callback):
+class OverfitOneBatch(pl.Callback):
     """Repeat the order of the first epoch; with trainer.limit_train_batches=1, the first batch.
 
     Lightning's own overfit_batches replaces the sampler by one that knows nothing of batches.
