@@ -38,7 +38,7 @@ def test_every_framework_chooses_the_same_parts(framework):
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 @pytest.mark.parametrize(
     ("data", "experiment"),
-    [("sine", "sine_ddpm"), ("mnist", "mnist_ddpm"), ("mnist", "mnist_edm"), ("mixture", "mixture_ncsn")],
+    [("sine", "sine_ddpm"), ("mnist", "mnist_ddpm"), ("mnist", "mnist_edm"), ("gaussian_mixture", "mixture_ncsn")],
 )
 def test_a_framework_replaces_the_parts_of_any_experiment(tmp_path, framework, data, experiment):
     cfg = compose_config(tmp_path, f"experiment={experiment}", f"framework={framework}")
