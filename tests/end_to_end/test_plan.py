@@ -72,7 +72,7 @@ def test_on_the_device_at_hand(planned):
         (["plan=h100", "plan.mfu=30"], "plan.mfu must be in (0, 1], got 30"),
         (["plan=t4", "trainer.precision=bf16-mixed"], "NVIDIA T4"),
         (["plan=h10"], "Did you mean h100"),
-        (["plan=h100", "net.num_heads=7"], "net.num_heads=7"),
+        (["plan=h100", "net.num_heads=7"], "net.num_heads must divide"),
     ],
     ids=" ".join,
 )

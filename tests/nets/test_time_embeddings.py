@@ -1,4 +1,4 @@
-"""Encodings of the noise level equal their formulas, in single precision, and tell levels apart."""
+"""Time embeddings equal their formulas, in single precision, and tell noise levels apart."""
 
 import math
 
@@ -31,10 +31,10 @@ def test_sinusoidal_equals_its_formula():
 
 @pytest.mark.parametrize("kind", RANDOM)
 def test_fourier_equals_its_formula(kind):
-    c, encoding = torch.tensor([-200.0, 0.0, 7.0, 900.0]), kind(6)
-    angles = [[2 * math.pi * w * x / 1000 for w in encoding.frequencies.tolist()] for x in c.tolist()]
+    c, embed = torch.tensor([-200.0, 0.0, 7.0, 900.0]), kind(6)
+    angles = [[2 * math.pi * w * x / 1000 for w in embed.frequencies.tolist()] for x in c.tolist()]
     by_hand = [[math.cos(a) for a in row] + [math.sin(a) for a in row] for row in angles]
-    assert_close(encoding(c), torch.tensor(by_hand), rtol=0, atol=1e-4)
+    assert_close(embed(c), torch.tensor(by_hand), rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("scale", [0.5, 4.0])
@@ -71,10 +71,10 @@ def test_fourier_is_fixed_and_learned_is_trained():
 @pytest.mark.parametrize("kind", EVERY)
 def test_taken_in_single_precision(kind):
     """bf16 could not even tell 999 from 1000."""
-    c, encoding = torch.tensor([999.0, 1000.0]), kind(64)
+    c, embed = torch.tensor([999.0, 1000.0]), kind(64)
     with torch.autocast("cpu", torch.bfloat16):
-        assert_close(encoding(c), encoding(c.double()), rtol=0, atol=0)
-    assert (encoding(c)[0] - encoding(c)[1]).abs().max() > 1e-3
+        assert_close(embed(c), embed(c.double()), rtol=0, atol=0)
+    assert (embed(c)[0] - embed(c)[1]).abs().max() > 1e-3
 
 
 @pytest.mark.parametrize("kind", EVERY)
