@@ -20,9 +20,9 @@ def evaluate(cfg: DictConfig) -> Any:
     )
 
     evaluation = Evaluation.prepare(cfg, overridden_keys())
-    subject = evaluation.draw()
-    sections = evaluation.measure(subject)
-    evaluation.write(subject, sections)
+    context = evaluation.draw()
+    sections = evaluation.compute_metrics(context)
+    evaluation.write(context, sections)
     return objective(cfg.sweep.objective, sections)
 
 

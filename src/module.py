@@ -14,7 +14,7 @@ from src.diffusion.losses import Loss
 from src.diffusion.time_samplers import TimeSampler
 from src.optim.ema import EMA
 from src.optim.lr_schedules import build_lr_schedule
-from src.statistics.loss_by_noise import LossByNoise
+from src.statistics.binned_loss import BinnedLoss
 from src.utils.errors import UserError
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
@@ -36,7 +36,7 @@ class DiffusionModule(pl.LightningModule):
         seed: of all draws.
     """
 
-    train_meter: LossByNoise
+    train_meter: BinnedLoss
     trainer: Any
 
     def __init__(
@@ -57,8 +57,8 @@ class DiffusionModule(pl.LightningModule):
         self.loss, self.time_sampler = loss, time_sampler
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.seed = seed
-        self.train_meter = LossByNoise()
-        self.val_meters = nn.ModuleDict({"raw": LossByNoise(), "ema": LossByNoise()})
+        self.train_meter = BinnedLoss()
+        self.val_meters = nn.ModuleDict({"raw": BinnedLoss(), "ema": BinnedLoss()})
         self.last_batch: dict[str, Tensor] = {}
 
     @property
@@ -143,10 +143,10 @@ class DiffusionModule(pl.LightningModule):
             was_training = model.training
             losses = self.loss(model.eval(), x_0, t, noise, cond)
             model.train(was_training)
-            cast(LossByNoise, self.val_meters[name]).update(losses, log_snr)
+            cast(BinnedLoss, self.val_meters[name]).update(losses, log_snr)
 
     def on_validation_epoch_end(self) -> None:
-        for name, meter in cast(dict[str, LossByNoise], self.val_meters).items():
+        for name, meter in cast(dict[str, BinnedLoss], self.val_meters).items():
             means = meter.compute()
             meter.reset()
             # Through Lightning, for the callbacks that watch it; the loggers get it below, at the right step.

@@ -25,7 +25,7 @@ from src.metrics.features import trained  # noqa: E402
 from tests.helpers.pairwise import without_a_new_pair  # noqa: E402
 
 # Features of a data set are learned in a moment; tests/metrics/features asks for good ones.
-trained.LEAST_STEPS = 20
+trained.MIN_STEPS = 20
 
 
 @pytest.hookimpl(tryfirst=True)  # before pytest takes out the slow ones

@@ -34,8 +34,8 @@ from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
 from src.diffusion.time_samplers import TimeSampler
 from src.diffusion.variances import Variance
-from src.metrics.base import Measure
-from src.metrics.features.base import Reference
+from src.metrics.base import Metric
+from src.metrics.features.base import ReferenceData
 from src.module import DiffusionModule
 from src.runs.check_config import check_config
 from src.runs.loading import build_denoiser
@@ -224,7 +224,7 @@ def check_method(cfg):
 
 def check_metrics(cfg):
     (measure,) = (instantiate(node) for node in cfg.metrics.values())
-    assert isinstance(measure, Measure) and set(measure.kinds) <= set(get_args(Kind))
+    assert isinstance(measure, Metric) and set(measure.kinds) <= set(get_args(Kind))
 
 
 def check_features(cfg):
@@ -233,7 +233,7 @@ def check_features(cfg):
     data.setup()
     make = instantiate(cfg.features, epochs=1, lr=1e-3) if "epochs" in cfg.features else instantiate(cfg.features)
     try:
-        assert make(Reference(data, make)).test.shape[0] == len(data.test_set)
+        assert make(ReferenceData(data, make)).test.shape[0] == len(data.test_set)
     except UserError as error:
         assert "torch-fidelity" in str(error)
 

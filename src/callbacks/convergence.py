@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.loggers.metrics_csv import read_metrics
-from src.statistics.convergence import verdict
+from src.statistics.convergence import convergence_status
 
 PAUSE = 20.0  # least seconds between two readings of metrics.csv, which grows
 
@@ -53,9 +53,10 @@ class ConvergenceReport(pl.Callback):
         file = self.run / "metrics.csv"
         if not file.exists():
             return
-        status = verdict(read_metrics(file))
+        status = convergence_status(read_metrics(file))
         self.report = [("convergence", status.text)]
-        levels = "".join(f"\n\n- log-SNR {name}: {fall:+.1%}" for name, fall in status.falls.items() if name != "all")
+        decreases = {name: d for name, d in status.relative_decrease.items() if name != "all"}
+        levels = "".join(f"\n\n- log-SNR {name}: {d:+.1%}" for name, d in decreases.items())
         if levels:
             levels = f"\n\nDecrease of the loss in the last third of the run, by noise level:{levels}"
         for logger in trainer.loggers:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from src.data.base import BatchDataset, DataModule
 from src.module import DiffusionModule
-from src.statistics.restoration import restoration
+from src.statistics.image_quality import image_quality
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
@@ -65,10 +65,10 @@ class DenoisingTest(pl.Callback):
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         n = min(self.n or len(data.test_set), len(data.test_set))
         original, noisy, denoised = denoise(pl_module, data.test_set, n)
-        quality = restoration(data.to_units(denoised), data.to_units(original), kind=data.kind)
+        quality = image_quality(data.to_units(denoised), data.to_units(original), images=data.kind == "images")
         # Not clipped: this is what the model is given.
         noisy_units, original_units = (data.to_units(x, clip=False) for x in (noisy, original))
-        before = restoration(noisy_units, original_units, clip=False, kind=data.kind)
+        before = image_quality(noisy_units, original_units, clip=False, images=data.kind == "images")
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
         pl_module.write(self.results)
         self.say(n, quality, before)

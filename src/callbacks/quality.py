@@ -11,12 +11,13 @@ from torchmetrics import Metric
 
 from src.data.base import DataModule
 from src.diffusion.guidance import Guidance, NoGuidance
-from src.metrics.features.base import Features, Reference
+from src.metrics.features.base import Features, ReferenceData
+from src.metrics.sliced_wasserstein import seeded_directions
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.samplers.pipeline import Pipeline
 from src.statistics.frechet import frechet_metric
-from src.statistics.sliced_wasserstein import SlicedWasserstein
+from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
@@ -25,9 +26,9 @@ from src.utils.seeding import generator
 class Quality(pl.Callback):
     """Distance between a few samples of the averaged weights and the test data, from the same noise each time.
 
-    Of images the Fréchet distance in features of the data, logged as `quality/frechet`; of signals and points the
-    sliced Wasserstein distance, `quality/sliced`. Beside it stands `quality/floor`, that of as many training data, and
-    among the results of the run `quality/nfe`, the evaluations of the net that a sample took. With
+    Of images the Fréchet distance in features of the data, logged as `quality/frechet_distance`; of signals and points
+    the sliced Wasserstein distance, `quality/sliced_wasserstein`. Beside it stands `quality/real_baseline`, that of as
+    many training data, and among the results of the run `quality/nfe`, the network evaluations per sample. With
     so few samples the distance is large even of a perfect model: it tells runs and moments apart, and is no result.
     Processes share the samples out.
 
@@ -43,7 +44,7 @@ class Quality(pl.Callback):
     def __init__(
         self,
         sampler: Callable[..., Sampler],
-        features: Callable[[Reference], Features],
+        features: Callable[[ReferenceData], Features],
         guidance: Guidance | None = None,
         n: Annotated[int, Ge(2)] = 500,
         steps: PositiveInt = 10,
@@ -56,7 +57,7 @@ class Quality(pl.Callback):
         self.make_sampler, self.make_features = sampler, features
         self.guidance, self.n, self.steps, self.every_n_steps = guidance or NoGuidance(), n, steps, every_n_steps
         self.measured_step = 0
-        self.floor: float | None = None
+        self.real_baseline: float | None = None
         self.results: dict[str, float] = {}
 
     def state_dict(self) -> dict[str, int]:
@@ -69,8 +70,8 @@ class Quality(pl.Callback):
         """Prepare the features, which may have to be learned, once: the first process does, the others read them."""
         assert isinstance(pl_module, DiffusionModule)
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.reference = Reference(data, self.make_features)
-        self.name = "quality/frechet" if self.reference.kind == "images" else "quality/sliced"
+        self.reference = ReferenceData(data, self.make_features)
+        self.name = "quality/frechet_distance" if self.reference.kind == "images" else "quality/sliced_wasserstein"
         if self.reference.kind == "images":
             width = self.reference.width
             if self.n <= width:
@@ -97,10 +98,10 @@ class Quality(pl.Callback):
         pipeline = self.pipeline(pl_module, data)
         with trainer.precision_plugin.forward_context(), pipeline.count_nfe() as cost:
             x = data.to_units(pipeline.sample(range(rank, self.n, world_size))).float()
-        if self.floor is None:
+        if self.real_baseline is None:
             order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
-            self.floor = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
-        measured = {self.name: self.distance(x, trainer), "quality/floor": self.floor}
+            self.real_baseline = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
+        measured = {self.name: self.distance(x, trainer), "quality/real_baseline": self.real_baseline}
         pl_module.write(measured)
         self.results = measured | {"quality/nfe": cost.evaluations / len(x)}
 
@@ -108,7 +109,11 @@ class Quality(pl.Callback):
         """From the samples x (B, C, *S) of this process, and those of all others, to the test data."""
         rank, world_size, reference = trainer.global_rank, trainer.world_size, self.reference
         images = reference.kind == "images"
-        metric: Metric = frechet_metric(reference.features.width) if images else SlicedWasserstein()
+        metric: Metric
+        if images:
+            metric = frechet_metric(reference.features.width)
+        else:
+            metric = SlicedWassersteinDistance(seeded_directions(x[0].numel()))
         if world_size > 1:  # where they can be gathered
             metric = metric.to(trainer.strategy.root_device)
         real = reference.features.test if images else torch.cat([part["x"] for part in reference.test.batches()])

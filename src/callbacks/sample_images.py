@@ -88,9 +88,9 @@ class SampleImages(pl.Callback):
             self.draw_denoising(trainer, pl_module, data, x_0)
 
     def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
-        from src.plots.pictures import READABLE, sample_grid
+        from src.plots.pictures import MAX_SHOWN, sample_grid
 
-        n = min(READABLE[1 + len(data.shape)], POINTS) if self.n is None else self.n
+        n = min(MAX_SHOWN[1 + len(data.shape)], POINTS) if self.n is None else self.n
         label, columns, names = grid_labels(module.denoiser.condition, data, n), None, None
         if label is not None:
             n, columns, names = len(label), int((label == 0).sum()), getattr(data, "class_names", [])[: label.max() + 1]

@@ -18,13 +18,13 @@ from src.commands.options import Sample
 from src.diffusion.conditions import Labels, NoCondition
 from src.diffusion.denoiser import Denoiser
 from src.plots.comparison import MOST, comparison
-from src.plots.pictures import READABLE, sample_grid, trajectory_frames, write_gif, write_picture
+from src.plots.pictures import MAX_SHOWN, sample_grid, trajectory_frames, write_gif, write_picture
 from src.runs.check_config import check_config, check_options, instantiable_nodes
 from src.runs.folders import clip_bound
 from src.runs.loading import build_denoiser, load_weights, read_weights
 from src.runs.run import SAMPLING_GROUPS, Run
 from src.samplers.pipeline import Pipeline
-from src.statistics.restoration import restoration
+from src.statistics.image_quality import image_quality
 from src.tasks.base import Inputs, Result, Task
 from src.tasks.generate import Generate
 from src.utils.atomic import whole
@@ -79,7 +79,7 @@ class Sampling:
             task: Task = instantiate(cfg.task)
         shape = (trained.data.channels, *trained.data.size)
         if isinstance(task, Generate):
-            task.keep = min(cfg.n, READABLE[1 + len(shape)]) if cfg.gif else 0
+            task.keep = min(cfg.n, MAX_SHOWN[1 + len(shape)]) if cfg.gif else 0
         elif cfg.gif:
             raise UserError("gif=true shows how samples come about; it is for task=generate")
         inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
@@ -184,7 +184,10 @@ class Sampling:
             return []
         truth = self.to_units(result.truth)
         found = {"input": next(iter(result.shown.values())), "result": result.x}
-        quality = {name: restoration(self.to_units(x), truth, kind=self.pipeline.kind) for name, x in found.items()}
+        quality = {
+            name: image_quality(self.to_units(x), truth, images=self.pipeline.kind == "images")
+            for name, x in found.items()
+        }
         (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
         return [
             (name.upper(), f"{quality['input'][name]:.4g} of the input, {value:.4g} of the result")

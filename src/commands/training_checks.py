@@ -64,7 +64,7 @@ def check_objective(names: Any, callbacks: list[pl.Callback]) -> None:
         if "/" not in name and name not in RESULTS:
             there = ", ".join(RESULTS)
             raise UserError(
-                f"sweep.objective={name} is no result of a run. Choices: {there}, quality/frechet and so on"
+                f"sweep.objective={name} is no result of a run. Choices: {there}, quality/frechet_distance and so on"
             )
         if name.startswith("quality/") and not any(isinstance(c, Quality) for c in callbacks):
             raise UserError(f"sweep.objective={name} is computed by callbacks=quality only; add it")

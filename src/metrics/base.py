@@ -1,48 +1,50 @@
-"""What is measured of a run: a measure takes a subject, and says in a section of the report what it found."""
+"""Metrics: a metric takes an :class:`EvalContext` and returns a section of the report."""
 
 from abc import ABC, abstractmethod
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from math import isfinite
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 from PIL import Image
 from torch import Tensor
 
 from src.data.base import DataModule
-from src.metrics.features.base import Features, Real, Reference
+from src.metrics.features.base import Features, RealData, ReferenceData
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
+from src.statistics.significance import Better
+from src.utils import units
 from src.utils.units import Kind
 
 NOT_AVAILABLE = "not available"
 
 
 @dataclass
-class Subject:
-    """What is measured.
+class EvalContext:
+    """The samples of a run, and everything that they are compared with.
 
     Attributes:
-        x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], all else as it is.
-        label: (N,) int64, the labels that were asked for; None where there were none.
+        x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], all else unscaled.
+        label: (N,) int64, the requested labels; None without labels.
         reference: the real data.
-        pipeline: the denoiser of the run, on its device, and how it samples.
+        pipeline: the denoiser of the run on its device, with its sampler, guidance and conditions.
         run: the run folder.
-        cost: what the samples took; None for those that are read from a file.
-        trajectory: (T, k, C, *S) in the units of the data, the first samples on their way, where there is one.
-        given: whether the samples are from a file, and not drawn from the model.
-        seed: of whatever a measure draws.
-        n: how many samples there are to be, known before they are drawn.
+        cost: evaluations and seconds that the samples took; None for samples from a file.
+        trajectory: (T, k, C, *S) in the units of the data, the sampling trajectory of the first k samples; optional.
+        from_file: True if the samples come from a file instead of the model.
+        seed: seed of the random draws of the metrics.
+        n: number of samples, known before they are drawn.
     """
 
     x: Tensor
     label: Tensor | None
-    reference: Reference
+    reference: ReferenceData
     pipeline: Pipeline
     run: Run
     cost: Cost | None = None
     trajectory: Tensor | None = None
-    given: bool = False
+    from_file: bool = False
     seed: int = 0
     n: int = 0
 
@@ -55,137 +57,142 @@ class Subject:
 
     @property
     def kind(self) -> Kind:
-        """What one sample is."""
+        """The kind of the data."""
         return self.reference.kind
 
     @property
-    def train(self) -> Real:
-        """The data that the model learned from."""
+    def train(self) -> RealData:
+        """The training data of the model."""
         return self.reference.train
 
     @property
-    def test(self) -> Real:
-        """Data that it has not seen."""
+    def test(self) -> RealData:
+        """The held-out test data."""
         return self.reference.test
 
     @property
     def features(self) -> Features:
-        """The space in which images are compared; made when a measure first asks for it."""
+        """The feature space in which images are compared, built on first use."""
         return self.reference.features
 
     @cached_property
-    def fake(self) -> Tensor:
+    def fake_features(self) -> Tensor:
         """The features (N, D) of the samples."""
         return self.features(self.x)
 
+    def to_model(self, x: Tensor) -> Tensor:
+        """Convert x from the units of the data to those of the model."""
+        return units.to_model(x, self.kind)
+
 
 @dataclass
-class Value:
-    """A number, and what it takes to read it.
+class MetricValue:
+    """A number with its confidence interval and its real-data baseline.
 
     Attributes:
-        name: as the report shows it.
+        name: title in the report.
         value: the number.
-        low, high: of its 95 % interval, where one is known.
-        floor: what as many real data have in its place: the least of a distance, the most of a precision.
-        better: whether lower or higher is better; None for neither.
-        digits: how many significant ones are shown.
+        low, high: ends of its 95 % interval, where known.
+        real_baseline: the same metric computed on as many real data as there are samples: a lower bound of a distance,
+            an upper bound of a precision.
+        better: "lower" or "higher"; None if neither is better.
+        digits: significant digits in the report.
     """
 
     name: str
     value: float
     low: float | None = None
     high: float | None = None
-    floor: float | None = None
-    better: Literal["lower", "higher"] | None = None
+    real_baseline: float | None = None
+    better: Better | None = None
     digits: int = 3
 
-    def shown(self, number: float) -> str:
-        """A number as this one is shown."""
+    def format(self, number: float) -> str:
+        """Format a number with the digits of this metric."""
         if not isfinite(number):
             return NOT_AVAILABLE
         return f"{number:,.{self.digits}g}" if abs(number) < 1000 else f"{number:,.0f}"
 
     @property
     def text(self) -> str:
-        """It, its interval, and what real data have in its place."""
-        interval = f" [{self.shown(self.interval[0])}, {self.shown(self.interval[1])}]" if self.interval else ""
-        floor = "" if self.floor is None else f", real data {self.shown(self.floor)}"
-        return self.shown(self.value) + interval + floor
+        """The value, its interval and its real-data baseline as one line."""
+        interval = f" [{self.format(self.interval[0])}, {self.format(self.interval[1])}]" if self.interval else ""
+        real = "" if self.real_baseline is None else f", real data {self.format(self.real_baseline)}"
+        return self.format(self.value) + interval + real
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """95 %, where it is known."""
+        """The 95 % interval, or None if unknown."""
         known = self.low is not None and self.high is not None and isfinite(self.low) and isfinite(self.high)
         return (self.low, self.high) if known else None  # type: ignore[return-value]
 
-    def plain(self) -> dict[str, Any]:
-        """For JSON, which knows no NaN: None stands for what is not available."""
+    def to_dict(self) -> dict[str, Any]:
+        """Return the attributes for JSON, with None in place of NaN and infinity."""
         return {k: None if isinstance(v, float) and not isfinite(v) else v for k, v in asdict(self).items()}
 
 
 class Picture(NamedTuple):
-    """A picture of the report; several make an animation, which rests on its last."""
+    """A picture of the report; a list of images is an animation that pauses on its last frame."""
 
     image: Image.Image | list[Image.Image]
     caption: str
 
 
 @dataclass
-class Section:
-    """What a measure found.
+class ReportSection:
+    """The result of a metric.
 
     Attributes:
-        title: its heading in the report.
-        values: by the name that they have in metrics.json and TensorBoard.
-        pictures: by the name of their file, without its ending.
-        verdict: what the numbers come to, in sentences; replaced by why there is none where one of them is missing.
-        notes: what to say beside, such as how to read the numbers.
-        tables: anything else for metrics.json, of plain containers, such as curves.
+        title: heading in the report.
+        values: by their key in metrics.json and TensorBoard.
+        pictures: by file name, without suffix.
+        notes: paragraphs of text, such as how to read the numbers.
+        tables: further results for metrics.json as plain containers, such as curves.
+        interpretation: the meaning of the numbers, in sentences; see :attr:`conclusion`.
     """
 
     title: str
-    values: dict[str, Value] = field(default_factory=dict)
+    values: dict[str, MetricValue] = field(default_factory=dict)
     pictures: dict[str, Picture] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
-    verdict: str = ""
+    interpretation: str = ""
 
     @property
     def conclusion(self) -> str:
-        """The verdict; where a number of this section, or the end of an interval, is NaN or infinite, that instead."""
+        """The interpretation, or the values that are NaN or infinite and prevent one."""
         missing = [v.name for v in self.values.values() for end in (v.value, v.low, v.high) if not isfinite(end or 0.0)]
-        if not self.verdict or not missing:
-            return self.verdict
+        if not self.interpretation or not missing:
+            return self.interpretation
         return f"No conclusion: {', '.join(dict.fromkeys(missing))}: not available (NaN or infinite)."
 
 
-class Measure(ABC):
-    """A new one is a class with one method and a YAML in conf/metrics.
+class Metric(ABC):
+    """Base class of the metrics of conf/metrics; a subclass implements `__call__`.
 
     Attributes:
-        kinds: the kinds of data that it can be taken of.
-        needs_samples: whether it looks at samples, or at the denoiser alone.
-        least_n: samples that it needs.
+        kinds: kinds of data that it applies to.
+        needs_samples: False if it evaluates the denoiser without samples.
+        min_samples: smallest number of samples.
     """
 
     kinds: tuple[Kind, ...] = get_args(Kind)
     needs_samples = True
-    least_n = 1
+    min_samples = 1
 
     @abstractmethod
-    def __call__(self, subject: Subject) -> Section:
-        """Measure."""
+    def __call__(self, context: EvalContext) -> ReportSection:
+        """Compute the metric."""
 
-    def least_for(self, subject: Subject) -> int:
-        """How many samples it needs of such data, known before anything is drawn or learned."""
-        return self.least_n
+    def min_samples_for(self, context: EvalContext) -> int:
+        """Return the smallest number of samples for these data, known before anything is drawn or trained."""
+        return self.min_samples
 
-    def refusal(self, subject: Subject) -> str | None:
-        """Why this measure says nothing of such a subject, or None; asked before the samples are drawn.
+    def why_not_applicable(self, context: EvalContext) -> str | None:
+        """Return why the metric does not apply to this run, or None; called before samples are drawn.
 
-        Those that are not asked for by name are then left out.
+        Metrics that do not apply are skipped unless the user has named them.
         """
-        if subject.kind not in self.kinds:
-            return f"it is for {' and '.join(self.kinds)}, and this run is one of {subject.kind}"
+        if context.kind not in self.kinds:
+            return f"it is for {' and '.join(self.kinds)}, and the data of this run are {context.kind}"
         return None

@@ -1,4 +1,4 @@
-"""How far the samples are from the data, as sets of features."""
+"""Distances between samples and data in a feature space."""
 
 from typing import Annotated
 
@@ -7,25 +7,27 @@ from annotated_types import Ge
 from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
 
-from src.metrics.base import Measure, Section, Subject, Value
-from src.statistics.frechet import MOST, Given, Moments, frechet_interval, frechet_metric
+from src.metrics.base import EvalContext, Metric, MetricValue, ReportSection
+from src.statistics.frechet import MAX_BOOTSTRAP, Identity, Moments, frechet_interval, frechet_metric
 from src.statistics.kernel_distance import kernel_distance
-from src.statistics.neighbors import Manifolds, manifolds
-from src.statistics.significance import share_interval
+from src.statistics.neighbors import PRDC, prdc
+from src.statistics.significance import wilson_interval
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import derive_seed, generator
 
 
-class Distances(Measure):
-    """Distances to the test data, beside those of the same number of training data.
+class Distances(Metric):
+    """Fréchet and kernel distance to the test data, classifier score, precision, recall, density and coverage.
 
-    The Fréchet distance compares means and covariances, the kernel distance all moments up to the third; precision and
-    density say how real single samples are, recall and coverage how much of the data they reach.
+    The Fréchet distance compares means and covariances, the kernel distance all moments up to the third. Precision and
+    density measure how realistic single samples are, recall and coverage how much of the data they cover. With
+    Inception features, the first two are FID and KID and the classifier score is the Inception score. The real-data
+    baselines are computed from as many training data.
 
     Args:
-        resamples: of the bootstrap, for the interval of the Fréchet distance.
-        neighbours: k, for precision, recall, density and coverage.
-        most: samples of each kind that these are computed on.
+        resamples: bootstrap resamples for the interval of the Fréchet distance.
+        k: nearest neighbors for precision, recall, density and coverage.
+        max_samples: samples of each kind that these four are computed on.
 
     Source: Heusel et al. 2017, arXiv:1706.08500; Bińkowski et al. 2018, arXiv:1801.01401; Salimans et al. 2016,
         arXiv:1606.03498; Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797.
@@ -33,76 +35,79 @@ class Distances(Measure):
 
     kinds = ("images",)
 
-    def __init__(self, resamples: PositiveInt = 200, neighbours: PositiveInt = 5, most: Annotated[int, Ge(2)] = 5000):
-        self.resamples, self.neighbours, self.most = resamples, neighbours, most
+    def __init__(self, resamples: PositiveInt = 200, k: PositiveInt = 5, max_samples: Annotated[int, Ge(2)] = 5000):
+        self.resamples, self.k, self.max_samples = resamples, k, max_samples
 
-    def least_for(self, subject: Subject) -> int:
-        """As many as the covariance of the features needs."""
-        return max(subject.reference.width, self.neighbours) + 1
+    def min_samples_for(self, context: EvalContext) -> int:
+        """Return the number of samples that a covariance of full rank and k neighbors need."""
+        return max(context.reference.width, self.k) + 1
 
-    def __call__(self, subject: Subject) -> Section:
-        features, n = subject.features, len(subject.x)
-        data, fake = features.test, subject.fake
-        chosen = torch.randperm(len(features.train), generator=generator("floor", subject.seed))[:n]
-        other = features.train[chosen]
-        section = Section("Distances to the data")
-        values, moments = section.values, Moments.of(data)
-        low, high = frechet_interval(moments, fake, self.resamples)
-        values["frechet"] = Value("Fréchet distance", frechet(data, fake), low, high, frechet(data, other), "lower")
-        (mean, error), (floor, _) = (kernel_distance(data, x) for x in (fake, other))
-        values["kernel"] = Value("kernel distance", mean, mean - 1.96 * error, mean + 1.96 * error, floor, "lower")
-        logits, real_logits = features.logits(fake), features.logits(other)
+    def __call__(self, context: EvalContext) -> ReportSection:
+        features, n = context.features, len(context.x)
+        test, fake = features.test, context.fake_features
+        chosen = torch.randperm(len(features.train), generator=generator("floor", context.seed))[:n]
+        train = features.train[chosen]
+        section = ReportSection("Distances to the data")
+        values, moments = section.values, Moments.of(test)
+        low, high = frechet_interval(moments, fake, self.resamples, generator("bootstrap"))
+        distance, real = frechet_distance(test, fake), frechet_distance(test, train)
+        frechet_name, kernel_name, score_name = features.metric_names
+        values["frechet_distance"] = MetricValue(frechet_name, distance, low, high, real, "lower")
+        (mean, error), (real, _) = (kernel_distance(test, x) for x in (fake, train))
+        interval = (mean - 1.96 * error, mean + 1.96 * error)
+        values["kernel_distance"] = MetricValue(kernel_name, mean, *interval, real, "lower")
+        logits, real_logits = features.logits(fake), features.logits(train)
         if logits is not None and real_logits is not None:
-            (mean, error), (floor, _) = (score(x, subject.seed) for x in (logits, real_logits))
+            (mean, error), (real, _) = (classifier_score(x, context.seed) for x in (logits, real_logits))
             interval = (mean - 1.96 * error, mean + 1.96 * error)
-            values["classifier_score"] = Value("classifier score (Inception-style)", mean, *interval, floor, "higher")
-        values |= self.manifold_values(data, fake, other)
-        section.notes = self.notes(subject, n, len(other))
+            values["classifier_score"] = MetricValue(score_name, mean, *interval, real, "higher")
+        values |= self.prdc_values(test, fake, train)
+        section.notes = self.notes(context, n, len(train))
         return section
 
-    def manifold_values(self, data: Tensor, fake: Tensor, other: Tensor) -> dict[str, Value]:
-        """Precision, recall, density and coverage, with as many real data as samples."""
-        n = min(self.most, len(fake), len(data))
-        data, fake = data[:n], fake[:n]
-        found, floors = manifolds(data, fake, self.neighbours), manifolds(data, other[:n], self.neighbours)
+    def prdc_values(self, test: Tensor, fake: Tensor, train: Tensor) -> dict[str, MetricValue]:
+        """Precision, recall, density and coverage, of as many real data as samples."""
+        n = min(self.max_samples, len(fake), len(test))
+        test, fake = test[:n], fake[:n]
+        found, baseline = prdc(test, fake, self.k), prdc(test, train[:n], self.k)
         values = {}
-        for name in Manifolds._fields:
-            each, floor = getattr(found, name), getattr(floors, name).mean().item()
+        for name in PRDC._fields:
+            each, real = getattr(found, name), getattr(baseline, name).mean().item()
             mean, margin = each.mean().item(), 1.96 * each.std().item() / len(each) ** 0.5
             low, high = mean - margin, mean + margin
-            if name != "density":  # a share
-                low, high = share_interval(each.sum().item(), len(each))
-            values[name] = Value(name, mean, low, high, floor, "higher")
+            if name != "density":  # a fraction
+                low, high = wilson_interval(each.sum().item(), len(each))
+            values[name] = MetricValue(name, mean, low, high, real, "higher")
         return values
 
-    def notes(self, subject: Subject, n: int, n_floor: int) -> list[str]:
-        width = subject.features.width
+    def notes(self, context: EvalContext, n: int, n_train: int) -> list[str]:
+        """How to read the numbers, and warnings about small numbers of samples."""
+        width, n_test = context.features.width, len(context.features.test)
         text = [
-            f"Features: {subject.features.name}. Distances are to {len(subject.features.test):,} test data. "
-            f"Beside each value stands that of real data, {n_floor:,} training data, which a perfect model would have. "
-            "Intervals hold 95 %. A distance falls with the number of samples: compare only figures of the same n and "
-            "features."
+            f"Features: {context.features.name}. Distances are to {n_test:,} test data. The real-data baseline is "
+            f"computed from {n_train:,} training data: the value of a perfect model. Intervals are 95 % intervals. "
+            "Distances decrease with the number of samples: compare only values with the same n and features."
         ]
-        n_manifolds = min(self.most, n, len(subject.features.test))
-        if n_manifolds < n:
-            text.append(f"Precision, recall, density and coverage are those of {n_manifolds:,} of the {n:,} samples.")
-        if n > MOST:
+        n_prdc = min(self.max_samples, n, n_test)
+        if n_prdc < n:
+            text.append(f"Precision, recall, density and coverage use {n_prdc:,} of the {n:,} samples.")
+        if n > MAX_BOOTSTRAP:
             text.append(
-                f"The interval of the Fréchet distance is that of {MOST:,} of the {n:,} samples, scaled to all."
+                f"The interval of the Fréchet distance uses {MAX_BOOTSTRAP:,} of the {n:,} samples and is scaled to n."
             )
         if n < 10 * width:
             text.append(f"WARNING: {n:,} samples are few for {width} features; use n={10 * width} or more.")
-        if n_floor < n:
+        if n_train < n:
             text.append(
-                f"WARNING: the values of real data are of all {n_floor:,} training data, fewer than the {n:,} samples."
+                f"WARNING: the real-data baseline uses all {n_train:,} training data, fewer than the {n:,} samples."
             )
-        if len(subject.features.test) < 10 * width:
-            text.append(f"WARNING: {len(subject.features.test):,} test data are few for {width} features.")
+        if n_test < 10 * width:
+            text.append(f"WARNING: {n_test:,} test data are few for {width} features.")
         return text
 
 
-def frechet(real: Tensor, fake: Tensor) -> float:
-    """torchmetrics' Fréchet distance of features (M, D) and (N, D)."""
+def frechet_distance(real: Tensor, fake: Tensor) -> float:
+    """The Fréchet distance of torchmetrics between features (M, D) and (N, D)."""
     metric = frechet_metric(real.shape[1])
     metric.set_dtype(torch.float64)
     metric.update(real.double(), real=True)
@@ -110,10 +115,10 @@ def frechet(real: Tensor, fake: Tensor) -> float:
     return metric.compute().item()
 
 
-def score(logits: Tensor, seed: int) -> tuple[float, float]:
-    r"""torchmetrics' :math:`\exp E\, KL(p(y | x) \Vert p(y))` of logits (N, K), and its standard error."""
+def classifier_score(logits: Tensor, seed: int) -> tuple[float, float]:
+    r"""The score :math:`\exp E\, KL(p(y | x) \Vert p(y))` of logits (N, K), by torchmetrics, and its standard error."""
     splits = min(10, len(logits))
-    metric = InceptionScore(feature=Given(logits.shape[1]), splits=splits)
+    metric = InceptionScore(feature=Identity(logits.shape[1]), splits=splits)
     metric.update(logits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("classifier score", seed))

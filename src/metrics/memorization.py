@@ -1,4 +1,4 @@
-"""Whether samples are copies of training images."""
+"""Memorization: samples that are copies of training images."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -7,151 +7,155 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from src.metrics.base import Measure, Picture, Section, Subject, Value
-from src.metrics.features.base import BATCH
+from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
+from src.metrics.features.base import BATCH_SIZE
 from src.plots.pictures import image_grid, with_row_names
-from src.statistics.significance import share_interval
+from src.statistics.significance import wilson_interval
 from src.utils.console import progress_bar
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
-Vectors = Callable[[Tensor], Tensor]  # the vectors (M, D) of rows (M,)
-COPY = 0.01  # share of test images that are as close to a training image as what is called a copy
-NEIGHBOURS = 50
+Vectors = Callable[[Tensor], Tensor]  # indices (M,) to vectors (M, D)
+COPY_QUANTILE = 0.01  # a sample as close to a training image as this fraction of the test images counts as a copy
+NEIGHBORS = 50
 
 
-class Nearest(NamedTuple):
-    """Of each of N vectors the k nearest of a set, the nearest first: their distances and their rows, (N, k)."""
+class Neighbors(NamedTuple):
+    """Distances to, and indices of, the k nearest neighbors of N vectors, nearest first, both (N, k)."""
 
     distance: Tensor
-    row: Tensor
+    indices: Tensor
 
     @property
-    def closeness(self) -> Tensor:
-        r"""The distance of the nearest over the mean of them all, (N,): near 1 in the middle of many, 0 for a copy.
+    def relative_distance(self) -> Tensor:
+        r"""The distance of the nearest neighbor over the mean of all k, (N,): 0 for a copy, near 1 in a dense region.
 
-        Simple images, such as a straight 1, are near to many others without being copies of one.
+        Simple images, such as a straight 1, are near many others without being copies of one.
 
-        Source: Carlini et al. 2023, arXiv:2301.13188, section 5.1, there twice this.
+        Source: Carlini et al. 2023, arXiv:2301.13188, section 5.1, where it is twice this.
         """
         return self.distance[:, 0] / self.distance.mean(1).clamp(min=1e-12)
 
 
-class Memorisation(Measure):
+class Memorization(Metric):
     """Comparison of the samples with their nearest training images, by pixels and by features.
 
     Args:
-        shown: pairs in each row of the picture.
-        least: test images at least, where there are that many, whose closeness says what is a copy.
-        most: samples whose neighbours are looked for.
+        n_shown: pairs in each row of the picture.
+        min_test: smallest number of test images, where available, that define the distance of a copy.
+        max_samples: samples whose neighbors are searched.
     """
 
     kinds = ("images",)
 
-    def __init__(self, shown: PositiveInt = 8, least: NonNegativeInt = 1000, most: PositiveInt = 10_000):
-        self.shown, self.least, self.most = shown, least, most
+    def __init__(self, n_shown: PositiveInt = 8, min_test: NonNegativeInt = 1000, max_samples: PositiveInt = 10_000):
+        self.n_shown, self.min_test, self.max_samples = n_shown, min_test, max_samples
 
-    def __call__(self, subject: Subject) -> Section:
-        section = Section("Nearest training images")
+    def __call__(self, context: EvalContext) -> ReportSection:
+        section = ReportSection("Nearest training images")
         rows: dict[str, Tensor] = {}
-        found: list[str] = []
+        conclusions: list[str] = []
         for space in ("pixels", "features"):
-            x, train, test = vectors(subject, space)
-            x = x[: self.most]
-            near = nearest(x, train, torch.arange(len(subject.train)), NEIGHBOURS)
-            nearer = self.nearer_to_training(subject, x, train, test)
-            copies = self.copies(subject, near, train, test)
+            x, train, test = vectors(context, space)
+            x = x[: self.max_samples]
+            near = nearest_neighbors(x, train, torch.arange(len(context.train)), NEIGHBORS)
+            nearer = self.nearer_to_training(context, x, train, test)
+            copies = self.copies(context, near, train, test)
             section.values |= {
-                f"nearer_to_training_{space}": Value(f"nearer to training than to test data, by {space}", *nearer, 0.5),
-                f"copies_{space}": Value(
-                    f"as close to a training image as 1 % of test data, by {space}", *copies, COPY
+                f"nearer_to_training_{space}": MetricValue(
+                    f"nearer to training than to test data, by {space}", *nearer, 0.5, "lower"
+                ),
+                f"copies_{space}": MetricValue(
+                    f"as close to a training image as 1 % of test data, by {space}", *copies, COPY_QUANTILE, "lower"
                 ),
             }
-            found.append(f"By {space} {verdict(*nearer[1:], *copies[:2])}.")
-            closest = near.closeness.argsort()[: self.shown]
-            rows[f"closest by {space}"] = subject.x[closest].cpu()
-            rows[f"training images by {space}"] = subject.train[near.row[closest, 0]]["x"]
-        for value in section.values.values():
-            value.better = "lower"
-        grid = image_grid(torch.cat(list(rows.values())), columns=min(self.shown, len(subject.x)))
+            conclusions.append(f"By {space} {interpret(*nearer[1:], *copies[:2])}.")
+            closest = near.relative_distance.argsort()[: self.n_shown]
+            rows[f"closest by {space}"] = context.x[closest].cpu()
+            rows[f"training images by {space}"] = context.train[near.indices[closest, 0]]["x"]
+        grid = image_grid(torch.cat(list(rows.values())), columns=min(self.n_shown, len(context.x)))
         caption = "The samples that are closest to a single training image, each above that image"
         section.pictures["nearest"] = Picture(with_row_names(grid, list(rows)), caption)
-        section.verdict = " ".join(found)
+        section.interpretation = " ".join(conclusions)
         section.notes += HOW_TO_READ
-        if self.most < len(subject.x):
-            section.notes.append(f"Looked at are {self.most:,} of the {len(subject.x):,} samples.")
+        if self.max_samples < len(context.x):
+            section.notes.append(f"Computed on {self.max_samples:,} of the {len(context.x):,} samples.")
         return section
 
     def nearer_to_training(
-        self, subject: Subject, x: Tensor, train: Vectors, test: Vectors
+        self, context: EvalContext, x: Tensor, train: Vectors, test: Vectors
     ) -> tuple[float, float, float]:
-        """The share of samples, with its interval, for as many training as test data."""
-        n = min(len(subject.train), len(subject.test))
+        """The fraction of samples nearer to training than to as many test data, with its interval."""
+        n = min(len(context.train), len(context.test))
         to_train, to_test = (
-            nearest(x, look, some(len(real), n, subject.seed)).distance[:, 0]
-            for look, real in ((train, subject.train), (test, subject.test))
+            nearest_neighbors(x, look, random_indices(len(real), n, context.seed)).distance[:, 0]
+            for look, real in ((train, context.train), (test, context.test))
         )
         ties = int((to_train == to_test).sum())
-        return share(int((to_train < to_test).sum()) + ties // 2, len(x))
+        return fraction(int((to_train < to_test).sum()) + ties // 2, len(x))
 
-    def copies(self, subject: Subject, near: Nearest, train: Vectors, test: Vectors) -> tuple[float, float, float]:
-        """The share of samples, with its interval, closer to a single training image than 1 % of test data are."""
-        chosen = some(len(subject.test), max(self.least, len(near.row)), subject.seed)
-        usual = nearest(test(chosen), train, torch.arange(len(subject.train)), NEIGHBOURS).closeness
-        return share(int((near.closeness < usual.quantile(COPY)).sum()), len(near.row))
+    def copies(
+        self, context: EvalContext, near: Neighbors, train: Vectors, test: Vectors
+    ) -> tuple[float, float, float]:
+        """The fraction of samples closer to a single training image than 1 % of the test data, with its interval."""
+        chosen = random_indices(len(context.test), max(self.min_test, len(near.indices)), context.seed)
+        of_test = nearest_neighbors(test(chosen), train, torch.arange(len(context.train)), NEIGHBORS).relative_distance
+        return fraction(int((near.relative_distance < of_test.quantile(COPY_QUANTILE)).sum()), len(near.indices))
 
 
 HOW_TO_READ = [
-    "Nearer to training than to test data is 50 % of new data of the same law, once the training data are thinned to "
-    "as many as there are test data; of copies of training images it is more.",
-    f"An image is close to a single one where the nearest training image is much nearer than the {NEIGHBOURS} nearest "
-    "on average: plain distance would call every straight 1 a copy. What 1 % of test images come up to is counted; "
-    "more than 1 % of the samples means copies. The intervals are those of other samples, beside the same data.",
+    "Samples of the data distribution are nearer to training than to test data in 50 % of cases, with equal numbers of "
+    "both; copies of training images are more often.",
+    "A sample is close to a single training image if that image is much nearer than the "
+    f"{NEIGHBORS} nearest on average: plain distance would call every straight 1 a copy. The threshold is the distance "
+    "that 1 % of the test images stay below; more than 1 % of the samples below it means copies. The intervals cover "
+    "other samples of the model, for the same data.",
 ]
 
 
-def vectors(subject: Subject, space: str) -> tuple[Tensor, Vectors, Vectors]:
+def vectors(context: EvalContext, space: str) -> tuple[Tensor, Vectors, Vectors]:
     """The samples (N, D), the training and the test data as vectors."""
     if space == "features":
-        return subject.fake, subject.features.train.__getitem__, subject.features.test.__getitem__
+        return context.fake_features, context.features.train.__getitem__, context.features.test.__getitem__
     return (
-        subject.x.flatten(1).cpu(),
-        lambda rows: subject.train[rows]["x"].flatten(1),
-        lambda rows: subject.test[rows]["x"].flatten(1),
+        context.x.flatten(1).cpu(),
+        lambda rows: context.train[rows]["x"].flatten(1),
+        lambda rows: context.test[rows]["x"].flatten(1),
     )
 
 
-def some(n: int, most: int, seed: int) -> Tensor:
-    """At most so many of n rows."""
-    return torch.randperm(n, generator=generator("memorisation", seed))[:most]
+def random_indices(n: int, most: int, seed: int) -> Tensor:
+    """Draw at most `most` of n indices without replacement."""
+    key = "memorisation"  # spelled as it always was: another key would draw other indices
+    return torch.randperm(n, generator=generator(key, seed))[:most]
 
 
-def nearest(x: Float[Tensor, "n d"], data: Vectors, rows: Tensor, k: int = 1) -> Nearest:
-    """The k nearest to x, or all where there are fewer, of the rows of the data, read a part at a time."""
-    best = Nearest(x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64, device=x.device))
-    with progress_bar(len(rows), "nearest images", leave=False, delay=2, unit_scale=True) as bar:
-        for part in rows.split(BATCH):
+def nearest_neighbors(x: Float[Tensor, "n d"], data: Vectors, indices: Tensor, k: int = 1) -> Neighbors:
+    """Find the k nearest neighbors of x among the data at these indices, read in batches."""
+    best = Neighbors(x.new_empty(len(x), 0), torch.empty(len(x), 0, dtype=torch.int64, device=x.device))
+    with progress_bar(len(indices), "nearest images", leave=False, delay=2, unit_scale=True) as bar:
+        for part in indices.split(BATCH_SIZE):
             distance = torch.cat([best.distance, torch.cdist(x, data(part).to(x))], 1)
-            row = torch.cat([best.row, part.to(x.device).expand(len(x), -1)], 1)
+            index = torch.cat([best.indices, part.to(x.device).expand(len(x), -1)], 1)
             distance, order = distance.topk(min(k, distance.shape[1]), largest=False)
-            best = Nearest(distance, row.gather(1, order))
+            best = Neighbors(distance, index.gather(1, order))
             bar.update(len(part))
-    # Distances are found by way of squares, whose rounding hides that a copy is at none at all.
-    best.distance[:, 0] = (x - data(best.row[:, 0].cpu()).to(x)).norm(dim=1)
-    return Nearest(best.distance.cpu(), best.row.cpu())
+    # cdist computes distances from squares, and their rounding error hides that the distance of a copy is zero.
+    best.distance[:, 0] = (x - data(best.indices[:, 0].cpu()).to(x)).norm(dim=1)
+    return Neighbors(best.distance.cpu(), best.indices.cpu())
 
 
-def share(count: int, n: int) -> tuple[float, float, float]:
-    """A share of n and its 95 % interval."""
-    return count / n, *share_interval(count, n)
+def fraction(count: int, n: int) -> tuple[float, float, float]:
+    """count / n and its 95 % interval."""
+    return count / n, *wilson_interval(count, n)
 
 
-def verdict(low: float, high: float, copies: float, copies_low: float) -> str:
-    """What the two shares come to."""
-    if copies_low > 2 * COPY:
+def interpret(low: float, high: float, copies: float, copies_low: float) -> str:
+    """Interpret the interval of the fraction nearer to training data, and the fraction of copies."""
+    if copies_low > 2 * COPY_QUANTILE:
         return f"{copies:.1%} of the samples are as close to a training image as 1 % of test data: there are copies"
     if low > 0.5:
-        return "the samples are drawn to the training data by more than chance, but few of them are copies"
+        return "the samples are nearer to the training data than by chance, but few of them are copies"
     if high < 0.5:
-        return "the samples are nearer to the test than to the training data: the two are not of one law"
+        return "the samples are nearer to the test than to the training data: their distributions differ"
     return "the samples are no nearer to the training data than new data are"

@@ -4,14 +4,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.metrics.base import Section, Value
+from src.metrics.base import MetricValue, ReportSection
 from src.plots.pictures import write_gif, write_picture
 from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
 from src.utils.atomic import whole
 from src.utils.console import describe
 
 
-def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, Section]) -> None:
+def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, ReportSection]) -> None:
     """report.html, and the pictures in it as files.
 
     Args:
@@ -33,7 +33,7 @@ def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str,
         partial.write_text(page(f"Evaluation of {record['name'] or record['run']}", blocks), "utf-8")
 
 
-def section_blocks(section: Section) -> list[str]:
+def section_blocks(section: ReportSection) -> list[str]:
     """A section: what is to be warned of, its numbers, its pictures, and how to read them."""
     blocks = [heading(section.title)]
     blocks += [value_table(list(section.values.values()))] if section.values else []
@@ -42,14 +42,14 @@ def section_blocks(section: Section) -> list[str]:
     return [*blocks, figures([picture_tag(p.image, p.caption) for p in section.pictures.values()])]
 
 
-def value_table(values: Sequence[Value]) -> str:
+def value_table(values: Sequence[MetricValue]) -> str:
     header = ["", "value", "95 % interval", "real data", "better is"]
     rows = [
         [
             v.name,
-            v.shown(v.value),
-            f"{v.shown(v.interval[0])} to {v.shown(v.interval[1])}" if v.interval else "",
-            "" if v.floor is None else v.shown(v.floor),
+            v.format(v.value),
+            f"{v.format(v.interval[0])} to {v.format(v.interval[1])}" if v.interval else "",
+            "" if v.real_baseline is None else v.format(v.real_baseline),
             v.better or "",
         ]
         for v in values

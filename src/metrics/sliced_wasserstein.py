@@ -1,89 +1,92 @@
-"""How far the samples as a whole are from the data."""
+"""The sliced Wasserstein distance between samples and data."""
 
 from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge
+from jaxtyping import Float
 from torch import Tensor
 
-from src.metrics.base import Measure, Picture, Section, Subject, Value
-from src.plots.metrics import clouds
-from src.statistics.sliced_wasserstein import SlicedWasserstein, squared_distances
+from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
+from src.plots.metrics import labeled_clouds
+from src.statistics.sliced_wasserstein import random_directions, squared_distances
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
-NUMBERS = 2**23  # of projections that are compared at a time
+MAX_ELEMENTS = 2**23  # projected numbers that are compared at a time
 
 
-class Sliced(Measure):
-    """Sliced Wasserstein distance between samples and test data, beside that of the same number of training data.
+class SlicedWasserstein(Metric):
+    """The sliced Wasserstein distance between samples and test data; baseline: as many training data.
 
     Args:
-        projections: directions to look along.
-        resamples: of the bootstrap, for the 95 % interval.
-        most: samples that the bootstrap draws from; where there are more, the interval is scaled to their number.
+        projections: number of random directions.
+        resamples: bootstrap resamples for the 95 % interval.
+        max_samples: samples for the bootstrap; with more, the interval is scaled to their number.
     """
 
     kinds = ("points", "signals", "fields", "volumes")
-    least_n = 2
+    min_samples = 2
 
     def __init__(
-        self, projections: PositiveInt = 128, resamples: PositiveInt = 200, most: Annotated[int, Ge(2)] = 10_000
+        self, projections: PositiveInt = 128, resamples: PositiveInt = 200, max_samples: Annotated[int, Ge(2)] = 10_000
     ):
-        self.projections, self.resamples, self.most = projections, resamples, most
+        self.projections, self.resamples, self.max_samples = projections, resamples, max_samples
 
-    def __call__(self, subject: Subject) -> Section:
-        x, n = subject.x, len(subject.x)
-        real, data = subject.test[:], subject.train.some(n, "sliced", subject.seed)
-        directions = SlicedWasserstein(self.projections, subject.seed).directions(x[0].numel())
-        flat, real_flat = (v.flatten(1).float() for v in (x, real["x"]))
-        distance, floor = (distance_along(v, real_flat, directions) for v in (flat, data["x"].flatten(1).float()))
-        below, above = bootstrap(flat[: self.most] @ directions, real_flat @ directions, self.resamples)
-        scale = (min(n, self.most) / n) ** 0.5
+    def __call__(self, context: EvalContext) -> ReportSection:
+        x, n = context.x, len(context.x)
+        test, train = context.test[:], context.train.some(n, "sliced", context.seed)
+        directions = seeded_directions(x[0].numel(), self.projections, context.seed)
+        fake, real, baseline = (v.flatten(1).float() for v in (x, test["x"], train["x"]))
+        distance, real_distance = (distance_along(v, real, directions) for v in (fake, baseline))
+        below, above = bootstrap(fake[: self.max_samples] @ directions, real @ directions, self.resamples)
+        scale = (min(n, self.max_samples) / n) ** 0.5
         low, high = max(0.0, distance + scale * below), distance + scale * above
-        value = Value("sliced Wasserstein distance", distance, low, high, floor, better="lower")
-        section = Section(
-            "Distance from the data", {"sliced_wasserstein": value}, notes=[HOW_TO_READ], verdict=verdict(value)
-        )
-        if len(data["x"]) < n:
+        value = MetricValue("sliced Wasserstein distance", distance, low, high, real_distance, better="lower")
+        section = ReportSection("Distance to the data", {"sliced_wasserstein": value}, notes=[HOW_TO_READ])
+        section.interpretation = interpret_distance(value)
+        if len(baseline) < n:
             section.notes.append(
-                f"The value of real data is that of {len(data['x']):,} training data, for there are no more."
+                f"The real-data baseline is computed from {len(baseline):,} training data, all there are."
             )
-        if self.most < n:
-            section.notes.append(f"The interval is that of {self.most:,} of the {n:,} samples, scaled to all of them.")
-        if subject.kind == "points":
-            shown = {"test data": (real["x"], real.get("label")), "samples": (x, subject.label)}
-            section.pictures["points"] = Picture(clouds(shown), "As many points of the data and of the samples")
+        if self.max_samples < n:
+            section.notes.append(f"The interval uses {self.max_samples:,} of the {n:,} samples and is scaled to n.")
+        if context.kind == "points":
+            shown = {"test data": (test["x"], test.get("label")), "samples": (x, context.label)}
+            section.pictures["points"] = Picture(labeled_clouds(shown), "As many test data as samples")
         return section
 
 
 HOW_TO_READ = (
-    "It is how far points have to be moved, as the root of the mean square along random directions, to turn the "
-    "samples into the test data, in units of the data. Two finite sets are never the same: the value of "
-    "real data is the distance of as many training data from the test data. The interval is that of other samples of "
-    "the same model."
+    "The root mean square distance, along random directions, by which points have to be moved to turn the samples into "
+    "the test data, in units of the data. Two finite sets always differ: the real-data baseline is the distance of as "
+    "many training data from the test data. The interval covers other samples of the same model."
 )
+
+
+def seeded_directions(dim: int, projections: int = 128, seed: int = 0) -> Float[Tensor, "dim projections"]:
+    """Draw unit vectors as a function of the seed and the number of dimensions."""
+    return random_directions(dim, projections, generator(seed, "directions", dim))
 
 
 def distance_along(x: Tensor, y: Tensor, directions: Tensor) -> float:
     """The sliced Wasserstein distance of x (N, D) and y (M, D) along the columns of (D, P), some at a time."""
-    parts = directions.split(max(1, NUMBERS // (len(x) + len(y))), 1)
+    parts = directions.split(max(1, MAX_ELEMENTS // (len(x) + len(y))), 1)
     return torch.cat([squared_distances(x @ part, y @ part) for part in parts]).mean().sqrt().item()
 
 
 def bootstrap(x: Tensor, real: Tensor, resamples: int) -> tuple[float, float]:
-    """How far the 95 % interval over other samples x (N, P) of the same source, from real ones (M, P), reaches below
-    and above the distance of x.
+    """The ends of the 95 % bootstrap interval of the distance of x (N, P) from real (M, P), relative to that distance.
 
-    A resample holds fewer different samples, which are farther from the data: the percentiles are moved back by that.
+    A resample has fewer distinct samples and a larger distance: the percentiles are centered to remove this bias.
     """
-    g, n, target = generator("bootstrap"), len(x), Cells.of(real, len(x))
+    g, n, target = generator("bootstrap"), len(x), BinnedQuantiles.of(real, len(x))
     ordered, order = x.T.contiguous().sort(1)
     values, places = ordered.numpy().ravel(), order.numpy()
     again = []
     for _ in range(resamples):
         counts = torch.randint(n, (n,), generator=g).bincount(minlength=n).numpy()
-        # In order as the samples are, each as often as it was drawn: sorting anew would take ten times as long.
+        # The sorted samples, each repeated as often as it was drawn: sorting again would take ten times as long.
         resample = torch.from_numpy(values.repeat(counts[places].ravel())).view(ordered.shape)
         again.append(target.distance_ordered(resample.T))
     found = torch.stack(again)
@@ -91,22 +94,23 @@ def bootstrap(x: Tensor, real: Tensor, resamples: int) -> tuple[float, float]:
     return low, high
 
 
-class Cells(NamedTuple):
-    r"""Quantile functions in N equal parts of [0, 1], from which the distance of N numbers takes one sorting.
+class BinnedQuantiles(NamedTuple):
+    r"""Quantile functions, averaged over N equal bins of [0, 1]: the distance of N numbers then takes one sort.
 
-    .. math:: \int_0^1 (F^{-1} - G^{-1})^2 = \frac{1}{N} \sum_i (x_{(i)} - m_i)^2 + v, \text{ for the mean } m_i
-              \text{ of } G^{-1} \text{ in part } i \text{ and the mean } v \text{ of its variances within the parts}
+    .. math:: \int_0^1 (F^{-1} - G^{-1})^2 = \frac{1}{N} \sum_i (x_{(i)} - m_i)^2 + v, \text{ with the mean } m_i
+              \text{ of } G^{-1} \text{ in bin } i \text{ and the mean } v \text{ of its variances within the bins}
 
-    mean: (N, P).
-    within: v, (P,).
+    Attributes:
+        mean: m, (N, P).
+        within: v, (P,).
     """
 
     mean: Tensor
     within: Tensor
 
     @classmethod
-    def of(cls, real: Tensor, n: int) -> "Cells":
-        """Of the columns of (M, P). In units of 1 / (N M) the steps and the parts begin and end at integers."""
+    def of(cls, real: Tensor, n: int) -> "BinnedQuantiles":
+        """Compute them from the columns of real (M, P). In units of 1 / (N M), steps and bins begin at integers."""
         m = len(real)
         ends = torch.cat([torch.arange(1, n + 1) * m, torch.arange(1, m + 1) * n]).unique()
         widths = torch.diff(ends, prepend=ends.new_zeros(1)).to(real)[:, None] / (n * m)
@@ -119,15 +123,16 @@ class Cells(NamedTuple):
         return self.distance_ordered(x.sort(0).values)
 
     def distance_ordered(self, x: Tensor) -> Tensor:
-        """The same of x whose columns are in order."""
+        """The same for x with sorted columns."""
         return ((x - self.mean).square().mean(0) + self.within).mean().sqrt()
 
 
-def verdict(value: Value) -> str:
-    """Whether the samples can be told from data."""
-    assert value.low is not None and value.floor is not None
-    if value.low <= value.floor:
-        return "By this distance the samples cannot be told from as many data."
-    if not value.floor:
-        return "The samples are apart from the test data, and the training data are the test data: their distance is 0."
-    return f"The samples are {value.value / value.floor:.2g} times as far from the test data as training data are."
+def interpret_distance(value: MetricValue) -> str:
+    """Compare the distance of the samples with the real-data baseline."""
+    assert value.low is not None and value.real_baseline is not None
+    if value.low <= value.real_baseline:
+        return "By this distance the samples cannot be distinguished from as many real data."
+    if not value.real_baseline:
+        return "The samples differ from the test data; training and test data are the same, with distance 0."
+    ratio = value.value / value.real_baseline
+    return f"The distance of the samples from the test data is {ratio:.2g} times that of as many training data."

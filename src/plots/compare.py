@@ -16,7 +16,7 @@ from src.plots.pictures import (
     image_grid,
     limit_of,
     new_figure,
-    place_colors,
+    position_colors,
     to_picture,
     with_row_names,
 )
@@ -69,7 +69,7 @@ def training_curves(
     curves: Mapping[str, Sequence[tuple[Sequence[float], Sequence[float]]]],
     xlabel: str,
     ylabel: str,
-    floor: float | None = None,
+    real_baseline: float | None = None,
     others: Sequence[tuple[Sequence[float], Sequence[float]]] = (),
 ) -> Image.Image:
     """A value over training: one color a row of the table, one line a seed.
@@ -77,7 +77,7 @@ def training_curves(
     Args:
         curves: for each row (x, values) of its runs.
         xlabel, ylabel: of x and values.
-        floor: the value of as many real data, where it is known.
+        real_baseline: the value of as many real data, if known.
         others: (x, values) of runs that are grey and have no name.
     """
     figure, axes = new_figure(*SIZE)
@@ -90,9 +90,9 @@ def training_curves(
         for j, (x, y) in enumerate(runs):
             axis.plot(x, y, label="_" if j else name, linewidth=1.5, markersize=4, **style_of(i))
             values += y
-    if floor is not None:
-        draw_floor(axis, floor)
-        values.append(floor)
+    if real_baseline is not None:
+        draw_real_baseline(axis, real_baseline)
+        values.append(real_baseline)
     values = [value for value in values if isfinite(value)]
     if values and min(values) > 0:
         log_scale(axis, "y", values)
@@ -104,8 +104,8 @@ def training_curves(
     return to_picture(figure)
 
 
-def draw_floor(axis: "Axes", floor: float) -> None:
-    axis.axhline(floor, color="black", linewidth=0.9, linestyle=(0, (4, 3)), label="as many real data")
+def draw_real_baseline(axis: "Axes", real_baseline: float) -> None:
+    axis.axhline(real_baseline, color="black", linewidth=0.9, linestyle=(0, (4, 3)), label="as many real data")
 
 
 def legend(axis: "Axes") -> None:
@@ -162,7 +162,7 @@ def quality_against_cost(
     xlabel: str,
     ylabel: str,
     better: Better,
-    floor: float | None = None,
+    real_baseline: float | None = None,
     joined: bool = False,
     named: Collection[str] | None = None,
 ) -> Image.Image:
@@ -172,7 +172,7 @@ def quality_against_cost(
         points: what to draw.
         xlabel, ylabel: of cost and value.
         better: whether a lower or a higher value is.
-        floor: the value of as many real data, where it is known.
+        real_baseline: the value of as many real data, if known.
         joined: whether the points of a series are one thing at several costs, so that a line may join them.
         named: the series with a color and a name, the others are grey; None for all.
     """
@@ -193,10 +193,10 @@ def quality_against_cost(
         for p in own:
             if p.low is not None and p.high is not None:
                 axis.plot([p.cost] * 2, [p.low, p.high], color=style["color"], linewidth=1, alpha=0.6, zorder=2)
-    if floor is not None:
-        draw_floor(axis, floor)
+    if real_baseline is not None:
+        draw_real_baseline(axis, real_baseline)
     spread_out(axis, "x", [p.cost for p in points])
-    spread_out(axis, "y", [*(p.value for p in points), *([] if floor is None else [floor])])
+    spread_out(axis, "y", [*(p.value for p in points), *([] if real_baseline is None else [real_baseline])])
     axis.set_xlabel(xlabel)
     axis.set_ylabel(f"{ylabel} ({better} is better)")
     axis.grid(alpha=0.3, which="both")
@@ -279,7 +279,7 @@ def signals(samples: Mapping[str, Tensor]) -> Image.Image:
 
 def clouds(samples: Mapping[str, Tensor]) -> Image.Image:
     """One cloud of points a run, on common axes; equal noise has one color, that of its place in the first run."""
-    colors = place_colors(next(iter(samples.values())))
+    colors = position_colors(next(iter(samples.values())))
     limit = max(limit_of(x) for x in samples.values())
     columns = min(3, len(samples))  # which can still be read on a phone
     rows = -(-len(samples) // columns)

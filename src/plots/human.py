@@ -53,7 +53,7 @@ class Question(NamedTuple):
     answer: str
 
 
-class Share(NamedTuple):
+class Proportion(NamedTuple):
     """How often somebody was right.
 
     Attributes:
@@ -120,7 +120,7 @@ def separate_pictures(x: Tensor, like: Tensor) -> list[Image.Image]:
     return pictures
 
 
-def shares_right(shares: Mapping[str, Mapping[str, Share]]) -> Image.Image:
+def accuracy_by_person(shares: Mapping[str, Mapping[str, Proportion]]) -> Image.Image:
     """How often each person was right, beside chance.
 
     Args:

@@ -11,8 +11,8 @@ from torch import Tensor
 from src.plots.pictures import (
     BLUE,
     GREY,
+    MAX_SHOWN,
     ORANGE,
-    READABLE,
     draw_points,
     label_colors,
     limit_of,
@@ -49,7 +49,7 @@ def fitted_waves(x: Tensor, waves: Tensor, titles: list[str]) -> Image.Image:
     return to_picture(figure)
 
 
-def law_histograms(
+def parameter_histograms(
     found: Mapping[str, Tensor],
     real: Mapping[str, Tensor],
     laws: Mapping[str, tuple[float, float]],
@@ -118,9 +118,9 @@ def spectrum_bands(frequency: Tensor, spectra: Mapping[str, Tensor], lowest: flo
     return to_picture(figure)
 
 
-def clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Image:
+def labeled_clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Image:
     """Points (N, C), with labels (N,) or None, by title, side by side on common axes, as many of each."""
-    n = min(READABLE[2], *(len(x) for x, _ in sets.values()))
+    n = min(MAX_SHOWN[2], *(len(x) for x, _ in sets.values()))
     first = next(iter(sets.values()))[0]
     figure, axes = new_figure(4.6 * len(sets), 4.8, 1, len(sets))
     for axis, (title, (x, label)) in zip(axes[0], sets.items(), strict=True):

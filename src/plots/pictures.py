@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
 # How many samples one picture shows well: points (B, C), signals (B, C, L), images or fields (B, C, H, W), volumes, by
 # their axes.
-READABLE = {2: 5000, 3: 16, 4: 64, 5: 16}
-LIMIT = 2.5  # of the coordinates of points, whose variance is about one
+MAX_SHOWN = {2: 5000, 3: 16, 4: 64, 5: 16}
+AXIS_LIMIT = 2.5  # of the coordinates of points, whose variance is about one
 
 
 def empty_figure(width: float, height: float) -> "Figure":
@@ -120,7 +120,7 @@ def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = No
     limit = limit or limit_of(x)
     figure, axes = new_figure(side, side)
     draw_points(axes[0, 0], x, BLUE if label is None else label_colors(label), limit)
-    outside = int((~(np.abs(plane(x)) <= limit).all(1)).sum())
+    outside = int((~(np.abs(to_xy(x)) <= limit).all(1)).sum())
     if outside:  # within the axes, which then stand still in animations
         style: Any = {"fontsize": 8, "color": "dimgrey", "bbox": {"color": "white", "alpha": 0.8, "pad": 2}}
         note = f"{outside:,} of {len(x):,} points outside"
@@ -149,7 +149,7 @@ def trajectory_frames(
     path: Tensor, label: Tensor | None = None, frames: int = 40, kind: Kind | None = None
 ) -> list[Image.Image]:
     """At most so many pictures of samples (T, B, C, *S) on their way, in their own units, on common axes."""
-    most = READABLE[path.ndim - 1]
+    most = MAX_SHOWN[path.ndim - 1]
     path, label = path[:, :most], None if label is None else label[:most]
     path = path[torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()]
     if path.ndim == 4:
@@ -220,7 +220,7 @@ def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles
     figure = empty_figure(2 * (len(titles) + 2.1), 4.2)
     rows = [["original", *(f"{name} {i}" for i in columns)] for name in ("noisy", "denoised")]
     axes = figure.subplot_mosaic(rows, width_ratios=[2.1, *(1 for _ in columns)])  # type: ignore[arg-type]
-    colors = place_colors(x_0)
+    colors = position_colors(x_0)
     panels = {"original": x_0}
     panels |= {f"{name} {i}": x for name, row in (("noisy", noisy), ("denoised", denoised)) for i, x in enumerate(row)}
     for name, x in panels.items():
@@ -239,8 +239,8 @@ def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles
 def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None, labelsize: float = 9) -> None:
     """Draw points (B, C) as translucent dots on equal axes, the smaller the more there are."""
     limit = limit or limit_of(x)
-    size, alpha = dot(len(x), axis.bbox.width)
-    u, v = plane(x).T
+    size, alpha = marker_size(len(x), axis.bbox.width)
+    u, v = to_xy(x).T
     axis.scatter(u, v, s=size, c=colors, alpha=alpha, linewidths=0)
     axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", axisbelow=True)
     ticks = [0.4 * limit * i for i in (-2, -1, 0, 1, 2)]
@@ -249,12 +249,12 @@ def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None
     axis.grid(alpha=0.3)
 
 
-def dot(n: int, pixels: float) -> tuple[float, float]:
+def marker_size(n: int, pixels: float) -> tuple[float, float]:
     """Area, in square points, and opacity of n dots in a panel that is so many pixels wide."""
     return min(30.0, max(1.0, pixels**2 / 14 / n)), min(0.7, max(0.1, 22 / sqrt(n)))
 
 
-def plane(x: Tensor) -> np.ndarray:
+def to_xy(x: Tensor) -> np.ndarray:
     """The first two coordinates (B, 2) of points (B, C); 0 for a second one that is missing."""
     shown = x.detach().float().cpu()[:, :2]
     return torch.nn.functional.pad(shown, (0, 2 - shown.shape[1])).numpy()
@@ -265,10 +265,10 @@ def limit_of(x: Tensor) -> float:
 
     That holds 98 % of the normal noise, and data of unit variance.
     """
-    reach = np.abs(plane(x)).max(1)
+    reach = np.abs(to_xy(x)).max(1)
     reach = np.sort(reach[np.isfinite(reach)])
     needed = reach[ceil(0.95 * len(reach)) - 1] if len(reach) else 0.0
-    return LIMIT * 2 ** max(0, ceil(log2(needed / LIMIT))) if needed > 0 else LIMIT
+    return AXIS_LIMIT * 2 ** max(0, ceil(log2(needed / AXIS_LIMIT))) if needed > 0 else AXIS_LIMIT
 
 
 def label_colors(label: Tensor) -> np.ndarray:
@@ -278,10 +278,10 @@ def label_colors(label: Tensor) -> np.ndarray:
     return colormaps["tab10"](label.cpu().numpy() % 10)
 
 
-def place_colors(x: Tensor) -> np.ndarray:
+def position_colors(x: Tensor) -> np.ndarray:
     """A color (B, 3) for each point (B, C): the hue is its direction from the middle."""
     from matplotlib.colors import hsv_to_rgb
 
-    u, v = (plane(x) - plane(x).mean(0)).T
+    u, v = (to_xy(x) - to_xy(x).mean(0)).T
     hue = np.arctan2(v, u) / (2 * pi) % 1
     return hsv_to_rgb(np.stack([hue, np.full_like(hue, 0.8), np.full_like(hue, 0.85)], 1))

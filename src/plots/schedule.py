@@ -9,7 +9,17 @@ from torch import Tensor
 
 from src.diffusion.schedules import Schedule
 from src.plots.fields import as_images
-from src.plots.pictures import BLUE, LIMIT, ORANGE, dot, image_grid, new_figure, place_colors, plane, to_picture
+from src.plots.pictures import (
+    AXIS_LIMIT,
+    BLUE,
+    ORANGE,
+    image_grid,
+    marker_size,
+    new_figure,
+    position_colors,
+    to_picture,
+    to_xy,
+)
 from src.utils.units import Kind, to_units
 
 if TYPE_CHECKING:
@@ -60,11 +70,11 @@ def draw_signals(axis: "Axes", signals: list[Tensor]) -> None:
 
 def draw_clouds(axis: "Axes", clouds: list[Tensor]) -> None:
     """Points (B, C), side by side, colored by their places in the first cloud; wide clouds are scaled down."""
-    colors = place_colors(clouds[0])
-    size, alpha = dot(len(clouds[0]), axis.bbox.width / len(clouds))
+    colors = position_colors(clouds[0])
+    size, alpha = marker_size(len(clouds[0]), axis.bbox.width / len(clouds))
     for i, cloud in enumerate(clouds):
-        points = plane(cloud)
-        u, v = points.T / (LIMIT * max(1.0, np.sqrt((points**2).mean())))
+        points = to_xy(cloud)
+        u, v = points.T / (AXIS_LIMIT * max(1.0, np.sqrt((points**2).mean())))
         inside = np.maximum(abs(u), abs(v)) <= 1
         axis.scatter(i + (1 + u[inside]) / 2, v[inside], s=size, c=colors[inside], alpha=alpha, linewidths=0)
     axis.set(xlim=(0, len(clouds)), ylim=(-1, 1))

@@ -23,7 +23,7 @@ from src.utils.paths import CONF
 # Of ours: plain torch without files or processes, of which functions are parts too; and what holds parts among others.
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
 PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
-FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.trained.trained")
+FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.auto.auto")
 # Of others.
 LIGHTNING = {
     f"pytorch_lightning.{name}"

@@ -1,4 +1,4 @@
-"""How far two sets of features are apart, taken as Gaussians."""
+"""The Fréchet distance between two sets of features, each modeled as a Gaussian."""
 
 from typing import NamedTuple
 
@@ -6,13 +6,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from src.utils.seeding import generator
-
-MOST = 10_000  # samples that a bootstrap draws from
+MAX_BOOTSTRAP = 10_000  # samples that the bootstrap draws from
 
 
-class Given(nn.Module):
-    """Stands where torchmetrics asks for a network: the features are computed already."""
+class Identity(nn.Module):
+    """A feature extractor for torchmetrics that returns its input, features that are already computed."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -23,19 +21,19 @@ class Given(nn.Module):
 
 
 def frechet_metric(width: int) -> FrechetInceptionDistance:
-    """torchmetrics' Fréchet distance, of features (B, width) instead of images; shared among processes."""
-    return FrechetInceptionDistance(feature=Given(width))
+    """The Fréchet distance of torchmetrics for features (B, width) instead of images, synchronized across processes."""
+    return FrechetInceptionDistance(feature=Identity(width))
 
 
 class Moments(NamedTuple):
-    """Mean (D,) and covariance (D, D), float64."""
+    """The mean (D,) and the covariance (D, D), float64."""
 
     mean: Tensor
     cov: Tensor
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Of features (N, D)."""
+        """Compute the moments of features (N, D)."""
         return cls(features.double().mean(0), torch.cov(features.double().T))
 
 
@@ -44,7 +42,7 @@ def frechet(a: Moments, b: Moments) -> float:
 
     .. math:: |\mu_a - \mu_b|^2 + \mathrm{tr}\, (S_a + S_b - 2 (S_a^{1/2} S_b S_a^{1/2})^{1/2})
 
-    By symmetric matrices only, and so several times faster than torchmetrics', for the bootstrap.
+    Uses symmetric eigenvalue problems only, several times faster than torchmetrics; for the bootstrap.
 
     Source: Heusel et al. 2017, arXiv:1706.08500, eq. 6.
     """
@@ -54,16 +52,17 @@ def frechet(a: Moments, b: Moments) -> float:
     return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * cross)
 
 
-def frechet_interval(real: Moments, features: Tensor, resamples: int) -> tuple[float, float]:
-    """The 95 % interval of the distance of features (N, D) over other samples from their source, N of them.
+def frechet_interval(
+    real: Moments, features: Tensor, resamples: int, generator: torch.Generator
+) -> tuple[float, float]:
+    """The 95 % bootstrap interval of the Fréchet distance of features (N, D) to the moments of real data.
 
-    Of more than `MOST` the first so many are drawn from, and what is found is scaled with the root of the number.
-    That of the bootstrap, moved to the distance itself: a resample holds fewer different samples, and the distance
-    grows as they become fewer, so that percentiles as they are would lie above it.
+    With N > `MAX_BOOTSTRAP`, only the first are resampled and the interval is scaled by the root of the numbers. A
+    resample has fewer distinct samples and a larger distance: the percentiles are centered to remove this bias.
     """
-    some = features[:MOST]
-    g, n = generator("bootstrap"), len(some)
-    picks = (torch.randint(n, (n,), generator=g) for _ in range(resamples))
+    some = features[:MAX_BOOTSTRAP]
+    n = len(some)
+    picks = (torch.randint(n, (n,), generator=generator) for _ in range(resamples))
     again = torch.tensor([frechet(real, Moments.of(some[i])) for i in picks], dtype=torch.float64)
     levels = torch.tensor([0.025, 0.975], dtype=torch.float64)
     reach = (n / len(features)) ** 0.5 * (again.quantile(levels) - again.mean())

@@ -1,4 +1,4 @@
-"""How two sets of features lie among each other: fidelity and coverage, apart from each other."""
+"""Nearest-neighbor statistics of two sets of features: precision, recall, density, coverage."""
 
 from typing import NamedTuple
 
@@ -8,13 +8,16 @@ from torch import Tensor
 CHUNK = 1000
 
 
-class Manifolds(NamedTuple):
-    """What each sample says; the means are the scores.
+class PRDC(NamedTuple):
+    """Contributions of single samples, whose means are precision, recall, density and coverage.
 
-    precision: (N,) whether a fake one lies in a ball around a real one, which reaches to its k-th real neighbour.
-    recall: (M,) whether a real one lies in such a ball around a fake one.
-    density: (N,) in how many balls around real ones a fake one lies, over k.
-    coverage: (M,) whether the ball around a real one holds a fake one.
+    The ball of a sample reaches to its k-th nearest neighbor in its own set.
+
+    Attributes:
+        precision: (N,) 1 for fake samples in the ball of any real one.
+        recall: (M,) 1 for real samples in the ball of any fake one.
+        density: (N,) number of real balls around a fake sample, divided by k.
+        coverage: (M,) 1 for real samples whose ball contains a fake one.
     """
 
     precision: Tensor
@@ -23,16 +26,16 @@ class Manifolds(NamedTuple):
     coverage: Tensor
 
 
-def manifolds(real: Tensor, fake: Tensor, k: int = 5) -> Manifolds:
-    """Of features (M, D) and (N, D).
+def prdc(real: Tensor, fake: Tensor, k: int = 5) -> PRDC:
+    """Precision, recall, density and coverage of features (M, D) and (N, D).
 
     Raises:
-        ValueError: where one set has no k + 1 samples.
+        ValueError: if a set has fewer than k + 1 samples.
 
     Source: Kynkäänniemi et al. 2019, arXiv:1904.06991, eq. 1 and 2; Naeem et al. 2020, arXiv:2002.09797, eq. 3 and 4.
     """
     if min(len(real), len(fake)) <= k:
-        raise ValueError(f"at least {k + 1} samples of each kind are needed, not {len(real)} and {len(fake)}")
+        raise ValueError(f"real and fake must have at least k + 1 = {k + 1} samples, got {len(real)} and {len(fake)}")
     of_real, of_fake = radii(real, k), radii(fake, k)
     inside = torch.zeros(len(fake), dtype=torch.long)
     recall, coverage = [], []
@@ -41,19 +44,19 @@ def manifolds(real: Tensor, fake: Tensor, k: int = 5) -> Manifolds:
         inside += (distance <= radius[:, None]).sum(0)
         recall.append((distance <= of_fake).any(1))
         coverage.append((distance <= radius[:, None]).any(1))
-    return Manifolds(*(v.double() for v in (inside > 0, torch.cat(recall), inside / k, torch.cat(coverage))))
+    return PRDC(*(v.double() for v in (inside > 0, torch.cat(recall), inside / k, torch.cat(coverage))))
 
 
 def radii(x: Tensor, k: int) -> Tensor:
-    """The distance (N,) of each of x (N, D) to its k-th neighbour."""
-    # The nearest one of all is the sample itself.
+    """The distance (N,) of each of x (N, D) to its k-th nearest neighbor."""
+    # The nearest of all is the sample itself.
     return torch.cat([torch.cdist(part, x).kthvalue(k + 1, dim=1).values for part in x.split(CHUNK)])
 
 
 def mean_distance(x: Tensor) -> tuple[float, float]:
-    """The mean distance between two of x (N, D), and the standard error of it.
+    """The mean distance between pairs of x (N, D), and its standard error.
 
-    That of a U-statistic: 2 s / sqrt(N), with the deviation s among the mean distances of single samples.
+    The standard error of a U-statistic is 2 s / sqrt(N), with the standard deviation s of the samples' mean distances.
 
     Source: Hoeffding 1948, 10.1214/aoms/1177730196, section 5.
     """

@@ -11,8 +11,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from src.metrics.features.base import Reference
-from src.metrics.features.trained import ClassifierFeatures, read
+from src.metrics.features.base import ReferenceData
+from src.metrics.features.classifier import Classifier
+from src.metrics.features.trained import load_images
 from src.utils.console import log, start_logging, table
 from src.utils.sample_files import read_samples
 from tests.benchmarks.digits import reference
@@ -26,15 +27,15 @@ def read_folder(folder: Path) -> tuple[Tensor, Tensor]:
     return ((torch.cat(parts) + 1) * 127.5).round().to(torch.uint8), label
 
 
-def accuracy(real: Reference, x: Tensor, y: Tensor, n: int, seed: int) -> float:
+def accuracy(real: ReferenceData, x: Tensor, y: Tensor, n: int, seed: int) -> float:
     """Percent of the test digits that a classifier is right of that saw n digits an epoch, the given over and over."""
     classifier, order = copy(real.features), torch.arange(n) % len(x)
-    assert isinstance(classifier, ClassifierFeatures)
+    assert isinstance(classifier, Classifier)
     torch.manual_seed(seed)
     classifier.net = classifier.build()
     classifier.fit(x[order], y[order])
     classifier.net.eval()
-    return 100 * classifier.judge(*read(real.test))["accuracy"]
+    return 100 * classifier.evaluate(*load_images(real.test))["accuracy"]
 
 
 def main() -> None:
@@ -46,7 +47,7 @@ def main() -> None:
     args = parser.parse_args()
     start_logging(None)
     real = reference(composed(["experiment=mnist_ddpm"]), args.data_root)
-    x, y = (part[: args.real] for part in read(real.train))
+    x, y = (part[: args.real] for part in load_images(real.train))
     new_x, new_y = read_folder(args.folder)
     both = torch.cat([x, new_x]), torch.cat([y, new_y])
     rows = []

@@ -9,7 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from src.commands.evaluation import load_data
-from src.metrics.features.base import Features, Reference
+from src.metrics.features.base import Features, ReferenceData
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.utils.errors import UserError
 from src.utils.paths import CONF
@@ -31,12 +31,12 @@ class Score(NamedTuple):
     confidence: float
 
 
-def reference(cfg: DictConfig, root: str | None = None) -> Reference:
+def reference(cfg: DictConfig, root: str | None = None) -> ReferenceData:
     """The digits of a run's config with their labels, all of them or none, from the folder `root` if it is given."""
     changes = {"num_classes": 10, "offline": "error"} | ({"root": root} if root else {})
     with initialize_config_dir(str(CONF), version_base="1.3"):
         features = compose("evaluate").features
-    return Reference(load_data(OmegaConf.merge(cfg, {"data": changes}).data), instantiate(features))
+    return ReferenceData(load_data(OmegaConf.merge(cfg, {"data": changes}).data), instantiate(features))
 
 
 def score(features: Features, fake: Tensor) -> Score:
@@ -44,7 +44,9 @@ def score(features: Features, fake: Tensor) -> Score:
     real, logits = Moments.of(features.test), features.logits(fake)
     assert logits is not None
     confidence = logits.softmax(1).amax(1).mean().item()
-    return Score(frechet(real, Moments.of(fake)), *frechet_interval(real, fake, resamples=200), confidence)
+    return Score(
+        frechet(real, Moments.of(fake)), *frechet_interval(real, fake, 200, generator("bootstrap")), confidence
+    )
 
 
 def floor(features: Features, n: int, seed: int = 0) -> Score:

@@ -23,13 +23,13 @@ from torch.nn import functional as F
 from src.commands.cli import user_errors
 from src.commands.sampling import build_pipeline
 from src.diffusion.operators import LinearOperator, Mask
-from src.metrics.features.base import Features, Real, Reference
+from src.metrics.features.base import Features, RealData, ReferenceData
 from src.plots.comparison import comparison
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
-from src.statistics.restoration import restoration
-from src.statistics.significance import share_interval
+from src.statistics.image_quality import image_quality
+from src.statistics.significance import wilson_interval
 from src.tasks.base import Inputs
 from src.utils.console import start_logging
 from src.utils.hardware import precision_for
@@ -86,7 +86,7 @@ class Row:
     @property
     def interval(self) -> tuple[float, float]:
         """That of the accuracy, 95 %."""
-        return share_interval(self.right, self.n)
+        return wilson_interval(self.right, self.n)
 
     def __str__(self) -> str:
         low, high = self.interval
@@ -96,9 +96,9 @@ class Row:
         )
 
 
-def digits(real: Reference, n: int, validation: bool = False) -> Digits:
+def digits(real: ReferenceData, n: int, validation: bool = False) -> Digits:
     """The first n test digits, or those for validation."""
-    chosen = (Real(real.data.val_set, real.data.to_units) if validation else real.test)[:n]
+    chosen = (RealData(real.data.val_set, real.data.to_units) if validation else real.test)[:n]
     mean = real.train[:]["x"].mean(0, keepdim=True)
     return Digits(2 * chosen["x"] - 1, chosen["label"], 2 * mean - 1)
 
@@ -123,7 +123,7 @@ def judge(name: str, x: Tensor, truth: Digits, judges: Features, nfe: float = 0.
     logits = judges.logits(judges(units))
     assert logits is not None
     right = int((logits.argmax(1) == truth.label).sum())
-    close = restoration(units, (truth.x + 1) / 2)
+    close = image_quality(units, (truth.x + 1) / 2)
     return Row(name, len(x), right, close["psnr"], close["ssim"], nfe, seconds)
 
 

@@ -5,7 +5,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from src.callbacks.convergence import ConvergenceReport
 from src.loggers.metrics_csv import MetricsCSV, read_metrics
-from src.statistics.convergence import verdict
+from src.statistics.convergence import convergence_status
 from tests.helpers.tiny import fit
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def test_it_reads_the_metrics_of_the_run(tmp_path):
     callback = ConvergenceReport(str(tmp_path))
     fit(tmp_path, callbacks=[callback], logger=[MetricsCSV(str(tmp_path))], max_steps=12, val_check_interval=2)
-    expected = verdict(read_metrics(tmp_path / "metrics.csv"))
+    expected = convergence_status(read_metrics(tmp_path / "metrics.csv"))
     assert expected.improving is not None
     assert callback.report == [("convergence", expected.text)]
 

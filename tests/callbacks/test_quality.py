@@ -8,11 +8,12 @@ import torch
 from src.callbacks.quality import Quality
 from src.diffusion.conditions import Labels
 from src.loggers.metrics_csv import read_metrics
-from src.metrics.features.trained import ClassifierFeatures
+from src.metrics.features.classifier import Classifier
+from src.metrics.sliced_wasserstein import seeded_directions
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from src.statistics.frechet import Moments, frechet
-from src.statistics.sliced_wasserstein import SlicedWasserstein
+from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from tests.helpers import tiny
@@ -22,7 +23,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 def quality(tmp_path, **arguments) -> Quality:
-    features = partial(ClassifierFeatures, cache=str(tmp_path / "cache"), width=4)
+    features = partial(Classifier, cache=str(tmp_path / "cache"), width=4)
     sampler = lambda schedule, steps: DDIM(schedule, steps, eta=1.0)  # noqa: E731
     return Quality(sampler, features, **{"n": 30, "steps": 3, "every_n_steps": 4} | arguments)
 
@@ -50,13 +51,13 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
     else:
         expected = []
         for part in (x, other):
-            metric = SlicedWasserstein()
+            metric = SlicedWassersteinDistance(seeded_directions(x[0].numel()))
             metric.update(real, real=True)
             metric.update(part, real=False)
             expected.append(metric.compute().item())
-    name = "quality/frechet" if kind == "images" else "quality/sliced"
+    name = "quality/frechet_distance" if kind == "images" else "quality/sliced_wasserstein"
     assert callback.results == pytest.approx(
-        {name: expected[0], "quality/floor": expected[1], "quality/nfe": 3}, rel=1e-3
+        {name: expected[0], "quality/real_baseline": expected[1], "quality/nfe": 3}, rel=1e-3
     )
     last = read_metrics(tmp_path / "metrics.csv")[-1]
     assert last[name] == pytest.approx(expected[0], rel=1e-3) and last["step"] == 6
@@ -65,7 +66,9 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
 @pytest.mark.parametrize(("every", "interval", "steps"), [(4, 2, [4, 6]), (100, 2, [6]), (1, 3, [3, 6])])
 def test_when_it_is_measured(tmp_path, every, interval, steps):
     fit(tmp_path, callbacks=[quality(tmp_path, every_n_steps=every)], val_check_interval=interval)
-    assert [row["step"] for row in read_metrics(tmp_path / "metrics.csv") if "quality/sliced" in row] == steps
+    assert [
+        row["step"] for row in read_metrics(tmp_path / "metrics.csv") if "quality/sliced_wasserstein" in row
+    ] == steps
 
 
 def test_it_does_not_change_the_training(tmp_path, kind):

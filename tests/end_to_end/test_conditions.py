@@ -37,7 +37,7 @@ def test_raw_and_averaged_weights_know_the_same(run):
         raw, average = (state[f"{model}.condition.{name}"] for model in ("denoiser", "ema.model"))
         assert torch.equal(raw, average) and raw.any()
     assert state["denoiser.net.condition_embedding.label.weight"].shape[0] == 7
-    assert json.loads((run / "run.json").read_text())["results"]["quality/frechet"] > 0
+    assert json.loads((run / "run.json").read_text())["results"]["quality/frechet_distance"] > 0
 
 
 def test_new_samples_follow_their_clusters(command, run, tmp_path):

@@ -22,7 +22,7 @@ TINY = [
     "trainer.precision=32-true", "data.batch_size=1000", "net.width=8", "net.depth=1", "logger=csv",
 ]  # fmt: skip
 DRAW = ["sampler.steps=2", "device=cpu"]
-MEASURE = [*DRAW, "n=100", "metrics=[sliced]"]
+MEASURE = [*DRAW, "n=100", "metrics=[sliced_wasserstein]"]
 # A file that is no part of a run, and must be there after every command.
 FOREIGN = "thesis.txt"
 

@@ -62,7 +62,16 @@ def test_images(evaluate, digits):
     """Everything that is for images, and a report that stands alone."""
     done, record, out = evaluate(digits, "n=100", *FEW)
     assert done.code == 0, done.error
-    expected = {"frechet", "kernel", "precision", "recall", "density", "coverage", "confidence", "class_distance"}
+    expected = {
+        "frechet_distance",
+        "kernel_distance",
+        "precision",
+        "recall",
+        "density",
+        "coverage",
+        "confidence",
+        "class_distance",
+    }
     expected |= {"accuracy", "class_f1", "pair_distance", "ms_ssim", "nfe", "seconds_per_1000", "classifier_score"}
     assert expected <= set(record["metrics"])
     assert record["metrics"]["nfe"]["value"] == 4 and record["n"] == 100  # guidance evaluates twice
@@ -88,9 +97,9 @@ def test_tensorboard_has_the_numbers_beside_the_curves(evaluate, digits):
     done, record, _ = evaluate(digits, "n=100", "metrics=[distances]", *FEW)
     assert done.code == 0, done.error
     events = EventAccumulator(str(digits)).Reload()
-    last = events.Scalars("eval/frechet")[-1]
+    last = events.Scalars("eval/frechet_distance")[-1]
     step = torch.load(digits / "checkpoints/best.ckpt", weights_only=True)["global_step"]
-    assert last.value == pytest.approx(record["metrics"]["frechet"]["value"], rel=1e-5) and last.step == step
+    assert last.value == pytest.approx(record["metrics"]["frechet_distance"]["value"], rel=1e-5) and last.step == step
     assert "val/loss_ema" in events.Tags()["scalars"]
 
 
@@ -102,7 +111,7 @@ def test_the_same_settings_give_the_same_numbers_and_no_new_samples(command, dig
         assert done.code == 0, done.error
         assert ("drawn with the same settings" in done.out) == (len(records) == 1)
         (file,) = (digits / "evaluations").glob(f"ddpm_2_n_{41 if more else 40}_seed_3_*/metrics.json")
-        records.append(json.loads(file.read_text())["metrics"]["frechet"])
+        records.append(json.loads(file.read_text())["metrics"]["frechet_distance"])
     assert records[0] == records[1] != records[2]
 
 
@@ -119,14 +128,14 @@ def test_samples_from_a_file_are_measured_alike(evaluate, digits, tmp_path):
 
 
 def test_waves(evaluate, waves):
-    done, record, out = evaluate(waves, "n=50", "metrics.sliced.resamples=10", "metrics.denoising.n=20")
+    done, record, out = evaluate(waves, "n=50", "metrics.sliced_wasserstein.resamples=10", "metrics.denoising.n=20")
     assert done.code == 0, done.error
     assert "sliced" in " ".join(record["metrics"]) and record["features"] is None
     check((out / "report.html").read_text("utf-8"))
 
 
 def test_points(evaluate, points):
-    done, record, _ = evaluate(points, "n=50", "metrics.sliced.resamples=10", "metrics.denoising.n=20")
+    done, record, _ = evaluate(points, "n=50", "metrics.sliced_wasserstein.resamples=10", "metrics.denoising.n=20")
     assert done.code == 0, done.error
     assert "frechet" not in record["metrics"]
 
@@ -164,7 +173,7 @@ def test_likelihood_on_request(evaluate, waves):
         ([], ["run=RUN is needed"]),
         (["run=nowhere"], ["there is no run folder nowhere"]),
         (["run=RUN", "n=5"], ["metrics=distances needs n >= 65, got n=5", "use n=65"]),
-        (["run=RUN", "metrics=[signals]"], ["metrics=signals cannot be measured here", "images"]),
+        (["run=RUN", "metrics=[signals]"], ["metrics=signals does not apply to this run", "images"]),
         (["run=RUN", "metrics=[fid]"], ["metrics=fid", "no such choice", "distances"]),
         (["run=RUN", "metrics.distances.resample=5"], ["metrics.distances.resample", "resamples"]),
         (["run=RUN", "samples_path=nowhere.npz"], ["samples_path=nowhere.npz does not exist"]),
@@ -193,12 +202,19 @@ def test_nobody_is_asked_about_points_or_what_cannot_be_drawn(command, points, d
 
 
 def test_a_plain_denoiser_has_no_samples_to_measure(command, denoiser):
-    assert_one_line(command("evaluate", f"run={denoiser}", "metrics=[sliced]"), "plain denoiser")
+    assert_one_line(command("evaluate", f"run={denoiser}", "metrics=[sliced_wasserstein]"), "plain denoiser")
 
 
 def test_a_sweep_over_samplers(command, points, tmp_path):
     """Each job is an evaluation of its own, and the one with the lowest metric is named."""
-    words = ["-m", f"run={points}", "metrics=[sliced,sampling_cost]", "n=20", "sampler=ddim", "sampler.steps=2,9"]
+    words = [
+        "-m",
+        f"run={points}",
+        "metrics=[sliced_wasserstein,sampling_cost]",
+        "n=20",
+        "sampler=ddim",
+        "sampler.steps=2,9",
+    ]
     done = command("evaluate", *words, f"paths.outputs={tmp_path}", "sweep.objective=sliced_wasserstein")
     assert done.code == 0, done.error
     records = [json.loads(file.read_text()) for file in points.glob("evaluations/ddim_*_n_20_*/metrics.json")]

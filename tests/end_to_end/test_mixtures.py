@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from src.data.gaussian_mixture import GaussianMixture
-from src.statistics.sliced_wasserstein import SlicedWasserstein
+from src.metrics.sliced_wasserstein import seeded_directions
+from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
 
 FRAMEWORKS = ["ddpm", "iddpm", "ncsn", "vp_sde", "sub_vp_sde", "ve_sde", "edm", "flow"]
 N = 10_000
@@ -26,7 +27,7 @@ class Told:
     def __init__(self, x: torch.Tensor):
         truth = GaussianMixture(n=100_000, seed=1234)
         truth.load()
-        distance = SlicedWasserstein()
+        distance = SlicedWassersteinDistance(seeded_directions(2))
         distance.update(truth.train_set.x, real=True)
         distance.update(x, real=False)
         self.distance = float(distance.compute())

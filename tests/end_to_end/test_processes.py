@@ -99,8 +99,10 @@ def test_one_and_two_processes_agree(one, two):
     """Over 50 steps: the global batch, its noise, its times, which learn from the losses; and what is measured."""
     assert_agree(one, two, "train/loss", count=50)
     assert_agree(one, two, "val/loss_raw", "val/loss_ema", count=2)
-    assert len(logged(one, "quality/frechet")) == 2
-    torch.testing.assert_close(logged(one, "quality/frechet"), logged(two, "quality/frechet"), rtol=1e-3, atol=1e-3)
+    assert len(logged(one, "quality/frechet_distance")) == 2
+    torch.testing.assert_close(
+        logged(one, "quality/frechet_distance"), logged(two, "quality/frechet_distance"), rtol=1e-3, atol=1e-3
+    )
 
 
 @pytest.fixture(scope="module")

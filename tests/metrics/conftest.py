@@ -1,4 +1,4 @@
-"""Subjects made of tensors, without a run that was trained."""
+"""Evaluation contexts made of tensors, without a trained run."""
 
 import pytest
 import torch
@@ -10,8 +10,8 @@ from src import __version__
 from src.data.base import DataModule, InMemory
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Labels, NoCondition
-from src.metrics.base import Subject
-from src.metrics.features.base import Features, Reference
+from src.metrics.base import EvalContext
+from src.metrics.features.base import Features, ReferenceData
 from src.runs.run import Run
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
@@ -40,7 +40,7 @@ class Pixels(Features):
 
     name = "pixels"
 
-    def __init__(self, reference: Reference):
+    def __init__(self, reference: ReferenceData):
         self.train, self.test = (self(real[:]["x"]) for real in (reference.train, reference.test))
         self.width = self.test.shape[1]
 
@@ -49,8 +49,8 @@ class Pixels(Features):
 
 
 @pytest.fixture
-def subject(tmp_path):
-    """`subject(x, train, test)`: what is measured, from samples and data (N, C, *S) in the units of the data.
+def context(tmp_path):
+    """`context(x, train, test)`: an EvalContext of samples and data (N, C, *S) in the units of the data.
 
     Args:
         train, test: data, or (data, labels).
@@ -74,7 +74,7 @@ def subject(tmp_path):
         time_sampler=None,
         seed=0,
         **attributes,
-    ) -> Subject:
+    ) -> EvalContext:
         train, test = (part if isinstance(part, tuple) else (part, None) for part in (train, test))
         data = (Images if train[0].ndim == 4 else Memory)(train, test)
         vars(data).update(attributes)
@@ -90,7 +90,7 @@ def subject(tmp_path):
             time_sampler={"_target_": "src.diffusion.time_samplers.StratifiedTimeSampler", **(time_sampler or {})},
         )
         (tmp_path / "config.yaml").write_text(yaml.safe_dump({"version": __version__} | config))
-        return Subject(x.float(), label, Reference(data, features), pipeline, Run(tmp_path), seed=seed)
+        return EvalContext(x.float(), label, ReferenceData(data, features), pipeline, Run(tmp_path), seed=seed)
 
     return make
 

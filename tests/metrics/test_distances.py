@@ -31,11 +31,11 @@ def images(n: int, seed: int, shift: float = 0.0) -> torch.Tensor:
 
 
 @pytest.fixture
-def measured(subject):
+def measured(context):
     """`measured(n, shift)`: the values of n samples."""
 
     def measure(n, shift=0.0, n_real=3000, **settings):
-        of = subject(images(n, 1, shift), images(n_real, 2), images(n_real, 3), features=Law)
+        of = context(images(n, 1, shift), images(n_real, 2), images(n_real, 3), features=Law)
         return of, Distances(**settings)(of)
 
     return measure
@@ -59,10 +59,10 @@ def mmd(x, y) -> float:
 @pytest.mark.parametrize("shift", [0.0, 0.05])
 def test_the_numbers_are_those_of_independent_computations(measured, shift):
     of, section = measured(1000, shift)
-    values, fake, real = section.values, of.fake, of.features.test
-    assert values["frechet"].value == pytest.approx(by_scipy(real, fake), rel=1e-4)
+    values, fake, real = section.values, of.fake_features, of.features.test
+    assert values["frechet_distance"].value == pytest.approx(by_scipy(real, fake), rel=1e-4)
     expected = mmd(real, fake)
-    assert values["kernel"].value == pytest.approx(expected, rel=1e-4, abs=1e-4)
+    assert values["kernel_distance"].value == pytest.approx(expected, rel=1e-4, abs=1e-4)
     p = fake.double().softmax(1)
     score = (p * (p.log() - p.mean(0).log())).sum(1).mean().exp().item()
     assert values["classifier_score"].value == pytest.approx(score, rel=0.02)
@@ -71,18 +71,18 @@ def test_the_numbers_are_those_of_independent_computations(measured, shift):
 def test_a_shift_is_seen_and_none_is_not(measured):
     _, same = measured(1000)
     _, far = measured(1000, 0.05)
-    for name in ("frechet", "kernel"):
+    for name in ("frechet_distance", "kernel_distance"):
         a, b = same.values[name], far.values[name]
-        assert b.low > b.floor and b.value > 5 * abs(a.value)
-        assert a.low <= a.floor * 1.5
+        assert b.low > b.real_baseline and b.value > 5 * abs(a.value)
+        assert a.low <= a.real_baseline * 1.5
     assert far.values["precision"].value < same.values["precision"].value
-    assert same.values["precision"].value == pytest.approx(same.values["precision"].floor, abs=0.05)
+    assert same.values["precision"].value == pytest.approx(same.values["precision"].real_baseline, abs=0.05)
     assert same.values["density"].value == pytest.approx(1, abs=0.1)
 
 
 def test_floor_and_interval_shrink_with_n(measured):
-    small, large = (measured(n)[1].values["frechet"] for n in (100, 1600))
-    assert large.floor < small.floor / 4
+    small, large = (measured(n)[1].values["frechet_distance"] for n in (100, 1600))
+    assert large.real_baseline < small.real_baseline / 4
     assert large.high - large.low < (small.high - small.low) / 4
     assert large.low <= large.value <= large.high
 
@@ -92,19 +92,19 @@ def test_the_same_samples_give_the_same_numbers(measured):
     assert first == again
 
 
-def test_the_least_number_of_samples(subject):
-    of = subject(images(5, 1), images(50, 2), images(50, 3), features=Law)
-    assert Distances().least_for(of) == 6 and Distances(neighbours=2).least_for(of) == 5
+def test_the_least_number_of_samples(context):
+    of = context(images(5, 1), images(50, 2), images(50, 3), features=Law)
+    assert Distances().min_samples_for(of) == 6 and Distances(k=2).min_samples_for(of) == 5
 
 
 def test_few_samples_and_few_data_are_flagged(measured):
     _, section = measured(30, n_real=20)
     assert sum(note.startswith("WARNING") for note in section.notes) == 3
-    assert "Precision, recall, density and coverage are those of 20 of the 30 samples." in section.notes
+    assert "Precision, recall, density and coverage use 20 of the 30 samples." in section.notes
     _, section = measured(100)
     assert not any(note.startswith("WARNING") for note in section.notes)
 
 
-def test_signals_are_refused(subject):
+def test_signals_are_refused(context):
     waves = torch.randn(10, 1, 16)
-    assert "it is for images" in Distances().refusal(subject(waves, waves, waves))
+    assert "it is for images" in Distances().why_not_applicable(context(waves, waves, waves))

@@ -4,10 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from src.metrics.samples import LossByNoise, Samples, SamplingCost, Trajectory
+from src.metrics.loss_by_noise import LossByNoise
+from src.metrics.samples import Samples
+from src.metrics.sampling_cost import SamplingCost
+from src.metrics.trajectory import Trajectory
 from src.plots.pictures import image_grid
 from src.samplers.pipeline import Cost
-from tests.metrics.test_classes import Known
+from tests.metrics.test_class_accuracy import Known
 
 
 def sure(confidences: list[float]) -> torch.Tensor:
@@ -21,62 +24,64 @@ def shown(picture) -> np.ndarray:
     return np.asarray(picture.image)
 
 
-def test_best_and_worst_by_confidence(subject):
+def test_best_and_worst_by_confidence(context):
     x = sure([0.5, 0.01, 0.9, 0.1, 0.3, 0.02, 0.7, 0.2])
-    section = Samples(n=4)(subject(x, (x, torch.arange(8) % 3), (x, torch.arange(8) % 3), features=Known))
+    section = Samples(n=4)(context(x, (x, torch.arange(8) % 3), (x, torch.arange(8) % 3), features=Known))
     assert (shown(section.pictures["worst"]) == np.asarray(image_grid(sure([0.01, 0.02]), columns=8))).all()
     assert (shown(section.pictures["best"]) == np.asarray(image_grid(sure([0.9, 0.7]), columns=8))).all()
-    assert "2 samples of 8" in section.pictures["worst"].caption
+    assert "2 of 8 samples" in section.pictures["worst"].caption
 
 
-def test_worst_is_what_is_least_of_the_class_asked_for(subject):
+def test_worst_is_what_is_least_of_the_class_asked_for(context):
     """The surest of all is the worst, where another class was asked for."""
     x = sure([0.5, 0.9, 0.1, 0.3])
-    of = subject(
+    of = context(
         x, (x, torch.arange(4) % 3), (x, torch.arange(4) % 3), label=torch.tensor([0, 1, 0, 0]), features=Known
     )
     worst = Samples(n=2)(of).pictures["worst"]
     assert (shown(worst) == np.asarray(image_grid(sure([0.9]), columns=8))).all()
-    assert "of the class that was asked for: 0% to 0%" in worst.caption
+    assert "in their requested label: 0% to 0%" in worst.caption
 
 
-def test_random_ones_are_a_function_of_the_seed(subject, rand):
+def test_random_ones_are_a_function_of_the_seed(context, rand):
     x, data = rand(50, 1, 4, 4), rand(9, 1, 4, 4)
-    first, again, other = (shown(Samples(n=5)(subject(x, data, data, seed=s)).pictures["random"]) for s in (0, 0, 1))
+    first, again, other = (shown(Samples(n=5)(context(x, data, data, seed=s)).pictures["random"]) for s in (0, 0, 1))
     assert (first == again).all() and (first != other).any()
 
 
 @pytest.mark.parametrize("shape", [(2,), (1, 20)])
-def test_points_and_signals_are_shown_too(subject, rand, shape):
-    of = subject(rand(30, *shape), rand(30, *shape), rand(30, *shape))
+def test_points_and_signals_are_shown_too(context, rand, shape):
+    of = context(rand(30, *shape), rand(30, *shape), rand(30, *shape))
     assert set(Samples()(of).pictures) == {"random", "data"}
 
 
-def test_the_cost(subject, rand):
-    of = subject(rand(20, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
+def test_the_cost(context, rand):
+    of = context(rand(20, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
     of.cost = Cost()
     of.cost.evaluations, of.cost.seconds = 200, 4.0
     values = SamplingCost()(of).values
     assert values["nfe"].value == 10 and values["seconds_per_1000"].value == 200
-    of.given = True
-    assert "no known cost" in SamplingCost().refusal(of) and "no trajectory" in Trajectory().refusal(of)
+    of.from_file = True
+    assert "no known cost" in SamplingCost().why_not_applicable(
+        of
+    ) and "no trajectory" in Trajectory().why_not_applicable(of)
 
 
-def test_the_animation_ends_with_the_samples(subject, rand):
-    of = subject(rand(5, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
+def test_the_animation_ends_with_the_samples(context, rand):
+    of = context(rand(5, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
     of.trajectory = rand(7, 5, 1, 4, 4)
     frames = Trajectory()(of).pictures["trajectory"].image
     assert len(frames) == 7
     assert (np.asarray(frames[-1]) == np.asarray(image_grid(of.trajectory[-1], least=420))).all()
 
 
-def test_losses_by_noise_and_the_verdict(subject, rand):
-    of = subject(rand(5, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
-    assert "no metrics.csv" in LossByNoise().refusal(of)
+def test_losses_by_noise_and_the_verdict(context, rand):
+    of = context(rand(5, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
+    assert "no metrics.csv" in LossByNoise().why_not_applicable(of)
     lines = ["step,epoch,val/loss_ema,val_ema/log_snr/a_-inf..0,val_ema/log_snr/b_0..inf"]
     lines += [f"{10 * i},{i},{0.9**i},{0.9**i},{0.9**i}" for i in range(1, 9)]
     (of.run.path / "metrics.csv").write_text("\n".join(lines) + "\n")
-    assert LossByNoise().refusal(of) is None
+    assert LossByNoise().why_not_applicable(of) is None
     section = LossByNoise()(of)
-    assert section.verdict.startswith("Verdict: improving")
-    assert section.tables["falls"]["0 to inf"] == pytest.approx(1 - 0.9**2)
+    assert section.interpretation.startswith("Improving")
+    assert section.tables["relative_decrease"]["0 to inf"] == pytest.approx(1 - 0.9**2)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.sine import Sine
-from src.metrics.signals import Signals, decibels, frequencies, mean_spectrum, spectrum
+from src.metrics.signals import Signals, frequencies, mean_spectrum, rms_decibels, spectrum
 
 LAWS = {"frequency": (1.0, 3.0), "amplitude": (0.5, 1.0), "phase": (0.0, 2 * math.pi), "noise": 0.0}
 
@@ -24,14 +24,14 @@ def test_the_data_module_tells_its_laws():
     assert data.laws == {"frequency": (2, 4), "amplitude": (0.1, 0.1), "phase": (0, 1), "noise": 0.2}
 
 
-def test_true_waves(subject):
+def test_true_waves(context):
     """They follow their laws as well as the floor does, and nothing is left over."""
-    found = Signals()(subject(waves(300, 1), waves(200, 2), waves(300, 3), laws=LAWS))
-    assert found.verdict.startswith("frequency, amplitude, phase: all as near")
+    found = Signals()(context(waves(300, 1), waves(200, 2), waves(300, 3), laws=LAWS))
+    assert found.interpretation.startswith("frequency, amplitude, phase: no significant difference")
     for name in ("frequency", "amplitude", "phase"):
         assert found.values[f"{name}_p"].value > 0.05
-        assert found.values[f"{name}_wasserstein"].value < 3 * found.values[f"{name}_wasserstein"].floor
-    assert found.values["outside"].value < 1e-6 and found.values["residual"].value < 1e-4
+        assert found.values[f"{name}_wasserstein"].value < 3 * found.values[f"{name}_wasserstein"].real_baseline
+    assert found.values["unexplained_power"].value < 1e-6 and found.values["residual"].value < 1e-4
     assert found.values["spectrum_db"].value < 0.5
 
 
@@ -39,51 +39,52 @@ def test_true_waves(subject):
     ("law", "expected"),
     [({"frequency": (1.5, 2.5)}, 0.25), ({"amplitude": (0.75, 1.25)}, 0.25), ({"phase": (0.0, math.pi)}, math.pi / 4)],
 )
-def test_waves_of_another_law(undrawn, subject, law, expected):
+def test_waves_of_another_law(undrawn, context, law, expected):
     """They miss that one law, and by as much as the two laws are apart."""
-    found = Signals()(subject(waves(400, 1, **law), waves(50, 2), waves(400, 3), laws=LAWS))
+    found = Signals()(context(waves(400, 1, **law), waves(50, 2), waves(400, 3), laws=LAWS))
     (name,) = law
     assert found.values[f"{name}_wasserstein"].value == pytest.approx(expected, rel=0.12)
     assert found.values[f"{name}_p"].value < 1e-9
-    assert found.verdict.startswith("Farther") and f"{name} (KS" in found.verdict
+    assert found.interpretation.startswith("Significantly different") and f"{name} (KS" in found.interpretation
     assert sum(found.values[f"{other}_p"].value > 0.01 for other in ("frequency", "amplitude", "phase")) == 2
 
 
-def test_noise_is_left_over(undrawn, subject):
+def test_noise_is_left_over(undrawn, context):
     """0.1 in the samples, 0.05 in the data; of 100 numbers three are fitted."""
     noisy, real = waves(200, 1, noise=0.1), waves(200, 2, noise=0.05)
-    found = Signals()(subject(noisy, real, real, laws=LAWS | {"noise": 0.05})).values["residual"]
+    found = Signals()(context(noisy, real, real, laws=LAWS | {"noise": 0.05})).values["residual"]
     assert found.value == pytest.approx(0.1 * math.sqrt(0.97), rel=0.03)
-    assert found.floor == pytest.approx(0.05 * math.sqrt(0.97), rel=0.03) and found.better is None
+    assert found.real_baseline == pytest.approx(0.05 * math.sqrt(0.97), rel=0.03) and found.better is None
 
 
-def test_laws_that_are_points(undrawn, subject):
+def test_laws_that_are_points(undrawn, context):
     """The same wave each time; the samples a tenth louder."""
     point = {"frequency": (1.0, 1.0), "amplitude": (1.0, 1.0), "phase": (0.0, 0.0)}
     real = waves(20, **point)
-    found = Signals()(subject(1.1 * real, real, real, laws=point | {"noise": 0.0}))
+    found = Signals()(context(1.1 * real, real, real, laws=point | {"noise": 0.0}))
     assert found.values["amplitude_wasserstein"].value == pytest.approx(0.1, abs=1e-5)
     assert found.values["phase_wasserstein"].value < 1e-4 and "phase_ks" not in found.values
-    assert "points" in found.verdict
+    assert "constants" in found.interpretation
 
 
-def test_every_channel_counts(undrawn, subject):
+def test_every_channel_counts(undrawn, context):
     two = waves(100, 1).view(50, 2, 100)
-    section = Signals()(subject(two, two, two, laws=LAWS))
-    one = Signals()(subject(two.view(100, 1, 100), two.view(100, 1, 100), two.view(100, 1, 100), laws=LAWS))
+    section = Signals()(context(two, two, two, laws=LAWS))
+    one = Signals()(context(two.view(100, 1, 100), two.view(100, 1, 100), two.view(100, 1, 100), laws=LAWS))
     for key in ("frequency_wasserstein", "amplitude_ks", "residual"):
         assert section.values[key].value == pytest.approx(one.values[key].value, rel=1e-9)
 
 
-def test_too_few_real_signals_are_said(undrawn, subject):
+def test_too_few_real_signals_are_said(undrawn, context):
     few = waves(30)
-    section = Signals()(subject(waves(100, 1), few, few[:10], laws=LAWS))
-    assert "There are 40 real signals for 100 samples" in section.notes[-1]
+    section = Signals()(context(waves(100, 1), few, few[:10], laws=LAWS))
+    assert "computed from 40 signals, fewer than the 100 samples" in section.notes[-1]
 
 
-def test_refuses_data_without_laws(subject, rand):
-    assert "laws are known" in Signals().refusal(subject(rand(4, 1, 20), rand(4, 1, 20), rand(4, 1, 20)))
-    assert "it is for signals" in Signals().refusal(subject(rand(4, 2), rand(4, 2), rand(4, 2), laws=LAWS))
+def test_refuses_data_without_laws(context, rand):
+    reason = Signals().why_not_applicable(context(rand(4, 1, 20), rand(4, 1, 20), rand(4, 1, 20)))
+    assert "known distributions" in reason
+    assert "it is for signals" in Signals().why_not_applicable(context(rand(4, 2), rand(4, 2), rand(4, 2), laws=LAWS))
 
 
 @pytest.mark.parametrize("length", [99, 100])
@@ -103,8 +104,8 @@ def test_white_noise_is_flat(randn):
 
 def test_decibels():
     power = torch.tensor([1.0, 0.1, 1e-3])
-    assert decibels(10 * power, power) == pytest.approx(10)
-    assert decibels(power, torch.tensor([1.0, 0.1, 1e-9])) == pytest.approx(30 / math.sqrt(3)), "faint is 1e-6"
+    assert rms_decibels(10 * power, power) == pytest.approx(10)
+    assert rms_decibels(power, torch.tensor([1.0, 0.1, 1e-9])) == pytest.approx(30 / math.sqrt(3)), "faint is 1e-6"
 
 
 def test_spectra_in_parts(randn):

@@ -71,7 +71,7 @@ BLUE, RED = (0, 114, 178), (213, 94, 0)
 def test_every_series_is_drawn():
     points = [Point("ddim", "5", 5, 9.0, 8, 10), Point("ddim", "50", 50, 2.0), Point("heun", "9", 9, 3.0, 2, 4)]
     for joined in (False, True):
-        picture = quality_against_cost(points, "evaluations", "distance", "lower", floor=0.5, joined=joined)
+        picture = quality_against_cost(points, "evaluations", "distance", "lower", real_baseline=0.5, joined=joined)
         assert colors_in(picture) >= {BLUE, RED}
     assert quality_against_cost([Point("a", "1", 1, -1.0)], "x", "y", "higher").size == picture.size
 

@@ -14,8 +14,8 @@ import torch
 from PIL import Image
 
 from src.metrics.human_answers import read_answers
-from src.plots.human import Question, Share, question_page, separate_pictures, shares_right
-from src.statistics.significance import share_interval
+from src.plots.human import Proportion, Question, accuracy_by_person, question_page, separate_pictures
+from src.statistics.significance import wilson_interval
 
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run"),
@@ -86,8 +86,10 @@ def test_signals_have_common_axes(channels):
 
 
 def test_shares_have_a_row_each():
-    few = shares_right({"pairs": {"a": Share(3, 4, 0.3, 0.9)}})
-    many = shares_right({kind: {str(i): Share(i, 9, 0, 1) for i in range(9)} for kind in ("one at a time", "pairs")})
+    few = accuracy_by_person({"pairs": {"a": Proportion(3, 4, 0.3, 0.9)}})
+    many = accuracy_by_person(
+        {kind: {str(i): Proportion(i, 9, 0, 1) for i in range(9)} for kind in ("one at a time", "pairs")}
+    )
     assert many.width > few.width and many.height > few.height
 
 
@@ -150,6 +152,6 @@ def test_a_browser_asks_and_keeps_the_answers(questions, tmp_path):
     ]
     assert {a.person for a in answers} == {'Ann "A", B'} and all(a.seconds < 60 for a in answers)
     for right, n in ((5, 6), (3, 4)):
-        low, high = (round(100 * p) for p in share_interval(right, n))
+        low, high = (round(100 * p) for p in wilson_interval(right, n))
         assert f"{right} of {n} right, {100 * right / n:.0f}\u00a0%" in found["result"]
         assert f"95 % interval {low}\u00a0% to {high}\u00a0%" in found["result"]

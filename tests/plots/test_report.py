@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from src.metrics.base import Picture, Section, Value
+from src.metrics.base import MetricValue, Picture, ReportSection
 from src.metrics.report import write_report
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
 
@@ -68,10 +68,10 @@ def test_pictures_are_inside(animated):
 @pytest.mark.parametrize(
     ("value", "text"),
     [
-        (Value("a", 1.23456), "1.23"),
-        (Value("a", 1.23456, 1.1, 1.4, 0.5), "1.23 [1.1, 1.4], real data 0.5"),
-        (Value("a", 12345.6), "12,346"),
-        (Value("a", -0.00123), "-0.00123"),
+        (MetricValue("a", 1.23456), "1.23"),
+        (MetricValue("a", 1.23456, 1.1, 1.4, 0.5), "1.23 [1.1, 1.4], real data 0.5"),
+        (MetricValue("a", 12345.6), "12,346"),
+        (MetricValue("a", -0.00123), "-0.00123"),
     ],
 )
 def test_a_value_as_text(value, text):
@@ -80,13 +80,17 @@ def test_a_value_as_text(value, text):
 
 def test_the_report_shows_every_number_picture_and_warning(tmp_path):
     record = {
-        "name": "run", "run": "outputs/run", "samples": None, "ckpt": "best", "weights": "ema", "n": 2000, "seed": 0,
+        "name": "run", "run": "outputs/run", "samples_path": None, "ckpt": "best", "weights": "ema", "n": 2000,
+        "seed": 0,
         "nfe": 10.0, "seconds": 3.2, "features": "some <features>",
         "sampler": {"_target_": "a.b.DDIM", "steps": 10, "time_grid": None}, "guidance": None,
     }  # fmt: skip
-    values = {"fid": Value("Fréchet distance", 3.21, 2.5, 4.4, 0.77, "lower"), "nfe": Value("evaluations", 10)}
+    values = {
+        "fid": MetricValue("Fréchet distance", 3.21, 2.5, 4.4, 0.77, "lower"),
+        "nfe": MetricValue("evaluations", 10),
+    }
     pictures = {"grid": Picture(picture(), "a grid"), "path": Picture([picture(), picture("blue")], "an animation")}
-    sections = {"distances": Section("Distances", values, pictures, ["WARNING: few", "how to read it"])}
+    sections = {"distances": ReportSection("Distances", values, pictures, ["WARNING: few", "how to read it"])}
     write_report(tmp_path, record, sections)
     html = (tmp_path / "report.html").read_text("utf-8")
     check(html)

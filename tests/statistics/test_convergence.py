@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from src.statistics.convergence import trend, verdict
+from src.statistics.convergence import convergence_status, trend
 
 
 def rows(curves: dict[str, list[float]]) -> list[dict[str, float]]:
@@ -25,49 +25,49 @@ def falling(n: int, by: float) -> list[float]:
 
 
 def test_a_trend():
-    assert trend([1.0, 0.9, 0.8, 0.7, 0.6, 0.5]).fall == pytest.approx(1 - 0.5 / 0.7)
+    assert trend([1.0, 0.9, 0.8, 0.7, 0.6, 0.5]).decrease == pytest.approx(1 - 0.5 / 0.7)
     flat = trend([1.0, 0.5, 0.4, 0.4, 0.399, 0.4])
-    assert flat.since == 2 and flat.fall == pytest.approx(1 - 0.399 / 0.4)
-    assert trend([1.0, 0.5, 0.5, 0.5, 0.6, 0.7]).fall == pytest.approx(-0.2)
+    assert flat.since == 2 and flat.decrease == pytest.approx(1 - 0.399 / 0.4)
+    assert trend([1.0, 0.5, 0.5, 0.5, 0.6, 0.7]).decrease == pytest.approx(-0.2)
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_nothing_is_concluded_from_a_loss_that_is_not_finite(bad):
-    found = verdict(rows({"a_-inf..0": [*falling(9, 0.1), bad, bad, 1.0], "b_0..inf": falling(12, 0.1)}))
+    found = convergence_status(rows({"a_-inf..0": [*falling(9, 0.1), bad, bad, 1.0], "b_0..inf": falling(12, 0.1)}))
     assert found == ("not available: the validation loss is NaN or infinite at step 100", None, {})
 
 
 def test_a_falling_loss_improves():
-    found = verdict(rows({"a_-inf..0": falling(12, 0.1), "b_0..inf": falling(12, 0.1)}))
+    found = convergence_status(rows({"a_-inf..0": falling(12, 0.1), "b_0..inf": falling(12, 0.1)}))
     assert found.improving and found.text.startswith("improving: the mean loss fell by 34.4%")
 
 
 def test_a_level_that_still_falls_is_found_behind_a_flat_mean():
     """The one at low noise is a thousandth of the mean."""
-    found = verdict(rows({"a_-inf..0": [1.0] * 12, "b_0..inf": [0.001 * v for v in falling(12, 0.05)]}))
-    assert found.improving and found.falls["all"] < 0.001
-    assert "at log-SNR 0 to inf by 18.5%" in found.text and "1 of 2 noise levels" in found.text
+    found = convergence_status(rows({"a_-inf..0": [1.0] * 12, "b_0..inf": [0.001 * v for v in falling(12, 0.05)]}))
+    assert found.improving and found.relative_decrease["all"] < 0.001
+    assert "at log-SNR 0 to inf by 18.5%" in found.text and "at 1 of 2 noise levels" in found.text
 
 
 def test_a_plateau_is_dated():
     curve = [1.0, 0.8, 0.6, 0.5, *[0.45, 0.449, 0.4505] * 3]
-    found = verdict(rows({"a_-inf..0": curve, "b_0..inf": [2 * v for v in curve]}))
+    found = convergence_status(rows({"a_-inf..0": curve, "b_0..inf": [2 * v for v in curve]}))
     assert found.improving is False
     assert found.text.startswith("plateaued since step 50 (epoch 9): the mean loss fell by")
 
 
 def test_what_is_learned_by_heart_rises():
-    found = verdict(rows({"a_-inf..0": [1.0] * 12, "b_0..inf": [0.5] * 8 + [0.6] * 4}))
-    assert found.improving is False and "at log-SNR 0 to inf it has risen by 20.0%" in found.text
+    found = convergence_status(rows({"a_-inf..0": [1.0] * 12, "b_0..inf": [0.5] * 8 + [0.6] * 4}))
+    assert found.improving is False and "at log-SNR 0 to inf it rose by 20.0%" in found.text
 
 
 @pytest.mark.parametrize("n", [0, 1, 5])
 def test_too_few_validations_say_nothing(n):
-    found = verdict(rows({"a_-inf..0": [1.0] * max(n, 1)})[: 2 * n])
+    found = convergence_status(rows({"a_-inf..0": [1.0] * max(n, 1)})[: 2 * n])
     assert found.improving is None and f"{n} validations" in found.text
 
 
 def test_losses_that_are_not_positive():
     """Those of a bound, for which only the levels with positive losses count."""
-    found = verdict(rows({"a_-inf..0": [-1.0] * 8, "b_0..inf": falling(8, 0.1)}))
-    assert found.improving and "all" not in found.falls
+    found = convergence_status(rows({"a_-inf..0": [-1.0] * 8, "b_0..inf": falling(8, 0.1)}))
+    assert found.improving and "all" not in found.relative_decrease

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from src.statistics import kernel_distance as of
-from src.statistics.kernel_distance import kernel_distance, pairs
+from src.statistics.kernel_distance import kernel_distance, kernel_pairs
 
 D = 8
 
@@ -51,14 +51,14 @@ def test_pairs_by_hand(monkeypatch):
     k, own = (x @ y.T / D + 1) ** 3, ((x @ x.T / D + 1) ** 3).fill_diagonal_(0)
     for chunk in (2, 100):
         monkeypatch.setattr(of, "CHUNK", chunk)
-        found, itself = pairs(x, y), pairs(x)
+        found, itself = kernel_pairs(x, y), kernel_pairs(x)
         torch.testing.assert_close(found.rows, k.mean(1))
         torch.testing.assert_close(found.columns, k.mean(0))
         torch.testing.assert_close(itself.rows, own.sum(1) / 6)
         assert found.mean == pytest.approx(k.mean().item())
         assert itself.mean == pytest.approx(own.sum().item() / 42)
     alike = torch.ones(50, D, dtype=torch.float64)
-    assert pairs(alike, draw(40, 0.0, g)).varying == pytest.approx(0, abs=1e-9)
+    assert kernel_pairs(alike, draw(40, 0.0, g)).interaction == pytest.approx(0, abs=1e-9)
 
 
 def test_what_varies_by_pairs():
@@ -69,7 +69,9 @@ def test_what_varies_by_pairs():
         return torch.randint(0, 2, (n, 1), generator=g).double() * 2 - 1
 
     # (1 + 1)^3 = 8 where the signs are equal, 0 where not: 4 + 4 s t.
-    found = torch.tensor([[pairs(signs(6)).varying, pairs(signs(5), signs(9)).varying] for _ in range(2000)])
+    found = torch.tensor(
+        [[kernel_pairs(signs(6)).interaction, kernel_pairs(signs(5), signs(9)).interaction] for _ in range(2000)]
+    )
     assert found.mean(0).tolist() == pytest.approx([16, 16], rel=0.05)
 
 

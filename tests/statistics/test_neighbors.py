@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.neighbors import NearestNeighbors
 
-from src.statistics.neighbors import manifolds, mean_distance
+from src.statistics.neighbors import mean_distance, prdc
 
 
 def draws(n: int, d: int = 3, seed: int = 0) -> torch.Tensor:
@@ -28,32 +28,32 @@ def brute_force(real, fake, k):
 @pytest.mark.parametrize(("m", "n"), [(40, 40), (60, 25)])
 def test_by_brute_force(m, n, k):
     real, fake = draws(m), 0.8 * draws(n, seed=1) + 0.3
-    found = [each.mean().item() for each in manifolds(real, fake, k)]
+    found = [each.mean().item() for each in prdc(real, fake, k)]
     assert found == pytest.approx(brute_force(real, fake, k))
 
 
 def test_more_than_one_chunk(monkeypatch):
     real, fake = draws(50), draws(40, seed=1)
-    whole = manifolds(real, fake)
+    whole = prdc(real, fake)
     monkeypatch.setattr("src.statistics.neighbors.CHUNK", 7)
-    assert all(torch.equal(a, b) for a, b in zip(whole, manifolds(real, fake), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(whole, prdc(real, fake), strict=True))
 
 
 def test_what_is_far_away_is_neither_real_nor_covered():
-    assert [each.mean().item() for each in manifolds(draws(50), draws(50, seed=1) + 100)] == [0, 0, 0, 0]
+    assert [each.mean().item() for each in prdc(draws(50), draws(50, seed=1) + 100)] == [0, 0, 0, 0]
 
 
 def test_one_mode_of_two_is_precise_and_lacks_recall():
     two = torch.cat([draws(100), draws(100, seed=1) + 50])
-    found = manifolds(two, draws(200, seed=2))
+    found = prdc(two, draws(200, seed=2))
     assert found.precision.mean() > 0.9
     assert found.recall.mean() <= 0.5
     assert found.coverage[100:].sum() == 0
 
 
 def test_too_few_are_refused():
-    with pytest.raises(ValueError, match="at least 6 samples"):
-        manifolds(draws(5), draws(50))
+    with pytest.raises(ValueError, match=r"at least k \+ 1 = 6 samples"):
+        prdc(draws(5), draws(50))
 
 
 @pytest.mark.parametrize("n", [50, 2000])

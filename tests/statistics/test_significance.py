@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.statistics.significance import Estimate, best, decimals, differ, number
+from src.statistics.significance import Estimate, best, decimals, differ, format_number
 
 
 @pytest.mark.parametrize("values", [(1.0, 3.0), (0.1, 0.2, 0.6), (5.0, 5.0, 5.0, 7.0)])
@@ -36,7 +36,7 @@ def test_as_many_digits_as_the_noise_leaves(e, said):
 
 
 def test_numbers():
-    assert number(0) == "0" and number(12.345) == "12.35" and decimals(0.0123) == 3 and decimals(140) == 0
+    assert format_number(0) == "0" and format_number(12.345) == "12.35" and decimals(0.0123) == 3 and decimals(140) == 0
 
 
 def test_welch_by_hand():

@@ -28,7 +28,7 @@ def test_recovers_the_parameters(low, high, length):
     assert_close(fit.amplitude, a, rtol=0, atol=5e-4)
     turn = (fit.phase - phi + math.pi) % (2 * math.pi) - math.pi
     assert turn.abs().max() < 2e-3
-    assert fit.residual.max() < 1e-4 and fit.outside.max() < 1e-6
+    assert fit.residual.max() < 1e-4 and fit.unexplained.max() < 1e-6
     assert_close(fit.waves(length), x, rtol=0, atol=3e-4)
 
 
@@ -54,10 +54,10 @@ def test_noise_is_what_is_left(randn, noise):
     assert fit.residual.square().mean().sqrt() == pytest.approx(noise * math.sqrt(0.97), rel=0.02)
 
 
-def test_another_wave_is_outside():
+def test_another_wave_is_unexplained():
     u = positions(100)
     x = torch.sin(2 * math.pi * 2 * u) + 0.5 * torch.sin(2 * math.pi * 9 * u)
-    assert fit_sines(x[None]).outside.item() == pytest.approx(0.25 / 1.25, abs=0.01)
+    assert fit_sines(x[None]).unexplained.item() == pytest.approx(0.25 / 1.25, abs=0.01)
 
 
 def test_the_frequency_stays_in_its_range():
@@ -74,7 +74,7 @@ def test_slow_waves_are_lines():
 
 def test_silence_has_no_amplitude():
     fit = fit_sines(torch.zeros(2, 30))
-    assert fit.amplitude.abs().max() == 0 == fit.outside.max() and fit.frequency.isfinite().all()
+    assert fit.amplitude.abs().max() == 0 == fit.unexplained.max() and fit.frequency.isfinite().all()
 
 
 def test_many_signals_are_fitted_in_parts():

@@ -7,13 +7,17 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from src.statistics.sliced_wasserstein import SlicedWasserstein
+from src.statistics.sliced_wasserstein import SlicedWassersteinDistance, random_directions
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 
 
-def distance(x: torch.Tensor, y: torch.Tensor, **settings) -> float:
-    metric = SlicedWasserstein(**settings)
+def directions(dim: int, projections: int = 128, seed: int = 0) -> torch.Tensor:
+    return random_directions(dim, projections, torch.Generator().manual_seed(seed))
+
+
+def distance(x: torch.Tensor, y: torch.Tensor, projections: int = 128, seed: int = 0) -> float:
+    metric = SlicedWassersteinDistance(directions(x[0].numel(), projections, seed))
     metric.update(x, real=True)
     metric.update(y, real=False)
     return metric.compute().item()
@@ -43,7 +47,7 @@ def test_on_a_line_it_is_the_cheapest_assignment(n, m):
 @pytest.mark.parametrize(("n", "m", "shape"), [(30, 30, (2,)), (12, 18, (3,)), (12, 18, (1, 4)), (10, 15, (2, 3, 4))])
 def test_elsewhere_it_is_the_mean_over_its_directions(n, m, shape):
     x, y = draws(n, *shape, seed=1), draws(m, *shape, seed=2) + 0.5
-    vectors = SlicedWasserstein(projections=16, seed=3).directions(int(np.prod(shape))).double().numpy()
+    vectors = directions(int(np.prod(shape)), 16, 3).double().numpy()
     a, b = (repeated(np.sort(v.double().numpy().reshape(len(v), -1) @ vectors, 0), lcm(n, m)) for v in (x, y))
     expected = ((a - b) ** 2).mean() ** 0.5
     assert distance(x, y, projections=16, seed=3) == pytest.approx(expected, rel=1e-5)
@@ -61,8 +65,7 @@ def test_two_atoms_of_unequal_mass():
 def test_a_shift_is_felt_along_it():
     """SW^2 = mean (theta m)^2, which is near |m|^2 / d."""
     x, m = draws(500, 3), torch.tensor([1.0, -2.0, 0.5])
-    metric = SlicedWasserstein(projections=2000)
-    along = (m @ metric.directions(3)).square()
+    along = (m @ directions(3, 2000)).square()
     assert distance(x, x + m, projections=2000) == pytest.approx(along.mean().sqrt().item(), rel=1e-4)
     assert abs(along.mean() - m.square().sum() / 3) < 5 * along.std() / 2000**0.5
 
@@ -75,7 +78,7 @@ def test_two_gaussians(sizes):
     """
     m, s, r = torch.tensor([0.6, 0.8]), 1.0, 1.5
     x, y = s * draws(sizes[0], 2, seed=1), r * draws(sizes[1], 2, seed=2) + m
-    along = (m @ SlicedWasserstein().directions(2)).square().mean().item()
+    along = (m @ directions(2)).square().mean().item()
     expected = (along + (s - r) ** 2) ** 0.5
     assert abs(distance(x, y) - expected) < 5 * ((s**2 + r**2) / min(sizes)) ** 0.5
 
@@ -101,7 +104,7 @@ def test_scale_and_symmetry():
 @pytest.mark.parametrize("dim", [1, 2, 5])
 def test_directions_are_uniform(dim):
     """Of length one, with mean 0 and covariance I / d, within five standard errors."""
-    vectors = SlicedWasserstein(projections=4000).directions(dim)
+    vectors = directions(dim, 4000)
     torch.testing.assert_close(vectors.norm(dim=0), torch.ones(4000), atol=1e-6, rtol=0)
     assert vectors.mean(1).abs().max() < 5 / (4000 * dim) ** 0.5
     products = vectors[:, None] * vectors
@@ -109,7 +112,7 @@ def test_directions_are_uniform(dim):
 
 
 def test_directions_are_a_function_of_the_seed():
-    first, again, other = (SlicedWasserstein(seed=seed).directions(3) for seed in (0, 0, 1))
+    first, again, other = (directions(3, seed=seed) for seed in (0, 0, 1))
     assert torch.equal(first, again) and not torch.equal(first, other)
 
 
@@ -118,20 +121,20 @@ def test_directions_are_a_function_of_the_seed():
 
 def test_batches_and_shapes_do_not_matter():
     x, y = draws(23, 2, 3, 4, seed=1), draws(17, 2, 3, 4, seed=2)
-    metric = SlicedWasserstein()
+    metric = SlicedWassersteinDistance(directions(24))
     for part in x.split(5):
         metric.update(part, real=True)
     for part in y.flatten(1).split(4):
         metric.update(part, real=False)
     assert metric.compute().item() == pytest.approx(distance(x, y), rel=1e-5)
     metric.reset()
-    metric.update(draws(4, 2), real=True)
-    metric.update(draws(4, 2), real=False)
-    assert metric.compute() == 0, "what was before is forgotten, the dimension too"
+    metric.update(draws(4, 24), real=True)
+    metric.update(draws(4, 24), real=False)
+    assert metric.compute() == 0, "reset forgets the samples"
 
 
 def test_it_keeps_no_graph_and_takes_bf16():
-    metric = SlicedWasserstein()
+    metric = SlicedWassersteinDistance(directions(3))
     metric.update(draws(5, 3).requires_grad_(), real=True)
     metric.update(draws(5, 3).bfloat16(), real=False)
     assert not metric.compute().requires_grad and metric.compute() < 0.02
@@ -150,13 +153,11 @@ def test_nan_is_not_hidden():
 
 
 def test_refusals():
-    with pytest.raises(ValueError, match="at least 1, not 0"):
-        SlicedWasserstein(projections=0)
-    metric = SlicedWasserstein()
+    metric = SlicedWassersteinDistance(directions(3))
     with pytest.raises(ValueError, match="samples of both sets"):
         metric.compute()
     metric.update(draws(4, 3), real=True)
     with pytest.raises(ValueError, match="samples of both sets"):
         metric.compute()
-    with pytest.raises(ValueError, match="samples of 2 and of 3 numbers"):
+    with pytest.raises(ValueError, match="samples must have 3 elements, got 2"):
         metric.update(draws(4, 2), real=False)

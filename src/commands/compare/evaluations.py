@@ -12,7 +12,7 @@ Evaluation = dict[str, Any]  # a metrics.json
 COMMON = {"n": "numbers of samples", "features": "features", "data": "real data"}
 
 # Those that the first table shows, where a run has them; all others are beside it.
-MAIN = ("frechet", "kernel", "precision", "recall", "sliced_wasserstein")
+MAIN = ("frechet_distance", "kernel_distance", "precision", "recall", "sliced_wasserstein")
 COSTS = ("nfe", "seconds_per_1000")  # which every evaluation has anyway
 
 
@@ -68,9 +68,9 @@ def is_number(value: Any) -> bool:
     return isinstance(value, int | float) and isfinite(value)
 
 
-def floor_of(key: str, evaluations: Sequence[Evaluation | None]) -> float | None:
-    """What as many real data have in the place of a metric, where it is known."""
-    return next((f for e in evaluations if e and is_number(f := e["metrics"].get(key, {}).get("floor"))), None)
+def real_baseline_of(key: str, evaluations: Sequence[Evaluation | None]) -> float | None:
+    """The real-data baseline of a metric, if known."""
+    return next((f for e in evaluations if e and is_number(f := e["metrics"].get(key, {}).get("real_baseline"))), None)
 
 
 def seconds_per_thousand(evaluation: Evaluation) -> float:

@@ -18,7 +18,7 @@ from src.utils.override_syntax import read
 
 # What metrics.json says, as far as others rely on it.
 NUMBER, TEXT = (float, type(None)), (str, type(None))
-METRIC = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "floor?": NUMBER, "better?": TEXT, "name?": TEXT}
+METRIC = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "real_baseline?": NUMBER, "better?": TEXT, "name?": TEXT}
 METRICS = {"n?": int, "nfe?": NUMBER, "seconds?": NUMBER, "features?": TEXT, "key?": TEXT, "metrics?": {"*": METRIC}}
 
 

@@ -11,9 +11,12 @@ from src.commands.compare.table import DEFINES_LOSS, Group, Outcome, loss_differ
 from src.plots.compare import Point, how_many, quality_against_cost, side_by_side, training_curves
 from src.plots.parallel import parallel_coordinates
 
-LOSS, FLOOR = "val/loss_ema", "quality/floor"  # as they are logged; the floor is that of as many training data
+LOSS, REAL_BASELINE = "val/loss_ema", "quality/real_baseline"
 MOST_LOSSES = 6  # kinds of losses with a plot each
-NAMES = {"frechet": "Fréchet distance of few samples", "sliced": "sliced Wasserstein distance of few samples"}
+NAMES = {
+    "frechet_distance": "Fréchet distance of few samples",
+    "sliced_wasserstein": "sliced Wasserstein distance of few samples",
+}
 
 
 def samples(report: Report, drawn: Mapping[str, Drawn]) -> None:
@@ -38,16 +41,16 @@ def curves(report: Report, groups: Sequence[Group], best: Sequence[Group]) -> No
     """
     records = [r for g in groups for r in g.records]
     logged = dict.fromkeys(key for r in records for row in r.rows for key in row)
-    named = {key: key.removeprefix("quality/") for key in logged if key.startswith("quality/") and key != FLOOR}
+    named = {key: key.removeprefix("quality/") for key in logged if key.startswith("quality/") and key != REAL_BASELINE}
     keys = {key: NAMES.get(name, name) for key, name in named.items()}
-    floor = next((row[FLOOR] for r in records for row in r.rows if FLOOR in row), None)
+    real = next((row[REAL_BASELINE] for r in records for row in r.rows if REAL_BASELINE in row), None)
     if LOSS in logged:
         keys = {LOSS: "validation loss", **keys}
     if keys:
         report.section("Over training")
     for key, title in keys.items():
         if key != LOSS:
-            one_metric(report, key, title, groups, best, floor)
+            one_metric(report, key, title, groups, best, real)
             continue
         kinds = losses_apart(groups)
         for number, (what, alike) in enumerate(list(kinds.items())[:MOST_LOSSES], 1):
@@ -152,7 +155,9 @@ def add_fronts(
             metric = e["metrics"][key]
             told = str(e["sampler"].get("steps", "")) if joined else quality.sampler_name(e)
             points.append(Point(series, told, cost(e), metric["value"], metric.get("low"), metric.get("high")))
-        picture = quality_against_cost(points, name, title, better, quality.floor_of(key, evaluations), joined, named)
+        picture = quality_against_cost(
+            points, name, title, better, quality.real_baseline_of(key, evaluations), joined, named
+        )
         caption = f"{title} against {name}. The Pareto front joins what nothing else beats in both."
         report.picture(f"quality by {name}".replace(" ", "_").replace(",", ""), picture, caption)
 

@@ -153,8 +153,8 @@ class SamplerGrid:
         from src.commands import evaluation  # and with it Lightning
 
         one = evaluation.Evaluation.prepare(*self.config(cell), like=self.like)
-        subject = one.draw()
-        found = one.record(subject, one.measure(subject)) | {"asked": self.asked(cell)}
+        context = one.draw()
+        found = one.record(context, one.compute_metrics(context)) | {"asked": self.asked(cell)}
         self.like = one
         write_whole(self.out / cell.name / KEPT, json.dumps(found, indent=2, default=str) + "\n")
         return found
@@ -177,7 +177,7 @@ class SamplerGrid:
     def compose(self, words: tuple[str, ...], named: set[str]) -> DictConfig:
         """The config of src.evaluate with a sampler, and a guidance."""
         trained = self.run.config()
-        metrics = "distances" if len(trained.data.size) == 2 else "sliced"
+        metrics = "distances" if len(trained.data.size) == 2 else "sliced_wasserstein"
         cfg = compose("evaluate", [*words, f"metrics=[{metrics}]"])
         with open_dict(cfg):
             cfg.update({key: self.cfg[key] for key in PASSED_ON})

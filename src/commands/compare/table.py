@@ -16,6 +16,11 @@ from src.statistics.significance import Better, Estimate, best
 
 MARK = "★"
 # What a loss is the mean of; not the parameterization, since weightings are stated in the space of the data.
+# Results of callbacks=quality.
+FEW_SAMPLES = {
+    "quality/frechet_distance": "Fréchet, few samples",
+    "quality/sliced_wasserstein": "sliced, few samples",
+}
 DEFINES_LOSS = ("loss", "weighting", "schedule")
 
 
@@ -115,8 +120,7 @@ def outcomes(
     found = [
         Outcome("val loss", [over(g, val_loss) for g in groups], losses_better),
         Outcome("train loss", [over(g, train_loss) for g in groups], losses_better),
-        Outcome("Fréchet, few samples", [over(g, lambda r: result(r, "quality/frechet")) for g in groups], "lower"),
-        Outcome("sliced, few samples", [over(g, lambda r: result(r, "quality/sliced")) for g in groups], "lower"),
+        *(few_samples(groups, key, title) for key, title in FEW_SAMPLES.items()),
         *metrics([[evaluations[i] for i in g.places] for g in groups], quality.main_names(evaluations), same),
         Outcome(f"{of} seen", [over(g, samples_seen) for g in groups]),
         Outcome("training s", [over(g, lambda r: result(r, "seconds")) for g in groups], "lower"),
@@ -126,6 +130,11 @@ def outcomes(
         Outcome("s per 1,000", [estimate([quality.seconds_per_thousand(e) for e in es]) for es in there], "lower"),
     ]  # fmt: skip
     return [o for o in found if any(o.estimates)]
+
+
+def few_samples(groups: Sequence[Group], key: str, title: str) -> Outcome:
+    """The column of a result of callbacks=quality."""
+    return Outcome(title, [over(g, lambda r: result(r, key)) for g in groups], "lower")
 
 
 def metrics(rows: Sequence[Sequence[Evaluation | None]], names: Mapping[str, str], same: bool = True) -> list[Outcome]:

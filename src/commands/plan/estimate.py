@@ -12,7 +12,7 @@ from src.commands.plan.device import Plan, Speed
 from src.commands.plan.profile import Costs
 from src.data.base import DataModule, val_count
 from src.module import DiffusionModule
-from src.plots.pictures import READABLE
+from src.plots.pictures import MAX_SHOWN
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 from src.utils.loop_counters import planned_steps
@@ -186,7 +186,7 @@ def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: D
     if sample_images is None or sample_images.n == 0:
         return None
     denoiser = module.denoiser
-    n = min(READABLE[1 + len(data.shape)], POINTS) if sample_images.n is None else sample_images.n
+    n = min(MAX_SHOWN[1 + len(data.shape)], POINTS) if sample_images.n is None else sample_images.n
     if (label := grid_labels(denoiser.condition, data, n)) is not None:
         n = len(label)
     denoiser.net = Nothing(data.channels * denoiser.variance.outputs)

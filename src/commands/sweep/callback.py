@@ -134,7 +134,7 @@ def closing(
     valued = [job for job in done if isinstance(job.value, float) and isfinite(job.value)]
     lines = [f"{len(done)} of {plan.count or len(jobs)} jobs done in {sweep}"]
     if len(valued) > 1 and losses_differ and "loss" in str(objective):
-        hint = "callbacks=quality sweep.objective=quality/frechet (of images)"
+        hint = "callbacks=quality sweep.objective=quality/frechet_distance (of images)"
         lines.append(f"no best one: losses cannot be compared over {' and '.join(losses_differ)}; {hint} can")
     elif len(valued) > 1:
         best = (max if highest else min)(valued, key=lambda job: job.value or 0.0)

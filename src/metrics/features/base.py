@@ -1,4 +1,4 @@
-"""The real data that samples are compared with, and the space in which images are: what a network sees in them."""
+"""The real data that samples are compared with, and the feature space in which images are compared."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
@@ -11,90 +11,92 @@ from src.data.base import Batch, BatchDataset, DataModule
 from src.utils.seeding import generator
 from src.utils.units import Kind
 
-BATCH = 500  # real samples read at a time
+BATCH_SIZE = 500  # real data read at a time
+MAX_TRAIN, MAX_TEST = 60_000, 10_000  # real data that samples are compared with
 
 
-class Real:
-    """Real data in their own units, read a part at a time.
+class RealData:
+    """Real data in their own units, read in batches.
 
     Args:
         data: the data set.
-        to_units: from the units of the model to the data's own.
-        most: how many to take, a fixed choice; None for all.
+        to_units: converts from the units of the model to those of the data.
+        max_samples: size of a fixed random subset; None for all data.
     """
 
-    def __init__(self, data: BatchDataset, to_units: Callable[[Tensor], Tensor], most: int | None = None):
+    def __init__(self, data: BatchDataset, to_units: Callable[[Tensor], Tensor], max_samples: int | None = None):
         self.data, self.to_units = data, to_units
         n = len(data)
         self.indices = torch.arange(n)
-        if most is not None and most < n:
-            self.indices = torch.randperm(n, generator=generator("real data"))[:most].sort().values
+        if max_samples is not None and max_samples < n:
+            self.indices = torch.randperm(n, generator=generator("real data"))[:max_samples].sort().values
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, rows: Tensor | slice) -> Batch:
-        """{"x": (B, C, *S) float32, images in [0, 1]; "label": (B,) int64 where there are labels}."""
+        """Return {"x": (B, C, *S) float32, images in [0, 1]; "label": (B,) int64 if the data have labels}."""
         batch = self.data[0, self.indices[rows]]
         return {**batch, "x": self.to_units(batch["x"])}
 
-    def batches(self, size: int = BATCH) -> Iterator[Batch]:
-        """All of them in order."""
+    def batches(self, size: int = BATCH_SIZE) -> Iterator[Batch]:
+        """Iterate over all data in order."""
         for first in range(0, len(self), size):
             yield self[first : first + size]
 
     def some(self, n: int, *keys: int | str) -> Batch:
-        """n of them, drawn by the keys without replacement; all where there are fewer."""
+        """Draw n data without replacement, or all if there are fewer; a function of the keys."""
         return self[torch.randperm(len(self), generator=generator("some", *keys))[:n]]
 
 
-class Reference:
-    """The data of a run, and the features of them.
+class ReferenceData:
+    """The training and test data of a run, and their features.
 
     Args:
-        data: set up.
-        make_features: makes them, of this.
+        data: the data module, set up.
+        make_features: builds the features from this object.
     """
 
-    def __init__(self, data: DataModule, make_features: "Callable[[Reference], Features]"):
+    def __init__(self, data: DataModule, make_features: "Callable[[ReferenceData], Features]"):
         self.data, self.make_features = data, make_features
 
     @property
     def kind(self) -> Kind:
-        """What one sample is."""
+        """The kind of the data."""
         return self.data.kind
 
     @cached_property
-    def train(self) -> Real:
-        """The data that the model learned from, at most 60,000 of them."""
-        return Real(self.data.train_set, self.data.to_units, 60_000)
+    def train(self) -> RealData:
+        """The training data of the model, at most 60,000."""
+        return RealData(self.data.train_set, self.data.to_units, MAX_TRAIN)
 
     @cached_property
-    def test(self) -> Real:
-        """Data that it has not seen, at most 10,000 of them."""
-        return Real(self.data.test_set, self.data.to_units, 10_000)
+    def test(self) -> RealData:
+        """The held-out test data, at most 10,000."""
+        return RealData(self.data.test_set, self.data.to_units, MAX_TEST)
 
     @property
     def width(self) -> int:
-        """How many features there are; known without making them, where they have to be learned first."""
+        """The number of features, known without training them first."""
         make = self.make_features
         known = getattr(make, "keywords", {}).get("width") or getattr(getattr(make, "func", make), "width", None)
         return known or self.features.width
 
     @cached_property
     def features(self) -> "Features":
-        """The space in which images are compared; made when it is first asked for."""
+        """The feature space in which images are compared, built on first use."""
         return self.make_features(self)
 
 
 class Features(ABC):
-    """Numbers that stand for an image.
+    """A feature extractor for images.
 
     Attributes:
-        name: what they are, in a line.
-        width: D, how many there are.
-        train, test: (M, D) float32 those of the real data, in their order.
-        accuracy: share of the test data that `logits` gets right; None without labels.
+        name: description in one line.
+        width: D, the number of features.
+        train, test: (M, D) float32 features of the training and test data, in their order.
+        accuracy: fraction of the test data that `logits` classifies correctly; None without labels.
+        metric_names: titles of the Fréchet distance, the kernel distance and the classifier score.
     """
 
     name: str
@@ -102,11 +104,12 @@ class Features(ABC):
     train: Tensor
     test: Tensor
     accuracy: float | None = None
+    metric_names = ("Fréchet distance", "kernel distance", "classifier score (Inception-style)")
 
     @abstractmethod
     def __call__(self, x: Tensor) -> Tensor:
-        """Features (N, D) float32 of images x (N, C, H, W) in [0, 1]."""
+        """Compute the features (N, D) float32 of images x (N, C, H, W) in [0, 1]."""
 
     def logits(self, features: Tensor) -> Tensor | None:
-        """Of the classes, (N, K), from features (N, D); None where the network knows none."""
+        """Class logits (N, K) of features (N, D); None if the extractor is not a classifier."""
         return None

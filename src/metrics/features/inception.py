@@ -1,4 +1,4 @@
-"""ImageNet features, in which distances are usually published."""
+"""Inception features, in which FID, KID and the Inception score are published."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -6,8 +6,8 @@ from urllib.error import URLError
 import torch
 from torch import Tensor
 
-from src.metrics.features.base import Features, Reference
-from src.metrics.features.trained import digest, read
+from src.metrics.features.base import Features, ReferenceData
+from src.metrics.features.trained import content_hash, load_images
 from src.utils.console import progress_bar
 from src.utils.errors import UserError
 from src.utils.files import cached
@@ -16,48 +16,49 @@ from src.utils.ranges import PositiveInt
 WIDTH = 2048
 
 
-class InceptionFeatures(Features):
-    """The 2,048 features of the pooled last layer of Inception-v3, trained on ImageNet.
+class Inception(Features):
+    """The 2,048 features of the last pooling layer of Inception-v3, trained on ImageNet.
 
-    Images are enlarged to 299 pixels, grey ones made RGB. They mean something on photographs, and little on digits.
-    The features of the real data are kept in the cache.
+    Images are resized to 299 pixels, and gray ones converted to RGB. Meaningful for photographs, hardly for digits. The
+    features of the real data are cached.
 
     Args:
-        reference: the data that are compared.
-        cache: folder that keeps the features.
+        reference: the real data.
+        cache: cache folder.
         weights: file of the weights; by default torch-fidelity downloads them.
-        batch_size: images at a time.
+        batch_size: images per forward pass.
 
     Raises:
-        UserError: where torch-fidelity is not installed, or its weights cannot be had.
+        UserError: if torch-fidelity is not installed, or its weights are not available.
 
     Source: Szegedy et al. 2016, arXiv:1512.00567; Heusel et al. 2017, arXiv:1706.08500.
     """
 
     width = WIDTH
+    metric_names = ("FID (Fréchet distance)", "KID (kernel distance)", "Inception score")
 
-    def __init__(self, reference: Reference, cache: str, weights: str | None = None, batch_size: PositiveInt = 50):
+    def __init__(self, reference: ReferenceData, cache: str, weights: str | None = None, batch_size: PositiveInt = 50):
         if reference.kind != "images":
-            raise UserError(f"features=inception are of images, and this run is one of {reference.kind}")
+            raise UserError(f"features=inception are for images, but the data of this run are {reference.kind}")
         self.batch_size, self.name = batch_size, f"Inception-v3 of ImageNet, {WIDTH:,} features"
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.net = load_inception(weights).to(device or torch.device("cpu"))
-        (x, _), (x_test, _) = read(reference.train), read(reference.test)
-        file = Path(cache) / f"inception_{digest('inception', x, x_test)}.pt"
-        wanted = {"train": Tensor, "test": Tensor}
-        kept = cached(file, lambda: {"train": self.see(x), "test": self.see(x_test)}, wanted)
-        self.train, self.test = kept["train"], kept["test"]
+        (x, _), (x_test, _) = load_images(reference.train), load_images(reference.test)
+        file = Path(cache) / f"inception_{content_hash('inception', x, x_test)}.pt"
+        expected = {"train": Tensor, "test": Tensor}
+        saved = cached(file, lambda: {"train": self.extract(x), "test": self.extract(x_test)}, expected)
+        self.train, self.test = saved["train"], saved["test"]
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.see((x.clamp(0, 1) * 255).round().to(torch.uint8))
+        return self.extract((x.clamp(0, 1) * 255).round().to(torch.uint8))
 
     def logits(self, features: Tensor) -> Tensor:
-        """Of ImageNet's classes, without their biases, as the published Inception scores."""
+        """Logits of the ImageNet classes, without their biases, as in the published Inception scores."""
         return features @ self.net.fc.weight.detach().T.to(features)  # type: ignore[union-attr, operator]
 
     @torch.no_grad()
-    def see(self, x: Tensor) -> Tensor:
-        """Features (N, 2048) of images (N, C, H, W) uint8."""
+    def extract(self, x: Tensor) -> Tensor:
+        """Compute the features (N, 2048) of images (N, C, H, W) uint8."""
         device = next(self.net.parameters()).device
         parts = []
         with progress_bar(len(x), "Inception", unit="image", leave=False, delay=2) as bar:
@@ -68,24 +69,26 @@ class InceptionFeatures(Features):
 
 
 def load_inception(weights: str | None) -> torch.nn.Module:
-    """The network, with weights from a file or downloaded.
+    """Load the network, with weights from a file or downloaded.
 
     Raises:
-        UserError: where it cannot be had.
+        UserError: if it is not available.
     """
     from torchmetrics.image.fid import NoTrainInceptionV3
 
     if weights is not None and not Path(weights).is_file():
-        raise UserError(f"features.weights={weights} is not there; give the file of torch-fidelity's Inception weights")
+        raise UserError(
+            f"features.weights={weights} does not exist; use the file of the Inception weights of torch-fidelity"
+        )
     try:
         return NoTrainInceptionV3("inception-v3-compat", [str(WIDTH)], weights)
     except ImportError as error:
         raise UserError(
             "features=inception needs torch-fidelity: pip install 'diffusion-lab[inception]' (or torch-fidelity); "
-            "or use features=trained"
+            "or use features=auto"
         ) from error
     except (URLError, OSError, RuntimeError) as error:
         raise UserError(
-            f"the weights of features=inception cannot be had ({error}); download them and give "
-            "features.weights=FILE, or use features=trained"
+            f"the weights of features=inception are not available ({error}); download them and set "
+            "features.weights=FILE, or use features=auto"
         ) from error

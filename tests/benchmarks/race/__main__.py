@@ -25,11 +25,12 @@ from torch import Tensor
 
 from src.commands.cli import user_errors
 from src.commands.evaluation import load_data
-from src.metrics.features.base import Reference
+from src.metrics.features.base import ReferenceData
 from src.statistics.frechet import Moments, frechet, frechet_interval
-from src.statistics.significance import share_interval
+from src.statistics.significance import wilson_interval
 from src.utils.hardware import cpu_multiplies_bf16
 from src.utils.sample_files import read_samples
+from src.utils.seeding import generator
 from tests.benchmarks.loop.commands import OUTPUTS, run
 from tests.benchmarks.loop.page import PAGE, about, write_between
 from tests.benchmarks.race.drawing import curves, grids
@@ -75,7 +76,7 @@ class Race:
         self.peers_python = make_environment(self.out / "peers")
         everything = data.train_set[0, torch.arange(len(data.train_set))]["x"]
         np.save(self.out / "images.npy", ((everything[:, 0] + 1) * 127.5).round().byte().numpy())
-        self.reference = Reference(data, instantiate(cfg.features))
+        self.reference = ReferenceData(data, instantiate(cfg.features))
         print(f"features: {self.reference.features.name}")
 
     # ---- the race ----
@@ -160,7 +161,7 @@ def timedelta_of(seconds: float) -> str:
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
 
 
-def measure(x: Tensor, reference: Reference) -> dict[str, Any]:
+def measure(x: Tensor, reference: ReferenceData) -> dict[str, Any]:
     """Of samples x (N, C, H, W) in [-1, 1]: their distance to the test data, the share that is sure, and intervals."""
     features, real = reference.features((x + 1) / 2), Moments.of(reference.features.test)
     logits = reference.features.logits(features)
@@ -168,9 +169,9 @@ def measure(x: Tensor, reference: Reference) -> dict[str, Any]:
     sure = int((logits.softmax(1).amax(1) >= CONFIDENT).sum())
     return {
         "frechet": frechet(real, Moments.of(features)),
-        "frechet_interval": frechet_interval(real, features, 200),
+        "frechet_interval": frechet_interval(real, features, 200, generator("bootstrap")),
         "confident": sure / len(x),
-        "confident_interval": share_interval(sure, len(x)),
+        "confident_interval": wilson_interval(sure, len(x)),
     }
 
 

@@ -89,7 +89,14 @@ def write_run(tmp_path):
 
 def evaluation(value: float, low: float | None = None, high: float | None = None, **changes: Any) -> dict[str, Any]:
     """A metrics.json."""
-    metric = {"name": "Fréchet distance", "value": value, "low": low, "high": high, "floor": 1.0, "better": "lower"}
+    metric = {
+        "name": "Fréchet distance",
+        "value": value,
+        "low": low,
+        "high": high,
+        "real_baseline": 1.0,
+        "better": "lower",
+    }
     base = {
         "n": 1000,
         "seed": 0,
@@ -100,6 +107,6 @@ def evaluation(value: float, low: float | None = None, high: float | None = None
         "data": "abc",
         "nfe": 50.0,
         "seconds": 5.0,
-        "metrics": {"frechet": metric},
+        "metrics": {"frechet_distance": metric},
     }
     return base | changes

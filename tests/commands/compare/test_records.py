@@ -103,7 +103,7 @@ def test_curves_against_samples_and_seconds(write_run):
     assert curve.samples == [3200, 6400, 9600] and curve.seconds == [10, 20, 30] and curve.values == [0.5, 0.25, 0.2]
     unfinished = write_run("b", finished=False).curve("val/loss_ema")
     assert unfinished.seconds == [] and unfinished.values == [0.5, 0.25]
-    assert write_run("c").curve("quality/frechet").values == []
+    assert write_run("c").curve("quality/frechet_distance").values == []
     logged = write_run("d")
     (logged.run.path / "metrics.csv").write_text("step,train/seconds,val/loss_ema\n5,1.5,0.5\n9,2.5,0.25\n")
     assert logged.curve("val/loss_ema").seconds == [1.5, 2.5]
@@ -113,20 +113,20 @@ def test_measures_of_the_same_samples_come_together(write_run):
     """The newer number of each; those of other samples, other features or a file of samples stay apart."""
     same = {"key": "abc", "features": "f"}
     there = {
-        "old": same | {"metrics": {"frechet": {"value": 3}, "recall": {"value": 1}}},
-        "new": same | {"metrics": {"frechet": {"value": 2}}},
-        "other features": same | {"features": "g", "metrics": {"frechet": {"value": 9}}},
-        "other samples": same | {"key": "def", "metrics": {"frechet": {"value": 8}}},
-        "given": same | {"samples_path": "file.npz", "metrics": {"frechet": {"value": 7}}},
+        "old": same | {"metrics": {"frechet_distance": {"value": 3}, "recall": {"value": 1}}},
+        "new": same | {"metrics": {"frechet_distance": {"value": 2}}},
+        "other features": same | {"features": "g", "metrics": {"frechet_distance": {"value": 9}}},
+        "other samples": same | {"key": "def", "metrics": {"frechet_distance": {"value": 8}}},
+        "given": same | {"samples_path": "file.npz", "metrics": {"frechet_distance": {"value": 7}}},
     }
     record = write_run("a", evaluations=there)
     for age, place in enumerate(["new", "old", "other features", "other samples", "given"]):
         os.utime(record.run.path / "evaluations" / place / "metrics.json", (1000 - age, 1000 - age))
     found = [e["metrics"] for e in record.evaluations]
     assert found == [
-        {"frechet": {"value": 2}, "recall": {"value": 1}},
-        {"frechet": {"value": 9}},
-        {"frechet": {"value": 8}},
+        {"frechet_distance": {"value": 2}, "recall": {"value": 1}},
+        {"frechet_distance": {"value": 9}},
+        {"frechet_distance": {"value": 8}},
     ]
 
 

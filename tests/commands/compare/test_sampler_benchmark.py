@@ -33,13 +33,13 @@ class Counted:
         self.made.append(self.out.name)
         self.out.mkdir(parents=True, exist_ok=True)
         np.savez(self.out / "samples.npz", x=np.zeros((4, 1, 8), np.float32))
-        return "subject"
+        return "context"
 
-    def measure(self, subject):
-        return {"sections of": subject}
+    def compute_metrics(self, context):
+        return {"sections of": context}
 
-    def record(self, subject, sections):
-        assert sections == {"sections of": subject}
+    def record(self, context, sections):
+        assert sections == {"sections of": context}
         steps = self.cfg.sampler.steps
         sampler = {"_target_": self.cfg.sampler._target_, "steps": steps}
         about = {"nfe": float(steps), "sampler": sampler, "n": self.cfg.n, "ckpt": "best", "weights": "ema"}

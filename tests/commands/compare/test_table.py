@@ -98,7 +98,7 @@ def test_the_newest_evaluation_of_common_settings(write_run):
     both = {"new": evaluation(1.0, n=5000), "old": evaluation(2.0)}
     a, b = write_run("a", evaluations=both), write_run("b", net__width=8, evaluations={"x": evaluation(3.0)})
     chosen, apart = quality.comparable([a, b])
-    assert apart is None and [e["metrics"]["frechet"]["value"] for e in chosen] == [2.0, 3.0]
+    assert apart is None and [e["metrics"]["frechet_distance"]["value"] for e in chosen] == [2.0, 3.0]
 
 
 @pytest.mark.parametrize(("changes", "what"), [({"n": 10}, "numbers of samples"), ({"data": "x"}, "real data")])
@@ -135,6 +135,6 @@ def test_the_first_table_shows_few_metrics(write_run):
         k: {"name": k, "value": 1.0, "better": b} for k, b in (("gap", "lower"), ("recall", "higher"), ("nfe", None))
     }
     record = write_run("a", evaluations={"x": evaluation(1.0) | {"metrics": evaluation(1.0)["metrics"] | names}})
-    assert list(quality.main_names(record.evaluations)) == ["frechet", "recall"]
-    assert list(quality.metric_names(record.evaluations)) == ["frechet", "gap", "recall"]
+    assert list(quality.main_names(record.evaluations)) == ["frechet_distance", "recall"]
+    assert list(quality.metric_names(record.evaluations)) == ["frechet_distance", "gap", "recall"]
     assert list(quality.main_names([{"metrics": {"gap": names["gap"]}}])) == ["gap"]

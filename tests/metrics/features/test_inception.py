@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from src.metrics.features.inception import InceptionFeatures
+from src.metrics.features.inception import Inception
 from src.utils.errors import UserError
 from tests.metrics.features.test_trained import reference
 
@@ -31,14 +31,14 @@ def replace(monkeypatch, network):
 def test_grey_images_are_seen_as_rgb_and_real_ones_once(monkeypatch, tmp_path):
     replace(monkeypatch, Means)
     real = reference()
-    features = InceptionFeatures(real, str(tmp_path))
+    features = Inception(real, str(tmp_path))
     x = (real.test[:]["x"] * 255).round()
     torch.testing.assert_close(features.test, x.mean((2, 3)).expand(-1, 3))
     torch.testing.assert_close(features(real.test[:4]["x"]), features.test[:4])
     expected = features.test @ features.net.fc.weight.T
     torch.testing.assert_close(features.logits(features.test), expected.detach())
-    monkeypatch.setattr(InceptionFeatures, "see", None)
-    assert torch.equal(InceptionFeatures(reference(), str(tmp_path)).train, features.train)
+    monkeypatch.setattr(Inception, "extract", None)
+    assert torch.equal(Inception(reference(), str(tmp_path)).train, features.train)
 
 
 def raising(error):
@@ -52,23 +52,23 @@ def raising(error):
     ("error", "said"),
     [
         (ModuleNotFoundError("torch-fidelity"), "features=inception needs torch-fidelity: pip install"),
-        (URLError("no network"), "cannot be had .*no network.*features.weights=FILE"),
-        (RuntimeError("not a zip"), "cannot be had .*not a zip"),
+        (URLError("no network"), "are not available .*no network.*features.weights=FILE"),
+        (RuntimeError("not a zip"), "are not available .*not a zip"),
     ],
 )
 def test_what_is_missing_is_named(monkeypatch, tmp_path, error, said):
     replace(monkeypatch, raising(error))
     with pytest.raises(UserError, match=said):
-        InceptionFeatures(reference(), str(tmp_path))
+        Inception(reference(), str(tmp_path))
 
 
 def test_without_torch_fidelity(tmp_path):
     if "torch_fidelity" in sys.modules:
         pytest.skip("it is installed")
     with pytest.raises(UserError, match="features=inception needs torch-fidelity"):
-        InceptionFeatures(reference(), str(tmp_path))
+        Inception(reference(), str(tmp_path))
 
 
 def test_a_file_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"features.weights=nowhere.pth is not there"):
-        InceptionFeatures(reference(), str(tmp_path), weights="nowhere.pth")
+    with pytest.raises(UserError, match=r"features.weights=nowhere.pth does not exist"):
+        Inception(reference(), str(tmp_path), weights="nowhere.pth")

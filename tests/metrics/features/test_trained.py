@@ -4,24 +4,27 @@ import pytest
 import torch
 
 from src.data.digits import Digits
-from src.metrics.features.base import Reference
-from src.metrics.features.trained import AutoencoderFeatures, ClassifierFeatures, Trunk, trained
+from src.metrics.features.auto import auto
+from src.metrics.features.autoencoder import Autoencoder
+from src.metrics.features.base import ReferenceData
+from src.metrics.features.classifier import Classifier
+from src.metrics.features.trained import Trunk
 from src.statistics.frechet import Moments, frechet
 from src.utils.errors import UserError
 
 
-def reference(num_classes: int = 10, seed: int = 0) -> Reference:
+def reference(num_classes: int = 10, seed: int = 0) -> ReferenceData:
     """Of the 8 x 8 digits, without a run."""
     data = Digits(num_classes=num_classes, seed=seed)
     data.setup()
-    return Reference(data, None)
+    return ReferenceData(data, None)
 
 
 @pytest.fixture(scope="module", autouse=True)
 def patience():
     """As many steps as a user waits for."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("src.metrics.features.trained.LEAST_STEPS", 300)
+        patch.setattr("src.metrics.features.trained.MIN_STEPS", 300)
         yield
 
 
@@ -30,23 +33,23 @@ def cache(tmp_path_factory):
     return tmp_path_factory.mktemp("cache")
 
 
-@pytest.fixture(scope="module", params=[ClassifierFeatures, AutoencoderFeatures])
+@pytest.fixture(scope="module", params=[Classifier, Autoencoder])
 def features(request, cache):
-    return request.param(reference(10 if request.param is ClassifierFeatures else 0), str(cache))
+    return request.param(reference(10 if request.param is Classifier else 0), str(cache))
 
 
 def test_it_knows_the_digits(cache):
-    features = ClassifierFeatures(reference(), str(cache))
+    features = Classifier(reference(), str(cache))
     test = reference().test[:]
     right = features.logits(features.test).argmax(1) == test["label"]
     assert features.accuracy == pytest.approx(right.float().mean().item())
     assert features.accuracy > 0.95
-    assert f"{features.accuracy:.1%} of the test data right" in features.name
+    assert f"{features.accuracy:.1%} accuracy on test data" in features.name
 
 
 @pytest.mark.slow
 def test_an_autoencoder_keeps_most_of_an_image(cache):
-    features = AutoencoderFeatures(reference(0), str(cache))
+    features = Autoencoder(reference(0), str(cache))
     lost = float(features.name.split("features, ")[1].split("%")[0])
     assert lost < 15 and features.accuracy is None and features.logits(features.test) is None
 
@@ -68,7 +71,7 @@ def test_noise_is_farther_than_data(features):
 
 
 def test_they_are_learned_once(features, cache, monkeypatch):
-    monkeypatch.setattr(type(features), "learn", None)
+    monkeypatch.setattr(type(features), "train_network", None)
     again = type(features)(reference(features.classes), str(cache))
     assert torch.equal(again.train, features.train) and again.name == features.name
 
@@ -76,7 +79,7 @@ def test_they_are_learned_once(features, cache, monkeypatch):
 @pytest.mark.parametrize("change", [{"width": 32}, {"epochs": 2}, {"lr": 1e-3}])
 def test_other_settings_or_data_are_learned_anew(features, cache, monkeypatch, change):
     learned = []
-    monkeypatch.setattr(type(features), "learn", lambda self, *data: learned.append(data) or 1 / 0)
+    monkeypatch.setattr(type(features), "train_network", lambda self, *data: learned.append(data) or 1 / 0)
     with pytest.raises(ZeroDivisionError):
         type(features)(reference(features.classes), str(cache), **change)
     other = reference(features.classes)
@@ -87,20 +90,20 @@ def test_other_settings_or_data_are_learned_anew(features, cache, monkeypatch, c
 
 
 def test_learning_leaves_the_randomness_of_a_run_alone(tmp_path, monkeypatch):
-    monkeypatch.setattr(ClassifierFeatures, "fit", lambda self, x, y: torch.randn(5))
+    monkeypatch.setattr(Classifier, "fit", lambda self, x, y: torch.randn(5))
     torch.manual_seed(7)
-    ClassifierFeatures(reference(), str(tmp_path))
+    Classifier(reference(), str(tmp_path))
     drawn = torch.randn(3)
     torch.manual_seed(7)
     assert torch.equal(drawn, torch.randn(3))
 
 
 def test_the_default_goes_by_the_labels(features, cache):
-    assert type(trained(reference(features.classes), str(cache))) is type(features)
+    assert type(auto(reference(features.classes), str(cache))) is type(features)
 
 
 def test_samples_of_another_shape_are_refused(features):
-    with pytest.raises(UserError, match="the samples are 1 x 9 x 9, but the data of this run 1 x 8 x 8"):
+    with pytest.raises(UserError, match="samples must have shape 1 x 8 x 8, like the data of this run, got 1 x 9 x 9"):
         features(torch.zeros(2, 1, 9, 9))
 
 
@@ -108,7 +111,7 @@ def test_samples_of_another_shape_are_refused(features):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_images_of_every_size(size, channels):
     """The autoencoder gives back what the trunk sees, which is at most 64 pixels wide."""
-    net = object.__new__(AutoencoderFeatures)
+    net = object.__new__(Autoencoder)
     net.channels, net.size, net.width = channels, size, 5
     net = net.build()
     x = torch.rand(2, channels, *size)

@@ -5,18 +5,18 @@ import math
 import pytest
 import torch
 
-from src.statistics.restoration import restoration
+from src.statistics.image_quality import image_quality
 
 
 def test_signals(randn):
     x, truth = randn(5, 2, 10), randn(5, 2, 10)
-    assert restoration(x, truth) == {"mse": pytest.approx((x - truth).square().mean().item())}
+    assert image_quality(x, truth) == {"mse": pytest.approx((x - truth).square().mean().item())}
 
 
 def test_psnr_is_a_mean_of_decibels():
     truth = torch.full((2, 1, 16, 16), 0.5)
     x = truth + torch.tensor([0.1, 0.01]).view(2, 1, 1, 1)
-    found = restoration(x, truth)
+    found = image_quality(x, truth)
     assert found["psnr"] == pytest.approx(30.0, abs=1e-3)  # 20 and 40
     assert found["mse"] == pytest.approx((0.01 + 0.0001) / 2, rel=1e-4)
 
@@ -24,18 +24,18 @@ def test_psnr_is_a_mean_of_decibels():
 def test_ssim_of_flat_images_is_that_of_their_brightness():
     """(2 a b + c) / (a² + b² + c), c = 0.01²."""
     a, b = torch.full((1, 3, 20, 20), 0.4), torch.full((1, 3, 20, 20), 0.6)
-    assert restoration(a, b)["ssim"] == pytest.approx((0.48 + 1e-4) / (0.16 + 0.36 + 1e-4), rel=1e-3)
-    assert restoration(a, a)["ssim"] == pytest.approx(1.0)
+    assert image_quality(a, b)["ssim"] == pytest.approx((0.48 + 1e-4) / (0.16 + 0.36 + 1e-4), rel=1e-3)
+    assert image_quality(a, a)["ssim"] == pytest.approx(1.0)
 
 
 @pytest.mark.parametrize("size", [8, 28])
 def test_ssim_falls_with_noise(size, randn):
     truth = torch.linspace(0, 1, size).expand(4, 1, size, size)
-    values = [restoration(truth + s * randn(*truth.shape).float(), truth)["ssim"] for s in (0.0, 0.1, 0.4)]
+    values = [image_quality(truth + s * randn(*truth.shape).float(), truth)["ssim"] for s in (0.0, 0.1, 0.4)]
     assert values[0] == pytest.approx(1.0) and values[0] > values[1] > values[2] > 0
 
 
 def test_clipping():
     truth = torch.ones(1, 1, 12, 12)
-    assert restoration(truth + 0.5, truth)["mse"] == pytest.approx(1e-10)
-    assert restoration(truth + 0.5, truth, clip=False)["psnr"] == pytest.approx(-10 * math.log10(0.25), abs=1e-4)
+    assert image_quality(truth + 0.5, truth)["mse"] == pytest.approx(1e-10)
+    assert image_quality(truth + 0.5, truth, clip=False)["psnr"] == pytest.approx(-10 * math.log10(0.25), abs=1e-4)

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from src.statistics.laws import distance_to_uniform, kuiper, wasserstein_on_circle
+from src.statistics.goodness_of_fit import distance_to_uniform, kuiper, wasserstein_on_circle
 
 TURN = 2 * math.pi
 

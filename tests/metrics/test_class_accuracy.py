@@ -4,7 +4,7 @@ import pytest
 import torch
 from sklearn.metrics import f1_score, precision_score, recall_score
 
-from src.metrics.classes import Classes
+from src.metrics.class_accuracy import ClassAccuracy
 from tests.metrics.conftest import Pixels
 
 K = 3
@@ -25,40 +25,42 @@ def images(labels: list[int]) -> torch.Tensor:
     return x
 
 
-def make(subject, samples, data, **more):
+def make(context, samples, data, **more):
     label = torch.tensor(data)
-    return subject(images(samples), (images(data), label), (images(data), label), features=Known, **more)
+    return context(images(samples), (images(data), label), (images(data), label), features=Known, **more)
 
 
-def test_the_histogram(subject):
-    of = make(subject, [0, 0, 0, 1], [0, 1, 2, 2])
-    section = Classes()(of)
+def test_the_histogram(context):
+    of = make(context, [0, 0, 0, 1], [0, 1, 2, 2])
+    section = ClassAccuracy()(of)
     assert section.tables["classes"] == {"samples": [0.75, 0.25, 0], "data": [0.25, 0.25, 0.5]}
     assert section.values["class_distance"].value == pytest.approx(0.5)
-    assert section.values["class_distance"].floor == pytest.approx(0)
+    assert section.values["class_distance"].real_baseline == pytest.approx(0)
     assert "accuracy" not in section.values and "classes" in section.pictures
 
 
-def test_the_class_that_was_asked_for(subject):
+def test_the_class_that_was_asked_for(context):
     found, asked = [0, 1, 1, 2, 2, 2, 0, 1], [0, 1, 2, 2, 0, 2, 0, 1]
-    values = Classes()(make(subject, found, [0, 1, 2], label=torch.tensor(asked))).values
-    assert values["accuracy"].value == 6 / 8 and values["accuracy"].floor == 0.9
+    values = ClassAccuracy()(make(context, found, [0, 1, 2], label=torch.tensor(asked))).values
+    assert values["accuracy"].value == 6 / 8 and values["accuracy"].real_baseline == 0.9
     assert values["accuracy"].low < 6 / 8 < values["accuracy"].high
     for name, metric in (("precision", precision_score), ("recall", recall_score), ("f1", f1_score)):
         assert values[f"class_{name}"].value == pytest.approx(metric(asked, found, average="macro"))
 
 
-def test_only_classes_that_were_asked_for_count(subject):
-    values = Classes()(make(subject, [1, 1, 2, 1], [0, 1, 2], label=torch.tensor([1, 1, 1, 1]))).values
+def test_only_classes_that_were_asked_for_count(context):
+    values = ClassAccuracy()(make(context, [1, 1, 2, 1], [0, 1, 2], label=torch.tensor([1, 1, 1, 1]))).values
     assert values["class_recall"].value == pytest.approx(0.75) and values["class_precision"].value == 1
 
 
-def test_no_label_asked_for(subject):
-    of = make(subject, [0, 1], [0, 1, 2], label=torch.tensor([-1, -1]))
-    assert "accuracy" not in Classes()(of).values
+def test_no_label_asked_for(context):
+    of = make(context, [0, 1], [0, 1, 2], label=torch.tensor([-1, -1]))
+    assert "accuracy" not in ClassAccuracy()(of).values
 
 
-def test_data_without_labels_and_features_without_classes(subject):
+def test_data_without_labels_and_features_without_classes(context):
     x = images([0, 1, 2])
-    assert "no labels" in Classes().refusal(subject(x, x, x))
-    assert "do not know the classes" in Classes().refusal(subject(x, (x, torch.arange(3)), (x, torch.arange(3))))
+    assert "no labels" in ClassAccuracy().why_not_applicable(context(x, x, x))
+    assert "do not know the classes" in ClassAccuracy().why_not_applicable(
+        context(x, (x, torch.arange(3)), (x, torch.arange(3)))
+    )

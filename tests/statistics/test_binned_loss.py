@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.statistics.loss_by_noise import LossByNoise
+from src.statistics.binned_loss import BinnedLoss
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 EDGES = (-8, -6, -4, -2, 0, 2, 4, 6, 8)
@@ -31,7 +31,7 @@ def draws(n: int, spread: float = 6.0) -> tuple[torch.Tensor, torch.Tensor]:
 @pytest.mark.parametrize(("n", "spread"), [(1, 6.0), (3, 0.1), (500, 6.0)])
 def test_means_are_those_of_numpy(n, spread):
     losses, log_snr = draws(n, spread)
-    meter = LossByNoise()
+    meter = BinnedLoss()
     for part in torch.arange(n).split(7):
         meter.update(losses[part], log_snr[part])
     found, expected = meter.compute(), expected_means(losses.double().numpy(), log_snr.numpy())
@@ -41,7 +41,7 @@ def test_means_are_those_of_numpy(n, spread):
 
 
 def test_every_bin_is_named():
-    meter = LossByNoise()
+    meter = BinnedLoss()
     meter.update(torch.arange(10.0), torch.arange(-9.0, 11.0, 2.0, dtype=torch.float64))
     means = meter.compute()
     assert means.pop("loss") == 4.5
@@ -51,23 +51,23 @@ def test_every_bin_is_named():
 
 
 def test_infinite_noise_and_none():
-    meter = LossByNoise()
+    meter = BinnedLoss()
     meter.update(torch.tensor([1.0, 2.0]), torch.tensor([-torch.inf, torch.inf], dtype=torch.float64))
     assert meter.compute() == {"loss": 1.5, "log_snr/a_-inf..-8": 1.0, "log_snr/j_8..inf": 2.0}
 
 
 def test_other_edges():
-    meter = LossByNoise(edges=(0,))
+    meter = BinnedLoss(edges=(0,))
     meter.update(torch.tensor([1.0, 2.0, 4.0]), torch.tensor([-1.0, 1.0, 2.0], dtype=torch.float64))
     assert meter.compute() == pytest.approx({"loss": 7 / 3, "log_snr/a_-inf..0": 1.0, "log_snr/b_0..inf": 3.0})
 
 
 def test_nothing_seen_gives_nothing():
-    assert LossByNoise().compute() == {}
+    assert BinnedLoss().compute() == {}
 
 
 def test_reset_forgets():
-    meter = LossByNoise()
+    meter = BinnedLoss()
     meter.update(*draws(20))
     meter.reset()
     assert meter.compute() == {}
@@ -77,7 +77,7 @@ def test_reset_forgets():
 
 def test_computing_does_not_disturb():
     losses, log_snr = draws(40)
-    meter, undisturbed = LossByNoise(), LossByNoise()
+    meter, undisturbed = BinnedLoss(), BinnedLoss()
     for part in torch.arange(40).split(10):
         meter.update(losses[part], log_snr[part])
         meter.compute()
@@ -87,7 +87,7 @@ def test_computing_does_not_disturb():
 
 def test_the_state_can_be_taken_over():
     losses, log_snr = draws(40)
-    whole, first, second = LossByNoise(), LossByNoise(), LossByNoise()
+    whole, first, second = BinnedLoss(), BinnedLoss(), BinnedLoss()
     whole.update(losses[:20], log_snr[:20])
     whole.update(losses[20:], log_snr[20:])
     first.update(losses[:20], log_snr[:20])
@@ -99,7 +99,7 @@ def test_the_state_can_be_taken_over():
 
 
 def test_the_losses_keep_no_graph_and_may_be_bf16():
-    meter = LossByNoise()
+    meter = BinnedLoss()
     losses = torch.tensor([1.0, 2.0], requires_grad=True)
     meter.update(losses.bfloat16(), torch.zeros(2, dtype=torch.float64))
     assert not meter.sums.requires_grad and meter.sums.dtype == torch.float32
@@ -107,11 +107,11 @@ def test_the_losses_keep_no_graph_and_may_be_bf16():
 
 
 def test_nan_is_not_hidden():
-    meter = LossByNoise()
+    meter = BinnedLoss()
     meter.update(torch.tensor([1.0, torch.nan]), torch.tensor([1.0, 3.0], dtype=torch.float64))
     means = meter.compute()
     assert np.isnan(means["loss"]) and means["log_snr/f_0..2"] == 1.0 and np.isnan(means["log_snr/g_2..4"])
 
 
 def test_it_is_not_saved_with_the_weights():
-    assert LossByNoise().state_dict() == {}
+    assert BinnedLoss().state_dict() == {}

@@ -1,4 +1,4 @@
-"""How far numbers are from a law that they should follow."""
+"""Goodness of fit: the distance of numbers from the distribution that they should have."""
 
 import math
 from typing import NamedTuple
@@ -8,17 +8,17 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-QUANTILES = 10_000  # that stand for a law; the distance is then right to a 40,000th of its width
+QUANTILES = 10_000  # of the distribution; the Wasserstein distance is then accurate to 1 / 40,000 of its width
 
 
-class Distance(NamedTuple):
-    """Of n numbers from a law.
+class GoodnessOfFit(NamedTuple):
+    """The distance of n numbers from a distribution.
 
-    wasserstein: of order 1: how far, on average, the numbers have to be moved to follow the law, in their units.
-    ks: the largest difference between the two distribution functions, in [0, 1]; on a circle Kuiper's, the largest
-        difference above plus that below. None where the law is a point, to which all differences are large.
-    critical: what 95 in 100 sets of n numbers of that law stay below.
-    p: share of such sets that are at least as far.
+    Attributes:
+        wasserstein: Wasserstein distance of order 1, in the units of the numbers.
+        ks: Kolmogorov-Smirnov statistic in [0, 1]; on a circle Kuiper's. None if the distribution is a point.
+        critical: its 95 % critical value.
+        p: its p-value.
     """
 
     wasserstein: float
@@ -27,15 +27,17 @@ class Distance(NamedTuple):
     p: float | None = None
 
 
-def distance_to_uniform(values: Float[Tensor, " n"], low: float, high: float, period: float | None = None) -> Distance:
-    r"""The distance of numbers from the uniform law between low and high; from a point where these are one number.
+def distance_to_uniform(
+    values: Float[Tensor, " n"], low: float, high: float, period: float | None = None
+) -> GoodnessOfFit:
+    r"""The distance of numbers from the uniform distribution on [low, high], a point if low = high.
 
     .. math:: W_1 = \int |F_n - F|, \quad D = \sup |F_n - F|
 
     Args:
         values: the numbers.
         low, high: ends of the range.
-        period: of numbers on a circle, such as 2 pi for phases, where only what is left after whole turns counts.
+        period: period of numbers on a circle, such as 2 pi for phases.
 
     Source: Kolmogorov-Smirnov: Marsaglia, Tsang, Wang 2003, 10.18637/jss.v008.i18; on a circle:
         :func:`wasserstein_on_circle` and :func:`kuiper`.
@@ -45,30 +47,30 @@ def distance_to_uniform(values: Float[Tensor, " n"], low: float, high: float, pe
     if period is not None:
         return _on_circle(x % period, width, period)
     if width == 0:
-        return Distance(float(np.abs(x).mean()))
-    law = stats.uniform(0, width)
-    found = stats.kstest(x, law.cdf)
-    quantiles = law.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES)
+        return GoodnessOfFit(float(np.abs(x).mean()))
+    uniform = stats.uniform(0, width)
+    found = stats.kstest(x, uniform.cdf)
+    quantiles = uniform.ppf((np.arange(QUANTILES) + 0.5) / QUANTILES)
     critical = float(stats.kstwo.ppf(0.95, len(x)))
-    return Distance(
+    return GoodnessOfFit(
         float(stats.wasserstein_distance(x, quantiles)), float(found.statistic), critical, float(found.pvalue)
     )
 
 
-def _on_circle(x: np.ndarray, width: float, period: float) -> Distance:
-    """The same of numbers in [0, period) and a law that begins at 0 and may go round several times."""
+def _on_circle(x: np.ndarray, width: float, period: float) -> GoodnessOfFit:
+    """The same for numbers in [0, period) and a distribution that begins at 0 and may wrap around several times."""
     if width == 0:
-        return Distance(float(np.minimum(x, period - x).mean()))
+        return GoodnessOfFit(float(np.minimum(x, period - x).mean()))
     quantiles = width * (np.arange(QUANTILES) + 0.5) / QUANTILES % period
     turns, rest = divmod(width, period)
     ks, critical, p = kuiper((turns * x + np.minimum(x, rest)) / width)
-    return Distance(wasserstein_on_circle(x, quantiles, period), ks, critical, p)
+    return GoodnessOfFit(wasserstein_on_circle(x, quantiles, period), ks, critical, p)
 
 
 def wasserstein_on_circle(x: np.ndarray, y: np.ndarray, period: float) -> float:
     r"""The Wasserstein distance of order 1 between numbers (n,) and (m,) on a circle.
 
-    .. math:: W_1 = \min_c \int_0^T |F(u) - G(u) - c|\, du, \text{ where the best } c \text{ is a median of } F - G
+    .. math:: W_1 = \min_c \int_0^T |F(u) - G(u) - c|\, du, \text{ attained where } c \text{ is a median of } F - G
 
     Source: Rabin, Delon, Gousseau 2011, Transportation distances on the circle, 10.1007/s10851-011-0284-0.
     """
@@ -83,12 +85,12 @@ def wasserstein_on_circle(x: np.ndarray, y: np.ndarray, period: float) -> float:
 
 
 def kuiper(u: np.ndarray) -> tuple[float, float, float]:
-    r"""Kuiper's statistic, its 95 % critical value and its p-value, of numbers (n,) that should be uniform in [0, 1].
+    r"""Kuiper's statistic, its 95 % critical value and its p-value, for numbers (n,) against the uniform on [0, 1].
 
     .. math:: V = \max_i (i / n - u_i) + \max_i (u_i - (i - 1) / n), \quad
               p = 2 \sum_{j \ge 1} (4 j^2 v^2 - 1) e^{-2 j^2 v^2}, \quad v = (\sqrt n + 0.155 + 0.24 / \sqrt n) V
 
-    It is the same wherever on the circle one begins. The p-value is accurate from about 10 numbers on.
+    It does not depend on the origin of the circle. The p-value is accurate for n >= 10.
 
     Source: Kuiper 1960, Tests concerning random points on a circle; Stephens 1970, Journal of the Royal Statistical
         Society B 32, 115.
@@ -101,7 +103,7 @@ def kuiper(u: np.ndarray) -> tuple[float, float, float]:
 
 
 def kuiper_tail(v: float) -> float:
-    """The p-value of the scaled statistic."""
+    """The p-value of Kuiper's scaled statistic."""
     squares = (np.arange(1, 101) * v) ** 2
-    # Below, the series has to be summed further, to what is 1 to eight digits.
+    # For smaller v the series converges slowly, to 1 to eight digits.
     return float(2 * ((4 * squares - 1) * np.exp(-2 * squares)).sum()) if v > 0.4 else 1.0

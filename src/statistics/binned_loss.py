@@ -1,4 +1,4 @@
-"""The loss as a whole and by noise level."""
+"""The mean loss, in total and by noise level."""
 
 from itertools import pairwise
 
@@ -8,13 +8,13 @@ from torch import Tensor
 from torchmetrics import Metric
 
 
-class LossByNoise(Metric):
-    """Mean of the losses given to it, over all and in bins of the log-SNR.
+class BinnedLoss(Metric):
+    """The mean loss over all samples, and in bins of the log-SNR.
 
     Args:
-        edges: rising log-SNR values between the bins; the outermost bins are open.
+        edges: increasing log-SNR values between the bins; the outermost bins are open.
 
-    `compute` gives {"loss": mean, "log_snr/-6..-4": mean, ...}, without the empty bins, over all processes.
+    `compute` returns {"loss": mean, "log_snr/d_-4..-2": mean, ...}, without empty bins, over all processes.
     """
 
     full_state_update = False
@@ -23,9 +23,9 @@ class LossByNoise(Metric):
 
     def __init__(self, edges: tuple[float, ...] = (-8, -6, -4, -2, 0, 2, 4, 6, 8)):
         super().__init__()
-        self.edges = torch.tensor(edges, dtype=torch.float64)  # no buffer: it stays on the CPU, where the log-SNR is
+        self.edges = torch.tensor(edges, dtype=torch.float64)  # not a buffer: it stays on the CPU, like the log-SNR
         borders = ["-inf", *(f"{e:g}" for e in edges), "inf"]
-        # A leading letter keeps TensorBoard, which sorts its cards by name, in the order of the noise.
+        # TensorBoard sorts its cards by name: a leading letter keeps them in the order of the noise.
         self.names = [f"{chr(97 + i)}_{a}..{b}" for i, (a, b) in enumerate(pairwise(borders))]
         zeros = torch.zeros(len(edges) + 1)
         self.add_state("sums", zeros.clone(), dist_reduce_fx="sum")
@@ -33,7 +33,7 @@ class LossByNoise(Metric):
 
     @property
     def sums_and_counts(self) -> Float[Tensor, "2 bins"]:
-        """The state of this process, with which a resumed run goes on."""
+        """The state of this process, saved and restored by a resumed run."""
         return torch.stack([self.sums, self.counts])
 
     @sums_and_counts.setter
@@ -43,14 +43,14 @@ class LossByNoise(Metric):
     def update(
         self, losses: Float[Tensor, " batch"], log_snr: Float[Tensor, " batch"], weights: Tensor | None = None
     ) -> None:
-        """Take in the losses of samples whose log-SNR, on the CPU, is given, and their weights in the means."""
+        """Add the losses of samples, with their log-SNR (on the CPU) and their weights in the mean."""
         bins = torch.bucketize(log_snr, self.edges).to(losses.device, non_blocking=True)
         weights = torch.ones_like(losses) if weights is None else weights
         self.sums.index_add_(0, bins, (weights * losses.detach()).to(self.sums.dtype))
         self.counts.index_add_(0, bins, weights.to(self.counts.dtype))
 
     def compute(self) -> dict[str, float]:
-        """The means, as numbers."""
+        """Return the means."""
         sums, counts = self.sums.tolist(), self.counts.tolist()
         means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
         bins = zip(self.names, sums, counts, strict=True)

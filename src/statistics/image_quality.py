@@ -1,25 +1,23 @@
-"""How close restored samples are to the truth."""
+"""Image quality against a ground truth."""
 
 import torch
 from torch import Tensor
 
-from src.utils.units import Kind
 
-
-def restoration(x: Tensor, truth: Tensor, clip: bool = True, kind: Kind | None = None) -> dict[str, float]:
-    r"""Means over the samples: mse and, of images, psnr (dB) and ssim.
+def image_quality(x: Tensor, truth: Tensor, clip: bool = True, images: bool | None = None) -> dict[str, float]:
+    r"""The mean squared error and, for images, PSNR (dB) and SSIM, each averaged over the samples.
 
     .. math:: \text{PSNR} = -10 \log_{10} \text{MSE}
 
     Args:
         x: (N, C, *S) in the units of the data: images in [0, 1].
-        truth: the same.
-        clip: whether to bring images to [0, 1] first.
-        kind: of the samples; by default images where they have two axes.
+        truth: the ground truth of x.
+        clip: clip images to [0, 1] first.
+        images: True if the samples are images; by default if they have four axes.
 
     Source: SSIM: Wang et al. 2004, 10.1109/TIP.2003.819861.
     """
-    if truth.ndim != 4 or kind not in (None, "images"):
+    if truth.ndim != 4 or images is False:
         return {"mse": (x - truth).square().mean().item()}
     from torchmetrics.functional.image import structural_similarity_index_measure
 
