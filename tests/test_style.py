@@ -23,7 +23,6 @@ NOT_YET = {
     "diffusion": {"utils"},
     "optim": {"utils"},
     "plots": {"loggers"},
-    "statistics": {"utils"},
 }
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
