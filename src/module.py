@@ -118,7 +118,7 @@ class DiffusionModule(pl.LightningModule):
             coins = torch.rand(len(x_0) * world_size, generator=more)[rank::world_size]
             cond = condition.drop(cond, (coins < condition.dropout).to(x_0.device, non_blocking=True))
         losses = self.loss(self.denoiser, x_0, t, noise, cond)
-        importance = self.time_sampler.importance(t).to(losses.device, losses.dtype, non_blocking=True)
+        importance = self.time_sampler.importance_weights(t).to(losses.device, losses.dtype, non_blocking=True)
         self.train_meter.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
         self.last_batch |= {"t": t, "losses": losses.detach()}
         self.tell_times(t, losses.detach())
@@ -126,12 +126,12 @@ class DiffusionModule(pl.LightningModule):
 
     def tell_times(self, t: Tensor, losses: Tensor) -> None:
         """Let the times learn from the losses of the global batch, the same on every process."""
-        if type(self.time_sampler).observe is TimeSampler.observe:
+        if type(self.time_sampler).update_with_losses is TimeSampler.update_with_losses:
             return
         if self.trainer.world_size > 1:
             everywhere = cast(Tensor, self.all_gather(torch.stack([t.to(losses.device), losses.to(t.dtype)])))
             t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order that they were drawn
-        self.time_sampler.observe(t, losses)
+        self.time_sampler.update_with_losses(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
         x_0, cond = batch["x"], self.denoiser.condition(batch)

@@ -65,7 +65,7 @@ NEEDS = {
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
     ("condition", "labels"): ["experiment=digits_ddpm"],
     ("guidance", "cfg"): ["experiment=mnist_conditional"],
-    ("guidance", "autoguidance"): ["guidance.guide.run=nowhere", "guidance.guide.ckpt=step_1"],
+    ("guidance", "autoguidance"): ["guidance.guide_model.run=nowhere", "guidance.guide_model.ckpt=step_1"],
     ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
     ("logger", "wandb"): ["logger.wandb.offline=true"],
     ("schedule", "learned"): ["loss=vlb", "loss.steps=null"],
@@ -153,9 +153,9 @@ def check_guidance(cfg):
     if "log_prob" in cfg.guidance:
         cfg.guidance.log_prob = {"_target_": "tests.test_configs.says_nothing", "_partial_": True}
     more = {}
-    if "guide" in cfg.guidance:
-        del cfg.guidance.guide
-        more = {"guide": build_denoiser(cfg), "scale": 1.0}
+    if "guide_model" in cfg.guidance:
+        del cfg.guidance.guide_model
+        more = {"guide_model": build_denoiser(cfg), "scale": 1.0}
     guidance, schedule = instantiate(cfg.guidance, **more), instantiate(cfg.schedule)
 
     def denoise(x_t, t, cond=None):

@@ -57,7 +57,7 @@ def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
     module.denoiser.net.load_state_dict(captured["net"])
     _, noise, _ = module.draw(x, len(x), module.time_sampler, 0, "train", 0)
     alpha, sigma = (v.float().view(-1, 1, 1) for v in module.denoiser.schedule.alpha_sigma(t))
-    c_noise = module.denoiser.parameterization.scalings(module.denoiser.schedule, t).c_noise.float()
+    c_noise = module.denoiser.parameterization.preconditioning(module.denoiser.schedule, t).c_noise.float()
     output = module.denoiser.net(alpha * x + sigma * noise, c_noise)
     expected = (output - (alpha * noise - sigma * x)).square().flatten(1).mean(1)
     torch.testing.assert_close(watch.batches[0]["losses"], expected.detach(), atol=1e-5, rtol=1e-4)
@@ -105,7 +105,7 @@ def test_labels_are_dropped_in_training_only_and_withheld_from_an_unconditional_
 class Tilted(UniformTimeSampler):
     """Times that ask for weights."""
 
-    def importance(self, t):
+    def importance_weights(self, t):
         return 0.5 + t
 
 
@@ -120,7 +120,7 @@ def test_importance_multiplies_the_loss(tmp_path):
     module = make_kind("plain")
     module.time_sampler = Tilted()
     told = []
-    module.time_sampler.observe = lambda t, losses: told.append((t, losses))
+    module.time_sampler.update_with_losses = lambda t, losses: told.append((t, losses))
     _, _, watch = fit(tmp_path, module, callbacks=[Totals()], max_steps=4, log_every_n_steps=4)
     t, losses = (torch.stack([b[key] for b in watch.batches]) for key in ("t", "losses"))
     importance = (0.5 + t).float()
@@ -158,18 +158,18 @@ def test_times_that_follow_the_loss_do_not_change_what_is_minimised(tmp_path):
 def test_times_learn_from_the_losses_of_each_step(tmp_path):
     """All that was drawn is remembered, and what comes after is drawn accordingly."""
     module, _, watch = fit(tmp_path, make_kind("loss_second_moment"), max_steps=12)
-    replayed = LossSecondMomentTimeSampler(bins=4, history=3)
+    replayed = LossSecondMomentTimeSampler(bins=4, history_per_term=3)
     for batch in watch.batches:
-        replayed.observe(batch["t"], batch["losses"])
+        replayed.update_with_losses(batch["t"], batch["losses"])
     assert torch.equal(module.time_sampler.losses, replayed.losses) and torch.equal(
-        module.time_sampler.seen, replayed.seen
+        module.time_sampler.counts, replayed.counts
     )
-    assert module.time_sampler.seen.sum() == 12 * 8
+    assert module.time_sampler.counts.sum() == 12 * 8
     root = module.time_sampler.losses.double().square().mean(1).sqrt()
     torch.testing.assert_close(module.time_sampler.probabilities(), 0.999 * root / root.sum() + 0.001 / 4)
     assert module.time_sampler.probabilities().std() > 0.02
-    assert {"time_sampler.losses", "time_sampler.seen"} <= set(module.state_dict())
-    evenly = LossSecondMomentTimeSampler(bins=4, history=3)
+    assert {"time_sampler.losses", "time_sampler.counts"} <= set(module.state_dict())
+    evenly = LossSecondMomentTimeSampler(bins=4, history_per_term=3)
     keys = (0, "train", 11, "t")
     from_memory, from_none = (s(8, generator(*keys), module.denoiser.schedule) for s in (replayed, evenly))
     assert not torch.equal(from_memory, from_none)
@@ -204,7 +204,7 @@ def test_two_processes_tell_the_times_as_one_does():
             module.tell_times(t[rank::2], losses[rank::2])
     for module in ranks:
         assert torch.equal(module.time_sampler.losses, whole.time_sampler.losses)
-        assert torch.equal(module.time_sampler.seen, whole.time_sampler.seen)
+        assert torch.equal(module.time_sampler.counts, whole.time_sampler.counts)
 
 
 def test_a_learned_schedule_is_trained_and_averaged(tmp_path):

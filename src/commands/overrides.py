@@ -21,7 +21,7 @@ UNQUOTED = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
 # Settings whose value is the name of a file or folder, where it looks like a number too.
 PATH_KEYS = (
     "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "out",
-    "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide.run", "paths.outputs", "paths.data",
+    "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide_model.run", "paths.outputs", "paths.data",
     "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 # Those of them that cannot be null.

@@ -78,7 +78,7 @@ class Denoiser(nn.Module):
         estimate: Float[Tensor, "batch *data"] | None = None,
     ) -> Prediction:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        c_in, c_skip, c_out, c_noise = self.parameterization.scalings(self.schedule, t)
+        c_in, c_skip, c_out, c_noise = self.parameterization.preconditioning(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
         x_in = expand_like(c_in, x_t) * x_t
         if self.self_conditioning:

@@ -42,7 +42,7 @@ class CFG:
 
     def __init__(self, scale: float = 2.0, rescale: Annotated[float, at.Interval(ge=0, le=1)] = 0.0):
         if not 0 <= rescale <= 1:
-            raise ValueError(f"guidance.rescale lies in [0, 1], not {rescale}")
+            raise ValueError(f"guidance.rescale must be in [0, 1], got {rescale}")
         self.scale, self.rescale = scale, rescale
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
@@ -63,13 +63,13 @@ class CFG:
 
 
 class IntervalGuidance:
-    r"""Guide only between two noise levels, :math:`\text{low} \le \sigma_t / \alpha_t \le \text{high}`.
+    r"""Guide only between two noise levels, :math:`\sigma_\min \le \sigma_t / \alpha_t \le \sigma_\max`.
 
     Elsewhere it neither helps quality nor costs evaluations.
 
     Args:
         guidance: any other.
-        low, high: the two levels.
+        sigma_min, sigma_max: :math:`\sigma_\min` and :math:`\sigma_\max`.
 
     Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 4.
     """
@@ -77,12 +77,12 @@ class IntervalGuidance:
     def __init__(
         self,
         guidance: Guidance,
-        low: Annotated[float, at.Ge(0)] = 0.2,
-        high: Annotated[float, at.Gt(0), at.Le(math.inf)] = 5.0,
+        sigma_min: Annotated[float, at.Ge(0)] = 0.2,
+        sigma_max: Annotated[float, at.Gt(0), at.Le(math.inf)] = 5.0,
     ):
-        if not 0 <= low < high:
-            raise ValueError(f"0 <= guidance.low < guidance.high is needed, not {low} and {high}")
-        self.guidance, self.low, self.high = guidance, low, high
+        if not 0 <= sigma_min < sigma_max:
+            raise ValueError(f"guidance must have 0 <= sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
+        self.guidance, self.sigma_min, self.sigma_max = guidance, sigma_min, sigma_max
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         inside = self.guidance(denoise, schedule)
@@ -90,7 +90,7 @@ class IntervalGuidance:
 
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             ratio = torch.exp(-schedule.log_snr(t) / 2)
-            within = (self.low <= ratio) & (ratio <= self.high)
+            within = (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
             if within.any() != within.all():
                 raise ValueError("guidance in an interval wants one time for the whole batch")
             return inside(x_t, t, cond) if within.all() else denoise(x_t, t, cond if conditional else None)
@@ -108,21 +108,21 @@ class AutoGuidance:
     asked at the same ratio of signal and noise.
 
     Args:
-        guide: the weaker model.
+        guide_model: the weaker model.
         scale: w; 1 is none.
 
     Source: Karras et al. 2024, arXiv:2406.02507, eq. 5.
     """
 
-    def __init__(self, guide: Denoiser, scale: float = 2.0):
-        self.guide, self.scale = guide, scale
+    def __init__(self, guide_model: Denoiser, scale: float = 2.0):
+        self.guide_model, self.scale = guide_model, scale
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             strong = denoise(x_t, t, cond)
             if self.scale == 1:
                 return strong
-            guide = self.guide.to(x_t.device).eval()
+            guide = self.guide_model.to(x_t.device).eval()
             weak = guide(*to_schedule(x_t, t, schedule, guide.schedule), cond).x_0
             return strong._replace(x_0=torch.lerp(weak, strong.x_0, self.scale))
 

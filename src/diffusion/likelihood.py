@@ -51,7 +51,7 @@ def ode_log_likelihood(
     from torchdiffeq import odeint
 
     if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"0 < sigma_min < sigma_max is needed, not {sigma_min} and {sigma_max}")
+        raise ValueError(f"likelihood must have 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     t_end = last_time(schedule, sigma_max)
     last = -schedule.log_snr(t_end).item() / 2
     span = torch.tensor([math.log(sigma_min), last], dtype=torch.float64, device=x_0.device)
@@ -99,17 +99,17 @@ def divergence(output: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:
     return torch.stack(parts).mean(0)
 
 
-def dequantize(x: Tensor, bins: int, generator: torch.Generator) -> Tensor:
-    """Spread data of `bins` levels in [-1, 1] evenly over the width of a level, as a density needs."""
+def dequantize(x: Tensor, num_levels: int, generator: torch.Generator) -> Tensor:
+    """Spread data of `num_levels` levels in [-1, 1] evenly over the width of a level, as a density needs."""
     u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
-    return x + (2 * u - 1) / (bins - 1)
+    return x + (2 * u - 1) / (num_levels - 1)
 
 
-def bits_per_dimension(log_density: Tensor, dimensions: int, bins: int | None = None) -> Tensor:
-    r""":math:`-\log_2 p / D` of a log-density in nats; with `bins` that of dequantized data, an upper bound on the bits
-    that each of its levels, 2 / (bins - 1) wide, costs.
+def bits_per_dimension(log_density: Tensor, dimensions: int, num_levels: int | None = None) -> Tensor:
+    r""":math:`-\log_2 p / D` of a log-density in nats; with `num_levels` that of dequantized data, an upper bound
+    on the bits of each of its levels, which are 2 / (num_levels - 1) wide.
 
     Source: Theis et al. 2016, arXiv:1511.01844, section 3.1.
     """
     bits = -log_density / (dimensions * math.log(2))
-    return bits if bins is None else bits - math.log2(2 / (bins - 1))
+    return bits if num_levels is None else bits - math.log2(2 / (num_levels - 1))

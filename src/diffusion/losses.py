@@ -26,7 +26,7 @@ Weighting = Callable[[Schedule, Time], Time]
 
 
 class Loss(ABC):
-    """A new one is one method, the call; one that compares x_0 is one method, `compare`, of a `Weighted`."""
+    """A new one is one method, the call; one that compares x_0 is one method, `elementwise`, of a `Weighted`."""
 
     trains_variance = False
     trains_schedule = False
@@ -77,26 +77,26 @@ class Weighted(Loss):
             raise ValueError(f"the weighting is {weights} at t = {middle.tolist()}; it has to be finite and at least 0")
 
     @abstractmethod
-    def compare(self, predicted: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
+    def elementwise(self, predicted: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
         """The loss of each element of (B, C, *S); the weight, (B, 1, ...), multiplies a squared error."""
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
         predicted = denoiser(denoiser.schedule.add_noise(x_0, t, noise), t, cond).x_0
         weight = expand_like(self.weighting(denoiser.schedule, t), x_0)
-        return self.compare(predicted, x_0, weight).flatten(1).mean(1)
+        return self.elementwise(predicted, x_0, weight).flatten(1).mean(1)
 
 
 class MSE(Weighted):
     r"""Squared error, :math:`w\, (\hat x_0 - x_0)^2`."""
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         return (weight.sqrt() * (predicted - x_0)).square()
 
 
 class L1(Weighted):
     r"""Absolute error, :math:`\sqrt{w}\, |\hat x_0 - x_0|`."""
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         return weight.sqrt() * (predicted - x_0).abs()
 
 
@@ -107,7 +107,7 @@ class Huber(Weighted):
         super().__init__(weighting)
         self.delta = _check_positive("delta", delta)
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         residual = weight.sqrt() * (predicted - x_0)
         return F.huber_loss(residual, torch.zeros_like(residual), reduction="none", delta=self.delta)
 
@@ -127,7 +127,7 @@ class PseudoHuber(Weighted):
         super().__init__(weighting)
         self.c = _check_positive("c", c)
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         power = (weight.sqrt() * (predicted - x_0)).square().flatten(1).mean(1)
         return ((power + self.c**2).sqrt() - self.c)[:, None]
 
@@ -145,10 +145,10 @@ class BCE(Weighted):
     def __init__(self, weighting: Weighting, margin: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-3):
         super().__init__(weighting)
         if not 0 < margin < 0.5:
-            raise ValueError(f"loss.margin lies between 0 and 0.5, not {margin}")
+            raise ValueError(f"loss.margin must be in (0, 0.5), got {margin}")
         self.margin = margin
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         p, q = ((x_0 + 1) / 2).clamp(0, 1), (predicted + 1) / 2
         inside = q.clamp(p.clamp(max=self.margin), p.clamp(min=1 - self.margin))
         slope = ((inside - p) / (inside * (1 - inside))).detach().abs().nan_to_num(0.0).clamp(min=1)
@@ -169,7 +169,7 @@ class Perceptual(Weighted):
         super().__init__(weighting)
         self.features = features.eval().requires_grad_(False)
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         self.features.to(x_0.device)
         pairs = zip(self._list(predicted), self._list(x_0), strict=True)
         return sum(weight.flatten(1) * (a - b).square().flatten(1).mean(1, keepdim=True) for a, b in pairs)
@@ -186,26 +186,26 @@ class VLB(Loss):
         steps: T; times are rounded up to k / T, and the term of one step counts T times. None for the limit of
             infinitely many steps, :math:`-\tfrac12 \text{SNR}'(t) \lVert \hat x_0 - x_0 \rVert^2`, which leaves out
             the decoder; a learned schedule needs it.
-        bins: levels of rounded data, 256 for images; None for the density of continuous data.
+        num_levels: levels of rounded data, 256 for images; None for the density of continuous data.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Kingma et al. 2021, arXiv:2107.00630, eq. 14 and 17.
     """
 
     trains_variance = True
 
-    def __init__(self, steps: Annotated[int, Ge(1)] | None = 1000, bins: Annotated[int, Ge(2)] | None = None):
-        self.steps, self.bins = _check_steps(steps), bins
+    def __init__(self, steps: Annotated[int, Ge(1)] | None = 1000, num_levels: Annotated[int, Ge(2)] | None = None):
+        self.steps, self.num_levels = _check_steps(steps), num_levels
         self.trains_variance, self.trains_schedule = steps is not None, steps is None
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
         if self.steps is None:
             losses = MSE(weightings.likelihood_weighting)(denoiser, x_0, t, noise, cond)
             if isinstance(denoiser.schedule, learned.LearnedSchedule):
-                denoiser.schedule.lower_variance(losses)
+                denoiser.schedule.set_losses(losses)
         else:
             s, t = round_to_step(t, self.steps)
             x_t = denoiser.schedule.add_noise(x_0, t, noise)
-            losses = self.steps * vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), self.bins)
+            losses = self.steps * vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), self.num_levels)
         return (losses + prior_kl(denoiser.schedule, x_0)) / math.log(2)
 
 
@@ -216,7 +216,7 @@ class Hybrid(Weighted):
         weighting: of the squared error.
         steps: T; times are rounded up to k / T.
         scale: :math:`\lambda` of the paper.
-        bins: as in `VLB`.
+        num_levels: as in `VLB`.
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 16.
     """
@@ -228,12 +228,12 @@ class Hybrid(Weighted):
         weighting: Weighting,
         steps: Annotated[int, Ge(1)] = 1000,
         scale: Annotated[float, Gt(0)] = 0.001,
-        bins: Annotated[int, Ge(2)] | None = None,
+        num_levels: Annotated[int, Ge(2)] | None = None,
     ):
         super().__init__(weighting)
-        self.steps, self.scale, self.bins = _check_steps(steps), scale, bins
+        self.steps, self.scale, self.num_levels = _check_steps(steps), scale, num_levels
 
-    def compare(self, predicted, x_0, weight):
+    def elementwise(self, predicted, x_0, weight):
         return (weight.sqrt() * (predicted - x_0)).square()
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
@@ -241,9 +241,9 @@ class Hybrid(Weighted):
         x_t = denoiser.schedule.add_noise(x_0, t, noise)
         prediction = denoiser(x_t, t, cond)
         weight = expand_like(self.weighting(denoiser.schedule, t), x_0)
-        simple = self.compare(prediction.x_0, x_0, weight).flatten(1).mean(1)
+        simple = self.elementwise(prediction.x_0, x_0, weight).flatten(1).mean(1)
         still = Prediction(prediction.x_0.detach(), prediction.variance)
-        bound = self.steps * vlb_term(denoiser, x_0, x_t, s, t, still, self.bins)
+        bound = self.steps * vlb_term(denoiser, x_0, x_t, s, t, still, self.num_levels)
         return simple + self.scale * (bound + prior_kl(denoiser.schedule, x_0)) / math.log(2)
 
     def check(self, denoiser):
@@ -261,12 +261,12 @@ def round_to_step(t: Time, steps: int) -> tuple[Time, Time]:
 def _check_steps(steps: int | None) -> int | None:
     """Refuse a bound without terms."""
     if steps is not None and steps < 1:
-        raise ValueError(f"loss.steps is at least 1, not {steps}")
+        raise ValueError(f"loss.steps must be >= 1, got {steps}")
     return steps
 
 
 def _check_positive(name: str, value: float) -> float:
     """Refuse a scale that is none."""
     if value <= 0:
-        raise ValueError(f"loss.{name} is above 0, not {value}")
+        raise ValueError(f"loss.{name} must be > 0, got {value}")
     return value

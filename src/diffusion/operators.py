@@ -63,7 +63,7 @@ class Downsample(LinearOperator):
 
     def __init__(self, factor: int):
         if factor < 1:
-            raise ValueError(f"factor is at least 1, not {factor}")
+            raise ValueError(f"factor must be >= 1, got {factor}")
         self.factor = factor
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -120,7 +120,7 @@ class Blur(LinearOperator):
 
     def __init__(self, width: float):
         if width <= 0:
-            raise ValueError(f"width is above 0, not {width}")
+            raise ValueError(f"width must be > 0, got {width}")
         self.width = width
 
     def __call__(self, x: Tensor) -> Tensor:

@@ -28,7 +28,7 @@ class Parameterization(ABC):
     """A new one is one method: four coefficients."""
 
     @abstractmethod
-    def scalings(self, schedule: Schedule, t: Time) -> Preconditioning:
+    def preconditioning(self, schedule: Schedule, t: Time) -> Preconditioning:
         """The coefficients at times t."""
 
     def check(self, schedule: Schedule) -> None:  # noqa: B027 - most have nothing to refuse
@@ -41,7 +41,7 @@ class Eps(Parameterization):
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 11.
     """
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / alpha, -sigma / alpha, 1000 * t)
 
@@ -59,7 +59,7 @@ class Score(Parameterization):
     Source: Song, Ermon 2020, arXiv:2006.09011, section 3.2 (technique 3); Song et al. 2021, arXiv:2011.13456.
     """
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / alpha, sigma / alpha, 1000 * t)
 
@@ -73,7 +73,7 @@ class X0(Parameterization):
     Source: Ho et al. 2020, arXiv:2006.11239, section 3.2; Ramesh et al. 2022, arXiv:2204.06125, section 2.2.
     """
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         return Preconditioning((alpha**2 + sigma**2).rsqrt(), torch.zeros_like(alpha), torch.ones_like(alpha), 1000 * t)
 
@@ -88,7 +88,7 @@ class V(Parameterization):
     Source: Salimans, Ho 2022, arXiv:2202.00512, appendix D.
     """
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         power = alpha**2 + sigma**2
         return Preconditioning(power.rsqrt(), alpha / power, -sigma * power.rsqrt(), 1000 * t)
@@ -104,7 +104,7 @@ class Flow(Parameterization):
     Source: Liu et al. 2023, arXiv:2209.03003, eq. 1; Lipman et al. 2023, arXiv:2210.02747, eq. 23.
     """
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         both = alpha + sigma
         return Preconditioning((alpha**2 + sigma**2).rsqrt(), 1 / both, -sigma / both, 1000 * t)
@@ -128,10 +128,10 @@ class EDM(Parameterization):
 
     def __init__(self, sigma_data: Annotated[float, Gt(0)] = 0.5):
         if sigma_data <= 0:
-            raise ValueError(f"parameterization.sigma_data is above 0, not {sigma_data}")
+            raise ValueError(f"parameterization.sigma_data must be > 0, got {sigma_data}")
         self.sigma_data = sigma_data
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         power = (alpha * self.sigma_data) ** 2 + sigma**2
         # Bounded where there is no noise, or nothing else, at a level that no training reaches.
@@ -158,10 +158,10 @@ class PosteriorMean(Parameterization):
 
     def __init__(self, steps: Annotated[int, Ge(1)] = 1000):
         if steps < 1:
-            raise ValueError(f"parameterization.steps is at least 1, not {steps}")
+            raise ValueError(f"parameterization.steps must be >= 1, got {steps}")
         self.steps = steps
 
-    def scalings(self, schedule, t):
+    def preconditioning(self, schedule, t):
         alpha, sigma = schedule.alpha_sigma(t)
         # Times within the first step have its coefficients, so that those at t = 0 are finite.
         later = t.clamp(min=1 / self.steps)

@@ -1,4 +1,4 @@
-r"""Guidance by a linear measurement :math:`y = A x_0 + s z`: samples of what was measured.
+r"""Guidance by a linear operator :math:`y = A x_0 + s z`: samples of what was measured.
 
 All rest on one approximation, exact for Gaussian data of standard deviation `sigma_data` in every direction:
 
@@ -22,7 +22,7 @@ from src.diffusion.schedules import Schedule, Time, expand_like
 
 
 class DDNM:
-    r"""Project :math:`\hat x_0` onto the data that agree with the measurement, keeping its null-space component.
+    r"""Project :math:`\hat x_0` onto the data that agree with the operator, keeping its null-space component.
 
     .. math:: \hat x_0 \mathrel{+}= A^T (A A^T + (s / r_t)^2 I)^{-1} (y - A \hat x_0)
 
@@ -31,7 +31,7 @@ class DDNM:
     knows the noise that a step of DDIM adds.) It costs nothing beside the evaluation.
 
     Args:
-        measurement: A.
+        operator: A.
         y: what was measured.
         noise: s.
         sigma_data: standard deviation of the data; of no account where s = 0.
@@ -42,26 +42,26 @@ class DDNM:
 
     def __init__(
         self,
-        measurement: LinearOperator,
+        operator: LinearOperator,
         y: Tensor,
         noise: Annotated[float, Ge(0)] = 0.0,
         sigma_data: Annotated[float, Gt(0)] = 0.5,
     ):
-        self.measurement, self.y, self.noise, self.sigma_data = measurement, y, noise, sigma_data
+        self.operator, self.y, self.noise, self.sigma_data = operator, y, noise, sigma_data
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond)
-            residual = self.y - self.measurement(prediction.x_0)
+            residual = self.y - self.operator(prediction.x_0)
             ridge = self.noise**2 / posterior_variance(schedule, t, self.sigma_data)
-            solved = self.measurement.solve(residual, expand_like(ridge, residual))
-            return prediction._replace(x_0=prediction.x_0 + self.measurement.transpose(solved))
+            solved = self.operator.solve(residual, expand_like(ridge, residual))
+            return prediction._replace(x_0=prediction.x_0 + self.operator.transpose(solved))
 
         return guided
 
 
 class LikelihoodGuidance(ABC):
-    r"""Adds the gradient of what the measurement has for likelihood, taken through the network.
+    r"""Adds the gradient of what the operator has for likelihood, taken through the network.
 
     .. math:: \nabla \log p(x_t | y) = \nabla \log p(x_t) + \nabla \log p(y | x_t), \quad \text{that is} \quad
               \hat x_0 \mathrel{+}= \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | \hat x_0(x_t))
@@ -70,14 +70,14 @@ class LikelihoodGuidance(ABC):
     evaluation, and the memory of a training step. A new one is one method, `log_prob`.
 
     Args:
-        measurement: A.
+        operator: A.
         y: what was measured.
         noise: s.
         scale: of the gradient.
     """
 
-    def __init__(self, measurement: LinearOperator, y: Tensor, noise: float = 0.0, scale: float = 1.0):
-        self.measurement, self.y, self.noise, self.scale = measurement, y, noise, scale
+    def __init__(self, operator: LinearOperator, y: Tensor, noise: float = 0.0, scale: float = 1.0):
+        self.operator, self.y, self.noise, self.scale = operator, y, noise, scale
 
     @abstractmethod
     def log_prob(self, residual: Tensor, schedule: Schedule, t: Time) -> Tensor:
@@ -92,7 +92,7 @@ class LikelihoodGuidance(ABC):
             with torch.inference_mode(False), torch.enable_grad():
                 x = x_t.detach().clone().requires_grad_()
                 x_0, variance = denoise(x, t.clone(), None if cond is None else cond.clone())
-                log_prob = self.log_prob(self.y - self.measurement(x_0), schedule, t)
+                log_prob = self.log_prob(self.y - self.operator(x_0), schedule, t)
                 (gradient,) = torch.autograd.grad(log_prob.sum(), x)
             gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
             guided_x_0 = x_0.detach() + expand_like(gain, x_t) * gradient
@@ -108,7 +108,7 @@ class PiGDM(LikelihoodGuidance):
               (r_t^2 A A^T + s^2 I)^{-1} (y - A \hat x_0)
 
     Args:
-        measurement: A.
+        operator: A.
         y: what was measured.
         noise: s.
         scale: of the gradient; 1 is the posterior.
@@ -119,23 +119,23 @@ class PiGDM(LikelihoodGuidance):
 
     def __init__(
         self,
-        measurement: LinearOperator,
+        operator: LinearOperator,
         y: Tensor,
         noise: Annotated[float, Ge(0)] = 0.0,
         scale: Annotated[float, Ge(0)] = 1.0,
         sigma_data: Annotated[float, Gt(0)] = 0.5,
     ):
-        super().__init__(measurement, y, noise, scale)
+        super().__init__(operator, y, noise, scale)
         self.sigma_data = sigma_data
 
     def log_prob(self, residual, schedule, t):
         variance = expand_like(posterior_variance(schedule, t, self.sigma_data), residual)
-        solved = self.measurement.solve(residual, self.noise**2 / variance) / variance
+        solved = self.operator.solve(residual, self.noise**2 / variance) / variance
         return -(residual * solved).flatten(1).sum(1) / 2
 
 
 class DPS(LikelihoodGuidance):
-    r"""Diffusion posterior sampling: the gradient of the distance to the measurement.
+    r"""Diffusion posterior sampling: the gradient of the distance to the operator.
 
     .. math:: \nabla \log p(y | x_t) = -\zeta \nabla_{x_t} \|y - A \hat x_0\|^2, \quad
               \zeta = \text{scale} / \|y - A \hat x_0\|

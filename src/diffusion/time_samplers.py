@@ -32,11 +32,11 @@ class TimeSampler(ABC):
         """The times at which a model that is trained on these is validated: evenly spread ones, unless it knows few."""
         return StratifiedTimeSampler()
 
-    def importance(self, t: Time) -> Time:
+    def importance_weights(self, t: Time) -> Time:
         """What to multiply the losses at t by, where the times are drawn only to lower the variance of the mean."""
         return torch.ones_like(t)
 
-    def observe(self, t: Time, losses: Tensor) -> None:  # noqa: B027 - most need not know
+    def update_with_losses(self, t: Time, losses: Tensor) -> None:  # noqa: B027 - most need not know
         """Told the losses of a global batch after each step."""
 
 
@@ -147,46 +147,46 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
 
     .. math:: p_j \propto \sqrt{E[L^2 \mid j]}, \quad \text{weight}_j = 1 / (J p_j)
 
-    Until every bin has been seen `history` times they are drawn evenly. The memory is part of the checkpoint, and the
-    same on all processes; the losses have to be read from the device at every step.
+    Until every bin has `history_per_term` losses the times are drawn uniformly. The losses are part of the checkpoint
+    and equal on all processes; they have to be copied from the device at every step.
 
     Args:
         bins: J, of equal width in [t_min, 1].
-        history: losses remembered for each bin.
-        uniform_share: share of the draws that stay uniform, so that no bin is forgotten.
+        history_per_term: losses remembered for each bin.
+        uniform_prob: share of the draws that stay uniform, so that no bin is forgotten.
         t_min: smallest time.
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 18 and code.
     """
 
     losses: Tensor
-    seen: Tensor
+    counts: Tensor
 
     def __init__(
         self,
         bins: Annotated[int, Ge(1)] = 100,
-        history: Annotated[int, Ge(1)] = 10,
-        uniform_share: Annotated[float, Interval(gt=0, le=1)] = 0.001,
+        history_per_term: Annotated[int, Ge(1)] = 10,
+        uniform_prob: Annotated[float, Interval(gt=0, le=1)] = 0.001,
         t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5,
     ):
         super().__init__()
-        if bins < 1 or history < 1 or not 0 < uniform_share <= 1:
+        if bins < 1 or history_per_term < 1 or not 0 < uniform_prob <= 1:
             raise ValueError(
-                "time_sampler.bins and time_sampler.history must be >= 1 and time_sampler.uniform_share in (0, 1], "
-                f"got {bins}, {history} and {uniform_share}"
+                "time_sampler.bins and time_sampler.history_per_term must be >= 1, uniform_prob in (0, 1], "
+                f"got {bins}, {history_per_term} and {uniform_prob}"
             )
-        self.uniform_share, self.t_min = uniform_share, _check_t_min(t_min)
-        self.register_buffer("losses", torch.zeros(bins, history))
-        self.register_buffer("seen", torch.zeros(bins, dtype=torch.int64))
+        self.uniform_prob, self.t_min = uniform_prob, _check_t_min(t_min)
+        self.register_buffer("losses", torch.zeros(bins, history_per_term))
+        self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
         """Of each bin, float64 on the CPU."""
-        losses, seen = self.losses.cpu().double(), self.seen.cpu()
-        bins, history = losses.shape
-        if (seen < history).any():
+        losses, counts = self.losses.cpu().double(), self.counts.cpu()
+        bins, history_per_term = losses.shape
+        if (counts < history_per_term).any():
             return torch.full((bins,), 1 / bins, dtype=torch.float64)
         root = losses.square().mean(1).sqrt()
-        return (1 - self.uniform_share) * root / root.sum() + self.uniform_share / bins
+        return (1 - self.uniform_prob) * root / root.sum() + self.uniform_prob / bins
 
     def forward(self, n: int, generator: torch.Generator, schedule: Schedule) -> Time:
         p = self.probabilities()
@@ -194,15 +194,15 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
         within = torch.rand(n, generator=generator, dtype=torch.float64)
         return self.t_min + (1 - self.t_min) * (bins + within) / len(p)
 
-    def importance(self, t: Time) -> Time:
+    def importance_weights(self, t: Time) -> Time:
         p = self.probabilities()
         return 1 / (len(p) * p[self.bin(t)])
 
-    def observe(self, t: Time, losses: Tensor) -> None:
-        history = self.losses.shape[1]
+    def update_with_losses(self, t: Time, losses: Tensor) -> None:
+        history_per_term = self.losses.shape[1]
         for j, loss in zip(self.bin(t).tolist(), losses.detach().cpu().tolist(), strict=True):
-            self.losses[j, int(self.seen[j]) % history] = loss
-            self.seen[j] += 1
+            self.losses[j, int(self.counts[j]) % history_per_term] = loss
+            self.counts[j] += 1
 
     def bin(self, t: Time) -> Tensor:
         """The bin of each time."""

@@ -22,26 +22,26 @@ class Variance(ABC):
     outputs = 1
 
     @abstractmethod
-    def between(self, small: Tensor, large: Tensor, output: Tensor | None) -> Tensor:
+    def log_variance_between(self, small: Tensor, large: Tensor, output: Tensor | None) -> Tensor:
         """log v from the logarithms of the two bounds and what the network says, shaped as x or as the bounds."""
 
     def log_variance(self, schedule: Schedule, s: Time, t: Time, like: Tensor, output: Tensor | None) -> Tensor:
         """log v of the step from t to s, to be broadcast against `like`, (B, C, *S)."""
         small, large = (expand_like(v, like) for v in log_variance_bounds(schedule, s, t))
-        return self.between(small, large, output)
+        return self.log_variance_between(small, large, output)
 
 
 class FixedSmallVariance(Variance):
     r"""The variance of the posterior :math:`q(x_s \mid x_t, x_0)`."""
 
-    def between(self, small, large, output):
+    def log_variance_between(self, small, large, output):
         return small
 
 
 class FixedLargeVariance(Variance):
     r"""The variance of the forward step, :math:`\beta_t`."""
 
-    def between(self, small, large, output):
+    def log_variance_between(self, small, large, output):
         return large
 
 
@@ -54,7 +54,7 @@ class LearnedRangeVariance(Variance):
 
     outputs = 2
 
-    def between(self, small, large, output):
+    def log_variance_between(self, small, large, output):
         assert output is not None
         return small + (large - small) * ((1 + output) / 2)
 
@@ -67,7 +67,7 @@ class LearnedVariance(Variance):
 
     outputs = 2
 
-    def between(self, small, large, output):
+    def log_variance_between(self, small, large, output):
         assert output is not None
         return large + output
 

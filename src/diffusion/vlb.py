@@ -33,31 +33,31 @@ def prior_kl(schedule: Schedule, x_0: Tensor) -> Tensor:
     return (alpha * x_0 / sigma).square().flatten(1).mean(1) / 2
 
 
-def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, bins: int | None) -> Tensor:
+def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, num_levels: int | None) -> Tensor:
     r""":math:`-\log p(x_0 | x_{1/T})` of each element.
 
     Args:
         x_0, mean, log_var: of the normal distribution of the last step.
-        bins: number of levels in [-1, 1] that the data is rounded to, whose probability is taken, the outermost
+        num_levels: number of levels in [-1, 1] that the data is rounded to, whose probability is taken, the outermost
             reaching to infinity (256 for images); None for the density of continuous data.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 13.
     """
     scale = (-0.5 * log_var).exp()
     z = (x_0 - mean) * scale
-    if bins is None:
+    if num_levels is None:
         return 0.5 * (z.square() + log_var + math.log(2 * math.pi))
-    half = scale / (bins - 1)
+    half = scale / (num_levels - 1)
     # The left tail, where log and cdf keep their precision, stands in for the right one.
     upper, lower = torch.special.log_ndtr(half - z.abs()), torch.special.log_ndtr(-half - z.abs())
     inside = upper + torch.log(-torch.expm1((lower - upper).clamp(max=-1e-12)))
-    edge = 1 - 1 / (bins - 1)
+    edge = 1 - 1 / (num_levels - 1)
     below, above = torch.special.log_ndtr(z + half), torch.special.log_ndtr(half - z)
     return -torch.where(x_0 < -edge, below, torch.where(x_0 > edge, above, inside))
 
 
 def vlb_term(
-    denoiser: Denoiser, x_0: Tensor, x_t: Tensor, s: Time, t: Time, prediction: Prediction, bins: int | None
+    denoiser: Denoiser, x_0: Tensor, x_t: Tensor, s: Time, t: Time, prediction: Prediction, num_levels: int | None
 ) -> Tensor:
     """The term of the step from t to s, (B,): a KL divergence, and the decoder's where s = 0.
 
@@ -66,7 +66,7 @@ def vlb_term(
         x_0, x_t: (B, C, *S), data and noisy data.
         s, t: (B,) times.
         prediction: of the denoiser at x_t.
-        bins: as in `decoder_nll`.
+        num_levels: as in `decoder_nll`.
     """
     schedule = denoiser.schedule
     of_x_t, of_x_0 = (expand_like(v, x_0) for v in posterior(schedule, s, t))
@@ -74,13 +74,15 @@ def vlb_term(
     log_var = denoiser.variance.log_variance(schedule, s, t, x_0, prediction.variance).expand_as(x_0)
     mean, true_mean = of_x_t * x_t + of_x_0 * prediction.x_0, of_x_t * x_t + of_x_0 * x_0
     kl = normal_kl(true_mean, true_log_var, mean, log_var)
-    return torch.where(expand_like((s > 0), kl).bool(), kl, decoder_nll(x_0, mean, log_var, bins)).flatten(1).mean(1)
+    return (
+        torch.where(expand_like((s > 0), kl).bool(), kl, decoder_nll(x_0, mean, log_var, num_levels)).flatten(1).mean(1)
+    )
 
 
 @torch.no_grad()
 def vlb_terms(
     denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Tensor | None = None,
-    bins: int | None = None,
+    num_levels: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     r"""Every term of the bound at T = steps, one draw of x_t for each, in bits per dimension.
 
@@ -90,7 +92,7 @@ def vlb_terms(
         steps: T.
         noise: draws x_t, on the device of `x_0`.
         cond: (B,) labels or None.
-        bins: levels of rounded data, or None; see `decoder_nll`.
+        num_levels: levels of rounded data, or None; see `decoder_nll`.
 
     Returns:
         prior (B,); kl (B, T), that of t = k / T in column k - 1, the decoder's in the first; total (B,), their sum.
@@ -101,7 +103,7 @@ def vlb_terms(
         s = torch.full_like(t, (k - 1) / steps)
         z = torch.randn(x_0.shape, generator=noise, device=x_0.device, dtype=x_0.dtype)
         x_t = denoiser.schedule.add_noise(x_0, t, z)
-        terms.append(vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), bins))
+        terms.append(vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, cond), num_levels))
     kl = torch.stack(terms, 1) / math.log(2)
     prior = prior_kl(denoiser.schedule, x_0) / math.log(2)
     return {"prior": prior, "kl": kl, "total": prior + kl.sum(1)}

@@ -105,7 +105,7 @@ def edm_weighting(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0
     Source: Karras et al. 2022, arXiv:2206.00364, table 1 and eq. 8.
     """
     if sigma_data <= 0:
-        raise ValueError(f"weighting.sigma_data is above 0, not {sigma_data}")
+        raise ValueError(f"weighting.sigma_data must be > 0, got {sigma_data}")
     return snr_at(schedule, t) + 1 / sigma_data**2
 
 

@@ -56,7 +56,7 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
         UserError: where there is no such run or checkpoint.
     """
     if not run:
-        raise UserError("guidance.guide.run=RUN is needed: the run whose weaker checkpoint guides")
+        raise UserError("guidance.guide_model.run=RUN is needed: the run whose weaker checkpoint guides")
     found = Run.find(run)
     denoiser = build_denoiser(found.config())
     load_weights(denoiser, *read_weights(found, ckpt, weights))

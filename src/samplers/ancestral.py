@@ -35,7 +35,7 @@ class DDPM(Sampler):
             return mean
         small, large = 2 * math.log(s.sigma * sigma_ts / t.sigma), 2 * math.log(sigma_ts)
         bounds = torch.tensor([small, large], dtype=torch.float64).unbind()
-        log_variance = self.variance.between(*bounds, denoise.last.variance)
+        log_variance = self.variance.log_variance_between(*bounds, denoise.last.variance)
         return mean + (0.5 * log_variance).exp() * noise(x_t)
 
 
@@ -57,7 +57,7 @@ class DDIM(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.eta <= 1:
-            raise ValueError(f"sampler.eta lies in [0, 1], not {self.eta}")
+            raise ValueError(f"sampler.eta must be in [0, 1], got {self.eta}")
 
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)

@@ -60,7 +60,7 @@ class DenoiserMemory:
         history: (level, x_0) of the evaluations that can be extrapolated from, the newest last.
         last: the newest prediction, unclipped.
         memory: what else a method carries from step to step, under names of its own.
-        left: steps to the end of the walk, the present one among them.
+        steps_left: steps to the end of the walk, the present one among them.
     """
 
     def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
@@ -69,7 +69,7 @@ class DenoiserMemory:
         self.last: Prediction | None = None
         self.x_0: Tensor | None = None
         self.memory: dict[str, Any] = {}
-        self.left = 0
+        self.steps_left = 0
 
     def __call__(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
         said = self.predict(x_t, level.t)
@@ -109,7 +109,7 @@ class Sampler(ABC):
 
     def __post_init__(self) -> None:
         if self.steps < 1:
-            raise ValueError(f"sampler.steps is at least 1, not {self.steps}")
+            raise ValueError(f"sampler.steps must be >= 1, got {self.steps}")
 
     @abstractmethod
     def step(self, denoise: DenoiserMemory, x_t: Tensor, t: NoiseLevel, s: NoiseLevel, noise: Noise) -> Tensor:
@@ -144,11 +144,11 @@ class Sampler(ABC):
             start: where the grid begins.
             times: walk these instead, such as a part of a grid.
         """
-        levels = self.levels(self.times(start) if times is None else times)
+        levels = self.noise_levels(self.times(start) if times is None else times)
         memory = DenoiserMemory(denoise, self.clip or no_clip)
         yield State(levels[0].t, x_t, None)
         for i, (t, s) in enumerate(pairwise(levels)):
-            memory.left = len(levels) - 1 - i
+            memory.steps_left = len(levels) - 1 - i
             if s.t > t.t:
                 x_t = renoise(x_t, t, s, noise)
                 memory.forget()
@@ -158,15 +158,15 @@ class Sampler(ABC):
 
     def sample(self, denoise: Callable[[Tensor, Tensor], Tensor | Prediction], noise: Noise, like: Tensor) -> Tensor:
         """Draw samples shaped as `like`, from pure noise."""
-        (end,) = deque(self.trajectory(denoise, self.prior(noise, like), noise), maxlen=1)
+        (end,) = deque(self.trajectory(denoise, self.sample_prior(noise, like), noise), maxlen=1)
         return end.x_t
 
-    def prior(self, noise: Noise, like: Tensor) -> Tensor:
+    def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
         r"""Pure noise :math:`\sigma_1 z`, shaped as `like`."""
         _, sigma = self.schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
         return sigma.detach() * noise(like)
 
-    def levels(self, times: Tensor) -> list[NoiseLevel]:
+    def noise_levels(self, times: Tensor) -> list[NoiseLevel]:
         """The levels of some times, all computed at once."""
         times = times.to(torch.float64)
         alpha, sigma = (v.tolist() for v in self.schedule.alpha_sigma(times))
@@ -176,7 +176,7 @@ class Sampler(ABC):
         """The level with this log of alpha / sigma, or the end of the schedule that comes before it."""
         if half_log_snr not in self._levels:
             t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64))
-            (self._levels[half_log_snr],) = self.levels(t[None])
+            (self._levels[half_log_snr],) = self.noise_levels(t[None])
         return self._levels[half_log_snr]
 
 
@@ -219,7 +219,7 @@ class SeededNoise:
     def __call__(self, x: Tensor) -> Tensor:
         if len(x) != len(self.generators):
             raise ValueError(
-                f"{len(self.generators)} seeds cannot give noise for a batch of {len(x)}; one seed a sample"
+                f"SeededNoise needs a seed for each sample, got {len(self.generators)} seeds for a batch of {len(x)}"
             )
         if not self.drawn:
             shape = (max(1, min(self.CALLS, self.NUMBERS // x[0].numel())), *x.shape[1:])

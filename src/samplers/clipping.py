@@ -19,7 +19,7 @@ class StaticClip:
 
     def __init__(self, bound: Annotated[float, Gt(0)] | None = 1.0):
         if bound is not None and bound <= 0:
-            raise ValueError(f"clip.bound is above 0, not {bound}; clip=none clips nothing")
+            raise ValueError(f"clip.bound must be > 0, got {bound}; use clip=none for no clipping")
         self.bound = bound
 
     def __call__(self, x_0: Tensor) -> Tensor:
@@ -37,7 +37,7 @@ class DynamicClip:
 
     def __init__(self, quantile: Annotated[float, Interval(gt=0, le=1)] = 0.995, bound: Annotated[float, Gt(0)] = 1.0):
         if not 0 < quantile <= 1 or bound <= 0:
-            raise ValueError(f"clip.quantile={quantile} lies in (0, 1], and clip.bound={bound} is above 0")
+            raise ValueError(f"clip.quantile must be in (0, 1] and clip.bound must be > 0, got {quantile} and {bound}")
         self.quantile, self.bound = quantile, bound
 
     def __call__(self, x_0: Tensor) -> Tensor:

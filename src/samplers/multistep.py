@@ -112,7 +112,7 @@ class UniPC(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.order <= 3:
-            raise ValueError(f"sampler.order of unipc is 1, 2 or 3, not {self.order}")
+            raise ValueError(f"sampler.order of unipc must be 1, 2 or 3, got {self.order}")
 
     def step(self, denoise, x_t, t, s, noise):
         known = list(denoise.history)
@@ -120,7 +120,7 @@ class UniPC(Sampler):
         if known and "corrected" in denoise.memory:
             corrected, order = denoise.memory["corrected"]
             x_t = self.update(corrected, known[-order:], known[-1][0], t, x_0)
-        order = min(self.order, denoise.left) if self.lower_order_final else self.order
+        order = min(self.order, denoise.steps_left) if self.lower_order_final else self.order
         denoise.memory["corrected"] = x_t, order
         points = list(denoise.history)[-order:]
         if math.isinf(s.half_log_snr - t.half_log_snr):
@@ -176,7 +176,7 @@ class AdamsBashforth(Sampler):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 1 <= self.order <= 3:
-            raise ValueError(f"sampler.order of adams_bashforth is 1, 2 or 3, not {self.order}")
+            raise ValueError(f"sampler.order of adams_bashforth must be 1, 2 or 3, got {self.order}")
 
     def step(self, denoise, x_t, t, s, noise):
         y, v = self.on_circle(denoise, x_t, t)
@@ -221,4 +221,4 @@ def exponential_step(x_t: Tensor, data: Tensor, t: NoiseLevel, s: NoiseLevel, et
 def _check_eta(eta: float) -> None:
     """Refuse noise below none."""
     if eta < 0:
-        raise ValueError(f"sampler.eta is at least 0, not {eta}")
+        raise ValueError(f"sampler.eta must be >= 0, got {eta}")

@@ -39,46 +39,48 @@ class Heun(Sampler):
     :math:`\alpha_t / \alpha_s` times as much, which stays bounded from pure noise on (see docs/samplers.md).
 
     Before each step noise is added that raises :math:`\sigma / \alpha` by the factor :math:`1 + \gamma`,
-    :math:`\gamma = \min(\text{churn} / \text{steps}, \sqrt 2 - 1)`, never beyond the noise of t = 1.
+    :math:`\gamma = \min(S_S_\text{churn} / \text{steps}, \sqrt 2 - 1)`, never beyond the noise of t = 1.
 
     Args:
-        churn: of the whole walk; 0 is deterministic.
-        churn_min, churn_max: the noise levels :math:`\sigma / \alpha` between which there is churn.
-        churn_noise: standard deviation of the noise added, relative to what the schedule asks.
+        s_churn: :math:`S_S_\text{churn}`, amount of churn in all steps together; 0 for a deterministic sampler.
+        s_min, s_max: noise levels :math:`\sigma / \alpha` between which noise is added.
+        s_noise: factor of the standard deviation of the added noise.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithms 1 and 2.
     """
 
-    churn: Annotated[float, Ge(0)] = 0.0
-    churn_min: Annotated[float, Ge(0)] = 0.0
-    churn_max: Annotated[float, Ge(0), Le(math.inf)] = math.inf
-    churn_noise: Annotated[float, Gt(0)] = 1.0
+    s_churn: Annotated[float, Ge(0)] = 0.0
+    s_min: Annotated[float, Ge(0)] = 0.0
+    s_max: Annotated[float, Ge(0), Le(math.inf)] = math.inf
+    s_noise: Annotated[float, Gt(0)] = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.churn < 0 or self.churn_noise <= 0:
-            raise ValueError("sampler.churn is at least 0, and sampler.churn_noise above 0")
+        if self.s_churn < 0 or self.s_noise <= 0:
+            raise ValueError(
+                f"sampler.s_churn must be >= 0 and sampler.s_noise must be > 0, got {self.s_churn} and {self.s_noise}"
+            )
 
     def step(self, denoise, x_t, t, s, noise):
-        x_t, t = self.stir(x_t, t, noise)
+        x_t, t = self.add_churn(x_t, t, noise)
         x_0 = denoise(x_t, t)
         x_s = ddim_step(x_t, x_0, t, s)
         if s.sigma == 0:
             return x_s
-        return x_s + self.gain(t, s) * (denoise(x_s, s) - x_0)
+        return x_s + self.correction_weight(t, s) * (denoise(x_s, s) - x_0)
 
-    def gain(self, t: NoiseLevel, s: NoiseLevel) -> float:
-        """By how much the change of the predicted data corrects Euler's step."""
+    def correction_weight(self, t: NoiseLevel, s: NoiseLevel) -> float:
+        """The weight of the change of the predicted data in the correction of Euler's step."""
         return (s.alpha * t.sigma / s.sigma - t.alpha) / 2
 
-    def stir(self, x_t: Tensor, t: NoiseLevel, noise: Noise) -> tuple[Tensor, NoiseLevel]:
-        """The sample and its level after the churn."""
-        gamma = min(self.churn / self.steps, math.sqrt(2) - 1)
+    def add_churn(self, x_t: Tensor, t: NoiseLevel, noise: Noise) -> tuple[Tensor, NoiseLevel]:
+        """The sample and its noise level after the churn."""
+        gamma = min(self.s_churn / self.steps, math.sqrt(2) - 1)
         ratio = math.exp(-t.half_log_snr)
-        if gamma == 0 or not self.churn_min <= ratio <= self.churn_max or t.t >= 1:
+        if gamma == 0 or not self.s_min <= ratio <= self.s_max or t.t >= 1:
             return x_t, t
-        stirred = self.level_at(t.half_log_snr - math.log1p(gamma))
-        return renoise(x_t, t, stirred, lambda x: self.churn_noise * noise(x)), stirred
+        churned = self.level_at(t.half_log_snr - math.log1p(gamma))
+        return renoise(x_t, t, churned, lambda x: self.s_noise * noise(x)), churned
 
 
 @dataclass
@@ -94,8 +96,8 @@ class HeunVE(Heun):
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2.
     """
 
-    def gain(self, t, s):
-        return super().gain(t, s) * (s.alpha / t.alpha if t.alpha > 0 else 1.0)
+    def correction_weight(self, t, s):
+        return super().correction_weight(t, s) * (s.alpha / t.alpha if t.alpha > 0 else 1.0)
 
 
 @dataclass
@@ -105,37 +107,39 @@ class Restart(Heun):
     Errors made so far shrink with each return, as in a stochastic sampler, while the way down stays that of an ODE.
 
     Args:
-        low, high: noise levels :math:`\sigma / \alpha` between which to return.
-        repeats: how often.
-        restart_steps: steps of each way down from high to low, on the grid of EDM.
+        sigma_min, sigma_max: noise levels :math:`\sigma / \alpha` at the ends of the restart interval.
+        restarts: number of restarts.
+        steps_per_restart: steps from `sigma_max` to `sigma_min`, on the time grid of EDM.
 
     Source: Xu et al. 2023, arXiv:2306.14878, algorithm 1.
     """
 
-    low: Annotated[float, Gt(0)] = 0.2
-    high: Annotated[float, Gt(0)] = 1.0
-    repeats: Annotated[int, Ge(0)] = 2
-    restart_steps: Annotated[int, Ge(1)] = 3
+    sigma_min: Annotated[float, Gt(0)] = 0.2
+    sigma_max: Annotated[float, Gt(0)] = 1.0
+    restarts: Annotated[int, Ge(0)] = 2
+    steps_per_restart: Annotated[int, Ge(1)] = 3
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.low < self.high or self.repeats < 0 or self.restart_steps < 1:
+        if not 0 < self.sigma_min < self.sigma_max:
+            raise ValueError(f"sampler must have 0 < sigma_min < sigma_max, got {self.sigma_min} and {self.sigma_max}")
+        if self.restarts < 0 or self.steps_per_restart < 1:
             raise ValueError(
-                "0 < sampler.low < sampler.high, sampler.repeats at least 0 and sampler.restart_steps at least 1 are "
-                f"needed, not {self.low}, {self.high}, {self.repeats} and {self.restart_steps}"
+                "sampler.restarts must be >= 0 and sampler.steps_per_restart must be >= 1, "
+                f"got {self.restarts} and {self.steps_per_restart}"
             )
 
     def times(self, start: float = 1.0) -> Tensor:
-        """The grid, with the ways up and down again put in where it passes `low`."""
+        """The time grid, with the restarts inserted after it passes `sigma_min`."""
         grid = super().times(start)
-        high, low = (self.level_at(-math.log(v)).t for v in (self.high, self.low))
+        high, low = (self.level_at(-math.log(v)).t for v in (self.sigma_max, self.sigma_min))
         below = (grid > low).sum()
         if grid[0] <= high or below == len(grid):
             return grid
-        ends = self.high ** (1 / 7), self.low ** (1 / 7)
-        levels = torch.linspace(*ends, self.restart_steps + 1, dtype=torch.float64)[1:-1] ** 7
+        ends = self.sigma_max ** (1 / 7), self.sigma_min ** (1 / 7)
+        levels = torch.linspace(*ends, self.steps_per_restart + 1, dtype=torch.float64)[1:-1] ** 7
         down = torch.cat([high[None], self.schedule.inverse_log_snr(-2 * levels.log()).detach(), low[None]])
-        return torch.cat([grid[:below], low[None], *[down] * self.repeats, grid[below:][grid[below:] < low]])
+        return torch.cat([grid[:below], low[None], *[down] * self.restarts, grid[below:][grid[below:] < low]])
 
 
 @dataclass

@@ -195,7 +195,7 @@ class Pipeline:
         """
         noise = self.noise(indices)
         if x_t is None:
-            x_t = self.sampler.prior(noise, torch.empty(len(indices), *self.shape, device=self.device))
+            x_t = self.sampler.sample_prior(noise, torch.empty(len(indices), *self.shape, device=self.device))
         for state in self.sampler.trajectory(self.denoise(indices, guidance), x_t, noise, start):
             if self.on_step is not None and state.x_0 is not None:
                 self.on_step(len(indices))

@@ -37,13 +37,13 @@ class EulerMaruyama(Sampler):
     def step(self, denoise, x_t, t, s, noise):
         drift, diffusion = self.rates(t)
         width = float(t.t - s.t)
-        pull = width * diffusion / t.sigma**2  # of the score, (alpha x_0 - x_t) / sigma^2
-        mean = (1 - width * drift - pull) * x_t + pull * t.alpha * denoise(x_t, t)
+        score_term = width * diffusion / t.sigma**2  # of the score, (alpha x_0 - x_t) / sigma^2
+        mean = (1 - width * drift - score_term) * x_t + score_term * t.alpha * denoise(x_t, t)
         return mean + math.sqrt(diffusion * width) * noise(x_t) if s.t > 0 else mean
 
-    def levels(self, times: Tensor) -> list[NoiseLevel]:
+    def noise_levels(self, times: Tensor) -> list[NoiseLevel]:
         self.add_rates(times)
-        return super().levels(times)
+        return super().noise_levels(times)
 
     def rates(self, t: NoiseLevel) -> tuple[float, float]:
         """f and g² at a level."""
@@ -70,29 +70,32 @@ class PredictorCorrector(DDPM):
     :class:`PredictorCorrectorALD` does not.
 
     Args:
-        corrections: Langevin steps after each step.
+        corrector_steps: Langevin steps after each step.
         snr: r.
 
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
     """
 
-    corrections: Annotated[int, Ge(0)] = 1
+    corrector_steps: Annotated[int, Ge(0)] = 1
     snr: Annotated[float, Gt(0)] = 0.16
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.corrections < 0 or self.snr <= 0:
-            raise ValueError("sampler.corrections is at least 0, and sampler.snr above 0")
+        if self.corrector_steps < 0 or self.snr <= 0:
+            raise ValueError(
+                "sampler.corrector_steps must be >= 0 and sampler.snr must be > 0, "
+                f"got {self.corrector_steps} and {self.snr}"
+            )
 
     def step(self, denoise, x_t, t, s, noise):
         x_s = super().step(denoise, x_t, t, s, noise)
-        for _ in range(self.corrections if s.t > 0 else 0):
-            pull, z = s.alpha * denoise(x_s, s) - x_s, noise(x_s)
-            size = self.size(pull / s.sigma, z)
-            x_s = x_s + size / 2 * pull + size**0.5 * s.sigma * z
+        for _ in range(self.corrector_steps if s.t > 0 else 0):
+            score_term, z = s.alpha * denoise(x_s, s) - x_s, noise(x_s)
+            size = self.step_size(score_term / s.sigma, z)
+            x_s = x_s + size / 2 * score_term + size**0.5 * s.sigma * z
         return x_s
 
-    def size(self, score: Tensor, z: Tensor) -> Tensor | float:
+    def step_size(self, score: Tensor, z: Tensor) -> Tensor | float:
         r""":math:`2 \epsilon / \sigma^2`, of the score times sigma and the noise, (B, C, *S) both."""
         norm, of_noise = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (score, z))
         return (4 * (self.snr * of_noise / norm) ** 2).view(-1, *[1] * (z.ndim - 1))
@@ -107,7 +110,7 @@ class PredictorCorrectorALD(PredictorCorrector):
     Source: Song et al. 2021, arXiv:2011.13456, the corrector `ald` of its code; Song, Ermon 2019, arXiv:1907.05600.
     """
 
-    def size(self, score, z):
+    def step_size(self, score, z):
         return 4 * self.snr**2
 
 
@@ -115,41 +118,44 @@ class PredictorCorrectorALD(PredictorCorrector):
 class AnnealedLangevin(Sampler):
     r"""Langevin dynamics at each noise level in turn, each started at the last sample of the previous level.
 
-    The size of a step is :math:`\eta = \text{size} \cdot \sigma_t^2`. The last one, to t = 0, is a denoising. Where the
-    data outweighs the noise it is :math:`x / \alpha` that is carried, the same in the paper, since small steps could
-    not make up for a signal that has grown.
+    The step is :math:`\eta = \text{step\_size} \cdot \sigma_t^2`. The last step, to t = 0, is a denoising step. Where
+    :math:`\alpha > \sigma` the next level starts at :math:`(\alpha_s / \alpha_t)\, x`, which is x in the paper, where
+    :math:`\alpha = 1`: small steps could not make up for a larger signal.
 
     Args:
-        repeats: Langevin steps at each level.
-        size: of a step in units of the noise's variance: :math:`\epsilon / \sigma_L^2` of algorithm 1, whose
-            :math:`\alpha_i = \epsilon \sigma_i^2 / \sigma_L^2`. 0.2 is the paper's, 2e-5 / 0.01^2. Its code, with
+        steps_per_level: Langevin steps at each noise level.
+        step_size: :math:`\eta / \sigma_t^2`, which is :math:`\epsilon / \sigma_L^2` of algorithm 1, where
+            :math:`\alpha_i = \epsilon \sigma_i^2 / \sigma_L^2`. The paper has 0.2 (2e-5 / 0.01^2). Its code, with
             the same `step_lr`, has :math:`x + \alpha_i s + \sqrt{2 \alpha_i} z`, which is 0.4 here.
 
     Source: Song, Ermon 2019, arXiv:1907.05600, algorithm 1; the denoising at the end: Jolicoeur-Martineau et al. 2021,
     arXiv:2009.05475.
     """
 
-    repeats: Annotated[int, Ge(1)] = 5
-    size: Annotated[float, Interval(gt=0, lt=4)] = 0.2
+    steps_per_level: Annotated[int, Ge(1)] = 5
+    step_size: Annotated[float, Interval(gt=0, lt=4)] = 0.2
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.repeats < 1 or not 0 < self.size < 4:
-            raise ValueError("sampler.repeats is at least 1, and sampler.size above 0 and below 4, where it diverges")
+        if self.steps_per_level < 1 or not 0 < self.step_size < 4:
+            raise ValueError(
+                "sampler.steps_per_level must be >= 1 and sampler.step_size in (0, 4), since larger steps diverge; "
+                f"got {self.steps_per_level} and {self.step_size}"
+            )
 
     def step(self, denoise, x_t, t, s, noise):
-        for _ in range(self.repeats):
-            x_t = langevin(denoise, x_t, t, self.size, noise)
+        for _ in range(self.steps_per_level):
+            x_t = langevin_step(denoise, x_t, t, self.step_size, noise)
         if s.t == 0:
             return denoise(x_t, t)
         return s.alpha / t.alpha * x_t if t.alpha > t.sigma else x_t
 
 
-def langevin(denoise: DenoiserMemory, x: Tensor, level: NoiseLevel, size: float, noise: Noise) -> Tensor:
+def langevin_step(denoise: DenoiserMemory, x: Tensor, level: NoiseLevel, step_size: float, noise: Noise) -> Tensor:
     r"""One step of Langevin dynamics at a level.
 
     .. math:: x \leftarrow x + \tfrac{\eta}{2} \nabla \log p(x) + \sqrt{\eta}\, z, \quad
-              \eta = \text{size} \cdot \sigma^2, \quad \nabla \log p(x) = (\alpha \hat x_0 - x) / \sigma^2
+              \eta = \text{step\_size} \cdot \sigma^2, \quad \nabla \log p(x) = (\alpha \hat x_0 - x) / \sigma^2
     """
-    pull = level.alpha * denoise(x, level) - x
-    return x + size / 2 * pull + math.sqrt(size) * level.sigma * noise(x)
+    score_term = level.alpha * denoise(x, level) - x
+    return x + step_size / 2 * score_term + math.sqrt(step_size) * level.sigma * noise(x)

@@ -32,7 +32,7 @@ def trailing_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Te
     rounded = (times[1:-1] * nodes).round() / nodes if nodes else times[1:-1]
     if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any() or (rounded >= start).any()):
         raise ValueError(
-            f"time_grid=trailing has {nodes} nodes, too few for sampler.steps={steps}; use time_grid=uniform"
+            f"time_grid=trailing needs sampler.steps <= schedule.steps, got {steps} and {nodes}; use time_grid=uniform"
         )
     return torch.cat([times[:1], rounded, times[-1:]])
 
@@ -80,7 +80,7 @@ def log_snr_time_grid(
 
 
 def align_your_steps_time_grid(
-    schedule: Schedule, steps: int, start: float = 1.0, levels: Sequence[Annotated[float, Gt(0)]] = ()
+    schedule: Schedule, steps: int, start: float = 1.0, sigmas: Sequence[Annotated[float, Gt(0)]] = ()
 ) -> Tensor:
     r"""Given noise levels :math:`\tilde\sigma`, falling, without the 0 at their end.
 
@@ -88,9 +88,9 @@ def align_your_steps_time_grid(
 
     Source: Sabour et al. 2024 (Align Your Steps), arXiv:2404.14507, and its published lists.
     """
-    falling = list(levels)
+    falling = list(sigmas)
     if len(falling) < 2 or falling[-1] <= 0 or falling != sorted(set(falling), reverse=True):
-        raise ValueError(f"time_grid.levels is a falling list of two or more noise levels above 0, not {falling}")
+        raise ValueError(f"time_grid.sigmas must be a decreasing list of two or more noise levels > 0, got {falling}")
 
     def from_top(top: float) -> Tensor:
         below = [level for level in falling if level < top] or falling[-1:]
@@ -124,4 +124,4 @@ def times_at_sigmas(schedule: Schedule, start: float, sigma_max: float, make: Ca
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
     """Refuse levels that do not fall."""
     if not 0 < sigma_min < sigma_max:
-        raise ValueError(f"0 < time_grid.sigma_min < time_grid.sigma_max is needed, not {sigma_min} and {sigma_max}")
+        raise ValueError(f"time_grid must have 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

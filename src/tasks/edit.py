@@ -74,7 +74,7 @@ class Interpolate(Task):
         if len(ends) < 2 or len(ends) % 2:
             raise UserError(f"task=interpolate takes pairs, but input holds {len(ends)} sample(s); give 2, 4, ...")
         times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)[1:].clamp(max=0.999)
-        levels = pipeline.sampler.levels(times)
+        levels = pipeline.sampler.noise_levels(times)
         latent = torch.cat([self.encode(pipeline, indices, ends, levels) for indices in pipeline.batches(len(ends))])
         u = torch.linspace(0, 1, self.between + 2)
         arcs = torch.cat([slerp(a, b, u) for a, b in latent.view(-1, 2, *pipeline.shape)])

@@ -45,7 +45,7 @@ class RePaint:
         if not isinstance(measurement, Mask) or noise > 0:
             raise UserError("method=repaint fills in what a mask hides, without noise; use method=ddnm or pigdm")
         sampler, draw, denoise = pipeline.sampler, pipeline.noise(indices), pipeline.denoise(indices)
-        x_t = sampler.prior(draw, torch.empty(len(indices), *pipeline.shape, device=pipeline.device))
+        x_t = sampler.sample_prior(draw, torch.empty(len(indices), *pipeline.shape, device=pipeline.device))
         lowest = 1.0
         for t, s in pairwise(self.times(sampler.time_grid(sampler.schedule, sampler.steps, 1.0))):
             *_, end = sampler.trajectory(denoise, x_t, draw, times=torch.stack([t, s]))

@@ -65,7 +65,7 @@ def test_a_sampler_without_such_steps_says_why(denoiser):
 
 def test_results_are_kept_by_run_and_settings(tmp_path):
     first, other = Results(tmp_path, {"run": "a"}), Results(tmp_path, {"run": "b"})
-    cell = {"row": "ddim", "kind": "quality", "budget": 5, "sampler": {"steps": 5, "churn_max": np.inf}, "nfe": 5}
+    cell = {"row": "ddim", "kind": "quality", "budget": 5, "sampler": {"steps": 5, "s_max": np.inf}, "nfe": 5}
     first.put("ddim@5", cell | {"distance": 1.0, "low": 0.5, "high": 2.0})
     other.put("ddim@5", cell | {"reason": "broken", "crashed": True})
     again = Results(tmp_path, {"run": "a"})

@@ -25,7 +25,9 @@ class Inverted(nn.Module):
         self.t: Tensor | None = None
 
     def forward(self, x, c_noise, cond=None):
-        c_in, c_skip, c_out, _ = (expand_like(c, x) for c in self.parameterization.scalings(self.schedule, self.t))
+        c_in, c_skip, c_out, _ = (
+            expand_like(c, x) for c in self.parameterization.preconditioning(self.schedule, self.t)
+        )
         said = self.predict(x / c_in, self.t, cond)
         x_0, *more = said if isinstance(said, tuple) else (said,)
         return torch.cat([(x_0 - c_skip * (x / c_in)) / c_out, *more], 1)

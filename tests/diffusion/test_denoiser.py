@@ -44,7 +44,7 @@ def test_scalings_go_around_the_network(part, process, make_schedule, randn):
     for shape in SHAPES:
         x_t, label, net = randn(4, *shape), torch.tensor([-1, 0, 1, 5]), Recorder(shape[0])
         found = Denoiser(net, schedule, parameterization)(x_t, T, label)
-        c_in, c_skip, c_out, c_noise = parameterization.scalings(schedule, T)
+        c_in, c_skip, c_out, c_noise = parameterization.preconditioning(schedule, T)
         ((x_in, told, cond),) = net.calls
         assert_close(x_in, expand_like(c_in, x_t) * x_t)
         assert told.dtype == torch.float32 and torch.equal(told, c_noise.float())
@@ -69,7 +69,7 @@ def test_the_second_half_is_the_variance(variance, shape, randn):
     x_t, c = randn(4, *shape), shape[0]
     net = Recorder(c, outputs=2)
     found = Denoiser(net, CosineSchedule(), V(), variance())(x_t, T)
-    _, c_skip, c_out, _ = (expand_like(v, x_t) for v in V().scalings(CosineSchedule(), T))
+    _, c_skip, c_out, _ = (expand_like(v, x_t) for v in V().preconditioning(CosineSchedule(), T))
     output = net(*net.calls[0])
     assert_close(found.x_0, c_skip * x_t + c_out * output[:, :c])
     assert_close(found.variance, output[:, c:], rtol=0, atol=0)
@@ -83,7 +83,7 @@ def test_low_precision_output_is_taken_in_that_of_the_sample(randn):
             return torch.tanh(x).bfloat16()
 
     found = Denoiser(Low(), CosineSchedule(), Eps())(x_t, T)
-    c_in, c_skip, c_out, _ = (expand_like(c, x_t) for c in Eps().scalings(CosineSchedule(), T))
+    c_in, c_skip, c_out, _ = (expand_like(c, x_t) for c in Eps().preconditioning(CosineSchedule(), T))
     assert found.x_0.dtype == torch.float32
     assert torch.equal(found.x_0, c_skip * x_t + c_out * torch.tanh(c_in * x_t).bfloat16().float())
 
@@ -166,7 +166,7 @@ def test_a_given_estimate_is_shown_as_it_is(randn):
         denoiser.train(mode).net.calls.clear()
         denoiser(x_t, T, None, estimate)
         assert len(denoiser.net.calls) == 1 and torch.equal(shown(denoiser)[0], estimate)
-    c_in = expand_like(V().scalings(CosineSchedule(), T).c_in, x_t)
+    c_in = expand_like(V().preconditioning(CosineSchedule(), T).c_in, x_t)
     assert torch.equal(denoiser.net.calls[0][0].chunk(2, 1)[0], c_in * x_t), "below x_t"
 
 

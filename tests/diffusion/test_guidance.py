@@ -350,15 +350,15 @@ def test_a_learned_variance_passes_through(name, shape, make_schedule, randn):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: CFG(2.0, rescale=1.5), r"guidance.rescale lies in \[0, 1\], not 1.5"),
-        (lambda: CFG(2.0, rescale=-0.1), r"guidance.rescale lies in \[0, 1\], not -0.1"),
+        (lambda: CFG(2.0, rescale=1.5), r"guidance.rescale must be in \[0, 1\], got 1.5"),
+        (lambda: CFG(2.0, rescale=-0.1), r"guidance.rescale must be in \[0, 1\], got -0.1"),
         (
             lambda: IntervalGuidance(NoGuidance(), 2.0, 1.0),
-            "0 <= guidance.low < guidance.high is needed, not 2.0 and 1.0",
+            "guidance must have 0 <= sigma_min < sigma_max, got 2.0 and 1.0",
         ),
         (
             lambda: IntervalGuidance(NoGuidance(), -1.0, 1.0),
-            "0 <= guidance.low < guidance.high is needed, not -1.0 and 1.0",
+            "guidance must have 0 <= sigma_min < sigma_max, got -1.0 and 1.0",
         ),
     ],
 )

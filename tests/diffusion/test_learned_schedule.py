@@ -130,7 +130,7 @@ def test_batches_that_are_added_up_keep_their_own_losses(randn):
         torch.autograd.grad(MSE(weightings.likelihood_weighting)(denoiser, *batch).square().mean(), curve)
         for batch in batches
     ]
-    denoiser.schedule.message = {}
+    denoiser.schedule.grad_scale = {}
     losses = [VLB(steps=None)(denoiser, *batch) for batch in batches]
     sum(loss.mean() for loss in losses).backward()
     for mine, first, second in zip(curve, *expected, strict=True):
@@ -223,5 +223,5 @@ def test_state_is_its_weights():
 
 
 def test_refuses():
-    with pytest.raises(ValueError, match=r"schedule\.log_snr_max=-5\.0 is not above log_snr_min=-5\.0"):
+    with pytest.raises(ValueError, match=r"schedule\.log_snr_max must be > schedule\.log_snr_min, got -5\.0 and -5\.0"):
         LearnedSchedule(log_snr_max=-5.0)

@@ -171,48 +171,50 @@ def test_single_precision_and_no_gradients_around_it(mode, gaussian, randn):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("bins", [2, 10, 256])
-def test_uniform_levels_cost_the_logarithm_of_their_number(bins, shape):
+@pytest.mark.parametrize("num_levels", [2, 10, 256])
+def test_uniform_levels_cost_the_logarithm_of_their_number(num_levels, shape):
     """Dequantized they are uniform on an interval; 256 levels cost 8 bits."""
     n = math.prod(shape)
-    width = bins * 2 / (bins - 1)
+    width = num_levels * 2 / (num_levels - 1)
     log_density = torch.tensor([-n * math.log(width)])
-    assert bits_per_dimension(log_density, n, bins).item() == pytest.approx(math.log2(bins))
+    assert bits_per_dimension(log_density, n, num_levels).item() == pytest.approx(math.log2(num_levels))
     assert bits_per_dimension(log_density, n).item() == pytest.approx(math.log2(width))
 
 
-@pytest.mark.parametrize("bins", [2, 256])
-def test_dequantize_spreads_evenly_over_a_level(bins):
-    levels = torch.linspace(-1, 1, bins, dtype=torch.float64)
-    x = levels.repeat(40_000 // bins)
-    found = dequantize(x, bins, torch.Generator().manual_seed(0))
-    assert torch.equal(levels[((found + 1) / 2 * (bins - 1)).round().long()], x), "rounding undoes it"
-    u = (found - x) * (bins - 1) / 2 + 0.5
+@pytest.mark.parametrize("num_levels", [2, 256])
+def test_dequantize_spreads_evenly_over_a_level(num_levels):
+    levels = torch.linspace(-1, 1, num_levels, dtype=torch.float64)
+    x = levels.repeat(40_000 // num_levels)
+    found = dequantize(x, num_levels, torch.Generator().manual_seed(0))
+    assert torch.equal(levels[((found + 1) / 2 * (num_levels - 1)).round().long()], x), "rounding undoes it"
+    u = (found - x) * (num_levels - 1) / 2 + 0.5
     assert 0 <= u.min() < 1e-3 and 1 - 1e-3 < u.max() <= 1
     for power in (1, 2, 3):
         assert u.pow(power).mean().item() == pytest.approx(1 / (power + 1), abs=5 * 0.3 / len(x) ** 0.5)
-    again = dequantize(x, bins, torch.Generator().manual_seed(0))
-    assert torch.equal(found, again) and not torch.equal(found, dequantize(x, bins, torch.Generator().manual_seed(1)))
+    again = dequantize(x, num_levels, torch.Generator().manual_seed(0))
+    assert torch.equal(found, again) and not torch.equal(
+        found, dequantize(x, num_levels, torch.Generator().manual_seed(1))
+    )
 
 
 def test_bits_of_rounded_gaussian_data():
     """All steps together: levels of a rounded Gaussian, dequantized, cost their entropy and hardly more."""
-    schedule, bins, n = schedules.FlowSchedule(), 256, 2000
+    schedule, num_levels, n = schedules.FlowSchedule(), 256, 2000
     mean, std = 0.1, 0.2
 
     def denoise(x_t, t):
         alpha, sigma = schedule.alpha_sigma(t)
         return mean + alpha * std**2 / (alpha**2 * std**2 + sigma**2) * (x_t - alpha * mean)
 
-    levels = torch.linspace(-1, 1, bins, dtype=torch.float64)
+    levels = torch.linspace(-1, 1, num_levels, dtype=torch.float64)
     edges = torch.cat([levels - 1 / 255, (levels[-1:] + 1 / 255)])
     p = Normal(mean, std).cdf(edges).diff()
     p = p / p.sum()
     entropy = -(p * p.clamp(min=1e-300).log2()).sum()
     g = torch.Generator().manual_seed(0)
     x = levels[torch.multinomial(p, n, replacement=True, generator=g)].view(n // 4, 1, 4)
-    found = ode_log_likelihood(denoise, schedule, dequantize(x, bins, g), signs(1, n // 4, 1, 4))
-    bits = bits_per_dimension(found.log_density, 4, bins)
+    found = ode_log_likelihood(denoise, schedule, dequantize(x, num_levels, g), signs(1, n // 4, 1, 4))
+    bits = bits_per_dimension(found.log_density, 4, num_levels)
     assert bits.mean().item() == pytest.approx(entropy.item(), abs=4 * bits.std().item() / (n / 4) ** 0.5)
     of_these = -p[((x + 1) / 2 * 255).round().long()].log2().flatten(1).mean(1)
     difference = bits - of_these

@@ -255,8 +255,8 @@ def test_single_precision_suffices(part, weighting, make_schedule, randn):
 
 def bce_at(q, p, **arguments):
     """The loss of single predictions q of p, all in [0, 1] units."""
-    compare = BCE(weightings.uniform_weighting, **arguments).compare
-    return compare((2 * q - 1)[:, None], (2 * p - 1)[:, None], torch.ones(len(q), 1).double())[:, 0]
+    elementwise = BCE(weightings.uniform_weighting, **arguments).elementwise
+    return elementwise((2 * q - 1)[:, None], (2 * p - 1)[:, None], torch.ones(len(q), 1).double())[:, 0]
 
 
 def keras_bce(q, p, epsilon=1e-7):
@@ -342,11 +342,11 @@ VARIANCES = [LearnedRangeVariance, LearnedVariance]
 
 
 @pytest.mark.parametrize("variance", VARIANCES)
-@pytest.mark.parametrize("bins", [None, 256])
+@pytest.mark.parametrize("num_levels", [None, 256])
 @pytest.mark.parametrize("shape", [(2,), (3, 5), (1, 4, 6)])
 @pytest.mark.parametrize("process", ["linear", "cosine", "ve_sde", "flow", "laplace", "sub_vp_sde"])
 def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
-    process, shape, bins, variance, make_schedule, randn
+    process, shape, num_levels, variance, make_schedule, randn
 ):
     schedule, (x_0, noise) = make_schedule(process), batch(shape, randn)
     t = torch.tensor([0.01, 0.2, 0.55, 1.0], dtype=torch.float64)  # the first step is the decoder's
@@ -358,12 +358,12 @@ def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
         return value, torch.autograd.grad(value.sum(), [mean, output], allow_unused=True)
 
     leaves = randn(4, *shape), randn(4, *shape)
-    hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins))
+    hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.v_weighting, steps=50, num_levels=num_levels))
     # The squared error alone is at the times as the bound rounds them up.
     _, on_grid = losses.round_to_step(t, 50)
     square = MSE(weightings.v_weighting)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, on_grid, noise)
-    _, (square_of_mean, _) = gradients(Hybrid(weightings.v_weighting, steps=50, bins=bins, scale=0.0))
-    bound, (_, bound_of_variance) = gradients(VLB(50, bins=bins))
+    _, (square_of_mean, _) = gradients(Hybrid(weightings.v_weighting, steps=50, num_levels=num_levels, scale=0.0))
+    bound, (_, bound_of_variance) = gradients(VLB(50, num_levels=num_levels))
     assert_close(hybrid, square + 0.001 * bound, rtol=1e-9, atol=1e-12)
     assert_close(of_mean, square_of_mean, rtol=1e-12, atol=0)
     w = expand_like(weightings.v_weighting(schedule, on_grid), x_0)
@@ -500,7 +500,7 @@ def test_what_would_stay_untrained_is_refused(loss, denoiser, fix):
     [
         (partial(weightings.min_snr_weighting, gamma=-1.0), r"weighting is \[-1.0, .*finite and at least 0"),
         (lambda schedule, t: 1 / (t - 0.5).clamp(min=0), r"weighting is \[inf, .*finite and at least 0"),
-        (partial(weightings.edm_weighting, sigma_data=0), "weighting.sigma_data is above 0, not 0"),
+        (partial(weightings.edm_weighting, sigma_data=0), "weighting.sigma_data must be > 0, got 0"),
     ],
 )
 def test_a_weighting_that_is_none_is_refused(make, weighting, message):
@@ -521,12 +521,12 @@ def test_what_fits_is_not_refused():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Huber(weightings.simple_weighting, 0.0), "loss.delta is above 0, not 0.0"),
-        (lambda: PseudoHuber(weightings.simple_weighting, -1.0), "loss.c is above 0, not -1.0"),
-        (lambda: BCE(weightings.simple_weighting, 0.5), "loss.margin lies between 0 and 0.5, not 0.5"),
-        (lambda: BCE(weightings.simple_weighting, 0.0), "loss.margin lies between 0 and 0.5, not 0.0"),
-        (lambda: VLB(0), "loss.steps is at least 1, not 0"),
-        (lambda: Hybrid(weightings.simple_weighting, 0), "loss.steps is at least 1, not 0"),
+        (lambda: Huber(weightings.simple_weighting, 0.0), "loss.delta must be > 0, got 0.0"),
+        (lambda: PseudoHuber(weightings.simple_weighting, -1.0), "loss.c must be > 0, got -1.0"),
+        (lambda: BCE(weightings.simple_weighting, 0.5), "loss.margin must be in \(0, 0.5\), got 0.5"),
+        (lambda: BCE(weightings.simple_weighting, 0.0), "loss.margin must be in \(0, 0.5\), got 0.0"),
+        (lambda: VLB(0), "loss.steps must be >= 1, got 0"),
+        (lambda: Hybrid(weightings.simple_weighting, 0), "loss.steps must be >= 1, got 0"),
     ],
 )
 def test_impossible_values(make, message):

@@ -91,7 +91,7 @@ def test_coefficients_of_the_input(name, part):
     """Unit variance for data of unit variance, or of sigma_data; told 1000 t, or 250 log(sigma / alpha)."""
     schedule, parameterization = ALL[name](), TRUTHS[part][0]
     alpha, sigma = schedule.alpha_sigma(T)
-    scalings = parameterization.scalings(schedule, T)
+    scalings = parameterization.preconditioning(schedule, T)
     std = getattr(parameterization, "sigma_data", 1.0)
     assert_close(scalings.c_in**2 * (alpha**2 * std**2 + sigma**2), torch.ones_like(T), rtol=1e-12, atol=0)
     told = 250 * torch.log(sigma / alpha) if part.startswith("edm") else 1000 * T
@@ -107,7 +107,7 @@ def test_network_input(randn):
         Denoiser(net, schedule, parameterization)(x_t, T, label)
         x, c_noise, cond = net.given
         assert_close(x.var((1, 2)), torch.ones(4).double(), rtol=0, atol=5 * (2 / 20_000) ** 0.5)
-        assert_close(c_noise, parameterization.scalings(schedule, T).c_noise.float())
+        assert_close(c_noise, parameterization.preconditioning(schedule, T).c_noise.float())
         assert torch.equal(cond, label)
 
 
@@ -119,7 +119,7 @@ def test_network_input(randn):
 def test_edm_equals_table_1(schedule, sigma_data):
     t = torch.linspace(0.001, 1, 50, dtype=torch.float64)
     sigma = schedule.alpha_sigma(t)[1].numpy()
-    mine = EDM(sigma_data).scalings(schedule, t)
+    mine = EDM(sigma_data).preconditioning(schedule, t)
     both = sigma**2 + sigma_data**2
     assert_close(mine.c_skip, torch.from_numpy(sigma_data**2 / both), rtol=1e-12, atol=0)
     assert_close(mine.c_out, torch.from_numpy(sigma * sigma_data / np.sqrt(both)), rtol=1e-12, atol=0)
@@ -133,7 +133,7 @@ def test_edm_targets(name, sigma_data):
     """Of unit variance, exactly, and of all c_skip with the least weight of the network's errors, at every time."""
     schedule, t = ALL[name](), torch.cat([T, ONE[None]])
     alpha, sigma = schedule.alpha_sigma(t)
-    _, c_skip, c_out, _ = EDM(sigma_data).scalings(schedule, t)
+    _, c_skip, c_out, _ = EDM(sigma_data).preconditioning(schedule, t)
 
     def variance(skip):
         """Of x_0 - skip x_t."""
@@ -148,7 +148,7 @@ def test_edm_on_data(randn):
     n, schedule, part = 20_000, EDMSchedule(), EDM(0.5)
     x_0, eps = 0.5 * randn(4, n), randn(4, n)
     x_t = schedule.add_noise(x_0, T, eps)
-    c_in, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.scalings(schedule, T))
+    c_in, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.preconditioning(schedule, T))
     for value in c_in * x_t, (x_0 - c_skip * x_t) / c_out:
         assert_close(value.var(1), torch.ones(4).double(), rtol=0, atol=5 * (2 / n) ** 0.5)
 
@@ -171,7 +171,7 @@ def test_mean_has_the_coefficients_of_ddpm(make):
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     a, b = posterior(schedule, t - 1 / 1000, t)
     assert_close(torch.stack([a, b]), torch.stack([of_x_t, of_x_0]), rtol=1e-9, atol=1e-12)
-    scalings = PosteriorMean(1000).scalings(schedule, t)
+    scalings = PosteriorMean(1000).preconditioning(schedule, t)
     assert_close(scalings.c_out, 1 / of_x_0, rtol=1e-9, atol=0)
     assert_close(scalings.c_skip, -of_x_t / of_x_0, rtol=1e-9, atol=1e-9)
 
@@ -180,7 +180,7 @@ def test_mean_has_the_coefficients_of_ddpm(make):
 def test_mean_within_the_first_step(name):
     """Finite down to t = 0, and the network predicts the data wherever the step ends in it."""
     schedule = ALL[name]()
-    scalings = PosteriorMean(STEPS).scalings(schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64))
+    scalings = PosteriorMean(STEPS).preconditioning(schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64))
     assert all(v.isfinite().all() for v in scalings)
     if name != "learned":
         assert_close(scalings.c_out, torch.ones(4).double(), rtol=0, atol=1e-12)
@@ -202,7 +202,7 @@ def test_others_are_finite_at_both_ends(name, part, randn):
     """Coefficients, predictions, and gradients by the network's weights, by x_t and by a learned schedule's weights."""
     schedule, parameterization = ALL[name]().requires_grad_(), TRUTHS[part][0]
     t = torch.tensor([0, 1e-5, 1.0], dtype=torch.float64)
-    assert all(v.isfinite().all() for v in parameterization.scalings(schedule, t))
+    assert all(v.isfinite().all() for v in parameterization.preconditioning(schedule, t))
 
     class Linear(nn.Module):
         def __init__(self):
@@ -232,8 +232,8 @@ def test_others_are_finite_at_both_ends(name, part, randn):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: EDM(0.0), "parameterization.sigma_data is above 0, not 0.0"),
-        (lambda: PosteriorMean(0), "parameterization.steps is at least 1, not 0"),
+        (lambda: EDM(0.0), "parameterization.sigma_data must be > 0, got 0.0"),
+        (lambda: PosteriorMean(0), "parameterization.steps must be >= 1, got 0"),
     ],
 )
 def test_refuses(make, message):

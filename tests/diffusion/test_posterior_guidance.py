@@ -145,7 +145,7 @@ def test_dps_is_algorithm_1(steps, randn):
     r"""After a step of DDPM the paper subtracts :math:`\zeta' / \|y - A \hat x_0\|\ \nabla_x \|y - A \hat x_0\|^2`."""
     schedule, data, scale = CosineSchedule(steps), Data("average", 0.0, randn, batch=3), 0.7
     sampler, x_t = DDPM(schedule, steps), randn(3, *data.shape)
-    t, s = sampler.levels(torch.tensor([6, 5], dtype=torch.float64) / 10)
+    t, s = sampler.noise_levels(torch.tensor([6, 5], dtype=torch.float64) / 10)
     guided, plain = (
         sampler.step(DenoiserMemory(denoise, no_clip), x_t, t, s, torch.zeros_like)
         for denoise in (

@@ -55,12 +55,12 @@ def uniform(low, high=1.0):
     return lambda t: (t - low) / (high - low)
 
 
-def warm(bins=8, history=3, **kwargs):
+def warm(bins=8, history_per_term=3, **kwargs):
     """One that has seen losses around 1 + 3 j in bin j."""
-    times, g = LossSecondMomentTimeSampler(bins, history, **kwargs), generator(7)
+    times, g = LossSecondMomentTimeSampler(bins, history_per_term, **kwargs), generator(7)
     middles = times.t_min + (1 - times.t_min) * (torch.arange(bins, dtype=torch.float64) + 0.5) / bins
-    for _ in range(history):
-        times.observe(middles, 1 + 3 * torch.arange(bins) + torch.rand(bins, generator=g))
+    for _ in range(history_per_term):
+        times.update_with_losses(middles, 1 + 3 * torch.arange(bins) + torch.rand(bins, generator=g))
     return times
 
 
@@ -187,39 +187,39 @@ def test_logit_normal(mean, std):
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 0.3])
-def test_loss_aware_is_uniform_at_first(t_min):
-    times = LossSecondMomentTimeSampler(bins=8, history=3, t_min=t_min)
+def test_loss_second_moment_is_uniform_at_first(t_min):
+    times = LossSecondMomentTimeSampler(bins=8, history_per_term=3, t_min=t_min)
     middles = t_min + (1 - t_min) * (torch.arange(8).double() + 0.5) / 8
     assert kolmogorov_smirnov(draw(times), uniform(t_min)) < 1.95
     for _ in range(2):
-        times.observe(middles, torch.arange(8.0))
-    times.observe(middles[:-1], torch.arange(7.0))  # one bin still lacks a loss
+        times.update_with_losses(middles, torch.arange(8.0))
+    times.update_with_losses(middles[:-1], torch.arange(7.0))  # one bin still lacks a loss
     assert_close(times.probabilities(), torch.full((8,), 1 / 8).double())
-    assert torch.equal(times.importance(middles), torch.ones(8).double())
-    times.observe(middles[-1:], torch.tensor([7.0]))
+    assert torch.equal(times.importance_weights(middles), torch.ones(8).double())
+    times.update_with_losses(middles[-1:], torch.tensor([7.0]))
     assert times.probabilities()[-1] > 0.2
 
 
 @pytest.mark.parametrize("share", [0.001, 0.2])
-def test_loss_aware_follows_the_root_mean_square(share):
-    times, history = LossSecondMomentTimeSampler(3, 2, uniform_share=share), [[3.0, 4.0], [0.0, 1.0], [-2.0, 2.0]]
+def test_loss_second_moment_follows_the_root_mean_square(share):
+    times, history = LossSecondMomentTimeSampler(3, 2, uniform_prob=share), [[3.0, 4.0], [0.0, 1.0], [-2.0, 2.0]]
     for k in range(2):
-        times.observe(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([h[k] for h in history]))
+        times.update_with_losses(torch.tensor([0.1, 0.5, 0.9]).double(), torch.tensor([h[k] for h in history]))
     root = torch.tensor([12.5**0.5, 0.5**0.5, 2.0], dtype=torch.float64)
     assert_close(times.probabilities(), (1 - share) * root / root.sum() + share / 3, rtol=1e-6, atol=0)
 
 
-def test_loss_aware_forgets_what_is_older_than_its_history():
-    times, t = LossSecondMomentTimeSampler(2, 2, uniform_share=1e-9), torch.tensor([0.2, 0.7], dtype=torch.float64)
+def test_loss_second_moment_forgets_what_is_older_than_its_history():
+    times, t = LossSecondMomentTimeSampler(2, 2, uniform_prob=1e-9), torch.tensor([0.2, 0.7], dtype=torch.float64)
     for losses in ([100.0, 100.0], [1.0, 3.0], [1.0, 3.0]):
-        times.observe(t, torch.tensor(losses))
+        times.update_with_losses(t, torch.tensor(losses))
     assert_close(times.probabilities(), torch.tensor([0.25, 0.75]).double(), rtol=1e-6, atol=0)
-    times.observe(t[:1].expand(2), torch.tensor([3.0, 3.0]))  # two of one batch in one bin
+    times.update_with_losses(t[:1].expand(2), torch.tensor([3.0, 3.0]))  # two of one batch in one bin
     assert_close(times.probabilities(), torch.tensor([0.5, 0.5]).double(), rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 0.3])
-def test_loss_aware_draws_from_its_probabilities(t_min):
+def test_loss_second_moment_draws_from_its_probabilities(t_min):
     times = warm(t_min=t_min)
     t, p = draw(times), times.probabilities()
     counts = torch.bincount(times.bin(t), minlength=8)
@@ -233,30 +233,30 @@ def test_loss_aware_draws_from_its_probabilities(t_min):
 
 
 @pytest.mark.parametrize("t_min", [1e-5, 0.3])
-def test_loss_aware_mean_is_that_over_uniform_times(t_min):
+def test_loss_second_moment_mean_is_that_over_uniform_times(t_min):
     """Exactly: p w is that of a uniform draw in every bin. And of a smooth loss, in samples, to 5 standard errors."""
     times = warm(t_min=t_min)
     middles = t_min + (1 - t_min) * (torch.arange(8, dtype=torch.float64) + 0.5) / 8
-    assert_close(times.probabilities() * times.importance(middles), torch.full((8,), 1 / 8).double())
+    assert_close(times.probabilities() * times.importance_weights(middles), torch.full((8,), 1 / 8).double())
     t = draw(times)
-    weighted = times.importance(t) * t**3
+    weighted = times.importance_weights(t) * t**3
     true = (1 - t_min**4) / 4 / (1 - t_min)
     assert abs(weighted.mean() - true) < 5 * weighted.std() / N**0.5
     # and for losses like those that it has seen, the weighted ones vary less than with uniform times
     like, u = lambda t: 1 + 3 * times.bin(t), draw(UniformTimeSampler(t_min))
-    assert (times.importance(t) * like(t)).var() < 0.05 * like(u).double().var()
+    assert (times.importance_weights(t) * like(t)).var() < 0.05 * like(u).double().var()
 
 
-def test_state_of_loss_aware():
+def test_state_of_loss_second_moment():
     """It continues from its state as if nothing had happened."""
     times, other = warm(), LossSecondMomentTimeSampler(8, 3)
     other.load_state_dict(copy.deepcopy(times.state_dict()))
     for step in range(5):
         t = draw(times, 16, step)
         assert torch.equal(t, draw(other, 16, step))
-        assert torch.equal(times.importance(t), other.importance(t))
+        assert torch.equal(times.importance_weights(t), other.importance_weights(t))
         for each in times, other:
-            each.observe(t, t.float() ** 2)
+            each.update_with_losses(t, t.float() ** 2)
     assert torch.equal(times.probabilities(), other.probabilities())
     assert not torch.equal(times.probabilities(), warm().probabilities())
 
@@ -288,9 +288,9 @@ def test_range_and_precision(make, schedule):
 def test_others_weigh_all_times_alike(make):
     times = make()
     t = draw(times, 16)
-    times.observe(t, 100 * t)
-    assert torch.equal(times.importance(t), torch.ones(16).double())
-    assert type(times).observe is TimeSampler.observe
+    times.update_with_losses(t, 100 * t)
+    assert torch.equal(times.importance_weights(t), torch.ones(16).double())
+    assert type(times).update_with_losses is TimeSampler.update_with_losses
 
 
 @pytest.mark.parametrize(
@@ -305,10 +305,10 @@ def test_others_weigh_all_times_alike(make):
         (lambda: DiscreteUniformTimeSampler(0), "time_sampler.steps must be >= 1, got 0"),
         (lambda: LogNormalTimeSampler(std=0.0), "time_sampler.std must be > 0, got 0.0"),
         (lambda: LogitNormalTimeSampler(std=-1.0), "time_sampler.std must be > 0, got -1.0"),
-        (lambda: LossSecondMomentTimeSampler(bins=0), "time_sampler.bins and time_sampler.history must be >= 1"),
-        (lambda: LossSecondMomentTimeSampler(history=0), "time_sampler.bins and time_sampler.history must be >= 1"),
-        (lambda: LossSecondMomentTimeSampler(uniform_share=0.0), r"time_sampler.uniform_share in \(0, 1\]"),
-        (lambda: LossSecondMomentTimeSampler(uniform_share=1.5), r"time_sampler.uniform_share in \(0, 1\]"),
+        (lambda: LossSecondMomentTimeSampler(bins=0), "history_per_term must be >= 1"),
+        (lambda: LossSecondMomentTimeSampler(history_per_term=0), "history_per_term must be >= 1"),
+        (lambda: LossSecondMomentTimeSampler(uniform_prob=0.0), r"uniform_prob in \(0, 1\]"),
+        (lambda: LossSecondMomentTimeSampler(uniform_prob=1.5), r"uniform_prob in \(0, 1\]"),
     ],
 )  # fmt: skip
 def test_refuses(make, message):

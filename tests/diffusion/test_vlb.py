@@ -66,15 +66,15 @@ def step_forward(schedule, s, t):
     return sigma_t**2 - (alpha_t / alpha_s) ** 2 * sigma_s**2
 
 
-@pytest.mark.parametrize("bins", [None, 256])
-def test_the_first_step_is_the_decoder(bins, schedule, randn):
+@pytest.mark.parametrize("num_levels", [None, 256])
+def test_the_first_step_is_the_decoder(num_levels, schedule, randn):
     """Its mean is the prediction of the data, its small variance that of the step after."""
     x_0, x_t, guess = torch.tanh(randn(3, 1, 4)), randn(3, 1, 4), randn(3, 1, 4)
     s, t = torch.zeros(3).double(), torch.full((3,), 0.05).double()
     denoiser = Oracle(lambda *_: guess, schedule)
     _, _, v = posterior(schedule, t, 2 * t, x_0)
-    found = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), bins)
-    expected = decoder_nll(x_0, guess, v.log().expand_as(x_0), bins)
+    found = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t), num_levels)
+    expected = decoder_nll(x_0, guess, v.log().expand_as(x_0), num_levels)
     assert_close(found, expected.flatten(1).mean(1), rtol=1e-9, atol=1e-9)
 
 
@@ -93,13 +93,13 @@ def test_decoder_of_continuous_data_is_a_density(randn):
 
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("std", SCALES)
-@pytest.mark.parametrize("bins", [2, 5, 256])
-def test_probabilities_of_all_levels_sum_to_one(bins, std, mean):
-    levels = torch.linspace(-1, 1, bins, dtype=torch.float64)
+@pytest.mark.parametrize("num_levels", [2, 5, 256])
+def test_probabilities_of_all_levels_sum_to_one(num_levels, std, mean):
+    levels = torch.linspace(-1, 1, num_levels, dtype=torch.float64)
     log_var = torch.full_like(levels, 2 * math.log(std))
-    nll = decoder_nll(levels, torch.full_like(levels, mean), log_var, bins)
+    nll = decoder_nll(levels, torch.full_like(levels, mean), log_var, num_levels)
     assert (-nll).exp().sum().item() == pytest.approx(1, abs=1e-9)
-    single = decoder_nll(levels.float(), torch.full_like(levels, mean).float(), log_var.float(), bins)
+    single = decoder_nll(levels.float(), torch.full_like(levels, mean).float(), log_var.float(), num_levels)
     assert (-single).exp().sum().item() == pytest.approx(1, abs=5e-4)
 
 
@@ -337,9 +337,9 @@ def test_with_a_fixed_variance_it_tends_to_the_best_as_steps_grow(process, make_
 # ---- the whole ----
 
 
-@pytest.mark.parametrize("bins", [None, 256])
+@pytest.mark.parametrize("num_levels", [None, 256])
 @pytest.mark.parametrize("shape", SHAPES)
-def test_all_terms_of_some_data(shape, bins, make_schedule, randn):
+def test_all_terms_of_some_data(shape, num_levels, make_schedule, randn):
     """Prior, a column for each step, and their sum, in bits; noise from the generator; the label goes to the net."""
     schedule, steps, seen = make_schedule("cosine"), 6, []
 
@@ -349,12 +349,12 @@ def test_all_terms_of_some_data(shape, bins, make_schedule, randn):
 
     x_0, label = torch.tanh(randn(3, *shape)), torch.tensor([2, -1, 0])
     denoiser = Oracle(predict, schedule, None, LearnedRangeVariance()).eval()
-    found = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(5), label, bins)
+    found = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(5), label, num_levels)
     g = torch.Generator().manual_seed(5)
     for k in range(1, steps + 1):
         s, t = (torch.full((3,), v / steps, dtype=torch.float64) for v in (k - 1, k))
         x_t = schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g, dtype=torch.float64))
-        term = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, label), bins)
+        term = vlb_term(denoiser, x_0, x_t, s, t, denoiser(x_t, t, label), num_levels)
         assert_close(found["kl"][:, k - 1], term / math.log(2), rtol=1e-9, atol=1e-9)
     assert_close(found["prior"], prior_kl(schedule, x_0) / math.log(2))
     assert_close(found["total"], found["prior"] + found["kl"].sum(1))
@@ -362,18 +362,18 @@ def test_all_terms_of_some_data(shape, bins, make_schedule, randn):
     assert all(cond == [2, -1, 0] for _, cond, _ in seen) and not any(grad for *_, grad in seen[:steps])
 
 
-@pytest.mark.parametrize("bins", [None, 256])
+@pytest.mark.parametrize("num_levels", [None, 256])
 @pytest.mark.parametrize("process", ["linear", "edm", "flow"])
-def test_the_loss_over_all_times_is_the_bound(process, bins, make_schedule, randn):
+def test_the_loss_over_all_times_is_the_bound(process, num_levels, make_schedule, randn):
     """Each step's loss with the noise that the bound drew for it, whatever the time within the step."""
     schedule, steps = make_schedule(process), 25
     x_0, denoiser = torch.tanh(randn(2, 1, 4)), Oracle(lambda x_t, *_: torch.tanh(x_t), schedule).eval()
-    whole = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(1), bins=bins)["total"]
+    whole = vlb_terms(denoiser, x_0, steps, torch.Generator().manual_seed(1), num_levels=num_levels)["total"]
     g, parts = torch.Generator().manual_seed(1), []
     for k in range(1, steps + 1):
         t = torch.tensor([k - 0.3, k - 0.9], dtype=torch.float64) / steps
         noise = torch.randn(x_0.shape, generator=g, dtype=torch.float64)
-        parts.append(VLB(steps, bins)(denoiser, x_0, t, noise))
+        parts.append(VLB(steps, num_levels)(denoiser, x_0, t, noise))
     assert_close(torch.stack(parts).mean(0), whole, rtol=1e-9, atol=1e-12)
 
 

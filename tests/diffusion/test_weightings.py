@@ -198,7 +198,7 @@ def test_objectives_are_errors_of_what_they_say(name, part, data, randn):
     x_hat = denoiser(x_t, t).x_0
     eps_hat = (x_t - alpha * x_hat) / sigma
     power = (alpha**2 + sigma**2).sqrt()
-    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in EDM(0.5).scalings(schedule, t))
+    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in EDM(0.5).preconditioning(schedule, t))
     errors = {
         w.uniform_weighting: x_hat - x_0,
         w.simple_weighting: eps_hat - eps,
@@ -221,7 +221,7 @@ def test_objective_does_not_depend_on_the_parameterization(weighting, name, sche
     for part, (parameterization, _) in TRUTHS.items():
         if name in ENDS_IN_NOISE and part in SINGULAR:
             continue
-        _, c_skip, c_out, _ = (expand_like(v, x_0) for v in parameterization.scalings(schedule, T))
+        _, c_skip, c_out, _ = (expand_like(v, x_0) for v in parameterization.preconditioning(schedule, T))
         denoiser = Denoiser(Fixed((guess - c_skip * x_t) / c_out), schedule, parameterization)
         losses = MSE(EVERY[weighting])(denoiser, x_0, T, eps)
         results[part] = losses.detach(), torch.autograd.grad(losses.sum(), guess)[0]
@@ -235,7 +235,7 @@ def test_unit_weight_of_edm():
     """Under its own weighting the network's output has the plain squared error, whatever the noise level."""
     schedule, x_0, eps = VESDE(), torch.zeros(len(T), 1, 4).double(), torch.ones(len(T), 1, 4).double()
     part = EDM(0.5)
-    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.scalings(schedule, T))
+    _, c_skip, c_out, _ = (expand_like(v, x_0) for v in part.preconditioning(schedule, T))
     target = (x_0 - c_skip * schedule.add_noise(x_0, T, eps)) / c_out
     losses = MSE(w.edm_weighting)(Denoiser(Fixed(target + 0.3), schedule, part), x_0, T, eps)
     assert_close(losses, torch.full((len(T),), 0.09).double(), rtol=1e-6, atol=0)

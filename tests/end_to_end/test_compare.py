@@ -123,7 +123,7 @@ def test_samplers_on_one_run(command, sweep, tmp_path, monkeypatch):
     rows = table_of(tmp_path)
     measured = [(r["sampler"], r["steps"], float(r["nfe"])) for r in rows]
     assert measured == [("ddim", "2", 2), ("heun", "2", 3)]
-    assert "Left out: heun in 1500 steps; sampler: time_grid=trailing has 1000 nodes" in done.out
+    assert "Left out: heun in 1500 steps; sampler: time_grid=trailing needs sampler.steps <= schedule.steps" in done.out
     assert_stands_alone(tmp_path / "comparison.html", 3)
 
     from src.commands.evaluation import Evaluation

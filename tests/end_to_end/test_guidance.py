@@ -73,7 +73,12 @@ def test_without_the_label(conditional, draw):
     ratios = torch.exp(-CosineSchedule().log_snr(uniform_time_grid(CosineSchedule(), 4)[:-1]) / 2)
     parts = {}
     for low, high in ((0, "inf"), (0.5, 1.5), (50, 60)):
-        words = ("guidance=interval", "guidance.guidance.scale=3", f"guidance.low={low}", f"guidance.high={high}")
+        words = (
+            "guidance=interval",
+            "guidance.guidance.scale=3",
+            f"guidance.sigma_min={low}",
+            f"guidance.sigma_max={high}",
+        )
         parts[low] = draw(conditional, *few, *words)
         assert parts[low]["nfe"] == 4 + ((ratios >= low) & (ratios <= float(high))).sum().item()
     assert [part["nfe"] for part in parts.values()] == [8, 5, 4]
@@ -87,14 +92,14 @@ def test_by_an_earlier_checkpoint(kind, draw, request):
     run = request.getfixturevalue(kind)
 
     def by(ckpt: str, scale: float, *words: str) -> dict[str, np.ndarray]:
-        guide = (f"guidance.guide.ckpt={ckpt}", "guidance.guide.weights=raw", f"guidance.scale={scale}")
+        guide = (f"guidance.guide_model.ckpt={ckpt}", "guidance.guide_model.weights=raw", f"guidance.scale={scale}")
         return draw(run, "n=4", "guidance=autoguidance", *guide, *words)
 
     plain, none, guided, other = draw(run, "n=4"), by("step_2", 1), by("step_2", 3), by("step_4", 3)
     assert plain["nfe"] == none["nfe"] == 4 and guided["nfe"] == other["nfe"] == 8
     assert ("label" in plain) == (kind == "conditional")
     assert apart(none, plain) == 0 and min(apart(guided, plain), apart(guided, other)) > 1e-3
-    assert apart(by("step_2", 3, f"guidance.guide.run={run}"), guided) == 0
+    assert apart(by("step_2", 3, f"guidance.guide_model.run={run}"), guided) == 0
 
 
 def test_by_a_classifier(unconditional, draw):
@@ -117,9 +122,15 @@ def test_by_a_classifier(unconditional, draw):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["guidance=autoguidance"], ["guidance.guide.ckpt=VALUE is needed"]),
-        (["guidance=autoguidance", "guidance.guide.ckpt=step_3"], ["guidance.guide", "step_3.ckpt", "step_2, step_4"]),
-        (["guidance=autoguidance", "guidance.guide.ckpt=best", "guidance.guide.run=nowhere"], ["run folder nowhere"]),
+        (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE is needed"]),
+        (
+            ["guidance=autoguidance", "guidance.guide_model.ckpt=step_3"],
+            ["guidance.guide_model", "step_3.ckpt", "step_2, step_4"],
+        ),
+        (
+            ["guidance=autoguidance", "guidance.guide_model.ckpt=best", "guidance.guide_model.run=nowhere"],
+            ["run folder nowhere"],
+        ),
         (["guidance=classifier"], ["guidance.log_prob._target_=VALUE is needed"]),
         (["guidance=classifier", "guidance.log_prob._target_=no.Net"], ["guidance.log_prob._target_", "no.Net"]),
         (

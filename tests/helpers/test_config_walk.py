@@ -16,8 +16,8 @@ from tests.test_configs import COMMAND, FILES, words_for
 COMMANDS = [(command, ()) for command in walk.OPTIONS]
 # Names that may look like numbers, and what the run itself judges: its labels and the widths of its averages.
 FREE = (
-    "guidance.guide.weights",
-    "guidance.high",
+    "guidance.guide_model.weights",
+    "guidance.sigma_max",
     "logger.wandb.",
     "logger.tensorboard.version",
     "label",

@@ -125,7 +125,11 @@ def make_kind(kind, lr=1e-2):
         nn.init.normal_(p, std=0.3)
     schedule = LearnedSchedule(hidden=8) if kind == "learned_schedule" else CosineSchedule()
     loss = {"learned_variance": Hybrid(v_weighting), "learned_schedule": VLB(None)}.get(kind, MSE(v_weighting))
-    times = LossSecondMomentTimeSampler(bins=4, history=3) if kind == "loss_second_moment" else UniformTimeSampler()
+    times = (
+        LossSecondMomentTimeSampler(bins=4, history_per_term=3)
+        if kind == "loss_second_moment"
+        else UniformTimeSampler()
+    )
 
     def adam(parameters):
         return torch.optim.Adam(parameters, lr=lr)

@@ -42,7 +42,7 @@ STOCHASTIC = {
     "ddpm large": partial(DDPM, variance=FixedLargeVariance()),
     "ddim half": partial(DDIM, eta=0.5),
     "ddim ancestral": partial(DDIM, eta=1.0),
-    "heun churn": partial(Heun, churn=10.0),
+    "heun churn": partial(Heun, s_churn=10.0),
     "restart": Restart,
     "dpmpp_2m_sde": partial(DPMpp2M, eta=1.0),
     "dpmpp_2m_sde half": partial(DPMpp2M, eta=0.5),
@@ -68,9 +68,9 @@ GRIDS = {
     "quadratic": time_grids.quadratic_time_grid,
     "karras": time_grids.karras_time_grid,
     "log_snr": time_grids.log_snr_time_grid,
-    "given": partial(
+    "align_your_steps": partial(
         time_grids.align_your_steps_time_grid,
-        levels=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
+        sigmas=[14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152],
     ),
 }
 
@@ -87,9 +87,9 @@ def evaluations(name: str, sampler, schedule) -> int:
     if kind == "adams_bashforth":
         return steps + min(sampler.order, steps) - 1
     if kind.startswith("predictor_corrector"):
-        return steps + sampler.corrections * (steps - 1)
+        return steps + sampler.corrector_steps * (steps - 1)
     if kind == "annealed_langevin":
-        return sampler.repeats * steps + 1
+        return sampler.steps_per_level * steps + 1
     return steps
 
 

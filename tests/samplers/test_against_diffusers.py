@@ -191,12 +191,12 @@ def test_grids_in_noise(name, grid, make_schedule, randn):
 def test_align_your_steps(make_schedule, randn):
     """The list of levels in the configuration, and a walk along it from the highest level of the table."""
     levels, schedule, x = AysSchedules["StableDiffusionSigmas"], make_schedule("scaled_linear"), randn(2, 3, 5)
-    assert OmegaConf.load(ROOT / "conf/time_grid/align_your_steps.yaml").levels == levels[:-1]
+    assert OmegaConf.load(ROOT / "conf/time_grid/align_your_steps.yaml").sigmas == levels[:-1]
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     scheduler = scheduler_of(
         EulerDiscreteScheduler, {"sigmas": [float(sigma / alpha), *levels[1:]]}, **BETAS["scaled_linear"]
     )
-    sampler = Euler(schedule, 10, partial(time_grids.align_your_steps_time_grid, levels=levels[:-1]))
+    sampler = Euler(schedule, 10, partial(time_grids.align_your_steps_time_grid, sigmas=levels[:-1]))
     assert_equal(ours(sampler, x), theirs(scheduler, x))
 
 

@@ -64,7 +64,7 @@ def heun(x, t, s):
 
 
 @pytest.mark.parametrize(
-    ("steps", "first", "churn", "churn_min", "churn_max", "churn_noise"),
+    ("steps", "first", "s_churn", "s_min", "s_max", "s_noise"),
     [
         (1, 0, 0, 0, math.inf, 1),
         (18, 0, 0, 0, math.inf, 1),
@@ -73,13 +73,13 @@ def heun(x, t, s):
         (18, 1, 5, 0, math.inf, 0.9),
     ],
 )
-def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
+def test_edm(steps, first, s_churn, s_min, s_max, s_noise, randn):
     """Algorithm 2 of Karras et al. 2022, at its times, eq. 5.
 
     Ours adds no noise at t = 1, where there is no more; the cases with churn do not ask for it there, as they begin
     below or have their maximum below.
     """
-    options = {"churn": churn, "churn_min": churn_min, "churn_max": churn_max, "churn_noise": churn_noise}
+    options = {"s_churn": s_churn, "s_min": s_min, "s_max": s_max, "s_noise": s_noise}
     sampler = Heun(discrete_schedules.EDMSchedule(), steps, time_grids.karras_time_grid, **options)
     levels = [*(edm_levels(steps) if steps > 1 else [80.0]), 0.0][first:]
     for shape in SHAPES:
@@ -87,13 +87,13 @@ def test_edm(steps, first, churn, churn_min, churn_max, churn_noise, randn):
         mine, *_ = ours(sampler, x, sampler.times()[first:])
         z, states, churned = normal(x), [x], 0
         for t, s in itertools.pairwise(levels):
-            gamma = min(churn / steps, math.sqrt(2) - 1) if churn_min <= t <= churn_max else 0
+            gamma = min(s_churn / steps, math.sqrt(2) - 1) if s_min <= t <= s_max else 0
             t_hat = t + gamma * t
             if gamma > 0:
-                x, churned = x + math.sqrt(t_hat**2 - t**2) * churn_noise * z(), churned + 1
+                x, churned = x + math.sqrt(t_hat**2 - t**2) * s_noise * z(), churned + 1
             x = heun(x, t_hat, s)
             states.append(x)
-        assert (churned > 0) == (churn > 0)
+        assert (churned > 0) == (s_churn > 0)
         equal(mine, states)
 
 
@@ -115,11 +115,12 @@ def test_heun_of_the_noise_level(name, make_schedule, randn):
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "repeats", "restart_steps"), [(0.2, 1.0, 2, 3), (0.06, 5.0, 3, 4), (0.5, 2.0, 1, 1), (1, 2, 0, 5)]
+    ("low", "high", "repeats", "steps_per_restart"),
+    [(0.2, 1.0, 2, 3), (0.06, 5.0, 3, 4), (0.5, 2.0, 1, 1), (1, 2, 0, 5)],
 )
-def test_restart(low, high, repeats, restart_steps, randn):
+def test_restart(low, high, repeats, steps_per_restart, randn):
     """Algorithm 1 of Xu et al. 2023, whose main backward process has `low` among its times, with steps of EDM."""
-    options = {"low": low, "high": high, "repeats": repeats, "restart_steps": restart_steps}
+    options = {"sigma_min": low, "sigma_max": high, "restarts": repeats, "steps_per_restart": steps_per_restart}
     sampler, main = (
         Restart(discrete_schedules.EDMSchedule(), 12, time_grids.karras_time_grid, **options),
         [*edm_levels(12), 0.0],
@@ -136,7 +137,7 @@ def test_restart(low, high, repeats, restart_steps, randn):
         walk(states, [*(v for v in main if v > low), low])
         for _ in range(repeats):
             states.append(states[-1] + math.sqrt(high**2 - low**2) * z())
-            walk(states, edm_levels(restart_steps + 1, high, low))
+            walk(states, edm_levels(steps_per_restart + 1, high, low))
         walk(states, [low, *(v for v in main if v < low)])
         equal(mine, states)
 
@@ -248,19 +249,19 @@ STEP_SIZES = {
 }
 
 
-def corrected(x, alpha, sigma, r, corrections, draw, step_size):
+def corrected(x, alpha, sigma, r, corrector_steps, draw, step_size):
     r"""The correctors: :math:`x + \epsilon s + \sqrt{2 \epsilon} z`."""
-    for _ in range(corrections):
+    for _ in range(corrector_steps):
         score, z = (alpha * predict(x / alpha, sigma / alpha) - x) / sigma**2, draw()
         epsilon = step_size(r, z, score, sigma)
         x = x + epsilon * score + np.sqrt(2 * epsilon) * z
     return x
 
 
-@pytest.mark.parametrize("corrections", [0, 1, 3])
+@pytest.mark.parametrize("corrector_steps", [0, 1, 3])
 @pytest.mark.parametrize("name", ["ve", "vp"])
 @pytest.mark.parametrize("make", STEP_SIZES)
-def test_predictor_corrector(make, name, corrections, randn):
+def test_predictor_corrector(make, name, corrector_steps, randn):
     """Algorithms 2 and 3 with the ancestral predictors of appendix F (eq. 47 and 4), the last step without noise.
 
     That of the variance-preserving process has the large variance.
@@ -275,7 +276,7 @@ def test_predictor_corrector(make, name, corrections, randn):
         schedule, variance = beta_schedules.LinearSchedule(steps), {"variance": FixedLargeVariance()}
     for shape in SHAPES:
         x = randn(2, *shape).numpy()
-        mine, *_ = ours(make(schedule, steps, corrections=corrections, snr=r, **variance), x)
+        mine, *_ = ours(make(schedule, steps, corrector_steps=corrector_steps, snr=r, **variance), x)
         z, states = normal(x), [x]
         for i in range(steps - 1, -1, -1):
             if name == "ve":
@@ -284,7 +285,7 @@ def test_predictor_corrector(make, name, corrections, randn):
                 x = x + (high**2 - low**2) * score
                 if i:
                     x = x + math.sqrt(low**2 * (high**2 - low**2) / high**2) * z()
-                    x = corrected(x, 1.0, low, r, corrections, z, STEP_SIZES[make])
+                    x = corrected(x, 1.0, low, r, corrector_steps, z, STEP_SIZES[make])
             else:
                 sigma = math.sqrt(1 - alphas[i] ** 2)
                 score = (alphas[i] * predict(x / alphas[i], sigma / alphas[i]) - x) / sigma**2
@@ -292,6 +293,6 @@ def test_predictor_corrector(make, name, corrections, randn):
                 if i:
                     x = x + math.sqrt(betas[i]) * z()
                     sigma = math.sqrt(1 - alphas[i - 1] ** 2)
-                    x = corrected(x, alphas[i - 1], sigma, r, corrections, z, STEP_SIZES[make])
+                    x = corrected(x, alphas[i - 1], sigma, r, corrector_steps, z, STEP_SIZES[make])
             states.append(x)
         equal(mine, states)

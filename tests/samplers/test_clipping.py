@@ -53,15 +53,15 @@ def test_dynamic_of_everything_is_static_where_nothing_exceeds_the_bound(randn):
 
 @pytest.mark.parametrize("bound", [0, -1.0])
 def test_refuses_a_bound(bound):
-    with pytest.raises(ValueError, match=rf"clip\.bound is above 0, not {bound}; clip=none clips nothing"):
+    with pytest.raises(ValueError, match=rf"clip\.bound must be > 0, got {bound}; use clip=none for no clipping"):
         StaticClip(bound)
-    with pytest.raises(ValueError, match=rf"clip\.bound={bound} is above 0"):
+    with pytest.raises(ValueError, match=rf"clip\.bound must be > 0, got 0.995 and {bound}"):
         DynamicClip(bound=bound)
 
 
 @pytest.mark.parametrize("quantile", [0.0, 1.1])
 def test_refuses_a_quantile(quantile):
-    with pytest.raises(ValueError, match=rf"clip\.quantile={quantile} lies in \(0, 1\]"):
+    with pytest.raises(ValueError, match=rf"clip\.quantile must be in \(0, 1\] .*got {quantile} and"):
         DynamicClip(quantile)
 
 

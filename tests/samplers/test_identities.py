@@ -69,7 +69,7 @@ def test_euler_is_deterministic_ddim(data, schedule, randn):
     x_1 = randn(2, *data)
     euler = trajectory(Euler(schedule, 12), x_1)
     assert_close(euler, trajectory(DDIM(schedule, 12), x_1), rtol=1e-10, atol=1e-10)
-    levels = Euler(schedule).levels(Euler(schedule, 12).times())
+    levels = Euler(schedule).noise_levels(Euler(schedule, 12).times())
     for (t, s), x_t, x_s in zip(itertools.pairwise(levels), euler[:-1], euler[1:], strict=True):
         x_0 = denoise(x_t, t.t)
         eps = (x_t - t.alpha * x_0) / t.sigma

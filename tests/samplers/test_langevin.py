@@ -1,7 +1,7 @@
 r"""Langevin dynamics and the predictor-corrector leave the law of x_t as it is, up to a known effect of their steps.
 
 On Gaussian data, where x_t has the variance V, a step is :math:`x - \mu \leftarrow c (x - \mu) + \sqrt{\eta} z` with
-:math:`c = 1 - \eta / 2V` and :math:`\eta = \text{size}\, \sigma^2`. It keeps the variance
+:math:`c = 1 - \eta / 2V` and :math:`\eta = \text{step\_size}\, \sigma^2`. It keeps the variance
 :math:`\eta / (1 - c^2) = V / (1 - \eta / 4V)`.
 """
 
@@ -12,7 +12,7 @@ import torch
 from torch.testing import assert_close
 
 from src.samplers.base import DenoiserMemory, no_clip
-from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin
+from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin_step
 from tests.samplers.registry import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
 
@@ -29,8 +29,8 @@ def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
     truth = gaussian(data)
     denoise = DenoiserMemory(truth.denoiser(schedule), no_clip)
     for t, size in itertools.product([0.2, 0.5, 0.9], [0.01, 0.2, 1.5]):
-        (level,), (mean, std) = AnnealedLangevin(schedule).levels(tensor([t])), truth.moments(schedule, t)
-        c, d, e = coefficients(lambda x, noise: langevin(denoise, x, level, size, noise), truth.mean)  # noqa: B023
+        (level,), (mean, std) = AnnealedLangevin(schedule).noise_levels(tensor([t])), truth.moments(schedule, t)
+        c, d, e = coefficients(lambda x, noise: langevin_step(denoise, x, level, size, noise), truth.mean)  # noqa: B023
         eta = size * level.sigma**2
         assert_close(c, 1 - eta / (2 * std**2), rtol=0, atol=1e-12)
         assert_close(c * mean + d, mean, rtol=0, atol=1e-12)
@@ -41,11 +41,11 @@ def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
 def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
     """What a step of half the size gets wrong is half as much."""
     truth = gaussian((5,))
-    (level,) = AnnealedLangevin(schedule).levels(tensor([0.6]))
+    (level,) = AnnealedLangevin(schedule).noise_levels(tensor([0.6]))
     denoise, (_, std) = DenoiserMemory(truth.denoiser(schedule), no_clip), truth.moments(schedule, 0.6)
     errors = []
     for size in (0.02, 0.01):
-        c, _, e = coefficients(lambda x, noise, size=size: langevin(denoise, x, level, size, noise), truth.mean)
+        c, _, e = coefficients(lambda x, noise, size=size: langevin_step(denoise, x, level, size, noise), truth.mean)
         errors.append((e**2 / (1 - c**2) / std**2 - 1).max())
     assert errors[1] < 0.01 / 4 * 1.01
     assert_close(errors[0] / errors[1], tensor(2.0), rtol=0.01, atol=0)
@@ -54,11 +54,11 @@ def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
 def test_annealed_langevin_is_langevin_at_each_level(schedule, gaussian, randn):
     """And where the data outweighs the noise it carries x / alpha from one level to the next."""
     truth, size, repeats = gaussian((3, 5)), 0.3, 4
-    sampler = AnnealedLangevin(schedule, 6, size=size, repeats=repeats)
+    sampler = AnnealedLangevin(schedule, 6, step_size=size, steps_per_level=repeats)
     x, noise = randn(2, 3, 5), seeded(0)
     end = walk(sampler, truth.denoiser(schedule), x, seeded(0))
     predict = truth.denoiser(schedule)
-    for level, s in itertools.pairwise(sampler.levels(sampler.times())):
+    for level, s in itertools.pairwise(sampler.noise_levels(sampler.times())):
         for _ in range(repeats):
             score = (level.alpha * predict(x, level.t) - x) / level.sigma**2
             eta = size * level.sigma**2
@@ -71,18 +71,19 @@ def test_annealed_langevin_is_langevin_at_each_level(schedule, gaussian, randn):
 def states(sampler, truth, times):
     """Mean and variance of x_s at every level, begun at the exact law; see test_laws.py."""
     mean, std = truth.moments(sampler.schedule, float(times[0]))
-    x = mean.expand(2 + len(times) * (1 + sampler.corrections), *mean.shape).clone()
+    x = mean.expand(2 + len(times) * (1 + sampler.corrector_steps), *mean.shape).clone()
     x[1] += std
     for state in sampler.trajectory(truth.denoiser(sampler.schedule), x, one_hot(2), times=times):
         yield state.t, state.x_t[0], ((state.x_t[1:] - state.x_t[0]) ** 2).sum(0)
 
 
-@pytest.mark.parametrize(("corrections", "snr"), [(0, 0.16), (1, 0.05), (1, 0.16), (3, 0.16)])
-def test_law_of_the_predictor_corrector(snr, corrections, schedule, gaussian):
+@pytest.mark.parametrize(("corrector_steps", "snr"), [(0, 0.16), (1, 0.05), (1, 0.16), (3, 0.16)])
+def test_law_of_the_predictor_corrector(snr, corrector_steps, schedule, gaussian):
     """At every level the closed form: the posterior of the forward process, then Langevin steps."""
     truth = gaussian((5,))
     walked = list(states(
-        PredictorCorrectorALD(schedule, 12, corrections=corrections, snr=snr), truth, equal_in_log_snr(schedule, 12)
+        PredictorCorrectorALD(schedule, 12, corrector_steps=corrector_steps, snr=snr), truth,
+        equal_in_log_snr(schedule, 12),
     ))  # fmt: skip
     (_, _, expected), *_ = walked
     for (t, _, _), (s, mean, variance) in itertools.pairwise(walked):
@@ -92,7 +93,7 @@ def test_law_of_the_predictor_corrector(snr, corrections, schedule, gaussian):
         x_0_by_x_t = alpha_t * truth.std**2 / std_t**2
         c = alpha_ts * (sigma_s / sigma_t) ** 2 + alpha_s * (sigma_ts / sigma_t) ** 2 * x_0_by_x_t
         expected = c**2 * expected + (sigma_s * sigma_ts / sigma_t) ** 2
-        for _ in range(corrections):
+        for _ in range(corrector_steps):
             eta = 4 * snr**2 * sigma_s**2
             expected = (1 - eta / (2 * std_s**2)) ** 2 * expected + eta
         assert_close(mean, mean_s, rtol=0, atol=1e-10)
@@ -117,16 +118,16 @@ def test_corrections_of_a_given_snr_keep_the_law_of_many_elements(schedule_name,
     schedule, truth, snr = make_schedule(schedule_name), gaussian((1, 1000)), 0.05
     start, denoise = truth.moments(schedule, 0.5), truth.denoiser(schedule)
     x = start[0] + start[1] * randn(200, 1, 1000)
-    sampler = PredictorCorrector(schedule, 1, snr=snr, corrections=1)
+    sampler = PredictorCorrector(schedule, 1, snr=snr, corrector_steps=1)
     times = torch.tensor([0.5, 0.4999999], dtype=torch.float64)  # next to no step, so that the correction is alone
     z = randn(200, 1, 1000)
     moved = walk(sampler, denoise, x, lambda like: z[: len(like)], times=times)
     variance = ((moved - start[0]) / start[1]).square().mean()
     assert variance.item() == pytest.approx(1, abs=5 * (2 / moved.numel()) ** 0.5 + snr**4)
     # the ratio of what the score and the noise of the step do is r
-    (level,) = sampler.levels(times[1:])
+    (level,) = sampler.noise_levels(times[1:])
     pull = level.alpha * denoise(x, level.t) - x
-    size = sampler.size(pull / level.sigma, z)
+    size = sampler.step_size(pull / level.sigma, z)
     ratio = (size / 2 * pull).flatten(1).norm(dim=1) / (size**0.5 * level.sigma * z).flatten(1).norm(dim=1)
     assert_close(ratio, torch.full_like(ratio, snr), rtol=1e-9, atol=0)
     alone = walk(sampler, denoise, x[:1], lambda like: z[: len(like)], times=times)
@@ -147,9 +148,9 @@ def test_a_mixture_stays(kind, schedule_name, make_schedule, mixture, randn):
     x = schedule.add_noise(x, tensor(0.7), noise(x))
     if kind == "langevin":
         s, predict = 0.7, DenoiserMemory(denoise, no_clip)
-        (level,) = AnnealedLangevin(schedule).levels(tensor([s]))
+        (level,) = AnnealedLangevin(schedule).noise_levels(tensor([s]))
         for _ in range(40):
-            x = langevin(predict, x, level, 0.05, noise)
+            x = langevin_step(predict, x, level, 0.05, noise)
     else:
         s = 0.4
         sampler = PredictorCorrectorALD(schedule, 150, snr=0.1)

@@ -29,7 +29,7 @@ BIAS = {"annealed_langevin": 0.054, "euler_maruyama": 0.012}
 
 def make(name, schedule, steps):
     """With equal steps in log-SNR, or of t where the rates of the SDE must not vary within a step."""
-    options = {"restart_steps": steps // 5} if name == "restart" else {}
+    options = {"steps_per_restart": steps // 5} if name == "restart" else {}
     grid = "uniform" if name == "euler_maruyama" else "log_snr"
     return STOCHASTIC[name](schedule, steps, GRIDS[grid], **options)
 
@@ -40,7 +40,7 @@ def law(sampler, truth, mean, std):
     Row 0 of the batch gets no noise, which makes it the mean; row 1 only the noise of x_1, as a one, which makes what
     it adds to the mean the coefficient of that noise; row k only draw k - 1.
     """
-    draws = sampler.repeats + 1 if isinstance(sampler, AnnealedLangevin) else 2
+    draws = sampler.steps_per_level + 1 if isinstance(sampler, AnnealedLangevin) else 2
     rows = draws * len(sampler.times()) + 1
     x_1 = mean.expand(rows, *mean.shape).clone()
     x_1[1] += std

@@ -57,7 +57,7 @@ SAMPLERS = {
     "ddpm": lambda s: DDPM(s, 5),
     "eta": lambda s: DDIM(s, 5, eta=0.5, clip=StaticClip(1.0)),
     "dpmpp_2m": lambda s: DPMpp2M(s, 5),
-    "heun": lambda s: Heun(s, 5, churn=1.0),
+    "heun": lambda s: Heun(s, 5, s_churn=1.0),
 }
 
 

@@ -77,7 +77,7 @@ class TestTrailing:
     @pytest.mark.parametrize("steps", [11, 50])
     def test_refuses_more_steps_than_nodes(self, steps):
         with pytest.raises(
-            ValueError, match=rf"has 10 nodes, too few for sampler.steps={steps}; use time_grid=uniform"
+            ValueError, match=rf"needs sampler.steps <= schedule.steps, got {steps} and 10; use time_grid=uniform"
         ):
             time_grids.trailing_time_grid(discrete_schedules.AdditiveSchedule(10), steps)
 
@@ -136,7 +136,7 @@ class TestInNoise:
 class TestGiven:
     def test_as_many_steps_as_levels(self, schedule):
         """The levels themselves; but t = 1, where the highest would be."""
-        times = time_grids.align_your_steps_time_grid(schedule, 10, levels=AYS)
+        times = time_grids.align_your_steps_time_grid(schedule, 10, sigmas=AYS)
         top = float(torch.exp(-schedule.log_snr(tensor(1.0)) / 2))
         if top > AYS[0]:
             assert_close(noise_levels(schedule, times[1:-1]), tensor(AYS[1:]), rtol=1e-7, atol=0)
@@ -149,7 +149,7 @@ class TestGiven:
         """As the code of the paper does."""
         schedule = make_schedule("linear")
         expected = np.exp(np.interp(np.linspace(0, 9, steps), np.arange(10), np.log(AYS)))
-        levels = noise_levels(schedule, time_grids.align_your_steps_time_grid(schedule, steps, levels=AYS)[1:-1])
+        levels = noise_levels(schedule, time_grids.align_your_steps_time_grid(schedule, steps, sigmas=AYS)[1:-1])
         assert_close(levels, tensor(expected[1:]), rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize("start", [0.9, 0.5, 0.3])
@@ -157,25 +157,23 @@ class TestGiven:
         schedule = make_schedule("linear")
         top = float(noise_levels(schedule, tensor(start)))
         below = [v for v in AYS if v < min(top, AYS[0])]  # the start takes the place of the highest
-        times = time_grids.align_your_steps_time_grid(schedule, len(below) + 1, start, levels=AYS)
+        times = time_grids.align_your_steps_time_grid(schedule, len(below) + 1, start, sigmas=AYS)
         assert times[0] == start
         assert_close(noise_levels(schedule, times[1:-1]), tensor(below), rtol=1e-9, atol=0)
 
     @pytest.mark.parametrize("levels", [[], [1.0], [1.0, 2.0], [2.0, 1.0, 1.0], [2.0, 1.0, 0.0], [1.0, -1.0]])
     def test_refuses(self, levels, make_schedule):
         with pytest.raises(
-            ValueError, match=r"time_grid\.levels is a falling list of two or more noise levels above 0"
+            ValueError, match=r"time_grid\.sigmas must be a decreasing list of two or more noise levels > 0"
         ):
-            time_grids.align_your_steps_time_grid(make_schedule("linear"), 10, levels=levels)
+            time_grids.align_your_steps_time_grid(make_schedule("linear"), 10, sigmas=levels)
 
 
 @pytest.mark.parametrize("make", [time_grids.karras_time_grid, time_grids.log_snr_time_grid])
 class TestRefuses:
     @pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-1.0, 1.0), (1.0, 1.0), (2.0, 1.0)])
     def test_levels_that_do_not_fall(self, low, high, make, make_schedule):
-        with pytest.raises(
-            ValueError, match=rf"0 < time_grid\.sigma_min < time_grid\.sigma_max is needed, not {low} and {high}"
-        ):
+        with pytest.raises(ValueError, match=rf"time_grid must have 0 < sigma_min < sigma_max, got {low} and {high}"):
             make(make_schedule("linear"), 10, sigma_min=low, sigma_max=high)
 
     def test_levels_above_the_start(self, make, make_schedule):

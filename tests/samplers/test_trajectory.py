@@ -89,7 +89,7 @@ class TestStates:
         sampler, like = make(5), torch.empty(3, *shape, dtype=torch.float64)
         noise = SeededNoise([3, 7, "x"])
         several = sampler.sample(denoise, SeededNoise([3, 7, "x"]), like)
-        assert torch.equal(several, walk(sampler, denoise, sampler.prior(noise, like), noise))
+        assert torch.equal(several, walk(sampler, denoise, sampler.sample_prior(noise, like), noise))
         assert_close(several[1:2], sampler.sample(denoise, SeededNoise([7]), like[:1]), rtol=1e-10, atol=1e-10)
         assert (several[0] != several[1]).any()
 
@@ -186,7 +186,7 @@ class TestParts:
             pytest.skip("what comes out is no sum of its draws; see test_langevin.py")
         truth, start = gaussian((5,)), 0.37
         grid = "uniform" if name == "euler_maruyama" else "log_snr"
-        sampler = make(60, GRIDS[grid], **({"restart_steps": 12} if name == "restart" else {}))
+        sampler = make(60, GRIDS[grid], **({"steps_per_restart": 12} if name == "restart" else {}))
         times = sampler.times(start)
         assert times[0] == start
         mean, std = truth.moments(schedule, start)
@@ -237,7 +237,7 @@ def test_prior(schedule):
     """The noise at t = 1: standard, scaled by sigma_1."""
     like, n = torch.empty(4, 3, 5000, dtype=torch.float64), 60_000
     _, sigma = schedule.alpha_sigma(tensor(1.0))
-    x_1 = DDPM(schedule).prior(SeededNoise(range(4)), like)
+    x_1 = DDPM(schedule).sample_prior(SeededNoise(range(4)), like)
     assert_close(x_1, sigma * SeededNoise(range(4))(like), rtol=0, atol=1e-12)
     assert_close(x_1.var(), sigma**2, rtol=5 * (2 / n) ** 0.5, atol=0)
 
@@ -246,7 +246,7 @@ def test_levels(schedule):
     """Floats of float64 precision, and the level of a log-SNR."""
     sampler = Euler(schedule)
     times = torch.linspace(1, 0, 8, dtype=torch.float64)
-    for level, t in zip(sampler.levels(times.float().double()), times.float().double(), strict=True):
+    for level, t in zip(sampler.noise_levels(times.float().double()), times.float().double(), strict=True):
         alpha, sigma = schedule.alpha_sigma(t)
         assert (level.alpha, level.sigma) == (float(alpha), float(sigma))
         assert 2 * level.half_log_snr == pytest.approx(float(schedule.log_snr(t)), rel=1e-9, abs=1e-12)
@@ -280,37 +280,37 @@ class TestSeededNoise:
         assert n**0.5 * distance < 1.95  # Kolmogorov-Smirnov, exceeded once in a thousand
 
     def test_refuses_another_batch_size(self):
-        with pytest.raises(ValueError, match="2 seeds cannot give noise for a batch of 3"):
+        with pytest.raises(ValueError, match="got 2 seeds for a batch of 3"):
             SeededNoise([1, 2])(torch.empty(3, 1, 4))
 
 
 @pytest.mark.parametrize("steps", [0, -3])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_refuses_steps(name, steps, make_schedule):
-    with pytest.raises(ValueError, match=f"sampler.steps is at least 1, not {steps}"):
+    with pytest.raises(ValueError, match=f"sampler.steps must be >= 1, got {steps}"):
         SAMPLERS[name](make_schedule("linear"), steps)
 
 
 REFUSED = [
-    (DDIM, {"eta": -0.1}, r"sampler\.eta lies in \[0, 1\], not -0.1"),
-    (DDIM, {"eta": 1.5}, r"sampler\.eta lies in \[0, 1\], not 1.5"),
-    (DPMpp2M, {"eta": -1.0}, r"sampler\.eta is at least 0, not -1.0"),
-    (DPMpp3MSDE, {"eta": -0.2}, r"sampler\.eta is at least 0, not -0.2"),
-    (Heun, {"churn": -1.0}, r"sampler\.churn is at least 0"),
-    (Heun, {"churn_noise": 0.0}, r"sampler\.churn_noise above 0"),
-    (Restart, {"low": 0.0}, r"0 < sampler\.low < sampler\.high"),
-    (Restart, {"low": 2.0, "high": 1.0}, r"not 2.0, 1.0, 2 and 3"),
-    (Restart, {"repeats": -1}, r"sampler\.repeats at least 0"),
-    (Restart, {"restart_steps": 0}, r"sampler\.restart_steps at least 1"),
-    (UniPC, {"order": 0}, r"sampler\.order of unipc is 1, 2 or 3, not 0"),
-    (UniPC, {"order": 4}, r"sampler\.order of unipc is 1, 2 or 3, not 4"),
-    (AdamsBashforth, {"order": 0}, r"sampler\.order of adams_bashforth is 1, 2 or 3, not 0"),
-    (AdamsBashforth, {"order": 4}, r"sampler\.order of adams_bashforth is 1, 2 or 3, not 4"),
-    (PredictorCorrector, {"corrections": -1}, r"sampler\.corrections is at least 0"),
-    (PredictorCorrector, {"snr": 0.0}, r"sampler\.snr above 0"),
-    (AnnealedLangevin, {"repeats": 0}, r"sampler\.repeats is at least 1"),
-    (AnnealedLangevin, {"size": 0.0}, r"sampler\.size above 0 and below 4"),
-    (AnnealedLangevin, {"size": 4.0}, r"sampler\.size above 0 and below 4"),
+    (DDIM, {"eta": -0.1}, r"sampler\.eta must be in \[0, 1\], got -0.1"),
+    (DDIM, {"eta": 1.5}, r"sampler\.eta must be in \[0, 1\], got 1.5"),
+    (DPMpp2M, {"eta": -1.0}, r"sampler\.eta must be >= 0, got -1.0"),
+    (DPMpp3MSDE, {"eta": -0.2}, r"sampler\.eta must be >= 0, got -0.2"),
+    (Heun, {"s_churn": -1.0}, r"sampler\.s_churn must be >= 0"),
+    (Heun, {"s_noise": 0.0}, r"sampler\.s_noise must be > 0"),
+    (Restart, {"sigma_min": 0.0}, r"0 < sigma_min < sigma_max"),
+    (Restart, {"sigma_min": 2.0, "sigma_max": 1.0}, r"got 2.0 and 1.0"),
+    (Restart, {"restarts": -1}, r"sampler\.restarts must be >= 0"),
+    (Restart, {"steps_per_restart": 0}, r"sampler\.steps_per_restart must be >= 1"),
+    (UniPC, {"order": 0}, r"sampler\.order of unipc must be 1, 2 or 3, got 0"),
+    (UniPC, {"order": 4}, r"sampler\.order of unipc must be 1, 2 or 3, got 4"),
+    (AdamsBashforth, {"order": 0}, r"sampler\.order of adams_bashforth must be 1, 2 or 3, got 0"),
+    (AdamsBashforth, {"order": 4}, r"sampler\.order of adams_bashforth must be 1, 2 or 3, got 4"),
+    (PredictorCorrector, {"corrector_steps": -1}, r"sampler\.corrector_steps must be >= 0"),
+    (PredictorCorrector, {"snr": 0.0}, r"sampler\.snr must be > 0"),
+    (AnnealedLangevin, {"steps_per_level": 0}, r"sampler\.steps_per_level must be >= 1"),
+    (AnnealedLangevin, {"step_size": 0.0}, r"sampler\.step_size in \(0, 4\)"),
+    (AnnealedLangevin, {"step_size": 4.0}, r"sampler\.step_size in \(0, 4\)"),
 ]
 
 
@@ -330,7 +330,7 @@ def test_langevin_diverges_from_the_size_that_is_refused(make_schedule):
     """For data of one point, where the noise is all of the variance: |1 - size / 2| reaches 1."""
     schedule = make_schedule("ve_sde")
     for size, last in ((3.9, 0.01), (1.0, 0.0)):
-        sampler = AnnealedLangevin(schedule, 1, size=size, repeats=200)
+        sampler = AnnealedLangevin(schedule, 1, step_size=size, steps_per_level=200)
         x = walk(sampler, lambda x, t: torch.zeros_like(x), torch.ones(1, 1).double(), torch.zeros_like)
         assert x.abs() <= last
 

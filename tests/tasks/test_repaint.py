@@ -69,7 +69,7 @@ def test_it_is_algorithm_1(shape):
     found = walk(RePaint(1, repeats), model, range(2), y, known)
 
     noise, step = model.noise(range(2)), model.sampler.trajectory
-    x = model.sampler.prior(noise, torch.empty(2, *shape))
+    x = model.sampler.sample_prior(noise, torch.empty(2, *shape))
     grid = uniform_time_grid(schedule, steps)
     for i in range(steps):
         t, s = grid[i], grid[i + 1]
