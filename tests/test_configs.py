@@ -97,7 +97,7 @@ def compose_config(tmp_path, *words: str, name: str = "train"):
 
 
 # The groups that belong to another command than `src.train`.
-COMMAND = {"task": "sample", "method": "sample", "metrics": "evaluate", "features": "evaluate"}
+COMMAND = {"task": "sample", "inverse_solver": "sample", "metrics": "evaluate", "features": "evaluate"}
 
 
 def words_for(group: str, name: str) -> list[str]:
@@ -208,7 +208,7 @@ def check_is(group, kind, cfg, **arguments):
     assert isinstance(made, kind)
 
 
-def check_method(cfg):
+def check_inverse_solver(cfg):
     """Finds ones where they are known to be, in normal data."""
     schedule = CosineSchedule()
 
@@ -218,7 +218,7 @@ def check_method(cfg):
 
     model = Pipeline(Oracle(denoise, schedule), DDIM(schedule, 50), (1, 8))
     known = torch.tensor([1.0] * 4 + [0.0] * 4).view(1, 1, 8)
-    x = instantiate(cfg.method)(model, range(64), Mask(known), known.expand(64, 1, 8), 0.0)
+    x = instantiate(cfg.inverse_solver)(model, range(64), Mask(known), known.expand(64, 1, 8), 0.0)
     assert x.shape == (64, 1, 8) and (x[:, :, :4] - 1).square().mean() < 0.7
 
 
@@ -282,7 +282,7 @@ CHECKS = {
     "logger": check_logger,
     "loss": partial(check_is, "loss", Loss),
     "lr_schedule": check_lr_schedule,
-    "method": check_method,
+    "inverse_solver": check_inverse_solver,
     "net": check_net,
     "optimizer": check_optimizer,
     "parameterization": partial(check_is, "parameterization", Parameterization),

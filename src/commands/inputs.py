@@ -10,13 +10,13 @@ from omegaconf import DictConfig, OmegaConf
 from src.data.base import DataModule
 from src.runs.data_identity import data_changes
 from src.runs.run import Run
-from src.tasks.base import Inputs
+from src.tasks.base import TaskInput
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.sample_files import read_samples
 
 
-def read_inputs(cfg: DictConfig, trained: DictConfig) -> Inputs:
+def read_inputs(cfg: DictConfig, trained: DictConfig) -> TaskInput:
     """The samples that input= and truth= name.
 
     Args:
@@ -32,15 +32,15 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> Inputs:
     if cfg.input == "test":
         if cfg.truth is not None:
             raise UserError("input=test is made from test data, which is the truth; leave truth= out")
-        return Inputs(truth=test_samples(trained, cfg.n))
+        return TaskInput(truth=test_samples(trained, cfg.n))
     shape = (trained.data.channels, *trained.data.size)
     x = torch.cat([read_samples(path, shape) for path in paths(cfg.input)])
     if cfg.truth is None:
-        return Inputs(x)
+        return TaskInput(x)
     truth = torch.cat([read_samples(path, shape, "truth") for path in paths(cfg.truth)])
     if len(truth) != len(x):
         raise UserError(f"truth holds {len(truth)} samples, but input {len(x)}; one for each is needed")
-    return Inputs(x, truth)
+    return TaskInput(x, truth)
 
 
 def paths(value: Any) -> list[Path]:

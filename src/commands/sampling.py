@@ -25,7 +25,7 @@ from src.runs.loading import build_denoiser, load_weights, read_weights
 from src.runs.run import SAMPLING_GROUPS, Run
 from src.samplers.pipeline import Pipeline
 from src.statistics.image_quality import image_quality
-from src.tasks.base import Inputs, Result, Task
+from src.tasks.base import Result, Task, TaskInput
 from src.tasks.generate import Generate
 from src.utils.atomic import whole
 from src.utils.console import log, progress_bar, start_logging, table
@@ -53,7 +53,7 @@ class Sampling:
     """
 
     def __init__(
-        self, cfg: DictConfig, run: Run, pipeline: Pipeline, task: Task, inputs: Inputs, file: Path | None = None
+        self, cfg: DictConfig, run: Run, pipeline: Pipeline, task: Task, inputs: TaskInput, file: Path | None = None
     ):
         self.cfg, self.run, self.pipeline, self.task, self.inputs, self.file = cfg, run, pipeline, task, inputs, file
 
@@ -82,7 +82,7 @@ class Sampling:
             task.keep = min(cfg.n, MAX_SHOWN[1 + len(shape)]) if cfg.gif else 0
         elif cfg.gif:
             raise UserError("gif=true shows how samples come about; it is for task=generate")
-        inputs = Inputs() if task.makes_samples else read_inputs(cfg, trained)
+        inputs = TaskInput() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
         check_memory(n, shape)
         with config_errors("condition"):
@@ -147,7 +147,7 @@ class Sampling:
                 "samples",
                 f"{n} of shape {' x '.join(map(str, result.x.shape[1:]))} from {self.run.path} ({self.source})",
             ),
-            *result.facts.items(),
+            *result.info.items(),
             *self.write_quality(result, out),
             ("cost", f"{self.cost.evaluations / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
             ("written", f"{out}: {', '.join(files)}"),
@@ -160,21 +160,21 @@ class Sampling:
             frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.pipeline.kind)
             write_gif(frames, out / "trajectory.gif")
         n = len(result.x)
-        if not result.shown:
+        if not result.comparison:
             most = IN_GRID[len(self.pipeline.shape)]
-            if most is not None and result.columns is not None:  # whole rows
-                most = max(result.columns, most // result.columns * result.columns)
+            if most is not None and result.grid_columns is not None:  # whole rows
+                most = max(result.grid_columns, most // result.grid_columns * result.grid_columns)
             x = self.to_units(result.x[:most])
-            write_picture(sample_grid(x, result.columns, result.label, kind=self.pipeline.kind), out / "grid.png")
+            write_picture(sample_grid(x, result.grid_columns, result.label, kind=self.pipeline.kind), out / "grid.png")
             moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
             return [counted("grid.png", most or n, n), *moving]
-        rows = result.shown | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
+        rows = result.comparison | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
         shown = {name: self.to_units(x) for name, x in rows.items()}
         write_picture(comparison(shown, self.pipeline.kind), out / "comparison.png")
         compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
         if self.pipeline.kind != "images":
             return [compared]
-        for name, x in {"input": next(iter(result.shown.values())), "result": result.x}.items():
+        for name, x in {"input": next(iter(result.comparison.values())), "result": result.x}.items():
             write_pictures(self.to_units(x), out / name)
         return [compared, "input/", "result/"]
 
@@ -183,7 +183,7 @@ class Sampling:
         if result.truth is None:
             return []
         truth = self.to_units(result.truth)
-        found = {"input": next(iter(result.shown.values())), "result": result.x}
+        found = {"input": next(iter(result.comparison.values())), "result": result.x}
         quality = {
             name: image_quality(self.to_units(x), truth, images=self.pipeline.kind == "images")
             for name, x in found.items()

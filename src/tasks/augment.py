@@ -1,10 +1,10 @@
-"""New labeled images, for training something else."""
+"""Write generated images in class folders, as training data for another model."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 from src.samplers.pipeline import Pipeline
-from src.tasks.base import Inputs, Result, Task
+from src.tasks.base import Result, Task, TaskInput
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.sample_files import write_pictures
@@ -18,19 +18,18 @@ class Augment(Task):
     The classes have the names of the folders that the run was trained on, or else their numbers.
 
     Args:
-        n: how many in all.
+        n: number of images in all.
     """
 
     n: PositiveInt = 1000
     makes_samples = True
 
-    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
+    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         if pipeline.cond is None:
             raise UserError("task=augment needs a run trained with condition=labels")
         if pipeline.kind != "images":
             raise UserError("task=augment writes images, but this run was not trained on any; use task=generate")
-        x = pipeline.sample(self.n)
-        return Result(x, label=pipeline.cond, columns=len(pipeline.cond.unique()))
+        return Result(pipeline.sample(self.n), label=pipeline.cond, grid_columns=len(pipeline.cond.unique()))
 
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
         assert result.label is not None

@@ -1,4 +1,4 @@
-"""What a trained denoiser is put to: a task takes a model, and what it is given, and says what came out."""
+"""The interface of tasks: a task takes a pipeline and an input, and returns a result."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
@@ -11,11 +11,11 @@ from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 
 
-class Inputs(NamedTuple):
-    """What a task is given, in the [-1, 1] of the model.
+class TaskInput(NamedTuple):
+    """The input of a task, in the units of the model.
 
-    x: (N, C, *S'), what is to be worked on; None where a task is to make it from the truth.
-    truth: (N, C, *S), what the result is compared with; None where it is not known.
+    x: (N, C, *S'), the samples to work on; None if the task makes them from the truth.
+    truth: (N, C, *S), the reference that the result is compared with; None if it is unknown.
     """
 
     x: Tensor | None = None
@@ -23,71 +23,80 @@ class Inputs(NamedTuple):
 
     @property
     def n(self) -> int:
-        """N."""
+        """The number N of samples."""
         given = self.truth if self.x is None else self.x
         return 0 if given is None else len(given)
 
 
 class Result(NamedTuple):
-    """What came out, on the CPU.
+    """The output of a task, in the units of the model, on the CPU.
 
-    x: (N, C, *S), in the [-1, 1] of the model.
-    shown: what stands before it in the comparison, by its title, each shaped as x; nothing for no comparison.
-    truth: shaped as x, where it is known.
-    label: (N,) the labels that were asked for.
-    trajectory: (steps + 1, k, C, *S), the first k samples on their way, where asked for.
-    columns: of the grid, where they mean something.
-    facts: what else to say, by name.
+    x: (N, C, *S).
+    comparison: samples shaped as x to show before it, by title; empty for no comparison.
+    truth: the reference, shaped as x, if it is known.
+    label: (N,), the requested labels.
+    trajectory: (steps + 1, k, C, *S), the states of the first k samples, if they were kept.
+    grid_columns: columns of the sample grid, if a column or row has a meaning.
+    info: further lines of the summary, by name.
     """
 
     x: Tensor
-    shown: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
+    comparison: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
     truth: Tensor | None = None
     label: Tensor | None = None
     trajectory: Tensor | None = None
-    columns: int | None = None
-    facts: dict[str, str] = {}  # noqa: RUF012
+    grid_columns: int | None = None
+    info: dict[str, str] = {}  # noqa: RUF012
 
 
 class Task(ABC):
-    """A new one is one method, the call.
+    """A use of a trained model. A new one is one method, the call.
 
     Attributes:
-        makes_samples: whether it makes n new samples, of all classes in turn, rather than being given some.
+        makes_samples: True if it draws n new samples, of all classes in turn, and takes no input.
     """
 
     makes_samples = False
 
     @abstractmethod
-    def __call__(self, pipeline: Pipeline, inputs: Inputs) -> Result:
-        """Do it.
+    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+        """Run the task.
 
         Raises:
-            UserError: where the inputs do not fit the model.
+            UserError: if the input does not fit the model.
         """
 
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
-        """Write what only this task writes; returns the names of it."""
+        """Write the files that only this task has, and return their names."""
         return []
 
 
-def wanted(x: Tensor | None, pipeline: Pipeline, what: str = "input") -> Tensor:
-    """The samples that a task cannot do without, shaped as the model's.
+def require_input(x: Tensor | None, pipeline: Pipeline, key: str = "input") -> Tensor:
+    """Return the samples, which must be given and have the shape of the model's.
 
     Raises:
-        UserError: where there are none, or they have another shape.
+        UserError: if there are none, or they have another shape.
     """
     if x is None:
-        raise UserError(f"{what}=FILE is needed: an image, a folder of them, a .npy or .npz file, or test")
-    return check_shape(x, pipeline.shape, what)
+        raise UserError(f"{key}=FILE is needed: an image, a folder of them, a .npy or .npz file, or test")
+    return check_shape(x, pipeline.shape, key)
 
 
-def check_shape(x: Tensor, shape: Iterable[int], what: str = "input") -> Tensor:
-    """Refuse samples (N, C, *S) of another shape than the model's."""
+def check_shape(x: Tensor, shape: Iterable[int], key: str = "input") -> Tensor:
+    """Return samples (N, C, *S), whose shape must be the model's.
+
+    Raises:
+        UserError: if it is another.
+    """
     shape = tuple(shape)
     if x.shape[1:] == shape:
         return x
     if x.ndim == 1 + len(shape) and x.shape[1] != shape[0]:
-        raise UserError(f"{what} has {x.shape[1]} channel(s), but this run was trained on {shape[0]}")
-    there, here = (" x ".join(map(str, s)) for s in (x.shape[1:], shape))
-    raise UserError(f"{what} has the shape {there}, but this run was trained on {here}; resize it first")
+        raise UserError(f"{key} has {x.shape[1]} channel(s), but this run was trained on {shape[0]}")
+    given, trained = (by_size(s) for s in (x.shape[1:], shape))
+    raise UserError(f"{key} has the shape {given}, but this run was trained on {trained}; resize it first")
+
+
+def by_size(shape: Iterable[int]) -> str:
+    """A shape as text, such as 3 x 32 x 32."""
+    return " x ".join(map(str, shape))

@@ -16,6 +16,7 @@ from torch import Tensor
 from src.utils.budget import check_expansion
 from src.utils.errors import UserError
 from src.utils.images import ENDINGS, is_hidden, is_image, plain, why_unreadable
+from src.utils.units import to_model
 
 ARRAYS = (".npy", ".npz")
 
@@ -48,7 +49,7 @@ def read_samples(path: Path, shape: Sequence[int], key: str = "input") -> Tensor
         raise UserError(f"{key}={path}: data of {shape[0]} channels are read from .npy and .npz files")
     else:
         x = read_pictures(path, shape[0], key)
-    return 2 * x - 1 if images else x
+    return to_model(x, "images") if images else x
 
 
 def read_array(path: Path, axes: int, key: str) -> Tensor:

@@ -1,11 +1,11 @@
 """How well a trained MNIST run restores test digits: `python -m tests.benchmarks.restore RUN --data FOLDER`.
 
 The judges are a classifier of digits (see bench_digits.py), PSNR and SSIM. The run samples as it does by itself, and
-every method is as in conf/method. Beside them stands what needs no model: bicubic interpolation, filling in the mean of
-the training digits, and the input itself.
+every method is as in conf/inverse_solver. The baselines need no model: bicubic interpolation, the mean of the training
+digits, and the input itself.
 
     python -m tests.benchmarks.restore RUN --data FOLDER --only super_resolution --methods pigdm,ddnm --n 1000
-    python -m tests.benchmarks.restore RUN --data FOLDER --set method.guidance.scale=2 --train   to choose settings by
+    python -m tests.benchmarks.restore RUN --data FOLDER --set inverse_solver.scale=2 --train   to choose settings by
 """
 
 import argparse
@@ -30,7 +30,7 @@ from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
 from src.statistics.image_quality import image_quality
 from src.statistics.significance import wilson_interval
-from src.tasks.base import Inputs
+from src.tasks.base import TaskInput
 from src.utils.console import start_logging
 from src.utils.hardware import precision_for
 from src.utils.paths import CONF
@@ -41,9 +41,9 @@ METHODS = {
     "pigdm": ["pigdm"],
     "dps": ["dps"],
     "ddnm": ["ddnm"],
-    "pigdm sample": ["pigdm", "method.sample=true"],
-    "dps sample": ["dps", "method.sample=true"],
-    "ddnm sample": ["ddnm", "method.sample=true"],
+    "pigdm sample": ["pigdm", "inverse_solver.sample=true"],
+    "dps sample": ["dps", "inverse_solver.sample=true"],
+    "ddnm sample": ["ddnm", "inverse_solver.sample=true"],
     "repaint": ["repaint"],
 }
 # name: (task and its settings, the least accuracy that a method should reach)
@@ -110,9 +110,12 @@ def load_model(run: str, batch_size: int = 100) -> Pipeline:
     return build_pipeline(settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), None)
 
 
-def make_task(task: str, method: str, words: Sequence[str] = ()) -> Any:
-    """The task of these config files with some settings changed, as task.factor=2 or method.guidance.scale=2."""
-    files = {"task": CONF / "task" / f"{task}.yaml", "method": CONF / "method" / f"{method}.yaml"}
+def make_task(task: str, solver: str, words: Sequence[str] = ()) -> Any:
+    """The task of these config files with some settings changed, as task.factor=2 or inverse_solver.scale=2."""
+    files = {
+        "task": CONF / "task" / f"{task}.yaml",
+        "inverse_solver": CONF / "inverse_solver" / f"{solver}.yaml",
+    }
     known = OmegaConf.create({key: OmegaConf.load(file) for key, file in files.items()})
     return instantiate(OmegaConf.merge(known, OmegaConf.from_dotlist(list(words))).task)
 
@@ -131,8 +134,8 @@ def restore(pipeline: Pipeline, task: Any, truth: Digits) -> tuple[Tensor, Tenso
     """The restored digits, the input, evaluations of the network for each, and seconds."""
     fast = precision_for(model.device.type).startswith("bf16")
     with torch.autocast(model.device.type, torch.bfloat16, enabled=fast), model.count_nfe() as cost:
-        result = task(model, Inputs(truth=truth.x))
-    return result.x, result.shown["input"], cost.evaluations / len(truth.x), cost.seconds
+        result = task(model, TaskInput(truth=truth.x))
+    return result.x, result.comparison["input"], cost.evaluations / len(truth.x), cost.seconds
 
 
 def without_a_model(measurement: LinearOperator, given: Tensor, mean: Tensor) -> tuple[str, Tensor]:
@@ -158,7 +161,7 @@ def bench(pipeline: Pipeline, truth: Digits, judges: Features, case: str, method
         made = make_task(task, method, [*settings, *of_method, *words])
         x, given, nfe, seconds = restore(model, made, truth)
         if not rows:
-            other, simple = without_a_model(made.measurement(model.shape), given, truth.mean)
+            other, simple = without_a_model(made.operator(model.shape), given, truth.mean)
             rows = [judge("input", given, truth, judges), judge(other, simple, truth, judges)]
             print(*rows, sep="\n", flush=True)
             shown = {"input": given, other: simple}
@@ -179,7 +182,7 @@ def main() -> None:
     parser.add_argument("--n", type=int, default=200)
     parser.add_argument("--only", default="", help="cases whose names begin so")
     parser.add_argument("--methods", default=",".join(METHODS))
-    parser.add_argument("--set", nargs="*", default=[], help="settings, such as method.guidance.scale=2")
+    parser.add_argument("--set", nargs="*", default=[], help="settings, such as inverse_solver.scale=2")
     parser.add_argument("--steps", type=int, help="of the sampler")
     parser.add_argument("--train", action="store_true", help="digits for validation, to choose settings by")
     parser.add_argument("--pictures", type=Path, help="folder for pictures of the first digits")

@@ -30,7 +30,7 @@ from src.commands.sampling import Sampling, build_pipeline, inherit_run_config, 
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
-from src.tasks.base import Inputs
+from src.tasks.base import TaskInput
 from src.tasks.generate import Generate
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
@@ -148,7 +148,7 @@ class Bench:
         """Sample as the command does."""
         cfg = OmegaConf.merge(cfg, {"n": n, "seed": self.args.seed, "sampler": {"steps": steps}})
         model = build_pipeline(cfg, self.denoiser, self.shape, None)
-        sampling = Sampling(cfg, self.run, model, Generate(n), Inputs())
+        sampling = Sampling(cfg, self.run, model, Generate(n), TaskInput())
         return sampling.draw().x, sampling.cost
 
     def quality(self, cfg: DictConfig, budget: int) -> dict[str, Any]:

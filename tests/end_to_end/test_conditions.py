@@ -62,7 +62,7 @@ def test_new_samples_follow_their_clusters(command, run, tmp_path):
     assert torch.equal(conds[0], sample_condition(denoiser.condition, 9, 0)) and len(conds[0].unique()) > 1
 
 
-@pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.level=0.3"]])
+@pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.noise_std=0.3"]])
 def test_given_data_are_worked_on_without(command, run, tmp_path, words):
     done = command("sample", f"run={run}", "input=test", "n=2", "sampler.steps=2", f"out={tmp_path}", *words)
     assert done.code == 0, done.error

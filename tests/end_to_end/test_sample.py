@@ -166,7 +166,7 @@ def test_by_default_it_writes_into_the_run_folder(command, outputs):
 def test_help_lists_the_choices():
     done = subprocess.run([sys.executable, "-m", "src.sample", "--help"], capture_output=True, text=True)
     assert done.returncode == 0
-    for group in ("task", "method", "sampler", "time_grid", "clip", "guidance"):
+    for group in ("task", "inverse_solver", "sampler", "time_grid", "clip", "guidance"):
         listed = re.search(rf"^{group}: ([\w, \n]+?)(?: \(.*)?\n(?=\w+:|\n)", done.stdout, re.MULTILINE)[1]
         assert set(re.split(r",\s+", listed)) == {p.stem for p in Path("conf", group).glob("*.yaml")}
 

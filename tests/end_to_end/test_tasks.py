@@ -21,9 +21,9 @@ def digits(make_run, tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def colours(make_run, tmp_path_factory, tiny_images) -> Path:
+def colors(make_run, tmp_path_factory, tiny_images) -> Path:
     words = [*COLOURS, f"data.root={tiny_images}", "data.size=[16,16]", "trainer.max_steps=2"]
-    return make_run(tmp_path_factory.mktemp("runs") / "colours", *words, *SMALL)
+    return make_run(tmp_path_factory.mktemp("runs") / "colors", *words, *SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -43,13 +43,18 @@ def sample(command, tmp_path):
 
 
 RESTORING = {
-    "denoise": ["task=denoise", "task.level=0.3"],
-    "denoise by a walk": ["task=denoise", "task.level=0.3", "task.walk=true"],
+    "denoise": ["task=denoise", "task.noise_std=0.3"],
+    "denoise by sampling": ["task=denoise", "task.noise_std=0.3", "task.sample=true"],
     "inpaint": ["task=inpaint"],
-    "inpaint a box": ["task=inpaint", "method=ddnm", "task.box=[0.25,0.25,0.75,0.75]"],
-    "repaint": ["task=inpaint", "method=repaint", "method.jump=1", "method.repeats=2"],
-    "super_resolution": ["task=super_resolution", "task.factor=2", "method=ddnm"],
-    "dps": ["task=super_resolution", "task.factor=4", "method=dps"],
+    "inpaint a box": ["task=inpaint", "inverse_solver=ddnm", "task.box=[0.25,0.25,0.75,0.75]"],
+    "repaint": [
+        "task=inpaint",
+        "inverse_solver=repaint",
+        "inverse_solver.jump_length=1",
+        "inverse_solver.jump_n_sample=2",
+    ],
+    "super_resolution": ["task=super_resolution", "task.factor=2", "inverse_solver=ddnm"],
+    "dps": ["task=super_resolution", "task.factor=4", "inverse_solver=dps"],
     "deblur": ["task=deblur"],
 }
 
@@ -78,12 +83,12 @@ def test_restoring_test_data(sample, digits, words):
 
 def test_files(sample, digits, tmp_path):
     """What one task writes another reads; with a truth given, the error is told."""
-    done, out = sample(digits, "task=denoise", "input=test", "n=3", "task.level=0.3")
+    done, out = sample(digits, "task=denoise", "input=test", "n=3", "task.noise_std=0.3")
     assert done.code == 0, done.error
     noisy = tmp_path / "noisy"
     (out / "input").rename(noisy)
     first, second = noisy / "00000.png", noisy / "00001.png"
-    words = ["task=denoise", f"input=[{first},{second}]", f"truth=[{first},{second}]", "task.level=0.1"]
+    words = ["task=denoise", f"input=[{first},{second}]", f"truth=[{first},{second}]", "task.noise_std=0.1"]
     done, out = sample(digits, *words)
     assert done.code == 0, done.error
     assert len(np.load(out / "samples.npz")["x"]) == 2
@@ -99,7 +104,12 @@ def test_a_mask_from_a_file(sample, digits, tmp_path):
     Image.fromarray(mask).save(tmp_path / "mask.png")
     picture = np.random.default_rng(0).integers(0, 256, (8, 8), np.uint8)
     Image.fromarray(picture).save(tmp_path / "in.png")
-    words = ["task=inpaint", "method=ddnm", f"input={tmp_path / 'in.png'}", f"task.mask={tmp_path / 'mask.png'}"]
+    words = [
+        "task=inpaint",
+        "inverse_solver=ddnm",
+        f"input={tmp_path / 'in.png'}",
+        f"task.mask={tmp_path / 'mask.png'}",
+    ]
     done, out = sample(digits, *words)
     assert done.code == 0, done.error
     result = np.asarray(Image.open(out / "result/00000.png")).astype(int)
@@ -110,14 +120,20 @@ def test_a_mask_from_a_file(sample, digits, tmp_path):
 def test_a_small_picture_is_enlarged(sample, digits, tmp_path):
     small = np.random.default_rng(0).integers(0, 256, (4, 4), np.uint8)
     Image.fromarray(small).save(tmp_path / "small.png")
-    words = ["task=super_resolution", "task.factor=2", "method=ddnm", "clip=none", f"input={tmp_path / 'small.png'}"]
+    words = [
+        "task=super_resolution",
+        "task.factor=2",
+        "inverse_solver=ddnm",
+        "clip=none",
+        f"input={tmp_path / 'small.png'}",
+    ]
     done, out = sample(digits, *words)
     assert done.code == 0, done.error
     assert np.load(out / "samples.npz")["x"].shape == (1, 1, 8, 8)
 
 
-def test_colours(sample, colours):
-    done, out = sample(colours, "task=colourise", "input=test", "n=2", "method=ddnm")
+def test_colours(sample, colors):
+    done, out = sample(colors, "task=colorize", "input=test", "n=2", "inverse_solver=ddnm")
     assert done.code == 0, done.error
     grey = np.asarray(Image.open(out / "input/00000.png")).astype(int)
     assert grey.shape == (16, 16, 3) and (grey[..., 0] == grey[..., 2]).all()
@@ -127,7 +143,7 @@ def test_colours(sample, colours):
 
 @pytest.mark.parametrize(
     ("words", "count"),
-    [(["task=edit", "task.level=0.4"], 4), (["task=interpolate", "task.between=3", "task.steps=5"], 10)],
+    [(["task=sdedit", "task.t_start=0.4"], 4), (["task=interpolate", "task.n_between=3", "task.steps=5"], 10)],
     ids=["edit", "interpolate"],
 )
 def test_others(sample, digits, waves, words, count):
@@ -164,7 +180,7 @@ def test_a_folder_of_labelled_images_trains_a_run(sample, command, digits, tmp_p
 
 
 def test_the_same_inputs_and_seed_give_the_same_result(sample, digits):
-    words = ["task=inpaint", "method=ddnm", "method.sample=true", "input=test", "n=3"]
+    words = ["task=inpaint", "inverse_solver=ddnm", "inverse_solver.sample=true", "input=test", "n=3"]
     first, again, other = (
         np.load(sample(digits, *words, *more)[1] / "samples.npz")["x"] for more in ([], ["batch_size=2"], ["seed=1"])
     )
@@ -176,7 +192,7 @@ def test_the_same_inputs_and_seed_give_the_same_result(sample, digits):
 def files(tmp_path) -> Path:
     """A folder of inputs that do not fit."""
     Image.new("L", (8, 8)).save(tmp_path / "grey.png")
-    np.save(tmp_path / "colours.npy", np.zeros((1, 3, 8, 8)))
+    np.save(tmp_path / "colors.npy", np.zeros((1, 3, 8, 8)))
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("text")
     return tmp_path
@@ -188,22 +204,28 @@ def files(tmp_path) -> Path:
         (["task=inpaint"], ["input=FILE is needed"]),
         (["task=inpaint", "input=nowhere.png"], ["input=nowhere.png does not exist"]),
         (["task=inpaint", "input={}/text.png"], ["no picture that can be read"]),
-        (["task=inpaint", "input={}/colours.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
-        (["task=denoise", "input={}/colours.npy"], ["3 channel", "trained on 1"]),
-        (["task=edit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),
+        (["task=inpaint", "input={}/colors.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
+        (["task=denoise", "input={}/colors.npy"], ["3 channel", "trained on 1"]),
+        (["task=sdedit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),
         (["task=inpaint", "input={}/grey.png", "task.mask={}/wide.png"], ["task.mask=", "8 x 9", "8 x 8"]),
-        (["task=inpaint", "input={}/grey.png", "task.box=[0,1]"], ["task.box=[0, 1]", "fractions"]),
-        (["task=super_resolution", "task.factor=3", "input=test"], ["task.factor=3 does not divide", "8 x 8"]),
-        (["task=super_resolution", "task.factor=2", "method=repaint", "input=test"], ["method=repaint", "mask"]),
-        (["task=colourise", "input=test"], ["task=colourise", "3 channels", "has 1"]),
+        (["task=inpaint", "input={}/grey.png", "task.box=[0,1]"], ["task.box must be", "fractions", "[0, 1]"]),
+        (
+            ["task=super_resolution", "task.factor=3", "input=test"],
+            ["task.factor must", "8 x 8", "got 3"],
+        ),
+        (
+            ["task=super_resolution", "task.factor=2", "inverse_solver=repaint", "input=test"],
+            ["for task=inpaint"],
+        ),
+        (["task=colorize", "input=test"], ["task=colorize", "3 channels", "has 1"]),
         (["task=interpolate", "input={}/grey.png"], ["pairs", "1 sample"]),
-        (["task=edit", "input=test", "task.level=2"], ["task.level must be in (0, 1], got 2"]),
-        (["task=denoise", "input=test"], ["task.level="]),
-        (["task=denoise", "input=test", "task.level=-1"], ["task.level must be > 0, got -1"]),
-        (["task=denoise", "input=test", "n=100000", "task.level=0.1"], ["n=100000"]),
+        (["task=sdedit", "input=test", "task.t_start=2"], ["task.t_start must be in (0, 1], got 2"]),
+        (["task=denoise", "input=test"], ["task.noise_std="]),
+        (["task=denoise", "input=test", "task.noise_std=-1"], ["task.noise_std must be > 0, got -1"]),
+        (["task=denoise", "input=test", "n=100000", "task.noise_std=0.1"], ["n=100000"]),
         (["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"], ["truth holds 2", "input 1"]),
-        (["task=denoise", "input=test", "truth={}/grey.png", "task.level=0.1"], ["leave truth= out"]),
-        (["task=edit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
+        (["task=denoise", "input=test", "truth={}/grey.png", "task.noise_std=0.1"], ["leave truth= out"]),
+        (["task=sdedit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
         (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
         (["task=inpaint", "task.boks=1", "input=test"], ["boks", "box"]),
         (["label=12"], ["label=12", "0 to 9"]),
@@ -219,5 +241,5 @@ def test_mistakes(sample, digits, files, words, parts):
 def test_runs_without_labels(sample, waves):
     done, _ = sample(waves, "task=augment")
     assert_one_line(done, "task=augment", "without labels")
-    done, _ = sample(waves, "task=edit", "input=test", "label=3")
+    done, _ = sample(waves, "task=sdedit", "input=test", "label=3")
     assert_one_line(done, "label=3", "without labels")

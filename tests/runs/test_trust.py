@@ -8,7 +8,7 @@ import pytest
 from src.runs.trust import check_trusted_config, check_trusted_overrides, is_part, trust_configs, untrusted_targets
 from src.utils.errors import UserError
 
-GROUPS_OF_THE_START = ("hydra", "sweep", "plan", "task", "method")
+GROUPS_OF_THE_START = ("hydra", "sweep", "plan", "task", "inverse_solver")
 NAMED = sorted(
     {
         name

@@ -1,4 +1,4 @@
-"""Folders of labelled images."""
+"""Folders of labeled images."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from PIL import Image
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from src.tasks.augment import Augment
-from src.tasks.base import Inputs
+from src.tasks.base import TaskInput
 from src.utils.errors import UserError
 from tests.samplers.test_pipeline import make_denoiser
 
@@ -21,7 +21,7 @@ def make_model(n, size=(4, 4), channels=1, **more):
 @torch.no_grad()
 def test_as_many_of_each_class(tmp_path, classes, names):
     model, task = make_model(8, class_names=classes), Augment(8)
-    result = task(model, Inputs())
+    result = task(model, TaskInput())
     assert task.save(model, result, tmp_path) == ["images/ with 3 classes"]
     there = sorted(p.relative_to(tmp_path / "images").as_posix() for p in tmp_path.rglob("*.png"))
     assert there == sorted(f"{names[i % 3]}/{i // 3:05d}.png" for i in range(8))
@@ -31,9 +31,9 @@ def test_as_many_of_each_class(tmp_path, classes, names):
 
 
 def test_runs_without_labels_or_images():
-    unlabelled = make_model(3)
-    unlabelled.cond = None
-    with pytest.raises(UserError, match="trained without labels"):
-        Augment(3)(unlabelled, Inputs())
+    unlabeled = make_model(3)
+    unlabeled.cond = None
+    with pytest.raises(UserError, match="condition=labels"):
+        Augment(3)(unlabeled, TaskInput())
     with pytest.raises(UserError, match="not trained on any"):
-        Augment(3)(make_model(3, size=(6,)), Inputs())
+        Augment(3)(make_model(3, size=(6,)), TaskInput())

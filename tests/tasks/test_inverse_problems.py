@@ -1,6 +1,5 @@
-"""Restoration as a task: what is measured of what, what each method is given, and mistakes in one line."""
+"""Restoration as a task: what is measured of what, what each solver is given, and mistakes in one line."""
 
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,22 +12,21 @@ from torch.testing import assert_close
 
 from src.diffusion.guidance import CFG
 from src.diffusion.operators import Blur, Downsample, Grayscale, Mask
-from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.pipeline import Pipeline
-from src.tasks.base import Inputs
-from src.tasks.repaint import RePaint
-from src.tasks.restore import Guided, Restore, colourise, deblur, inpaint, super_resolution
+from src.tasks.base import TaskInput
+from src.tasks.inverse_problems import InverseProblem, colorize, deblur, inpaint, super_resolution
+from src.tasks.inverse_solvers import PosteriorGuided, RePaint, ddnm, dps, pigdm
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
 from tests.samplers.test_pipeline import make_denoiser
 
-METHODS = {"ddnm": DDNM, "pigdm": PiGDM, "dps": DPS}
+SOLVERS = {"ddnm": ddnm, "pigdm": pigdm, "dps": dps}
 SIZES = [(1, 8), (2, 6), (1, 4, 6), (3, 4, 6)]
 
 
-def guided(name="ddnm", sample=False, **settings) -> Guided:
-    return Guided(partial(METHODS[name], **settings), sample)
+def guided(name="ddnm", sample=False, **settings) -> PosteriorGuided:
+    return SOLVERS[name](**settings, sample=sample)
 
 
 def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Pipeline:
@@ -45,7 +43,7 @@ def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Pipeline:
 
 def run(task, model, x=None, truth=None):
     with model.count_nfe() as cost:
-        return task(model, Inputs(x, truth)), cost
+        return task(model, TaskInput(x, truth)), cost
 
 
 @pytest.fixture
@@ -55,46 +53,46 @@ def draw():
     return lambda *shape: torch.randn(*shape, generator=g)
 
 
-def tasks_for(shape, method):
+def tasks_for(shape, solver):
     """Every task that a run of this shape has, and the measurement that it should make."""
     half = torch.ones(shape[1:])
     half[..., shape[-1] // 2 :] = 0
     found = [
-        (inpaint(method), Mask(half)),
-        (super_resolution(method, 2), Downsample(2)),
-        (deblur(method, 0.5), Blur(0.5)),
+        (inpaint(solver), Mask(half)),
+        (super_resolution(solver, 2), Downsample(2)),
+        (deblur(solver, 0.5), Blur(0.5)),
     ]
-    return [*found, (colourise(method), Grayscale())] if shape[0] == 3 else found
+    return [*found, (colorize(solver), Grayscale())] if shape[0] == 3 else found
 
 
 @pytest.mark.parametrize("shape", SIZES)
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SOLVERS)
 def test_test_data_is_measured_and_restored(name, shape, draw):
     truth, model = draw(5, *shape), make_model(shape)
-    settings = {"sigma_data": 1.0} if name != "dps" else {}
-    for task, measurement in tasks_for(shape, guided(name, **settings)):
+    settings = {"sigma_data": 1.0} if name != "dps" else {"scale": 1.0}
+    for task, operator in tasks_for(shape, guided(name, **settings)):
         result, cost = run(task, model, truth=truth)
-        y = measurement(truth)
-        assert result.x.shape == result.shown["input"].shape == truth.shape and result.truth is truth
+        y = operator(truth)
+        assert result.x.shape == result.comparison["input"].shape == truth.shape and result.truth is truth
         assert cost.evaluations == 5 * 5
         if name != "dps":
-            assert_close(measurement(result.x), y, rtol=0, atol=2e-3)
+            assert_close(operator(result.x), y, rtol=0, atol=2e-3)
         else:
-            assert (measurement(result.x) - y).norm() < 0.9 * y.norm(), "what is expected of no measurement is 0"
+            assert (operator(result.x) - y).norm() < 0.9 * y.norm(), "what is expected of no measurement is 0"
 
 
 @pytest.mark.parametrize("shape", SIZES)
 def test_what_is_given_is_what_was_measured(shape, draw):
     """The measurement itself gives the same as the truth does; and the data's shape is measured, where that differs."""
     truth, model = draw(3, *shape), make_model(shape)
-    for task, measurement in tasks_for(shape, guided()):
+    for task, operator in tasks_for(shape, guided()):
         expected, _ = run(task, model, truth=truth)
-        found, _ = run(task, model, x=measurement(truth))
+        found, _ = run(task, model, x=operator(truth))
         assert_close(found.x, expected.x, rtol=0, atol=1e-4)
         assert found.truth is None
-        if measurement(truth).shape != truth.shape:
+        if operator(truth).shape != truth.shape:
             assert_close(run(task, model, x=truth)[0].x, expected.x, rtol=0, atol=1e-4)
-        both = run(task, model, x=measurement(truth), truth=truth)[0]
+        both = run(task, model, x=operator(truth), truth=truth)[0]
         assert both.truth is truth and torch.equal(both.x, found.x)
 
 
@@ -103,49 +101,49 @@ def test_what_a_mask_hides_is_not_looked_at(draw):
     other = picture.clone()
     other[..., 3:] = 100.0
     a, b = (run(inpaint(guided("dps")), model, x=x)[0] for x in (picture, other))
-    assert torch.equal(a.x, b.x) and not b.shown["input"][..., 3:].any()
+    assert torch.equal(a.x, b.x) and not b.comparison["input"][..., 3:].any()
 
 
 def test_the_input_is_shown_at_full_size(draw):
     truth = draw(2, 3, 4, 6)
-    shown = run(super_resolution(guided(), 2), make_model((3, 4, 6)), truth=truth)[0].shown["input"]
+    shown = run(super_resolution(guided(), 2), make_model((3, 4, 6)), truth=truth)[0].comparison["input"]
     assert_close(shown, Downsample(2)(truth).repeat_interleave(2, 2).repeat_interleave(2, 3))
-    shown = run(colourise(guided()), make_model((3, 4, 6)), truth=truth)[0].shown["input"]
+    shown = run(colorize(guided()), make_model((3, 4, 6)), truth=truth)[0].comparison["input"]
     assert_close(shown, Grayscale()(truth).expand(2, 3, 4, 6))
 
 
 @pytest.mark.parametrize(("shape", "unit"), [((1, 400), 1.0), ((1, 20, 20), 2.0)])
 def test_noise_is_in_the_units_of_the_data(shape, unit, draw):
-    """Images being [0, 1]: twice as much in the model's [-1, 1]. The method is told."""
-    told = []
+    """Images being [0, 1]: twice as much in the model's [-1, 1]. The solver is calls."""
+    calls = []
 
-    def method(model, rows, measurement, y, noise):
-        told.append((y, noise))
+    def solver(model, rows, operator, y, noise):
+        calls.append((y, noise))
         return torch.zeros(len(rows), *shape)
 
     truth = draw(4, *shape)
-    run(super_resolution(method, 2, noise=0.1), make_model(shape), truth=truth)
-    run(super_resolution(method, 2, noise=0.1), make_model(shape), x=Downsample(2)(truth))
-    (noisy, noise), (given, again) = told
+    run(super_resolution(solver, 2, noise_std=0.1), make_model(shape), truth=truth)
+    run(super_resolution(solver, 2, noise_std=0.1), make_model(shape), x=Downsample(2)(truth))
+    (noisy, noise), (given, again) = calls
     assert noise == again == 0.1 * unit
     assert_close((noisy - Downsample(2)(truth)).std(), torch.tensor(0.1 * unit), rtol=0.1, atol=0)
     assert_close(given, Downsample(2)(truth), msg="what is given has its noise already")
 
 
 @pytest.mark.parametrize(
-    "method", [guided("pigdm", True), guided("ddnm", True), RePaint(2, 2)], ids=["pigdm", "ddnm", "repaint"]
+    "solver", [guided("pigdm", True), guided("ddnm", True), RePaint(2, 2)], ids=["pigdm", "ddnm", "repaint"]
 )
-def test_a_result_depends_on_seed_and_index_alone(method, draw):
+def test_a_result_depends_on_seed_and_index_alone(solver, draw):
     truth, denoiser = draw(5, 2, 3, 4), make_denoiser()
-    expected = run(inpaint(method), make_model((2, 3, 4), denoiser=denoiser, sampler=DDPM), truth=truth)[0].x
+    expected = run(inpaint(solver), make_model((2, 3, 4), denoiser=denoiser, sampler=DDPM), truth=truth)[0].x
     for n, batch_size in ((5, 2), (3, 3), (1, 1)):
         model = make_model((2, 3, 4), denoiser=denoiser, sampler=DDPM, batch_size=batch_size)
-        assert_close(run(inpaint(method), model, truth=truth[:n])[0].x, expected[:n], rtol=1e-4, atol=1e-4)
+        assert_close(run(inpaint(solver), model, truth=truth[:n])[0].x, expected[:n], rtol=1e-4, atol=1e-4)
     other = make_model((2, 3, 4), denoiser=denoiser, sampler=DDPM, seed=1)
-    assert (run(inpaint(method), other, truth=truth)[0].x - expected).abs().max() > 0.1
+    assert (run(inpaint(solver), other, truth=truth)[0].x - expected).abs().max() > 0.1
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", SOLVERS)
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["", "self-conditioning"])
 def test_labels_and_guidance_stay(name, share, draw):
     """The run's own guidance is inside, and a network with its self-conditioning is differentiated."""
@@ -178,7 +176,7 @@ def test_what_is_expected_of_gaussian_data_is_the_posterior_mean(name, noise, dr
 
 
 def mask_of(task, shape):
-    return task.measurement(shape).known
+    return task.operator(shape).known
 
 
 def test_a_mask_is_white_where_data_are_missing(tmp_path):
@@ -211,8 +209,8 @@ def test_mistakes_in_masks(name, tmp_path):
     np.save(tmp_path / "size.npy", np.zeros((4, 5)))
     np.save(tmp_path / "several.npy", np.zeros((2, 1, 4, 6)))
     message = {
-        "size": r"size.npy holds 1 of 4 x 5; one of 4 x 6, the size of this run, is needed",
-        "several": r"several.npy holds 2 of 4 x 6; one of 4 x 6",
+        "size": r"size.npy must hold one mask of 4 x 6, got 1 of 4 x 5",
+        "several": r"several.npy must hold one mask of 4 x 6, got 2 of 4 x 6",
         "missing": r"task.mask=.*missing.npy does not exist",
     }[name]
     with pytest.raises(UserError, match=message):
@@ -222,16 +220,24 @@ def test_mistakes_in_masks(name, tmp_path):
 @pytest.mark.parametrize(
     ("task", "shape", "message"),
     [
-        (lambda: inpaint(guided(), box=[0, 1]), (1, 4, 6), r"task.box=\[0, 1\] is not \[top, left, bottom, right\]"),
-        (lambda: inpaint(guided(), box=[0.5, 0.5]), (1, 8), r"task.box=\[0.5, 0.5\] is not \[start, end\]"),
-        (lambda: inpaint(guided(), box=[0, 0, 14, 14]), (1, 4, 6), "as fractions from 0 to 1"),
-        (lambda: inpaint(guided(), mask="a.png", box=[0, 1]), (1, 4, 6), "task.mask and task.box both say"),
-        (lambda: super_resolution(guided(), 4), (1, 4, 6), "task.factor=4 does not divide the size 4 x 6 of this run"),
-        (lambda: super_resolution(guided(), 1), (1, 4, 6), "task.factor=1 does not divide .*from 2"),
-        (lambda: colourise(guided()), (1, 4, 6), "task=colourise wants a run of 3 channels, but this one has 1"),
-        (lambda: colourise(guided(), [1.0]), (1, 4, 6), "wants a run of"),
+        (
+            lambda: inpaint(guided(), box=[0, 1]),
+            (1, 4, 6),
+            r"task.box must be \[top, left, bottom, right\] .*got \[0, 1\]",
+        ),
+        (lambda: inpaint(guided(), box=[0.5, 0.5]), (1, 8), r"task.box must be \[start, end\] .*got \[0.5, 0.5\]"),
+        (lambda: inpaint(guided(), box=[0, 0, 14, 14]), (1, 4, 6), r"as fractions in \[0, 1\]"),
+        (lambda: inpaint(guided(), mask="a.png", box=[0, 1]), (1, 4, 6), "task.mask and task.box exclude each other"),
+        (
+            lambda: super_resolution(guided(), 4),
+            (1, 4, 6),
+            "task.factor must be .* divide the size 4 x 6 of this run, got 4",
+        ),
+        (lambda: super_resolution(guided(), 1), (1, 4, 6), "task.factor must be >= 2 .*got 1"),
+        (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run on 3 channels, but this one has 1"),
+        (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run on"),
         (lambda: deblur(guided(), 0), (1, 4, 6), "task: width is above 0, not 0"),
-        (lambda: deblur(guided()), (2,), "this run is one of points"),
+        (lambda: deblur(guided()), (2,), "this one was trained on points"),
     ],
 )
 def test_mistakes(task, shape, message):
@@ -242,27 +248,25 @@ def test_mistakes(task, shape, message):
 
 def test_mistakes_in_inputs():
     for x in (torch.zeros(2, 1, 3, 3), torch.zeros(2, 3, 2, 3)):
-        with pytest.raises(
-            UserError, match=r"input has the shape .*, but this task restores from 1 x 2 x 3 on this run"
-        ):
+        with pytest.raises(UserError, match=r"input has the shape .*, but this task needs 1 x 2 x 3 on this run"):
             run(super_resolution(guided(), 2), make_model(), x=x)
     with pytest.raises(UserError, match="input=FILE is needed"):
         run(inpaint(guided()), make_model())
-    with pytest.raises(ValueError, match="at least 0, not -1"):
-        inpaint(guided(), noise=-1)
-    with pytest.raises(UserError, match="method=repaint"):
+    with pytest.raises(ValueError, match=r"task\.noise_std must be >= 0, got -1"):
+        inpaint(guided(), noise_std=-1)
+    with pytest.raises(UserError, match="inverse_solver=repaint"):
         run(super_resolution(RePaint(), 2), make_model(), truth=torch.zeros(1, 1, 4, 6))
 
 
 # ---- configs ----
 
 
-@pytest.mark.parametrize("method", ["ddnm", "pigdm", "dps", "repaint"])
-@pytest.mark.parametrize("task", ["inpaint", "super_resolution", "colourise", "deblur"])
-def test_every_pair_of_configs(task, method, draw):
-    files = {"task": f"conf/task/{task}.yaml", "method": f"conf/method/{method}.yaml"}
+@pytest.mark.parametrize("solver", ["ddnm", "pigdm", "dps", "repaint"])
+@pytest.mark.parametrize("task", ["inpaint", "super_resolution", "colorize", "deblur"])
+def test_every_pair_of_configs(task, solver, draw):
+    files = {"task": f"conf/task/{task}.yaml", "inverse_solver": f"conf/inverse_solver/{solver}.yaml"}
     made = instantiate(OmegaConf.create({key: OmegaConf.load(Path(file)) for key, file in files.items()}).task)
-    assert isinstance(made, Restore)
-    if method != "repaint" or task == "inpaint":
+    assert isinstance(made, InverseProblem)
+    if solver != "repaint" or task == "inpaint":
         result, _ = run(made, make_model((3, 4, 8)), truth=draw(2, 3, 4, 8))
         assert result.x.isfinite().all()

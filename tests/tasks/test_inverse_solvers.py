@@ -11,7 +11,7 @@ from src.samplers.multistep import AdamsBashforth, DPMpp2M, UniPC
 from src.samplers.ode import Heun, Restart
 from src.samplers.pipeline import Pipeline
 from src.samplers.time_grids import uniform_time_grid
-from src.tasks.repaint import RePaint
+from src.tasks.inverse_solvers import RePaint
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
 
@@ -46,7 +46,7 @@ def test_the_jumps_are_the_published_ones(steps, jump, repeats):
 def test_once_each_is_the_grid():
     grid = uniform_time_grid(CosineSchedule(), 9)
     assert torch.equal(RePaint(3, 1).times(grid), grid)
-    with pytest.raises(ValueError, match="at least 1, not 0 and 5"):
+    with pytest.raises(ValueError, match=r"inverse_solver\.jump_length must be >= 1, got 0"):
         RePaint(0, 5)
 
 
@@ -54,19 +54,19 @@ def make_model(predict, sampler, shape, seed=0):
     return Pipeline(Oracle(predict, sampler.schedule).double(), sampler, shape, seed=seed)
 
 
-def walk(method, model, rows, y, known):
+def solve(solver, model, rows, y, known):
     with torch.no_grad():
-        return method(model, rows, Mask(known), y, 0.0)
+        return solver(model, rows, Mask(known), y, 0.0)
 
 
 @pytest.mark.parametrize("shape", [(2, 5), (1, 3, 4)])
 def test_it_is_algorithm_1(shape):
-    """Jumps of one step, written out with the noise that the method draws."""
+    """Jumps of one step, written out with the noise that the solver draws."""
     schedule, repeats, steps = LinearSchedule(), 3, 4
     known = (torch.arange(torch.Size(shape).numel()).view(1, *shape) % 2).float()
     y = known * torch.linspace(-1, 1, 2).view(2, *[1] * len(shape))
     model = make_model(lambda x_t, t, cond: torch.tanh(x_t), DDPM(schedule, steps), shape)
-    found = walk(RePaint(1, repeats), model, range(2), y, known)
+    found = solve(RePaint(1, repeats), model, range(2), y, known)
 
     noise, step = model.noise(range(2)), model.sampler.trajectory
     x = model.sampler.sample_prior(noise, torch.empty(2, *shape))
@@ -90,14 +90,14 @@ def test_what_is_known_stays_whatever_the_sampler(sampler):
     """Samplers that need more than one step begin anew at each; the result is a function of (seed, row)."""
     known, y = torch.tensor([[[1.0, 0, 1, 1, 0]]]), torch.linspace(-1, 1, 5).expand(4, 1, 5)
     model = make_model(lambda x_t, t, cond: torch.tanh(x_t), sampler(CosineSchedule(), 8), (1, 5))
-    method = RePaint(2, 3)
-    found = walk(method, model, range(4), y * known, known)
+    solver = RePaint(2, 3)
+    found = solve(solver, model, range(4), y * known, known)
     assert_close(known * found, known * y) and found.isfinite().all()
-    assert_close(walk(method, model, range(2, 4), (y * known)[2:], known), found[2:])
-    told = []
-    model.on_step = told.append
-    walk(method, model, range(4), y * known, known)
-    assert told == [4] * 8, "as many as the walk without jumps has"
+    assert_close(solve(solver, model, range(2, 4), (y * known)[2:], known), found[2:])
+    steps = []
+    model.on_step = steps.append
+    solve(solver, model, range(4), y * known, known)
+    assert steps == [4] * 8, "as many as without jumps has"
 
 
 def test_repeats_bring_the_parts_together():
@@ -114,7 +114,7 @@ def test_repeats_bring_the_parts_together():
     y = known * torch.linspace(-2, 2, n).view(n, 1, 1)
 
     def error(repeats):
-        found = walk(RePaint(2, repeats), make_model(denoise, DDPM(schedule, 30), (1, 2)), range(n), y, known)
+        found = solve(RePaint(2, repeats), make_model(denoise, DDPM(schedule, 30), (1, 2)), range(n), y, known)
         return (found[..., 0] - found[..., 1]).square().mean().sqrt()
 
     once, thrice, often = error(1), error(3), error(10)
@@ -123,6 +123,6 @@ def test_repeats_bring_the_parts_together():
 
 def test_it_is_for_masks_without_noise():
     model = make_model(lambda x_t, t, cond: x_t, DDPM(CosineSchedule(), 3), (1, 4))
-    for measurement, noise in ((Downsample(2), 0.0), (Mask(torch.ones(1, 1, 4)), 0.1)):
-        with pytest.raises(UserError, match="method=repaint fills in what a mask hides"):
-            RePaint()(model, range(1), measurement, torch.zeros(1, 1, 4), noise)
+    for operator, noise in ((Downsample(2), 0.0), (Mask(torch.ones(1, 1, 4)), 0.1)):
+        with pytest.raises(UserError, match="inverse_solver=repaint is for task=inpaint"):
+            RePaint()(model, range(1), operator, torch.zeros(1, 1, 4), noise)

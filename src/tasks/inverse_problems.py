@@ -1,0 +1,163 @@
+"""Linear inverse problems on images and signals: inpainting, super-resolution, colorization and deblurring."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+import torch
+from annotated_types import Ge
+from torch import Tensor
+from torch.nn import functional as F
+
+from src.diffusion.operators import Blur, Downsample, Grayscale, LinearOperator, Mask
+from src.samplers.pipeline import Pipeline
+from src.tasks.base import Result, Task, TaskInput, by_size, require_input
+from src.tasks.inverse_solvers import InverseSolver
+from src.utils.errors import UserError, config_errors
+from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
+from src.utils.sample_files import read_samples
+from src.utils.seeding import generator
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class InverseProblem(Task):
+    r"""The data :math:`x_0` given :math:`y = A x_0 + s z`.
+
+    Without an input, y is made from the truth. An input of the shape of y is y itself; one of the shape of the data,
+    if that is another, has A applied to it.
+
+    Args:
+        operator: makes A from the shape (C, *S) of a sample.
+        solver: estimates the data from y.
+        noise_std: s, in the units of the data: images in [0, 1]. It is added if y is made from the truth.
+    """
+
+    operator: Callable[[Shape], LinearOperator]
+    solver: InverseSolver
+    noise_std: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.noise_std < 0:
+            raise ValueError(f"task.noise_std must be >= 0, got {self.noise_std}")
+
+    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+        if len(pipeline.shape) < 2:
+            raise UserError("inverse problems need a run on images or signals, but this one was trained on points")
+        operator, batches = self.operator(pipeline.shape), []
+        y = self.measurement(pipeline, operator, inputs)
+        for indices in pipeline.batches(len(y)):
+            batch = y[indices.start : indices.stop].to(pipeline.device)
+            batches.append(self.solver(pipeline, indices, operator, batch, self.noise_std * pipeline.data_scale).cpu())
+        return Result(torch.cat(batches), {"input": upsampled(y, pipeline.shape)}, inputs.truth, pipeline.cond)
+
+    def measurement(self, pipeline: Pipeline, operator: LinearOperator, inputs: TaskInput) -> Tensor:
+        """The measurement y (N, ...): the input itself, or A applied to the input or the truth."""
+        shape = operator(torch.zeros(1, *pipeline.shape)).shape[1:]
+        if inputs.x is None:
+            y = operator(require_input(inputs.truth, pipeline))
+            noise = torch.randn(y.shape, generator=generator(pipeline.seed, "noise measured"))
+            y = y + self.noise_std * pipeline.data_scale * noise
+        elif inputs.x.shape[1:] == shape:
+            y = inputs.x
+        elif inputs.x.shape[1:] == pipeline.shape:
+            y = operator(inputs.x)
+        else:
+            given, expected = by_size(inputs.x.shape[1:]), by_size(shape)
+            raise UserError(f"input has the shape {given}, but this task needs {expected} on this run; resize it")
+        # Removes what cannot come from A, such as the elements under a mask.
+        return operator(operator.pinv(y))
+
+
+def inpaint(
+    solver: InverseSolver, mask: str | None = None, box: Sequence[Fraction] | None = None,
+    noise_std: NonNegativeFloat = 0.0,
+) -> InverseProblem:  # fmt: skip
+    """Fill in a missing part.
+
+    Args:
+        solver: estimates the data from the known part.
+        mask: a file of the size of the data, white (or 1) where they are missing.
+        box: the missing part instead, as fractions of the image: [top, left, bottom, right], of signals [start, end];
+            by default the right half.
+        noise_std: standard deviation of the noise in the known part.
+    """
+    return InverseProblem(partial(mask_from, mask, box), solver, noise_std)
+
+
+def super_resolution(
+    solver: InverseSolver, factor: Annotated[int, Ge(2)] = 4, noise_std: NonNegativeFloat = 0.0
+) -> InverseProblem:
+    """Enlarge by an integer factor, which must divide the size of the data."""
+    return InverseProblem(partial(downsampling, factor), solver, noise_std)
+
+
+def colorize(
+    solver: InverseSolver, weights: Sequence[float] = (0.299, 0.587, 0.114), noise_std: NonNegativeFloat = 0.0
+) -> InverseProblem:
+    """Color grayscale images; `weights` are those of red, green and blue in gray."""
+    return InverseProblem(partial(grayscale, weights), solver, noise_std)
+
+
+def deblur(solver: InverseSolver, blur_std: PositiveFloat = 1.5, noise_std: NonNegativeFloat = 0.0) -> InverseProblem:
+    """Sharpen images blurred by a Gaussian of standard deviation `blur_std`, in pixels."""
+    return InverseProblem(partial(blur, blur_std), solver, noise_std)
+
+
+# ---- the operators of a run, by the shape of its samples ----
+
+
+def mask_from(file: str | None, box: Sequence[float] | None, shape: Shape) -> Mask:
+    """Make the mask of a file, or that of a box."""
+    if file is None:
+        return Mask(1 - box_mask(box, shape[1:]))
+    if box is not None:
+        raise UserError("task.mask and task.box exclude each other; give one of them")
+    x = read_samples(Path(file), (3 if len(shape) == 3 else shape[0], *shape[1:]), "task.mask")
+    missing = (x > (0 if len(shape) == 3 else 0.5)).any(1, keepdim=True)
+    if missing.shape != (1, 1, *shape[1:]):
+        given, expected = by_size(missing.shape[2:]), by_size(shape[1:])
+        raise UserError(f"task.mask={file} must hold one mask of {expected}, got {len(missing)} of {given}; resize it")
+    return Mask(1 - missing.float())
+
+
+def box_mask(box: Sequence[float] | None, size: Shape) -> Tensor:
+    """Make a mask (1, 1, *S) that is 1 in the box, 0 around it."""
+    axes = len(size)
+    box = [0.0] * (axes - 1) + [0.5] + [1.0] * axes if box is None else list(box)
+    if len(box) != 2 * axes or not all(0 <= a < b <= 1 for a, b in zip(box[:axes], box[axes:], strict=True)):
+        expected = "[top, left, bottom, right]" if axes == 2 else "[start, end]"
+        raise UserError(f"task.box must be {expected} as fractions in [0, 1], each start before its end, got {box}")
+    inside = torch.ones(1, 1, *size)
+    for axis, (a, b, n) in enumerate(zip(box[:axes], box[axes:], size, strict=True), 2):
+        place = torch.arange(n).view(-1, *[1] * (axes + 1 - axis))
+        inside = inside * ((round(a * n) <= place) & (place < round(b * n)))
+    return inside
+
+
+def downsampling(factor: int, shape: Shape) -> Downsample:
+    """Make the operator that averages blocks of factor x factor."""
+    if factor < 2 or any(n % factor for n in shape[1:]):
+        raise UserError(f"task.factor must be >= 2 and divide the size {by_size(shape[1:])} of this run, got {factor}")
+    return Downsample(factor)
+
+
+def grayscale(weights: Sequence[float], shape: Shape) -> Grayscale:
+    """Make the operator that weighs the channels."""
+    if shape[0] == 1 or shape[0] != len(weights):
+        raise UserError(f"task=colorize needs a run on {len(weights)} channels, but this one has {shape[0]}")
+    return Grayscale(weights)
+
+
+def blur(std: float, shape: Shape) -> Blur:
+    """Make the Gaussian blur."""
+    with config_errors("task"):
+        return Blur(std)
+
+
+def upsampled(y: Tensor, shape: Shape) -> Tensor:
+    """The measurement at the size of the data and with as many channels, by nearest neighbors."""
+    return F.interpolate(y, shape[1:], mode="nearest").expand(-1, *shape)
