@@ -14,6 +14,7 @@ from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
 from src.diffusion.schedules import Schedule
+from src.samplers.clipping import NoClip
 from src.samplers.time_grids import TimeGrid, uniform_time_grid
 from src.utils.seeding import generator
 
@@ -86,10 +87,6 @@ class DenoiserMemory:
         self.memory.clear()
 
 
-def no_clip(x_0: Tensor) -> Tensor:
-    return x_0
-
-
 @dataclass
 class Sampler(ABC):
     """Walks from noise to data along a grid of times. A new one is one method, `step`.
@@ -145,7 +142,7 @@ class Sampler(ABC):
             times: walk these instead, such as a part of a grid.
         """
         levels = self.noise_levels(self.times(start) if times is None else times)
-        memory = DenoiserMemory(denoise, self.clip or no_clip)
+        memory = DenoiserMemory(denoise, self.clip or NoClip())
         yield State(levels[0].t, x_t, None)
         for i, (t, s) in enumerate(pairwise(levels)):
             memory.steps_left = len(levels) - 1 - i

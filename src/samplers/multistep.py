@@ -49,6 +49,13 @@ class DPMpp2M(Sampler):
 
 
 @dataclass
+class DPMpp2MSDE(DPMpp2M):
+    """:class:`DPMpp2M` on the reverse SDE: eta = 1."""
+
+    eta: Annotated[float, Ge(0)] = 1.0
+
+
+@dataclass
 class DPMpp3MSDE(Sampler):
     r"""DPM-Solver++ (3M), a parabola through the last three predictions, as an ODE (eta = 0) or SDE (eta = 1).
 

@@ -11,7 +11,8 @@ from src.diffusion.operators import Blur, Downsample, Grayscale, Mask
 from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM, posterior_variance
 from src.diffusion.schedules import expand_like
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.base import DenoiserMemory, no_clip
+from src.samplers.base import DenoiserMemory
+from src.samplers.clipping import NoClip
 
 STD = 0.6
 # name: (A of the size, shape of a sample)
@@ -147,7 +148,7 @@ def test_dps_is_algorithm_1(steps, randn):
     sampler, x_t = DDPM(schedule, steps), randn(3, *data.shape)
     t, s = sampler.noise_levels(torch.tensor([6, 5], dtype=torch.float64) / 10)
     guided, plain = (
-        sampler.step(DenoiserMemory(denoise, no_clip), x_t, t, s, torch.zeros_like)
+        sampler.step(DenoiserMemory(denoise, NoClip()), x_t, t, s, torch.zeros_like)
         for denoise in (
             DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule),
             data.denoise(schedule),

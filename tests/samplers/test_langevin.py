@@ -11,7 +11,8 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.samplers.base import DenoiserMemory, no_clip
+from src.samplers.base import DenoiserMemory
+from src.samplers.clipping import NoClip
 from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin_step
 from tests.samplers.registry import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
@@ -27,7 +28,7 @@ def coefficients(step, like):
 @pytest.mark.parametrize("data", SHAPES)
 def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
     truth = gaussian(data)
-    denoise = DenoiserMemory(truth.denoiser(schedule), no_clip)
+    denoise = DenoiserMemory(truth.denoiser(schedule), NoClip())
     for t, size in itertools.product([0.2, 0.5, 0.9], [0.01, 0.2, 1.5]):
         (level,), (mean, std) = AnnealedLangevin(schedule).noise_levels(tensor([t])), truth.moments(schedule, t)
         c, d, e = coefficients(lambda x, noise: langevin_step(denoise, x, level, size, noise), truth.mean)  # noqa: B023
@@ -42,7 +43,7 @@ def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
     """What a step of half the size gets wrong is half as much."""
     truth = gaussian((5,))
     (level,) = AnnealedLangevin(schedule).noise_levels(tensor([0.6]))
-    denoise, (_, std) = DenoiserMemory(truth.denoiser(schedule), no_clip), truth.moments(schedule, 0.6)
+    denoise, (_, std) = DenoiserMemory(truth.denoiser(schedule), NoClip()), truth.moments(schedule, 0.6)
     errors = []
     for size in (0.02, 0.01):
         c, _, e = coefficients(lambda x, noise, size=size: langevin_step(denoise, x, level, size, noise), truth.mean)
@@ -147,7 +148,7 @@ def test_a_mixture_stays(kind, schedule_name, make_schedule, mixture, randn):
     x, noise, denoise = truth.draw(n, randn), seeded(0), truth.denoiser(schedule)
     x = schedule.add_noise(x, tensor(0.7), noise(x))
     if kind == "langevin":
-        s, predict = 0.7, DenoiserMemory(denoise, no_clip)
+        s, predict = 0.7, DenoiserMemory(denoise, NoClip())
         (level,) = AnnealedLangevin(schedule).noise_levels(tensor([s]))
         for _ in range(40):
             x = langevin_step(predict, x, level, 0.05, noise)
