@@ -90,7 +90,9 @@ class ConditionEmbedding(nn.Module):
         embedding = self.noise(c_noise)
         if self.label is None:
             if label is not None:
-                raise ValueError("net.num_classes must be > 0 for a network that is given labels, got 0")
+                raise ValueError(
+                    "num_classes must be > 0 for a network that is given labels, got 0; use condition=labels"
+                )
             return embedding
         if label is None:
             label = torch.full(c_noise.shape, -1, device=c_noise.device)

@@ -109,7 +109,7 @@ def test_labels(make, data, randn):
 
 def test_unconditional_refuses_labels(make, data, randn):
     x, c_noise = inputs(*data, randn)
-    with pytest.raises(ValueError, match=r"net\.num_classes must be > 0"):
+    with pytest.raises(ValueError, match="num_classes must be > 0"):
         make(*data)(x.float(), c_noise, torch.zeros(4, dtype=torch.int64))
 
 
@@ -228,7 +228,7 @@ class TestConditionEmbedding:
         assert torch.equal(embed(self.c_noise), by_hand)
 
     def test_unconditional_refuses_labels(self):
-        with pytest.raises(ValueError, match=r"net\.num_classes must be > 0"):
+        with pytest.raises(ValueError, match="num_classes must be > 0"):
             ConditionEmbedding(8)(self.c_noise, torch.tensor([0, 1, 2]))
 
     @pytest.mark.parametrize("label", [3, -2])
