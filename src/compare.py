@@ -6,8 +6,8 @@ from src.commands.main import run_command
 
 
 def compare(cfg: DictConfig) -> None:
-    """Read what runs came to, or sample one over a grid of samplers, and write a table, plots and a page."""
-    from src.commands.compare.command import choose  # torch takes seconds to import, which --help need not wait for
+    """Compare runs, or samplers on one run, and write a table, plots and a report."""
+    from src.commands.compare.command import choose  # imports torch, which --help does not need
 
     comparison = choose(cfg)
     comparison.sample()

@@ -1,4 +1,4 @@
-"""Measure a run: python -m src.evaluate run=latest n=2000"""
+"""Evaluate a run: python -m src.evaluate run=latest n=2000"""
 
 from typing import Any
 
@@ -10,20 +10,18 @@ from src.commands.overrides import sampling_overrides
 
 
 def evaluate(cfg: DictConfig) -> Any:
-    """Rebuild the model from the run folder, draw samples, measure them, and write the figures and the report.
+    """Load the model of a run, sample from it, compute metrics and write a report.
 
-    Returns what a sweep looks at.
+    Returns:
+        The metrics that `sweep.objective` names.
     """
-    from src.commands.evaluation import (  # torch takes seconds to import, which --help need not wait for
-        Evaluation,
-        objective,
-    )
+    from src.commands.evaluation import Evaluation, metric_values  # imports torch, which --help does not need
 
     evaluation = Evaluation.prepare(cfg, overridden_keys())
     context = evaluation.draw()
     sections = evaluation.compute_metrics(context)
     evaluation.write(context, sections)
-    return objective(cfg.sweep.objective, sections)
+    return metric_values(cfg.sweep.objective, sections)
 
 
 if __name__ == "__main__":

@@ -8,8 +8,8 @@ from src.commands.overrides import sampling_overrides
 
 
 def sample(cfg: DictConfig) -> None:
-    """Rebuild the model from the run folder, draw, and write samples.npz and grid.png."""
-    from src.commands.sampling import Sampling  # torch takes seconds to import, which --help need not wait for
+    """Load the model of a run, sample from it or apply a task to given samples, and write the results."""
+    from src.commands.sampling import Sampling  # imports torch, which --help does not need
 
     sampling = Sampling.prepare(cfg, overridden_keys())
     sampling.check_out()

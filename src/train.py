@@ -9,24 +9,22 @@ from src.commands.overrides import training_overrides
 
 
 def train(cfg: DictConfig) -> Any:
-    """Settle all settings and the folder, build the parts, announce, fit, report; returns what a search looks at."""
+    """Train the model of a config, or with plan= estimate the cost; returns the results of `sweep.objective`."""
+    # Imported here, since torch and Lightning take seconds to import and --help needs neither.
     if cfg.get("plan"):
         from src.commands.plan.command import plan_run
 
-        plan_run(cfg)
-        return None
+        return plan_run(cfg)
     from src.commands.run_setup import setup_run
-    from src.commands.training import (
-        Training,  # torch and Lightning take seconds to import, which --help need not wait for
-    )
+    from src.commands.training import Training
 
-    run = setup_run(cfg)
-    if not run.finished:
-        training = Training.prepare(run)
+    setup = setup_run(cfg)
+    if not setup.finished:
+        training = Training.prepare(setup)
         training.announce()
         training.fit()
         training.report()
-    return run.outcome()
+    return setup.result()
 
 
 if __name__ == "__main__":

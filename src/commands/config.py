@@ -1,15 +1,13 @@
-"""The settings of a run: what Hydra composed, with all that is left to us filled in."""
+"""Resolve the config of a run: what Hydra composed, completed by what the command line and a resumed run imply."""
 
 from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.runs.run import Run
 from src.utils.errors import UserError
-from src.utils.folders import check_named
 from src.utils.override_syntax import read
 from src.utils.paths import CONF
 
@@ -17,24 +15,12 @@ from src.utils.paths import CONF
 LAUNCH_KEYS = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
 
 
-def hydra_run() -> Run:
-    """The folder that Hydra has made for this run.
-
-    Raises:
-        UserError: where its name is empty.
-    """
-    hydra = HydraConfig.get()
-    if hydra.mode == RunMode.RUN:
-        check_named("hydra.run.dir", hydra.run.dir)
-    return Run(hydra.runtime.output_dir)
-
-
 def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
-    """The config with all that is left to us filled in, but for the precision, and the overrides that are its own.
+    """The completed config, in which only precision=auto is left, and the overrides that belong to the run.
 
     Args:
-        cfg: what Hydra composed.
-        run: the run folder that it names.
+        cfg: the config that Hydra composed.
+        run: the folder that Hydra made for the run, or that of the run to resume.
 
     Raises:
         UserError: for settings that contradict each other.
@@ -42,7 +28,7 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     words = list(HydraConfig.get().overrides.task)
     overrides = [word for word in words if read(word).key.split(".")[0] not in LAUNCH_KEYS]
     if any(read(word).key == "paths.run" for word in overrides):
-        raise UserError("paths.run= cannot be set, since it follows the run folder; name that by hydra.run.dir=FOLDER")
+        raise UserError("paths.run= cannot be set, since it is the run folder; set hydra.run.dir=FOLDER instead")
     drop_incompatible_keys(cfg, overrides)
     if cfg.resume is not None:
         overrides = overrides[len(run.overrides()) :]
@@ -52,7 +38,7 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
 
 
 def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> DictConfig:
-    """The config that a run was started with, with what this command line changes."""
+    """The saved config of a run, with the overrides of this command line."""
     with open_dict(saved):
         saved.update({key: cfg[key] for key in cfg if key not in saved})
     for override in overrides:
@@ -91,19 +77,21 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
 
 
 def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str]) -> None:
-    """Replace the numbers that the experiment gives to the parts of a framework by the framework's own.
+    """Replace the experiment's settings of a framework's parts by the framework's own.
 
     `experiment=mnist_ddpm framework=edm` must not train EDM with the experiment's mean of another time sampler.
     """
     named = {read(word).key for word in overrides}
-    file = OmegaConf.load(CONF / "framework" / f"{framework}.yaml")
+    file: Any = OmegaConf.load(CONF / "framework" / f"{framework}.yaml")
     parts = {name.split("/")[-1]: part for entry in file.defaults for name, part in entry.items()}
     before = compose("train", [word for word in overrides if read(word).key == "experiment"])
     for group, part in parts.items():
         if group in named:
             continue
-        own = {**OmegaConf.to_container(group_defaults(group, part)), **(file.get(group) or {})}
-        node, old = OmegaConf.to_container(cfg[group]), OmegaConf.to_container(before[group])
+        own: Any = OmegaConf.to_container(group_defaults(group, part))
+        own = {**own, **(file.get(group) or {})}
+        node: Any = OmegaConf.to_container(cfg[group])
+        old: Any = OmegaConf.to_container(before[group])
         with open_dict(cfg):
             for key in node:
                 if f"{group}.{key}" in named:
@@ -115,7 +103,7 @@ def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str])
 
 
 def group_defaults(group: str, choice: str) -> Any:
-    """What the file of a choice says; composed only where it builds on others, since that takes a while."""
+    """The settings in the file of a choice; composed only if the file has defaults, since that is slow."""
     file = CONF / group / f"{choice}.yaml"
     own = OmegaConf.load(file) if file.is_file() else None
     if own is None or "defaults" in own:
@@ -124,7 +112,7 @@ def group_defaults(group: str, choice: str) -> Any:
 
 
 def resolve_length(cfg: DictConfig, overrides: list[str]) -> None:
-    """Let the length given on the command line, in epochs or in steps, replace the one of the experiment."""
+    """Replace the experiment's length of training by that of the command line, in epochs or in steps."""
     given = {read(word).key for word in overrides}
     if "trainer.max_epochs" in given and "trainer.max_steps" not in given:
         cfg.trainer.max_steps = -1

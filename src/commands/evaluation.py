@@ -350,11 +350,11 @@ def read_kept(file: Path, key: str) -> dict[str, np.ndarray] | None:
     return kept if kept["key"] == key else None
 
 
-def objective(names: Any, sections: dict[str, ReportSection]) -> Any:
-    """The metric of a name, or those of a list of names; by default the first of which less is better.
+def metric_values(names: Any, sections: dict[str, ReportSection]) -> Any:
+    """The metric of a name, or the metrics of a list of names; by default the first metric of which lower is better.
 
     Raises:
-        UserError: where there is none of that name.
+        UserError: if there is no metric of that name.
     """
     values = {name: value for section in sections.values() for name, value in section.values.items()}
     if names is None:

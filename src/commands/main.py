@@ -1,4 +1,4 @@
-"""How a command starts: alone, or as the jobs of a sweep."""
+"""Start a command with Hydra: as one job, or as the jobs of a sweep."""
 
 import os
 import sys
@@ -20,14 +20,14 @@ from src.utils.paths import CONF, settle_environment, settle_strings
 
 
 def run_command(
-    task: Callable[[DictConfig], Any], config_name: str, complete: Callable[[list[str]], list[str]] = list
+    task: Callable[[DictConfig], Any], config_name: str, rewrite: Callable[[list[str]], list[str]] = list
 ) -> None:
     """Run `task` with the config that Hydra composes from `conf/<config_name>.yaml` and the command line.
 
     Args:
-        task: takes the composed config.
-        config_name: the file in conf/, without its ending.
-        complete: makes the words that Hydra sees of those on the command line.
+        task: the command, a function of the composed config.
+        config_name: the name of the file in conf/, without .yaml.
+        rewrite: makes the overrides for Hydra from those on the command line.
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
     limit_yaml()
@@ -35,22 +35,22 @@ def run_command(
     with user_errors(config_name):
         settle_environment()
         words, flags = split_flags(sys.argv[1:])
-        words = [normalize_override(word) for word in complete([normalize_override(word) for word in words])]
+        words = [normalize_override(word) for word in rewrite([normalize_override(word) for word in words])]
         check_run_dirs(words)
-        sys.argv[1:] = [*words, *flags]  # Hydra refuses words behind a flag when others stand before it
+        sys.argv[1:] = [*words, *flags]  # Hydra refuses overrides on both sides of a flag
         start(wrap_task(task, config_name))()
 
 
 def wrap_task(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[DictConfig], Any]:
-    """The task as Hydra runs it: a job of a sweep leaves its errors in the folder of the sweep, any other ends here."""
+    """The task for Hydra: a job of a sweep writes its errors to the folder of the sweep, others exit with one line."""
 
     def job(cfg: DictConfig) -> Any:
         with trust_configs(cfg.get("trust") is True):
             if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
-                from src.commands.sweep.job import run_job  # which imports what --help need not wait for
+                from src.commands.sweep.job import run_job  # imports torch, which --help does not need
 
                 return run_job(task, cfg)
-            with user_errors(config_name):  # here too, since Hydra prints the command line of a job that raises
+            with user_errors(config_name):  # here too: Hydra prints the command line of a job that raises
                 settle_strings(cfg)
                 return task(cfg)
 

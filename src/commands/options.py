@@ -10,7 +10,7 @@ Scale = Annotated[float, Ge(0)]
 OneOrMore = str | list[str]
 
 
-class Sweep(TypedDict):
+class SweepOptions(TypedDict):
     """Of -m."""
 
     resume: str | None
@@ -19,7 +19,7 @@ class Sweep(TypedDict):
     dry_run: bool
 
 
-class Paths(TypedDict):
+class PathOptions(TypedDict):
     """Where things lie."""
 
     outputs: str
@@ -27,7 +27,7 @@ class Paths(TypedDict):
     run: str
 
 
-class Train(TypedDict):
+class TrainOptions(TypedDict):
     """Of src.train."""
 
     name: str
@@ -39,14 +39,14 @@ class Train(TypedDict):
     trust: bool
     self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
     compile: bool
-    sweep: Sweep
-    paths: Paths
+    sweep: SweepOptions
+    paths: PathOptions
     trainer: dict[str, Any]
     callbacks: dict[str, dict[str, Any] | None]
     logger: dict[str, dict[str, Any] | None] | None
 
 
-class _Drawing(TypedDict):
+class _SamplingOptions(TypedDict):
     """Of the commands that draw samples from a run."""
 
     run: str | None
@@ -56,12 +56,12 @@ class _Drawing(TypedDict):
     out: str | None
     batch_size: Count
     device: str
-    paths: Paths
+    paths: PathOptions
     trust: bool
     precision: Literal["auto", 32, "32", "bf16"]
 
 
-class Sample(_Drawing):
+class SampleOptions(_SamplingOptions):
     """Of src.sample and src.evaluate."""
 
     n: Count
@@ -70,10 +70,10 @@ class Sample(_Drawing):
     input: OneOrMore | None
     truth: OneOrMore | None
     human: str | bool | None
-    sweep: Sweep
+    sweep: SweepOptions
 
 
-class Compare(_Drawing):
+class CompareOptions(_SamplingOptions):
     """Of src.compare."""
 
     runs: OneOrMore | None

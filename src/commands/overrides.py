@@ -1,4 +1,7 @@
-"""What the words of a command line mean, before Hydra sees them."""
+"""Rewrite the overrides of a command line before Hydra parses them: quotes, ~, and those of a resumed run or sweep.
+
+No key is renamed: what is typed is what the config has.
+"""
 
 import re
 from contextlib import suppress
@@ -14,26 +17,26 @@ from src.utils.errors import UserError
 from src.utils.override_syntax import Word, assignment, override_value, read
 from src.utils.paths import CONF, check_writable, expanded, is_empty, refuse_empty
 
-# Ranges in braces, as of data.root=train-{000..009}.tar, mean something else to Hydra unless they are in quotes.
+# Ranges in braces, such as data.root=train-{000..009}.tar, which Hydra would parse as a dict without quotes.
 BRACE_RANGE = re.compile(r"([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)")
-# Values of characters that are not in Hydra's grammar, such as ~, # and é, so that they can have but one meaning.
+# Values with characters outside Hydra's grammar, such as ~, # and é, which can only be strings.
 UNQUOTED = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
-# Settings whose value is the name of a file or folder, where it looks like a number too.
+# Keys whose value is the name of a file or folder, even if it looks like a number.
 PATH_KEYS = (
     "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "out",
     "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide_model.run", "paths.outputs", "paths.data",
     "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
-# Those of them that cannot be null.
+# The path keys that must not be null.
 REQUIRED_PATHS = ("paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir")
 
 
 def normalize_override(text: str) -> str:
-    """A word as Hydra has to be given it, so that it reads what is meant.
+    """Quote an override where Hydra would misread it: paths that look like numbers, and a ~ for the home folder.
 
     Raises:
-        UserError: for a value without a name, an empty one, and a group without a choice.
-        OverrideParseException: for a word that cannot be read.
+        UserError: for an override without a key, an empty value, or a group without a choice.
+        OverrideParseException: for an override that Hydra cannot parse.
     """
     if text.startswith("="):
         raise UserError(f"{text}: the name before the = is missing")
@@ -46,7 +49,7 @@ def normalize_override(text: str) -> str:
     if is_empty(word.value) and not group:
         refuse_empty(word.head)
     if word.value is None and word.key in REQUIRED_PATHS:
-        raise UserError(f"{text} names no folder; leave it out, or give the name of one")
+        raise UserError(f"{word.key} must be a folder, got null; leave it out, or name a folder")
     if word.key in PATH_KEYS and isinstance(word.value, bool | int | float):
         return assignment(word.head, word.tail)
     if (
@@ -61,7 +64,7 @@ def normalize_override(text: str) -> str:
 
 
 def parse_override(text: str) -> Word:
-    """A word, with its value in quotes where Hydra could not read it otherwise and it can have but one meaning."""
+    """Parse an override, with quotes around a value that Hydra cannot parse without them and that is unambiguous."""
     if found := BRACE_RANGE.fullmatch(text):
         return read(assignment(found[1], found[2]))
     try:
@@ -74,10 +77,10 @@ def parse_override(text: str) -> Word:
 
 
 def check_run_dirs(words: list[str]) -> None:
-    """Refuse folders for Hydra to make that cannot be written to.
+    """Refuse folders of runs and sweeps that cannot be written to, before Hydra makes them.
 
     Raises:
-        UserError: naming the setting.
+        UserError: naming the key.
     """
     for setting in ("hydra.run.dir", "hydra.sweep.dir"):
         folder = override_value(setting, words)
@@ -86,9 +89,9 @@ def check_run_dirs(words: list[str]) -> None:
 
 
 def training_overrides(words: list[str]) -> list[str]:
-    """Those of a run, a sweep or a plan; what a run or sweep was started with comes before what resumes it.
+    """The overrides of src.train; those that a run or sweep was started with are put before those that resume it.
 
-    Hydra then composes the same groups again, so that what the resuming command line says of them is understood.
+    Hydra then composes the same groups again, which the resuming command line may change.
     """
     words = sweep_overrides(words)
     if (resume := override_value("resume", words)) is None:
@@ -101,31 +104,33 @@ def training_overrides(words: list[str]) -> list[str]:
 
 
 def sampling_overrides(words: list[str]) -> list[str]:
-    """Let words such as sampler.repeats=5 change the run's own sampler, whose settings Hydra does not know.
+    """The overrides of src.sample and src.evaluate, with ++ before settings of the run's own sampler and so on.
 
-    `check_config` refuses those that it does not have.
+    Hydra does not know those parts, so that it could not override them otherwise; `check_config` refuses unknown keys.
     """
-    read_words = [read(word) for word in sweep_overrides(words)]
-    chosen = {word.key for word in read_words}
-    return [f"++{word.text}" if changes_sampling_part(word, chosen) else word.text for word in read_words]
+    parsed = [read(word) for word in sweep_overrides(words)]
+    chosen = {word.key for word in parsed}
+    return [f"++{word.text}" if changes_sampling_part(word, chosen) else word.text for word in parsed]
 
 
 def changes_sampling_part(word: Word, chosen: set[str]) -> bool:
-    """Whether a word changes a setting of the run's own sampler and so on, rather than of one that is chosen anew."""
+    """True if an override sets a key of the run's own sampler, guidance and so on, not of a newly chosen one."""
     part = word.key.split(".")[0]
     return word.head == word.key != part and part in SAMPLING_GROUPS and part not in chosen
 
 
 def sweep_overrides(words: list[str]) -> list[str]:
-    """The words of a sweep that goes on: its own, where none are given but those that say so.
+    """The overrides of a resumed sweep: its own, unless the command line has others than launch keys.
 
     Raises:
-        UserError: where the folder is not one of a sweep.
+        UserError: if the folder holds no sweep.
     """
     if (folder := override_value("sweep.resume", words)) is None:
         return words
     if not (Path(folder) / SWEEP).is_file():
-        raise UserError(f"sweep.resume={folder}: there is no sweep in that folder, since it holds no {SWEEP}")
+        raise UserError(
+            f"sweep.resume={folder}: the folder holds no sweep, since {SWEEP} is missing; name the folder of a sweep"
+        )
     plan, given = Plan.read(Path(folder)), [word for word in words if not is_launch_key(read(word).key)]
     typed = [] if given else [*plan.hydra_words, *plan.words]
     check_trusted_overrides(typed, Path(folder) / SWEEP, override_value("trust", words) is True)
@@ -135,5 +140,5 @@ def sweep_overrides(words: list[str]) -> list[str]:
 
 
 def is_launch_key(key: str) -> bool:
-    """Whether a setting says how a sweep goes on, and not what its jobs are."""
+    """True if a key says how a sweep is resumed, and not what its jobs are."""
     return key.startswith("sweep.") or key in ("trust", "resume_changed_data")

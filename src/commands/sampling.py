@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
-from src.commands.options import Sample
+from src.commands.options import SampleOptions
 from src.diffusion.conditions import Labels, NoCondition
 from src.diffusion.denoiser import Denoiser
 from src.plots.comparison import MOST, comparison
@@ -220,7 +220,7 @@ def check_settings(cfg: DictConfig, named: set[str]) -> None:
     """Refuse settings that are wrong whatever the run."""
     if cfg.run is None:
         raise UserError("run=RUN is needed: a run folder, or run=latest")
-    check_options(to_container(cfg), Sample)
+    check_options(to_container(cfg), SampleOptions)
     if not isinstance(cfg.weights, str) and "ckpt" in named:
         raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
 

@@ -67,7 +67,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
         ("data.frequency=", "data.frequency= is empty, as where a shell variable is not set; give a value, or leave"),
-        ("hydra.run.dir=null", "hydra.run.dir=null names no folder"),
+        ("hydra.run.dir=null", "hydra.run.dir must be a folder, got null"),
         ("seed=1,2", "seed=1,2 are several values: a sweep over them needs -m first, a list is seed=[1,2]"),
         ("name=${foo}", "name: Interpolation key 'foo' not found"),
     ],

@@ -61,7 +61,7 @@ def test_an_empty_value_is_refused(key, word):
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "paths.outputs"])
 def test_a_folder_that_is_needed_is_not_null(key):
-    with pytest.raises(UserError, match="names no folder"):
+    with pytest.raises(UserError, match="must be a folder, got null"):
         normalize_override(f"{key}=null")
 
 

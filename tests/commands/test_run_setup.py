@@ -4,7 +4,8 @@ import copy
 
 import pytest
 
-from src.commands.run_setup import new_job_dir, objective, run_key
+from src.commands.run_dir import new_job_dir
+from src.commands.run_setup import run_key, run_results
 from src.runs.run import Run
 from src.utils.errors import UserError
 
@@ -50,9 +51,9 @@ def test_what_a_search_looks_at(tmp_path):
         parameters=7,
         results={"steps": 1, "seconds": 1.0, "best_val_loss": 0.5, "quality/nfe": 10, "verdict": "good", "none": None},
     )
-    assert objective("best_val_loss", run) == 0.5
-    assert objective(["best_val_loss", "quality/nfe", "parameters"], run) == [0.5, 10.0, 7.0]
-    assert objective("none", run) is None, "as the loss of a run that was never validated"
+    assert run_results("best_val_loss", run) == 0.5
+    assert run_results(["best_val_loss", "quality/nfe", "parameters"], run) == [0.5, 10.0, 7.0]
+    assert run_results("none", run) is None, "as the loss of a run that was never validated"
     for wrong in ("quality", ["best_val_loss", "verdict"]):
         with pytest.raises(UserError, match="best_val_loss, quality/nfe, none, parameters"):
-            objective(wrong, run)
+            run_results(wrong, run)

@@ -5,7 +5,7 @@ from omegaconf import DictConfig
 from src.commands.cli import to_container
 from src.commands.compare.run_comparison import RunComparison
 from src.commands.compare.sampler_benchmark import SamplerGrid
-from src.commands.options import Compare
+from src.commands.options import CompareOptions
 from src.runs.check_config import check_options
 from src.utils.console import start_logging
 from src.utils.errors import UserError
@@ -21,7 +21,7 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
     """
     start_logging(None)
     plain = to_container(cfg)
-    check_options(plain, Compare)
+    check_options(plain, CompareOptions)
     given = [key for key in WAYS if cfg[key] is not None]
     if len(given) != 1:
         found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"

@@ -11,12 +11,13 @@ from omegaconf import DictConfig
 
 from src.callbacks.sample_images import SampleImages
 from src.commands.cli import to_container
-from src.commands.config import hydra_run, resolve_config
-from src.commands.options import Train
+from src.commands.config import resolve_config
+from src.commands.options import TrainOptions
 from src.commands.plan.device import Plan, described, device_at_hand, measured_speed
 from src.commands.plan.estimate import Figures, Layout, grid_of, length_of, memory_of, time_of
 from src.commands.plan.profile import build_module, measure, trial
 from src.commands.plan.report import report
+from src.commands.run_dir import hydra_run
 from src.data.base import DataModule
 from src.runs.check_config import check_config, check_options
 from src.utils.console import log, start_logging
@@ -35,7 +36,7 @@ def plan_run(cfg: DictConfig) -> None:
     start_logging(None)
     run = hydra_run()
     remove_if_empty(run.path)
-    check_options(to_container(cfg), Train)
+    check_options(to_container(cfg), TrainOptions)
     check_config({"plan": to_container(cfg.plan)})
     plan: Plan = instantiate(cfg.plan)
     if plan.out is not None:

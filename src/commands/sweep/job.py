@@ -13,7 +13,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from src.commands.cli import exit_with_error, one_line_message, user_message
-from src.commands.run_setup import FailedBefore, setup_run
+from src.commands.run_dir import FailedBefore
+from src.commands.run_setup import setup_run
 from src.runs.sweep import Job, Plan, Progress, duration
 from src.utils.console import start_logging
 from src.utils.errors import UserError
@@ -103,7 +104,7 @@ def in_processes(cfg: DictConfig) -> Any:
     """
     setup, hydra = setup_run(cfg), HydraConfig.get()
     if setup.finished:
-        return setup.outcome()
+        return setup.result()
     run, words = setup.run, [word for word in hydra.overrides.task if not read(word).key.startswith("sweep.")]
     words += [assignment("hydra.sweep.dir", hydra.sweep.dir), assignment("hydra.run.dir", run.path)]
     words += ["hydra.mode=RUN", "auto_resume=true"]
@@ -116,7 +117,7 @@ def in_processes(cfg: DictConfig) -> Any:
     if code:
         reason = run.metadata().get("failed") or f"it ended with exit code {code}; its messages stand above"
         raise UserError(reason, exit_code=code if code > 128 else 1)
-    return setup.outcome()
+    return setup.result()
 
 
 def wait(child: subprocess.Popen) -> int:
