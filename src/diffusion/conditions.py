@@ -107,8 +107,8 @@ class Labels(Condition):
     def __init__(self, num_classes: Annotated[int, Ge(0)], dropout: Annotated[float, Interval(ge=0, lt=1)] = 0.1):
         if num_classes < 1:
             raise ValueError(
-                f"condition=labels needs data with labels, but data.num_classes is {num_classes}; set data.num_classes "
-                "to the number of labels if the data have any, or use condition=none or condition=clusters"
+                f"the data must have labels, but data.num_classes is {num_classes}; set it to the number of labels if "
+                "there are any, or use condition=none or condition=clusters"
             )
         super().__init__(num_classes, dropout)
 
@@ -120,7 +120,7 @@ class Labels(Condition):
 
     def check_data(self, batch: Batch, n: int) -> None:
         if "label" not in batch:
-            raise ValueError('condition=labels needs data with labels: batches {"x": ..., "label": ...}')
+            raise ValueError('the data must have labels, batches {"x": ..., "label": ...}; or use condition=none')
 
 
 class Clusters(Condition):
@@ -181,7 +181,7 @@ class Clusters(Condition):
 
     def check_data(self, batch: Batch, n: int) -> None:
         if n < self.num_classes:
-            raise ValueError(f"condition.num_clusters must be <= {n:,}, the training samples, got {self.num_classes}")
+            raise ValueError(f"num_clusters must be <= {n:,}, the number of training samples, got {self.num_classes}")
 
     def fit(self, batches: Iterable[Batch], generator: torch.Generator) -> None:
         """Run k-means on some thousands of samples on the CPU; the generator chooses the first centers."""

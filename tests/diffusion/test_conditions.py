@@ -140,7 +140,7 @@ def test_converted_with_the_net(dtype):
 
 
 def test_too_few_data():
-    with pytest.raises(ValueError, match="num_clusters must be <= 4, the training samples, got 9"):
+    with pytest.raises(ValueError, match="num_clusters must be <= 4, the number of training samples, got 9"):
         fitted(torch.randn(4, 2), 9)
 
 
@@ -180,8 +180,10 @@ def test_without_a_condition_there_is_none():
 
 
 def test_labels_that_the_data_do_not_have():
-    with pytest.raises(ValueError, match=r"data\.num_classes is 0; set data\.num_classes .* or use condition=none"):
+    with pytest.raises(
+        ValueError, match=r"data\.num_classes is 0; set it to the number of labels .* or use condition=none"
+    ):
         Labels(0)
     Labels(5).check_data({"x": torch.zeros(1), "label": torch.zeros(1)}, 1)
-    with pytest.raises(ValueError, match="needs data with labels"):
+    with pytest.raises(ValueError, match="must have labels, batches"):
         Labels(5).check_data({"x": torch.zeros(1)}, 1)

@@ -9,7 +9,7 @@ from torch.nn.functional import mse_loss
 
 from src.runs.loading import load_denoiser
 from src.samplers.ancestral import DDIM
-from src.samplers.pipeline import generate, sample_condition
+from src.samplers.pipeline import Pipeline
 from src.utils.checkpoints import load_checkpoint
 from tests.helpers.tiny import QUICK
 
@@ -58,8 +58,9 @@ def test_new_samples_follow_their_clusters(command, run, tmp_path):
     denoiser = load_denoiser(str(run))
     conds = []
     denoiser.net.register_forward_pre_hook(lambda net, args: conds.append(args[2]))
-    generate(denoiser, DDIM(denoiser.schedule, 1), 9, (1, 8, 8))
-    assert torch.equal(conds[0], sample_condition(denoiser.condition, 9, 0)) and len(conds[0].unique()) > 1
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 1), (1, 8, 8))
+    pipeline.sample(9)
+    assert torch.equal(conds[0], pipeline.conditions(range(9))) and len(conds[0].unique()) > 1
 
 
 @pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.noise_std=0.3"]])
@@ -88,9 +89,8 @@ def test_another_run_begins_with_them(command, run, tmp_path):
         (["condition.num_clusters=1"], ["condition.num_clusters must be >= 2, got 1"]),
         (["condition.num_clusters=yes"], ["condition.num_clusters must be of type int, got 'yes'"]),
         (["condition.dropout=1"], ["condition.dropout must be in [0, 1), got 1"]),
-        (["condition.num_clusters=5000"], ["condition.num_clusters must be <= 1,", "training samples, got 5000"]),
-        (["condition=labels", "data.num_classes=0"], ["data.num_classes is 0", "use condition=none"]),
-        (["condition=labels", "condition.num_classes=7"], ["must be data.num_classes=10, got 7"]),
+        (["condition.num_clusters=5000"], ["condition: num_clusters must be <= 1,", "training samples, got 5000"]),
+        (["condition=labels"], ["condition.num_clusters: there is no such option"]),
         (["+net.num_classes=10"], ["net.num_classes follows from the condition; leave it out"]),
     ],
     ids=lambda value: " ".join(value),
@@ -98,6 +98,23 @@ def test_another_run_begins_with_them(command, run, tmp_path):
 def test_mistakes(command, tmp_path, words, parts):
     done = command("train", *WORDS, *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 1 and "Traceback" not in done.error and len(done.error.strip().splitlines()) == 1, done.error
+    assert all(part in done.error for part in parts), done.error
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["data.num_classes=0"], ["condition: ", "data.num_classes is 0", "use condition=none"]),
+        (["condition.num_classes=7"], ["condition.num_classes must be data.num_classes=10, got 7"]),
+        (["condition.num_classes=7.5"], ["condition.num_classes must be of type int, got 7.5"]),
+    ],
+    ids=lambda value: " ".join(value),
+)
+def test_mistakes_with_labels(command, tmp_path, words, parts):
+    words = ["experiment=digits_ddpm", "condition=labels", "net.width=8", "trainer=cpu", *words]
+    done = command("train", *words, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.code == 1 and len(done.error.strip().splitlines()) == 1, done.error
     assert all(part in done.error for part in parts), done.error
     assert not (tmp_path / "run").exists()
 
