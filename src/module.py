@@ -1,4 +1,4 @@
-"""The LightningModule: wires the parts together, and makes every draw a function of (seed, batch)."""
+"""The LightningModule: combines the parts, and makes every random draw a function of (seed, batch)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, cast
@@ -17,26 +17,31 @@ from src.optim.lr_schedules import build_lr_schedule
 from src.statistics.binned_loss import BinnedLoss
 from src.utils.errors import UserError
 from src.utils.fsdp import FSDP2Strategy
-from src.utils.loop_counters import epoch_batches, go_on_between_batches, planned_steps
+from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_steps
 from src.utils.seeding import derive_seed, generator
 
-MAX_FIT_SAMPLES = 20_000  # that a condition is fitted to; more do not make better clusters
+MAX_FIT_SAMPLES = 20_000  # training samples to which a condition is fitted; more do not improve clusters
 
 
 class DiffusionModule(pl.LightningModule):
     """Trains a denoiser.
 
     Args:
-        denoiser: network, schedule and parameterization.
-        loss: unreduced loss of (denoiser, x_0, t, noise, cond); where it is an nn.Module, its parameters are trained.
-        time_sampler: which times to train on; may learn from the losses.
-        optimizer: makes the optimizer of the parameters given to it.
-        lr_schedule: makes the learning-rate schedule of (optimizer, total_steps), or of the optimizer alone.
-        ema: makes the average of the model given to it.
-        seed: of all draws.
+        denoiser: network, schedule, parameterization and condition.
+        loss: unreduced loss of (denoiser, x_0, t, noise, cond); if it is an nn.Module, its parameters are trained too.
+        time_sampler: draws the training times; may adapt to the losses.
+        optimizer: maps parameters to their optimizer.
+        lr_schedule: maps (optimizer, total_steps), or the optimizer alone, to a learning-rate schedule.
+        ema: maps the denoiser to the average of its weights.
+        seed: seed of all random draws.
+
+    Attributes:
+        train_loss: training loss by noise level since it was last logged.
+        val_losses: validation loss by noise level of the raw and of the averaged weights.
+        step_stats: times, losses and gradient norm of the last step.
     """
 
-    train_meter: BinnedLoss
+    train_loss: BinnedLoss
     trainer: Any
 
     def __init__(
@@ -57,46 +62,46 @@ class DiffusionModule(pl.LightningModule):
         self.loss, self.time_sampler = loss, time_sampler
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.seed = seed
-        self.train_meter = BinnedLoss()
-        self.val_meters = nn.ModuleDict({"raw": BinnedLoss(), "ema": BinnedLoss()})
-        self.last_batch: dict[str, Tensor] = {}
+        self.train_loss = BinnedLoss()
+        self.val_losses = nn.ModuleDict({"raw": BinnedLoss(), "ema": BinnedLoss()})
+        self.step_stats: dict[str, Tensor] = {}
 
     @property
     def models(self) -> dict[str, Denoiser]:
-        """The denoiser with its raw weights, and with their average."""
+        """The denoiser with raw weights and with averaged weights."""
         return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
 
     @property
     def is_sharded(self) -> bool:
-        """Whether each process holds a part of the weights only."""
+        """True if each process holds only a part of the weights."""
         return isinstance(self.trainer.strategy, FSDP2Strategy)
 
     def setup(self, stage: str) -> None:
-        """Fit the condition, unless it came with the weights; before Lightning makes all processes alike."""
+        """Fit the condition unless it was loaded with the weights; before Lightning synchronizes the processes."""
         condition = self.denoiser.condition
         if not condition.is_fitted:
             data = self.trainer.datamodule.train_set
             rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:MAX_FIT_SAMPLES]
-            # In the order of the files, in which they are read faster.
+            # Sorted, since reading in the order of the files is faster.
             batches = (data[0, some] for some in rows.sort().values.split(500))
             condition.fit(batches, generator("first centres", self.seed))
             self.models["ema"].condition.load_state_dict(condition.state_dict())
 
     def configure_model(self) -> None:
-        """Split the weights and their average among the processes, both in the same places."""
+        """Shard the weights and their average among the processes, both in the same way."""
         if self.is_sharded and not hasattr(next(self.denoiser.parameters()), "device_mesh"):
             for model in (self.denoiser, self.ema.model):
                 self.trainer.strategy.shard(model)
 
     # ---- one batch ----
 
-    def draw(
+    def sample_times_and_noise(
         self, x_0: Tensor, n: int, time_sampler: TimeSampler, *keys: int | str
     ) -> tuple[Tensor, Tensor, torch.Generator]:
-        """The times, the noise and a generator for more, all functions of the keys.
+        """Draw times and noise, and make a generator for the dropout of the condition, all functions of the keys.
 
-        They are drawn for the global batch of n samples, of which this process takes its own, so that the number of
-        processes does not change them.
+        They are drawn for the global batch of n samples, of which this process takes its part, so that they do not
+        depend on the number of processes.
         """
         rank, world_size = self.global_rank, self.trainer.world_size
         t = time_sampler(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
@@ -110,7 +115,7 @@ class DiffusionModule(pl.LightningModule):
         # Counted over the whole run, not the epoch, and restored by Lightning when a run is resumed.
         count = self.trainer.fit_loop.epoch_loop.total_batch_idx
         torch.manual_seed(derive_seed(self.seed, "dropout", count, self.global_rank))
-        t, noise, more = self.draw(
+        t, noise, more = self.sample_times_and_noise(
             x_0, len(x_0) * self.trainer.world_size, self.time_sampler, self.seed, "train", count
         )
         if cond is not None and condition.dropout:
@@ -119,13 +124,13 @@ class DiffusionModule(pl.LightningModule):
             cond = condition.drop(cond, (coins < condition.dropout).to(x_0.device, non_blocking=True))
         losses = self.loss(self.denoiser, x_0, t, noise, cond)
         importance = self.time_sampler.importance_weights(t).to(losses.device, losses.dtype, non_blocking=True)
-        self.train_meter.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
-        self.last_batch |= {"t": t, "losses": losses.detach()}
-        self.tell_times(t, losses.detach())
+        self.train_loss.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
+        self.step_stats |= {"t": t, "losses": losses.detach()}
+        self.update_time_sampler(t, losses.detach())
         return (importance * losses).mean()
 
-    def tell_times(self, t: Tensor, losses: Tensor) -> None:
-        """Let the times learn from the losses of the global batch, the same on every process."""
+    def update_time_sampler(self, t: Tensor, losses: Tensor) -> None:
+        """Update the time sampler with the losses of the global batch, equally on every process."""
         if type(self.time_sampler).update_with_losses is TimeSampler.update_with_losses:
             return
         if self.trainer.world_size > 1:
@@ -137,28 +142,28 @@ class DiffusionModule(pl.LightningModule):
         x_0, cond = batch["x"], self.denoiser.condition(batch)
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
-        t, noise, _ = self.draw(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
+        t, noise, _ = self.sample_times_and_noise(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
         log_snr = self.denoiser.schedule.log_snr(t).detach()
         for name, model in self.models.items():
             was_training = model.training
             losses = self.loss(model.eval(), x_0, t, noise, cond)
             model.train(was_training)
-            cast(BinnedLoss, self.val_meters[name]).update(losses, log_snr)
+            cast(BinnedLoss, self.val_losses[name]).update(losses, log_snr)
 
     def on_validation_epoch_end(self) -> None:
-        for name, meter in cast(dict[str, BinnedLoss], self.val_meters).items():
+        for name, meter in cast(dict[str, BinnedLoss], self.val_losses).items():
             means = meter.compute()
             meter.reset()
-            # Through Lightning, for the callbacks that watch it; the loggers get it below, at the right step.
+            # Through Lightning, for callbacks that monitor it; the loggers get it below, at the right step.
             self.log(f"val/loss_{name}", means["loss"], logger=False, sync_dist=False)
-            self.write({f"val_{name}/{key}": v for key, v in means.items() if key != "loss"})
-            self.write({f"val/loss_{name}": means["loss"]})
+            self.log_metrics({f"val_{name}/{key}": v for key, v in means.items() if key != "loss"})
+            self.log_metrics({f"val/loss_{name}": means["loss"]})
 
     # ---- one optimizer step ----
 
-    def planned_steps(self) -> int:
-        """Optimizer steps of the whole run, or -1 where only time ends it."""
-        return planned_steps(self.trainer, self.trainer.datamodule.train_batches)
+    def total_steps(self) -> int:
+        """Number of optimizer steps of the whole run, or -1 if only its time is limited."""
+        return total_steps(self.trainer, self.trainer.datamodule.train_batches)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
         """The parameters of the denoiser, then those of the loss, each once."""
@@ -167,7 +172,7 @@ class DiffusionModule(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.trained_parameters() if p.requires_grad)
-        schedule = build_lr_schedule(self.make_lr_schedule, optimizer, self.planned_steps())
+        schedule = build_lr_schedule(self.make_lr_schedule, optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def configure_gradient_clipping(
@@ -176,14 +181,14 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_val: int | float | None = None,
         gradient_clip_algorithm: str | None = None,
     ) -> None:
-        """Clip by the norm or the value, measuring the norm on the way; refuse to step on what is not finite."""
+        """Clip by norm or by value, record the norm, and refuse a step with a loss or gradient that is not finite."""
         parameters = [p for p in self.trained_parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val and gradient_clip_algorithm == "value":
             clip_grad_value_(parameters, gradient_clip_val)
         elif gradient_clip_val:
             clip_grads_with_norm_(parameters, gradient_clip_val, norm)
-        self.last_batch["grad_norm"] = cast(Any, norm).full_tensor() if self.is_sharded else norm
+        self.step_stats["grad_norm"] = cast(Any, norm).full_tensor() if self.is_sharded else norm
         # Reading a value from an accelerator stalls it, so there the check waits for the next logged step.
         if self.device.type == "cpu" or self.is_logging_step(self.global_step + 1):
             self.check_finite()
@@ -195,15 +200,20 @@ class DiffusionModule(pl.LightningModule):
         if self.is_logging_step(step):
             self.log_training(step)
         # The last step is always validated, whatever the interval.
-        if step == self.planned_steps():
+        if step == self.total_steps():
             self.trainer.should_stop = True
 
     def is_logging_step(self, step: int) -> bool:
+        """True if metrics are logged at this step."""
         return step % self.trainer.log_every_n_steps == 0
 
     def check_finite(self) -> None:
-        """Stop, before the weights are touched or written, where the loss or its gradient is not finite."""
-        losses, norm, t = (self.last_batch[key] for key in ("losses", "grad_norm", "t"))
+        """Refuse to change or save the weights if the loss or its gradient is not finite.
+
+        Raises:
+            UserError: naming the step, the learning rate and the times.
+        """
+        losses, norm, t = (self.step_stats[key] for key in ("losses", "grad_norm", "t"))
         if norm.isfinite() and losses.isfinite().all():
             return
         bad = t[~losses.isfinite().cpu()]
@@ -215,48 +225,48 @@ class DiffusionModule(pl.LightningModule):
             "trainer.gradient_clip_val=1 or trainer.precision=32"
         )
 
-    # ---- what is written ----
+    # ---- logging and checkpoints ----
 
     def log_training(self, step: int) -> None:
-        """Write the means since the last time."""
-        means = self.train_meter.compute()
-        self.train_meter.reset()
+        """Log the means since the last logged step."""
+        means = self.train_loss.compute()
+        self.train_loss.reset()
         loss = means.pop("loss")
         by_noise = {f"train/{key}": value for key, value in means.items()}
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        grad_norm = self.last_batch["grad_norm"].item()
-        self.write({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **by_noise}, step)
+        grad_norm = self.step_stats["grad_norm"].item()
+        self.log_metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **by_noise}, step)
 
-    def write(self, values: dict[str, float], step: int | None = None) -> None:
-        """Hand values to the loggers, at the number of optimizer steps made."""
+    def log_metrics(self, values: dict[str, float], step: int | None = None) -> None:
+        """Pass values to the loggers, at the given step or the number of optimizer steps."""
         for logger in self.trainer.loggers:
             logger.log_metrics({**values, "epoch": self.current_epoch}, step=self.global_step if step is None else step)
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if "grad_norm" in self.last_batch:
+        if "grad_norm" in self.step_stats:
             self.check_finite()
-        # The unfinished interval of every process belongs in the one checkpoint.
-        states = cast(Tensor, self.all_gather(self.train_meter.sums_and_counts))
-        checkpoint["train_meter"] = states.view(self.trainer.world_size, 2, -1).cpu()
+        # The checkpoint holds the unfinished logging intervals of all processes.
+        states = cast(Tensor, self.all_gather(self.train_loss.sums_and_counts))
+        checkpoint["train_loss"] = states.view(self.trainer.world_size, 2, -1).cpu()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         data = self.trainer.datamodule
         batches = epoch_batches(self.trainer, data.train_batches)
         data.position = go_on_between_batches(checkpoint["loops"]["fit_loop"], batches, self.trainer.max_steps != -1)
-        self.load_meter(checkpoint["train_meter"])
+        self.load_train_loss(checkpoint["train_loss"])
 
-    def load_meter(self, states: Tensor) -> None:
-        """Take this process's part of the unfinished intervals (processes, 2, bins) of all."""
+    def load_train_loss(self, states: Tensor) -> None:
+        """Restore this process's part of the unfinished logging intervals (processes, 2, bins)."""
         if len(states) != self.trainer.world_size:  # resumed on another number of processes
             states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
-        self.train_meter.sums_and_counts = states[self.global_rank]
+        self.train_loss.sums_and_counts = states[self.global_rank]
 
 
 def check_trainable(loss: Loss) -> None:
-    """Refuse a loss whose parameters nobody would find.
+    """Refuse a loss whose parameters would not be trained.
 
     Raises:
-        ValueError: where it is no nn.Module but holds trainable parameters.
+        ValueError: if it is no nn.Module but has trainable parameters.
     """
     if isinstance(loss, nn.Module):
         return

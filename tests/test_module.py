@@ -55,7 +55,7 @@ def test_the_loss_is_that_of_the_drawn_noise(tmp_path):
     module, _, watch = fit(tmp_path, callbacks=[Capture()], max_steps=1)
     x, t = captured["x"], watch.batches[0]["t"]
     module.denoiser.net.load_state_dict(captured["net"])
-    _, noise, _ = module.draw(x, len(x), module.time_sampler, 0, "train", 0)
+    _, noise, _ = module.sample_times_and_noise(x, len(x), module.time_sampler, 0, "train", 0)
     alpha, sigma = (v.float().view(-1, 1, 1) for v in module.denoiser.schedule.alpha_sigma(t))
     c_noise = module.denoiser.parameterization.preconditioning(module.denoiser.schedule, t).c_noise.float()
     output = module.denoiser.net(alpha * x + sigma * noise, c_noise)
@@ -190,18 +190,18 @@ def test_two_processes_tell_the_times_as_one_does():
     for _ in range(5):
         t, losses = torch.rand(6, generator=g, dtype=torch.float64), torch.rand(6, generator=g)
         t[2] = 0.25 - 1e-12  # which single precision would put into the next bin
-        whole.tell_times(t, losses)
+        whole.update_time_sampler(t, losses)
         parts = []
         for rank, module in enumerate(ranks):
             module._trainer = type("Trainer", (), {"world_size": 2})()
             module.all_gather = send
             with pytest.raises(Sent) as sent:
-                module.tell_times(t[rank::2], losses[rank::2])
+                module.update_time_sampler(t[rank::2], losses[rank::2])
             parts.append(sent.value.args[0])
         everywhere = torch.stack(parts)
         for rank, module in enumerate(ranks):
             module.all_gather = lambda part, everywhere=everywhere: everywhere
-            module.tell_times(t[rank::2], losses[rank::2])
+            module.update_time_sampler(t[rank::2], losses[rank::2])
     for module in ranks:
         assert torch.equal(module.time_sampler.losses, whole.time_sampler.losses)
         assert torch.equal(module.time_sampler.counts, whole.time_sampler.counts)
@@ -256,7 +256,7 @@ def test_validation_is_the_mean_over_all_samples(tmp_path):
     module.denoiser.eval()
     losses = []
     for i, x in enumerate(module.trainer.datamodule.val_set.x.split(8)):
-        t, noise, _ = module.draw(x, len(x), StratifiedTimeSampler(), "validation", i)
+        t, noise, _ = module.sample_times_and_noise(x, len(x), StratifiedTimeSampler(), "validation", i)
         losses.append(module.loss(module.denoiser, x, t, noise).detach())
     assert [len(part) for part in losses] == [8, 2]
     assert watch.validations[-1][1]["val/loss_raw"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
@@ -333,7 +333,7 @@ def test_planned_steps_are_made(tmp_path, settings):
 
     class Ask(pl.Callback):
         def on_train_start(self, trainer, pl_module):
-            planned.append(pl_module.planned_steps())
+            planned.append(pl_module.total_steps())
 
     _, trainer, watch = fit(tmp_path, callbacks=[Ask()], **settings)
     assert planned == [trainer.global_step]
@@ -343,8 +343,8 @@ def test_planned_steps_are_made(tmp_path, settings):
 def test_a_run_without_an_end(tmp_path):
     module = make_module()
     _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
-    assert module.planned_steps() == -1 and trainer.global_step > 5
-    with pytest.raises(UserError, match="needs to know how long"):
+    assert module.total_steps() == -1 and trainer.global_step > 5
+    with pytest.raises(ValueError, match="the number of steps of the run must be known"):
         fit(tmp_path, make_module(schedule=cosine_lr), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
 
 
@@ -459,5 +459,5 @@ def test_the_meter_of_two_processes_is_added_up_for_one():
     module = make_module()
     module._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0})()
     states = torch.arange(40.0).view(2, 2, 10)
-    module.load_meter(states)
-    assert torch.equal(module.train_meter.sums_and_counts, states.sum(0))
+    module.load_train_loss(states)
+    assert torch.equal(module.train_loss.sums_and_counts, states.sum(0))

@@ -69,7 +69,7 @@ class BestLastCheckpoint(Checkpoint):
             logger.save()
         self.saved_step = trainer.global_step
         module: Any = trainer.lightning_module
-        early = trainer.global_step != module.planned_steps()
+        early = trainer.global_step != module.total_steps()
         self.ended = trainer.should_stop and early and not out_of_time(trainer)
         if self.is_kept(trainer.global_step):  # before the one to resume from, so that a kill in between loses neither
             trainer.save_checkpoint(self.dirpath / f"step_{trainer.global_step}.ckpt")

@@ -70,7 +70,7 @@ class DenoisingTest(pl.Callback):
         noisy_units, original_units = (data.to_units(x, clip=False) for x in (noisy, original))
         before = image_quality(noisy_units, original_units, clip=False, images=data.kind == "images")
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
-        pl_module.write(self.results)
+        pl_module.log_metrics(self.results)
         self.say(n, quality, before)
         self.draw(data, original, noisy, denoised)
 

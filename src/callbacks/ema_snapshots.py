@@ -47,7 +47,7 @@ class EMASnapshots(pl.Callback):
             raise UserError(
                 "ema=power_function needs whole weights in every process; use trainer=ddp, or ema=half_life"
             )
-        self.planned = pl_module.planned_steps()
+        self.planned = pl_module.total_steps()
         if self.planned <= 0 and self.every_n_steps is None:
             raise UserError(
                 "ema=power_function cannot spread its snapshots over a run without a planned length; "

@@ -53,7 +53,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
-        total = pl_module.planned_steps()
+        total = pl_module.total_steps()
         self.bar = progress_bar(
             total if total > 0 else None,
             "training  ",
@@ -82,7 +82,7 @@ class Progress(ProgressBar):
             return
         if pl_module.is_logging_step(trainer.global_step):
             self.end_interval()
-            pl_module.write({"train/samples_per_second": self.rate, "train/seconds": self.total_seconds})
+            pl_module.log_metrics({"train/samples_per_second": self.rate, "train/seconds": self.total_seconds})
         if self.bar.disable:
             return
         if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
@@ -94,7 +94,7 @@ class Progress(ProgressBar):
         self.end_interval()
         if not trainer.sanity_checking:
             assert isinstance(pl_module, DiffusionModule)
-            pl_module.write({"train/seconds": self.total_seconds})
+            pl_module.log_metrics({"train/seconds": self.total_seconds})
         if self.bar is not None:
             self.bar.set_description_str("validating", refresh=sys.stderr.isatty())
 

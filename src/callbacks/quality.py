@@ -89,7 +89,7 @@ class Quality(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
         step = trainer.global_step
-        ends = trainer.should_stop or step == pl_module.planned_steps()
+        ends = trainer.should_stop or step == pl_module.total_steps()
         if trainer.sanity_checking or not (ends or step - self.measured_step >= self.every_n_steps):
             return
         self.measured_step = step
@@ -102,7 +102,7 @@ class Quality(pl.Callback):
             order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
             self.real_baseline = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
         measured = {self.name: self.distance(x, trainer), "quality/real_baseline": self.real_baseline}
-        pl_module.write(measured)
+        pl_module.log_metrics(measured)
         self.results = measured | {"quality/nfe": cost.evaluations / len(x)}
 
     def distance(self, x: Tensor, trainer: pl.Trainer) -> float:

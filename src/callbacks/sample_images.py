@@ -75,7 +75,7 @@ class SampleImages(pl.Callback):
         if self.first:
             self.first = False
             self.draw_schedule(trainer, pl_module, data, x_0)
-        ends = trainer.should_stop or step == pl_module.planned_steps()
+        ends = trainer.should_stop or step == pl_module.total_steps()
         if ends or time.monotonic() - self.curves_drawn > PAUSE:
             self.draw_curves(trainer)
             self.curves_drawn = time.monotonic()

@@ -55,7 +55,7 @@ def check_resumable(path: Path, trainer: Any, optimizer: torch.optim.Optimizer, 
         "callbacks": pattern_of({c.state_key: c.state_dict() for c in trainer.callbacks}),
         "optimizer_states?": [{"state": {"*": of_one}, "param_groups": [group]}],
         "lr_schedulers": [pattern_of(schedule.state_dict())],
-        "train_meter": torch.Tensor,
+        "train_loss": torch.Tensor,
     }
     with reading(path, GO_ON):
         check(without_tensors(path), wanted)

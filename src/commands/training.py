@@ -47,7 +47,7 @@ from src.utils.console import log, start_logging, table
 from src.utils.errors import UserError, config_errors
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.hardware import compile_net, is_main_process, physical_memory
-from src.utils.loop_counters import planned_steps
+from src.utils.loop_counters import total_steps
 from src.utils.seeding import derive_seed
 
 
@@ -131,7 +131,7 @@ class Training:
             self.module.denoiser.condition.check_data(data.train_set[0, torch.arange(1)], len(data.train_set))
         check_batches(trainer, data)
         check_data_range(self.module, data)
-        planned = planned_steps(trainer, data.train_batches)
+        planned = total_steps(trainer, data.train_batches)
         with config_errors("optimizer"):
             spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
         with config_errors("lr_schedule"):  # which may refuse that number of steps
@@ -231,7 +231,7 @@ class Training:
     @property
     def out_of_time(self) -> bool:
         """True if trainer.max_time stopped the run before its last step."""
-        return out_of_time(self.trainer) and self.trainer.global_step < self.module.planned_steps()
+        return out_of_time(self.trainer) and self.trainer.global_step < self.module.total_steps()
 
     def log_hyperparameters(self, metrics: dict[str, float]) -> None:
         """Log the settings with the final metrics, for TensorBoard's table of runs."""

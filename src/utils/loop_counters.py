@@ -32,7 +32,7 @@ def go_on_between_batches(fit_loop: dict[str, Any], batches: int, by_steps: bool
     return epoch, batch
 
 
-def planned_steps(trainer: Any, batches: int) -> int:
+def total_steps(trainer: Any, batches: int) -> int:
     """Optimizer steps of a whole run with this many batches an epoch, or -1 where only time ends it.
 
     Lightning's own estimate would start the loaders before a checkpoint has said where in the data to begin.

@@ -35,7 +35,7 @@ def checkpoint():
         "callbacks": {c.state_key: c.state_dict() | {"best": 0.1} for c in trainer.callbacks},
         "optimizer_states": [optimizer.state_dict()],
         "lr_schedulers": [{k: v for k, v in schedule.state_dict().items() if k != "lr_lambdas"}],
-        "train_meter": torch.zeros(1, 2, 3),
+        "train_loss": torch.zeros(1, 2, 3),
     }
 
 
@@ -59,7 +59,7 @@ PLACES = [
     ("optimizer_states", 0, "param_groups", 0, "lr"),
     ("lr_schedulers", 0),
     ("lr_schedulers", 0, "last_epoch"),
-    ("train_meter",),
+    ("train_loss",),
 ]
 
 

@@ -83,7 +83,7 @@ class Watch(pl.Callback):
         self.norms.append(nn.utils.clip_grad_norm_(copies, 1e9).item())
 
     def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
-        self.batches.append({k: v.clone() for k, v in pl_module.last_batch.items()})
+        self.batches.append({k: v.clone() for k, v in pl_module.step_stats.items()})
         if len(self.weights) < trainer.global_step:
             self.weights.append([p.detach().clone() for p in pl_module.denoiser.parameters()])
 

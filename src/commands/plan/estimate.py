@@ -15,7 +15,7 @@ from src.module import DiffusionModule
 from src.plots.pictures import MAX_SHOWN
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
-from src.utils.loop_counters import planned_steps
+from src.utils.loop_counters import total_steps
 
 MODELS = 2  # that are validated and sampled from: with raw and with averaged weights
 SPARE = 0.9  # share of a device's memory that a run can have: the rest goes to its own code, and to gaps
@@ -106,7 +106,7 @@ def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> Length:
     batches = (n - n_val) // data.batch_size if n else 0
     if not n and trainer.max_epochs > 0:
         raise UserError("trainer.max_epochs counts passes over the images; say how many there are: plan.images=1000000")
-    steps = planned_steps(trainer, batches)
+    steps = total_steps(trainer, batches)
     if steps < 1:
         raise UserError("a run that only time ends cannot be planned; give trainer.max_steps or trainer.max_epochs")
     images = steps * trainer.accumulate_grad_batches * data.batch_size
