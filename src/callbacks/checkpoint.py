@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import Checkpoint, Timer
 from pytorch_lightning.loops.fit_loop import _FitLoop
 
-from src.utils.atomic import check_still_there, remove, take_place
+from src.utils.atomic import atomic_write, partial_path, require_exists
 from src.utils.checkpoints import best_checkpoint
 from src.utils.files import check
 from src.utils.ranges import PositiveInt
@@ -64,7 +64,7 @@ class BestLastCheckpoint(Checkpoint):
         Raises:
             UserError: where the folder is gone, rather than to make it anew elsewhere than the rest of the run.
         """
-        check_still_there(self.dirpath.parent, self.dirpath.name)
+        require_exists(self.dirpath.parent, self.dirpath.name)
         for logger in trainer.loggers:
             logger.save()
         self.saved_step = trainer.global_step
@@ -171,11 +171,6 @@ def is_validated_next(trainer: pl.Trainer) -> bool:
 
 
 def copy_checkpoint(source: Path, target: Path) -> None:
-    """Copy a checkpoint, a file or of sharded weights a folder, in the place of another."""
-    partial = target.with_name(f".{target.name}.partial")
-    remove(partial)
-    if source.is_dir():
-        shutil.copytree(source, partial)
-    else:
-        shutil.copyfile(source, partial)
-    take_place(partial, target)
+    """Replace a checkpoint, a file or a folder of sharded weights, by a copy of another."""
+    with atomic_write(target, partial_path(target)) as partial:
+        (shutil.copytree if source.is_dir() else shutil.copyfile)(source, partial)

@@ -8,7 +8,7 @@ from pytorch_lightning.strategies import FSDPStrategy
 
 from src.module import DiffusionModule
 from src.optim.ema import PowerFunctionEMA
-from src.utils.atomic import write_whole
+from src.utils.atomic import save_tensors
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
@@ -67,4 +67,4 @@ class EMASnapshots(pl.Callback):
     def write_if_due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         step = trainer.global_step
         if isinstance(pl_module.ema, PowerFunctionEMA) and self.is_due(step):
-            write_whole(pl_module.ema.snapshot(step), self.path(step), f"the snapshot of step {step}")
+            save_tensors(pl_module.ema.snapshot(step), self.path(step), f"the snapshot of step {step}")

@@ -1,6 +1,5 @@
 """One evaluation of a run: from its folder to the figures and the report."""
 
-import json
 from hashlib import sha256
 from math import isfinite
 from pathlib import Path
@@ -22,9 +21,9 @@ from src.metrics.report import write_report
 from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
-from src.utils.atomic import whole
+from src.utils.atomic import atomic_write, write_json
 from src.utils.checkpoints import load_checkpoint
-from src.utils.console import log, progress_bar, table
+from src.utils.console import key_value_table, log, progress_bar
 from src.utils.errors import UserError, config_errors
 from src.utils.files import Damaged, read_arrays
 from src.utils.folders import check_out, make_out
@@ -122,7 +121,7 @@ class Evaluation:
         if kept is None or (self.cfg.gif and "trajectory" not in kept):
             kept = self.draw_anew()
             make_out(file.parent)
-            with whole(file) as partial:
+            with atomic_write(file) as partial:
                 np.savez(partial, **kept, key=np.array(self.key))  # type: ignore[arg-type]
         else:
             log.info(f"the samples are those in {file}, drawn with the same settings")
@@ -171,8 +170,7 @@ class Evaluation:
         make_out(self.out)
         record = self.record(context, sections)
         write_report(self.out, record, sections)
-        with whole(self.out / "metrics.json") as partial:  # the last file: where it is, the others are there too
-            partial.write_text(json.dumps(record, indent=2, default=str) + "\n")
+        write_json(self.out / "metrics.json", record)  # last: if it exists, the other files do, too
         self.write_scalars(sections)
         rows = [(v.name, v.text) for s in sections.values() for v in s.values.values()]
         if self.cfg.human is True:
@@ -182,7 +180,7 @@ class Evaluation:
             rows.append(("samples", str(self.samples_file)))
         warnings = [note for s in sections.values() for note in s.notes if note.startswith("WARNING")]
         notes = [("", note) for note in dict.fromkeys(warnings)]
-        log.info(f"\n{table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
+        log.info(f"\n{key_value_table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
 
     def record(self, context: EvalContext, sections: dict[str, ReportSection]) -> dict[str, Any]:
         """What metrics.json holds."""

@@ -18,7 +18,7 @@ from src.utils.errors import UserError
 from src.utils.folders import check_empty, check_named
 from src.utils.hardware import is_main_process
 from src.utils.override_syntax import assignment, command, in_quotes, override_value, split_flags, without_interpolation
-from src.utils.processes import launched_together
+from src.utils.processes import cluster_environment
 
 
 class FailedBefore(UserError):
@@ -132,7 +132,7 @@ def pin_run_dir(run: Run, resumes: bool, overrides: Sequence[str], plain: dict[s
     with read_write(config.hydra):
         # Lightning puts it between quotes.
         config.hydra.run.dir = without_interpolation(in_quotes(without_interpolation(str(run.path))))
-    alone = launched_together() is None and config.hydra.mode == RunMode.RUN
+    alone = cluster_environment() is None and config.hydra.mode == RunMode.RUN
     if resumes and alone and override_value("resume", overrides) is None:
         # This process has checked the targets in the folder, or its own command line names the same ones.
         saved, own = ({name for _, name in untrusted_targets(cfg)} for cfg in (run.settings(), plain))

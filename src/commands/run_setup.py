@@ -18,9 +18,9 @@ from src.runs.check_config import check_config, check_options
 from src.runs.run import LOG, RECORD, Run, portable
 from src.utils.errors import UserError
 from src.utils.folders import LOCK, remove_if_empty
-from src.utils.hardware import is_main_process, precision_for
+from src.utils.hardware import default_precision, is_main_process
 from src.utils.override_syntax import assignment, command
-from src.utils.processes import agreed
+from src.utils.processes import decide_on_rank_zero
 
 LOCK_TIMEOUT = 10  # seconds to wait for the lock of a folder; the workers of a killed process live on for some
 
@@ -102,11 +102,11 @@ def setup_run(cfg: DictConfig) -> RunSetup:
         cfg, overrides = resolve_config(cfg, new_run)
         key = run_key(to_container(cfg))
         if cfg.trainer.precision == "auto":
-            cfg.trainer.precision = precision_for(cfg.trainer.accelerator)
+            cfg.trainer.precision = default_precision(cfg.trainer.accelerator)
         check_options(to_container(cfg), TrainOptions)
         check_config(to_container(cfg))
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
-        path, resumes, finished = agreed(f"folder {number}", lambda: find_run_dir(cfg, new_run, key))
+        path, resumes, finished = decide_on_rank_zero(f"folder {number}", lambda: find_run_dir(cfg, new_run, key))
     except BaseException:
         remove_if_empty(new_run.path)
         raise

@@ -27,11 +27,11 @@ from src.samplers.pipeline import Pipeline
 from src.statistics.image_quality import image_quality
 from src.tasks.base import Result, Task, TaskInput
 from src.tasks.generate import Generate
-from src.utils.atomic import whole
-from src.utils.console import log, progress_bar, start_logging, table
+from src.utils.atomic import atomic_write
+from src.utils.console import key_value_table, log, progress_bar, start_logging
 from src.utils.errors import UserError, config_errors
 from src.utils.folders import check_out, make_out
-from src.utils.hardware import physical_memory, precision_for
+from src.utils.hardware import default_precision, physical_memory
 from src.utils.sample_files import write_pictures
 from src.utils.units import to_units
 
@@ -118,7 +118,7 @@ class Sampling:
     def draw(self) -> Result:
         """Do it, with a progress bar."""
         device = self.pipeline.device
-        precision = precision_for(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
+        precision = default_precision(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
         steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         self.pipeline.on_step = bar.update
@@ -139,7 +139,7 @@ class Sampling:
         arrays |= {"nfe": self.cost.evaluations / n, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
-        with whole(out / "samples.npz") as partial:
+        with atomic_write(out / "samples.npz") as partial:
             np.savez(partial, **arrays)
         files = ["samples.npz", *self.write_pictures(result, out), *self.task.save(self.pipeline, result, out)]
         rows = [
@@ -152,7 +152,7 @@ class Sampling:
             ("cost", f"{self.cost.evaluations / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
             ("written", f"{out}: {', '.join(files)}"),
         ]
-        log.info(table(rows))
+        log.info(key_value_table(rows))
 
     def write_pictures(self, result: Result, out: Path) -> list[str]:
         """A grid of new samples, and on request how they came about; or a comparison with what was given."""

@@ -42,8 +42,8 @@ from src.module import DiffusionModule
 from src.optim.lr_schedules import build_lr_schedule
 from src.runs.loading import build_denoiser
 from src.runs.run import LOG, RECORD, git_commit
-from src.utils.atomic import check_still_there
-from src.utils.console import log, start_logging, table
+from src.utils.atomic import require_exists
+from src.utils.console import key_value_table, log, start_logging
 from src.utils.errors import UserError, config_errors
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.hardware import compile_net, is_main_process, physical_memory
@@ -153,7 +153,7 @@ class Training:
         """Print a summary of the run, and write it to its metadata."""
         cfg, denoiser = self.cfg, self.module.denoiser
         rows = before_training(cfg, self.data, denoiser, self.trainer, self.run.path, self.resume)
-        log.info(f"\nTraining {cfg['name']}\n{table(rows)}\n")
+        log.info(f"\nTraining {cfg['name']}\n{key_value_table(rows)}\n")
         if self.data.warning:
             log.warning(f"WARNING: {self.data.warning}\n")
         self.update_metadata(
@@ -182,7 +182,7 @@ class Training:
         Raises:
             UserError: if its file is gone, probably with its folder.
         """
-        check_still_there(self.run.path, RECORD)
+        require_exists(self.run.path, RECORD)
         self.run.update_metadata(**metadata)
 
     # ---- the run ----
@@ -226,7 +226,7 @@ class Training:
         self.update_metadata(results=results, note=note, finished=not self.out_of_time)
         self.log_hyperparameters({k: v for k, v in results.items() if v is not None})
         rows = after_training(self.cfg, self.trainer, self.run.path, results, self.out_of_time)
-        log.info(f"\n{'Out of time' if self.out_of_time else 'Done'}\n{table(rows)}")
+        log.info(f"\n{'Out of time' if self.out_of_time else 'Done'}\n{key_value_table(rows)}")
 
     @property
     def out_of_time(self) -> bool:

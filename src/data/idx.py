@@ -1,7 +1,6 @@
 """IDX files, the format of MNIST: finding, reading, checking and downloading them."""
 
 import gzip
-import os
 import time
 import zlib
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from src.utils.atomic import atomic_write
 from src.utils.budget import FREE, TIMES, check_expansion
 from src.utils.errors import UserError
 
@@ -171,11 +171,8 @@ def _fetch(url: str, timeout: float) -> bytes:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        part.write_bytes(content)
-        part.replace(path)
+        with atomic_write(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise DownloadError(f"{path} cannot be written ({error.strerror})") from error

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from src.data.image_files import Files, Packed
-from src.utils.atomic import whole
+from src.utils.atomic import atomic_write
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_tensors
 
@@ -52,7 +52,7 @@ class Index:
     def save(self, root: Path, files: Files) -> None:
         """Keep what was found, unless the root is still being changed, or there is no place for it."""
         if self.folder is not None and max(s[0] for s in files.stamps.values()) < (time.time() - SETTLED) * 1e9:
-            with suppress(OSError, UserError), whole(self._file(root)) as file:
+            with suppress(OSError, UserError), atomic_write(self._file(root)) as file:
                 torch.save({"version": VERSION, **vars(files)}, file)
 
     def _file(self, root: Path) -> Path:

@@ -10,7 +10,7 @@ from typing import Any
 from pytorch_lightning.loggers import Logger
 from pytorch_lightning.utilities import rank_zero_only
 
-from src.utils.atomic import check_still_there, whole
+from src.utils.atomic import atomic_write, require_exists
 from src.utils.files import check, read_rows, reading
 
 ADVICE = "Delete it: the run goes on without the values logged before"
@@ -58,7 +58,7 @@ class MetricsCSV(Logger):
         if not self.row:
             return
         if self.columns:  # the file was written or read before
-            check_still_there(self.path.parent, self.path.name)
+            require_exists(self.path.parent, self.path.name)
         elif self.path.exists():
             self.columns = next(iter(read_rows(self.path, ADVICE)), [])
         if new := [key for key in self.row if key not in self.columns]:
@@ -111,7 +111,7 @@ def read_metrics(path: Path) -> list[Row]:
 
 def write_metrics(path: Path, rows: list[Row], columns: list[str]) -> None:
     """Replace a metrics.csv in one move."""
-    with whole(path) as partial:
+    with atomic_write(path) as partial:
         header = csv_text([dict(zip(columns, columns, strict=True))], columns)
         partial.write_bytes(header + csv_text(rows, columns))
 

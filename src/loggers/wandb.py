@@ -31,12 +31,12 @@ class RunFolderWandbLogger(WandbLogger):
     """
 
     def __init__(self, folder: str, offline: bool = False, artifact: bool = True, **arguments: Any):
-        check_ready(offline)
+        check_login(offline)
         self.folder, self.offline, self.artifact = Path(folder), offline, artifact
         arguments = {key: value for key, value in arguments.items() if value is not None}
         if offline:  # Lightning's own `offline` sets a variable that reaches the next job of a sweep
             arguments["mode"] = "offline"
-        super().__init__(save_dir=folder, id=earlier_id(self.folder), **arguments)
+        super().__init__(save_dir=folder, id=previous_run_id(self.folder), **arguments)
         self._wandb_init.pop("anonymous", None)  # of which wandb complains, whatever it is
 
     @property
@@ -87,7 +87,7 @@ class RunFolderWandbLogger(WandbLogger):
         return Path(shutil.copyfile(path, copy))
 
 
-def check_ready(offline: bool) -> None:
+def check_login(offline: bool) -> None:
     """Refuse, before a run begins, what would end it when its first values are logged."""
     try:
         import wandb
@@ -108,7 +108,7 @@ def check_ready(offline: bool) -> None:
         )
 
 
-def earlier_id(folder: Path) -> str | None:
+def previous_run_id(folder: Path) -> str | None:
     """The id under which the run in this folder began, from the name of the folder that wandb made."""
     began = sorted(folder.glob("wandb/*run-*-*"))
     return began[0].name.rpartition("-")[2] if began else None

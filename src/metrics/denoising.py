@@ -17,7 +17,7 @@ from src.plots.pictures import denoising_strip
 from src.samplers.pipeline import SelfConditioned
 from src.statistics.image_quality import image_quality
 from src.utils.console import progress_bar
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
@@ -141,7 +141,7 @@ def denoise_levels(context: EvalContext, n: int, levels: NoiseLevels) -> Denoisi
 def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Tensor | None) -> Tensor:
     """Estimates of x_0 by the network from x_t (L, n, C, *S), in the precision of sampling."""
     pipeline, size = context.pipeline, context.pipeline.batch_size
-    device, low = pipeline.device, precision_for(context.pipeline.device.type).startswith("bf16")
+    device, low = pipeline.device, default_precision(context.pipeline.device.type).startswith("bf16")
     prediction = torch.empty_like(x_t)
     bar = progress_bar(len(levels.t) * x_t.shape[1], "denoising", leave=False, delay=2, unit_scale=True)
     with bar, pipeline.count_nfe(), torch.autocast(device.type, torch.bfloat16, enabled=low):

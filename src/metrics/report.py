@@ -7,7 +7,7 @@ from typing import Any
 from src.metrics.base import MetricValue, ReportSection
 from src.plots.pictures import write_gif, write_picture
 from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
-from src.utils.atomic import whole
+from src.utils.atomic import atomic_write, write_text
 from src.utils.console import describe
 
 
@@ -22,15 +22,14 @@ def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str,
     for section in sections.values():
         for name, picture in section.pictures.items():
             if isinstance(picture.image, list):
-                with whole(folder / f"{name}.gif") as partial:
+                with atomic_write(folder / f"{name}.gif") as partial:
                     write_gif(picture.image, partial)
             else:
                 write_picture(picture.image, folder / f"{name}.png")
     blocks = [table_tag(["", ""], summary(record), numbers=False)]
     for section in sections.values():
         blocks += section_blocks(section)
-    with whole(folder / "report.html") as partial:
-        partial.write_text(page(f"Evaluation of {record['name'] or record['run']}", blocks), "utf-8")
+    write_text(folder / "report.html", page(f"Evaluation of {record['name'] or record['run']}", blocks))
 
 
 def section_blocks(section: ReportSection) -> list[str]:

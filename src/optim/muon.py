@@ -77,8 +77,8 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_mul_(mean, group["momentum"])
         torch._foreach_add_(mean, grads)
         nesterov = torch._foreach_add(grads, mean, alpha=group["momentum"])
-        for p, update in zip(params, orthogonal([whole(n).flatten(1) for n in nesterov]), strict=True):
-            p.add_(split_as(p, update.view(p.shape)), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
+        for p, update in zip(params, newton_schulz([full_tensor(n).flatten(1) for n in nesterov]), strict=True):
+            p.add_(redistribute(p, update.view(p.shape)), alpha=-0.2 * group["lr"] * max(update.shape) ** 0.5)
 
     def step_adam(self, params: list[Tensor], grads: list[Tensor], group: dict[str, Any]) -> None:
         b1, b2 = group["betas"]
@@ -100,17 +100,17 @@ class Muon(torch.optim.Optimizer):
         return [self.state[p][name] for p in params]
 
 
-def whole(x: Tensor) -> Tensor:
+def full_tensor(x: Tensor) -> Tensor:
     """Of a tensor that is split among processes all of it, on each: a part of a matrix has other singular vectors."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def split_as(p: Tensor, x: Tensor) -> Tensor:
+def redistribute(p: Tensor, x: Tensor) -> Tensor:
     """Of x, which every process has, the part that this process has of p."""
     return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else x
 
 
-def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
+def newton_schulz(matrices: Sequence[Tensor]) -> list[Tensor]:
     """Nearly U V^T of each g = U S V^T: the singular values lie between 0.7 and 1.2, tiny ones lower.
 
     A step of the iteration is X <- Z X with Z a polynomial of X X^T. The product of all Z comes first, from X X^T
@@ -121,13 +121,13 @@ def orthogonal(matrices: Sequence[Tensor]) -> list[Tensor]:
     found: list[Tensor] = [*rows]
     for side in {len(x) for x in rows}:
         alike = [i for i, x in enumerate(rows) if len(x) == side]
-        products = polynomial(torch.stack([rows[i] @ rows[i].T for i in alike]))
+        products = newton_schulz_factor(torch.stack([rows[i] @ rows[i].T for i in alike]))
         for i, product in zip(alike, products, strict=True):
             found[i] = product @ rows[i]
     return [x.T if len(g) > g.shape[1] else x for g, x in zip(matrices, found, strict=True)]
 
 
-def polynomial(gram: Float[Tensor, "k m m"]) -> Float[Tensor, "k m m"]:
+def newton_schulz_factor(gram: Float[Tensor, "k m m"]) -> Float[Tensor, "k m m"]:
     """The product of the factors Z of all steps, nearly (X X^T)^(-1/2), from X X^T."""
     a, b, c = COEFFICIENTS
     product = gram  # replaced at once

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from src.plots.fields import as_images
-from src.utils.atomic import whole
+from src.utils.atomic import atomic_write
 from src.utils.units import Kind
 
 if TYPE_CHECKING:
@@ -162,7 +162,7 @@ def trajectory_frames(
 
 def write_picture(picture: Image.Image, file: Path) -> None:
     """A picture as a file that is there as a whole, in the place of whatever had its name."""
-    with whole(file) as partial:
+    with atomic_write(file) as partial:
         picture.save(partial)
 
 

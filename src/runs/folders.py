@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 
 from src.runs.run import Run
 from src.utils.paths import CONF, check_writable
-from src.utils.processes import is_follower
+from src.utils.processes import is_worker_rank
 
 
 def run_folder(resume: str | None, parent: str) -> str:
@@ -23,14 +23,14 @@ def run_folder(resume: str | None, parent: str) -> str:
 
     Registered with Hydra as the resolver `run_folder`.
     """
-    if is_follower():
+    if is_worker_rank():
         return placeholder_dir()
     return new_folder(parent) if resume is None else str(Run.find(str(resume)).path)
 
 
 def sweep_folder(parent: str) -> str:
     """A new folder for a sweep. Registered with Hydra as the resolver `sweep_folder`."""
-    return placeholder_dir() if is_follower() else new_folder(parent)
+    return placeholder_dir() if is_worker_rank() else new_folder(parent)
 
 
 def new_folder(parent: str) -> str:

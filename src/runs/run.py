@@ -1,6 +1,5 @@
 """Run folders: where they are, what is in them, and how a model is rebuilt from one."""
 
-import json
 import os
 import re
 import subprocess
@@ -15,7 +14,7 @@ from src import __version__
 from src.runs.check_config import check_config
 from src.runs.data_identity import data_id, identifying_settings
 from src.runs.trust import check_trusted_config
-from src.utils.atomic import put_back, whole
+from src.utils.atomic import restore_backup, write_json, write_text
 from src.utils.errors import UserError, file_errors
 from src.utils.files import Damaged, check, read_json, read_yaml, reading
 
@@ -147,7 +146,7 @@ class Run:
             UserError: where the run holds none of that name.
         """
         path = self.checkpoints / f"{which}.ckpt"
-        put_back(path)
+        restore_backup(path)
         if which == "best":
             from src.utils.checkpoints import best_checkpoint
 
@@ -162,7 +161,7 @@ class Run:
     def has_checkpoint(self) -> bool:
         """Whether there is one to go on from."""
         last = self.checkpoints / "last.ckpt"
-        put_back(last)
+        restore_backup(last)
         return last.exists()
 
     @property
@@ -211,14 +210,12 @@ class Run:
         """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.update_metadata(overrides=overrides, **facts)
-        with whole(self.path / CONFIG) as file:
-            file.write_text(yaml.safe_dump({"version": __version__} | cfg, sort_keys=False))
+        write_text(self.path / CONFIG, yaml.safe_dump({"version": __version__} | cfg, sort_keys=False))
         symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def update_metadata(self, **facts: Any) -> None:
         """Add facts to run.json."""
-        with whole(self.path / RECORD) as file:
-            file.write_text(json.dumps(self.metadata() | facts, indent=2, default=str) + "\n")
+        write_json(self.path / RECORD, self.metadata() | facts)
 
 
 def portable(cfg: dict[str, Any]) -> dict[str, Any]:

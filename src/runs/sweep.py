@@ -1,6 +1,5 @@
 """What is known of a sweep and its jobs: files in its folder, which any process of any launcher can write and read."""
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from src.utils.atomic import whole
+from src.utils.atomic import write_json
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_json, reading
 from src.utils.override_syntax import read
@@ -43,8 +42,7 @@ class Job:
 
     def write(self, sweep: Path) -> None:
         """Leave it in the folder of the sweep."""
-        with whole(sweep / JOBS / f"{self.number}.json") as file:
-            file.write_text(json.dumps(asdict(self)))
+        write_json(sweep / JOBS / f"{self.number}.json", asdict(self))
 
     def end(self, sweep: Path, state: Literal["done", "failed", "stopped"], **outcome: Any) -> None:
         """Say in the folder of the sweep what became of it."""
@@ -102,8 +100,7 @@ class Plan:
 
     def write(self, sweep: Path) -> None:
         """Leave it in the folder of the sweep."""
-        with whole(sweep / SWEEP) as file:
-            file.write_text(json.dumps(asdict(self), indent=2) + "\n")
+        write_json(sweep / SWEEP, asdict(self))
 
     @classmethod
     def read(cls, sweep: Path) -> "Plan":

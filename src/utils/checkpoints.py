@@ -6,10 +6,10 @@ from typing import Any
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from src.utils.atomic import put_back, write_whole
+from src.utils.atomic import restore_backup, save_tensors
 from src.utils.errors import UserError
 from src.utils.files import check, need_file, read_tensors, reading
-from src.utils.gather import gather
+from src.utils.merge_shards import merge_shards
 from src.utils.sharded import SHARDED, is_sharded
 
 CHECKPOINT = {"global_step": int, "state_dict": dict}
@@ -35,7 +35,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_whole(checkpoint, Path(path), f"the checkpoint of step {checkpoint.get('global_step')}")
+        save_tensors(checkpoint, Path(path), f"the checkpoint of step {checkpoint.get('global_step')}")
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = True) -> dict[str, Any]:
         return load_checkpoint(Path(path), GO_ON, RESUMABLE)
@@ -63,7 +63,7 @@ def load_checkpoint(
     if path.is_file():
         return read_tensors(path, wanted, instead, mmap)
     with reading(path, instead):
-        content = gather(path)
+        content = merge_shards(path)
         check(content, wanted)
         return content
 
@@ -74,8 +74,8 @@ def best_checkpoint(folder: Path) -> Path:
     A run that was never validated has no better one either.
     """
     best, last = folder / "best.ckpt", folder / "last.ckpt"
-    put_back(best)
-    put_back(last)
+    restore_backup(best)
+    restore_backup(last)
     newest = without_tensors(last, NEWEST)
     state = newest.get("callbacks", {}).get("BestLastCheckpoint", {})
     if state and not best.exists() and state["best"] is None:

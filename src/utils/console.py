@@ -15,7 +15,7 @@ from src.utils.errors import UserError
 log = logging.getLogger("diffusion-lab")
 
 # True of how this project works, and nothing that its user could mend.
-HARMLESS = (
+IGNORED_WARNINGS = (
     "does not have many workers",
     "your dataloader is not resumable",
     "training batches .* is smaller than the logging interval",
@@ -63,7 +63,7 @@ def start_logging(file: Path | None) -> None:
         logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger(noisy).handlers.clear()
         logging.getLogger(noisy).propagate = True
-    for text in HARMLESS:
+    for text in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of damaged EXIF data, while the pixels are good
 
@@ -76,7 +76,7 @@ def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
     )
 
 
-def table(rows: list[tuple[str, str]]) -> str:
+def key_value_table(rows: list[tuple[str, str]]) -> str:
     """Rows of a name and a text, aligned."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)

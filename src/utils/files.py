@@ -12,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from src.utils.atomic import whole
+from src.utils.atomic import atomic_write
 from src.utils.errors import UserError
 
 LARGEST = 256 << 20  # bytes of a text file
@@ -227,6 +227,6 @@ def cached(file: Path, make: Callable[[], dict[str, Any]], wanted: Any) -> dict[
     with suppress(Damaged):
         return read_tensors(file, wanted, "It is made anew")
     content = make()
-    with suppress(OSError, UserError), whole(file) as partial:  # without a place for it, it is made again next time
+    with suppress(OSError, UserError), atomic_write(file) as partial:  # if it cannot be kept, it is made again
         torch.save(content, partial)
     return content

@@ -7,11 +7,11 @@ import torch
 from pytorch_lightning.strategies import ModelParallelStrategy
 from torch import nn
 
-from src.utils.atomic import remove, take_place
+from src.utils.atomic import partial_path, remove, replace
 from src.utils.checkpoints import GO_ON, RESUMABLE, load_checkpoint
 from src.utils.errors import UserError, not_finite
 from src.utils.ranges import NonNegativeInt
-from src.utils.sharded import digests, harmless, parts, write_digests
+from src.utils.sharded import checksums, safe_shard_loading, shard_files, write_checksums
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -47,7 +47,7 @@ class FSDP2Strategy(ModelParallelStrategy):
             if isinstance(part, nn.ModuleList | nn.ModuleDict):
                 continue  # nothing passes through them
             own = [p for p in part.parameters() if not isinstance(p, DTensor)]
-            if part is model or sum(p.numel() for p in own) >= self.min_parameters:
+            if part is model or (own and sum(p.numel() for p in own) >= self.min_parameters):
                 fully_shard(part, mesh=mesh)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
@@ -58,50 +58,50 @@ class FSDP2Strategy(ModelParallelStrategy):
         """
         path = Path(self.broadcast(str(checkpoint_path)))
         try:
-            return self.checked(path)
+            return self.load_checked(path)
         except UserError as error:
             error.everywhere = True
             raise
 
-    def checked(self, path: Path) -> dict[str, Any]:
+    def load_checked(self, path: Path) -> dict[str, Any]:
         """What a checkpoint holds beside the weights and the state of optimizers, which are loaded."""
         if path.is_file():
             load_checkpoint(path, GO_ON, RESUMABLE, mmap=True)  # the checks, of what torch then reads without any
             return super().load_checkpoint(path, weights_only=True)
-        finite = self.finite()
-        with harmless(path, GO_ON, self.digests(path)):
+        finite = self.finite_tensors()
+        with safe_shard_loading(path, GO_ON, self.checksums(path)):
             rest = super().load_checkpoint(path, weights_only=True)
-        if lost := sorted({name for names in self.from_all(finite - self.finite()) for name in names}):
+        if lost := sorted({name for names in self.gather_objects(finite - self.finite_tensors()) for name in names}):
             raise not_finite(path, lost[0])
         return rest
 
     def save_checkpoint(self, checkpoint: dict[str, Any], filepath: Any, storage_options: Any = None) -> None:
         path = Path(self.broadcast(str(filepath)))
-        partial = path.with_name(f".{path.name}.partial")
+        partial = partial_path(path)
         if self.is_global_zero:
             remove(partial)  # of a process that was killed
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
-        found = self.digests(partial)
+        found = self.checksums(partial)
         if self.is_global_zero:
-            write_digests(partial, found)
-            take_place(partial, path)
+            write_checksums(partial, found)
+            replace(partial, path)
         self.barrier()
 
-    def digests(self, folder: Path) -> dict[str, int]:
+    def checksums(self, folder: Path) -> dict[str, int]:
         """Those of the files of a sharded checkpoint, each computed by one process and known to all."""
-        names = self.broadcast(parts(folder) if self.is_global_zero else [])
-        shares = self.from_all(digests(folder, names[self.global_rank :: self.world_size]))
+        names = self.broadcast(shard_files(folder) if self.is_global_zero else [])
+        shares = self.gather_objects(checksums(folder, names[self.global_rank :: self.world_size]))
         return {name: digest for share in shares for name, digest in share.items()}
 
-    def finite(self) -> set[str]:
+    def finite_tensors(self) -> set[str]:
         """The names of the tensors of the model whose part in this process is finite."""
         state = self.model.state_dict() if self.model else {}
         local = {name: getattr(value, "_local_tensor", value) for name, value in state.items()}
         return {name for name, value in local.items() if value.isfinite().all()}
 
-    def from_all(self, value: Any) -> list[Any]:
+    def gather_objects(self, value: Any) -> list[Any]:
         """This value of each process."""
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)

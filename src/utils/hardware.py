@@ -10,7 +10,7 @@ from torch import nn
 from src.utils.errors import UserError
 
 
-def precision_for(accelerator: str) -> str:
+def default_precision(accelerator: str) -> str:
     """The fastest precision that trains as well as float32: bf16 autocast where the hardware multiplies in bf16.
 
     Without such units a CPU converts back and forth, and is slower than in float32.
@@ -19,10 +19,10 @@ def precision_for(accelerator: str) -> str:
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return "32-true"
-    return "bf16-mixed" if cpu_multiplies_bf16() else "32-true"
+    return "bf16-mixed" if cpu_has_bf16() else "32-true"
 
 
-def cpu_multiplies_bf16() -> bool:
+def cpu_has_bf16() -> bool:
     """Whether the CPU has bf16 units (AVX512-BF16 or AMX)."""
     try:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

@@ -15,7 +15,7 @@ from src.utils.errors import UserError
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
-def launched_together() -> Any:
+def cluster_environment() -> Any:
     """Lightning's view of the launcher that started this process beside others; None where it runs alone.
 
     Raises:
@@ -35,13 +35,13 @@ def launched_together() -> Any:
     return None
 
 
-def is_follower() -> bool:
+def is_worker_rank() -> bool:
     """Whether another process, started together with this one, decides where the run is."""
-    environment = launched_together()
+    environment = cluster_environment()
     return environment is not None and environment.global_rank() > 0
 
 
-def agreed(question: str, decide: Callable[[], Any]) -> Any:
+def decide_on_rank_zero(question: str, decide: Callable[[], Any]) -> Any:
     """What the first process decides, on every process that was started together with it.
 
     Args:
@@ -51,11 +51,11 @@ def agreed(question: str, decide: Callable[[], Any]) -> Any:
     Raises:
         UserError: what `decide` raises. The others, to whom its message is of no use, leave quietly.
     """
-    environment = launched_together()
+    environment = cluster_environment()
     if environment is None:
         return decide()
     first = environment.global_rank() == 0
-    store = meeting_point(environment.main_address, environment.main_port, first)
+    store = rendezvous_store(environment.main_address, environment.main_port, first)
     key = f"diffusion-lab/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{question}"
     if not first:
         answer = json.loads(store.get(key))
@@ -72,7 +72,7 @@ def agreed(question: str, decide: Callable[[], Any]) -> Any:
 
 
 @cache
-def meeting_point(address: str, port: int, first: bool) -> Any:
+def rendezvous_store(address: str, port: int, first: bool) -> Any:
     """A store that all processes reach: torchrun's own, or one that the first process keeps open until it ends."""
     from torch.distributed import TCPStore
 

@@ -4,7 +4,6 @@ torch.distributed.checkpoint writes no checksum, and reads its index, `.metadata
 torch.load as it likes.
 """
 
-import json
 import os
 import pickle
 import zlib
@@ -13,7 +12,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from src.utils.atomic import whole
+from src.utils.atomic import write_json
 from src.utils.files import Damaged, Misfit, read_json, reading
 
 INDEX = ".metadata"
@@ -53,12 +52,12 @@ def is_sharded(path: Path) -> bool:
     return any((path / name).is_file() for name in (SHARDED, INDEX, DIGESTS))
 
 
-def parts(folder: Path) -> list[str]:
+def shard_files(folder: Path) -> list[str]:
     """The names of the files that have a digest."""
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
 
 
-def digests(folder: Path, names: Sequence[str]) -> dict[str, int]:
+def checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
     """The CRC32 of files in a folder, without those that cannot be read."""
     found: dict[str, int] = {}
     for name in names:
@@ -70,13 +69,12 @@ def digests(folder: Path, names: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def write_digests(folder: Path, found: dict[str, int]) -> None:
+def write_checksums(folder: Path, found: dict[str, int]) -> None:
     """Keep the digests of its files in the folder."""
-    with whole(folder / DIGESTS) as partial:
-        partial.write_text(json.dumps({"crc32": found}, indent=2), "utf-8")
+    write_json(folder / DIGESTS, {"crc32": found})
 
 
-def check_digests(folder: Path, found: dict[str, int], advice: str) -> None:
+def check_checksums(folder: Path, found: dict[str, int], advice: str) -> None:
     """Compare the digests of the files of a folder with those that were kept when it was written.
 
     A folder of an earlier version has none, and is not checked.
@@ -93,7 +91,7 @@ def check_digests(folder: Path, found: dict[str, int], advice: str) -> None:
 
 
 @contextmanager
-def harmless(folder: Path, advice: str, found: dict[str, int] | None = None) -> Iterator[None]:
+def safe_shard_loading(folder: Path, advice: str, found: dict[str, int] | None = None) -> Iterator[None]:
     """Within it torch reads the folder of a sharded checkpoint, whose files were looked at, without running code.
 
     Args:
@@ -107,7 +105,7 @@ def harmless(folder: Path, advice: str, found: dict[str, int] | None = None) -> 
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
-    check_digests(folder, digests(folder, parts(folder)) if found is None else found, advice)
+    check_checksums(folder, checksums(folder, shard_files(folder)) if found is None else found, advice)
     with reading(folder / INDEX, advice), (folder / INDEX).open("rb") as file:
         IndexUnpickler(file).load()
     before = os.environ.get(FORCED)

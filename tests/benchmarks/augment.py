@@ -14,7 +14,7 @@ from torch import Tensor
 from src.metrics.features.base import ReferenceData
 from src.metrics.features.classifier import Classifier
 from src.metrics.features.trained import load_images
-from src.utils.console import log, start_logging, table
+from src.utils.console import key_value_table, log, start_logging
 from src.utils.sample_files import read_samples
 from tests.benchmarks.digits import reference
 from tests.benchmarks.nets import composed
@@ -55,7 +55,7 @@ def main() -> None:
         found = torch.tensor([accuracy(real, some_x, some_y, len(both[0]), seed) for seed in range(args.seeds)])
         each = ", ".join(f"{value:.2f}" for value in found)
         rows.append((name, f"{len(some_x):,} digits: {found.mean():.2f} % of the test digits right ({each})"))
-    log.info(table(rows))
+    log.info(key_value_table(rows))
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from hydra.utils import instantiate
 from src.data.image_folder import ImageFolder
 from src.data.workers import cpus
 from src.runs.loading import build_denoiser
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 
 
 def start(root: str, index: str, workers: int = 0) -> tuple[ImageFolder, float]:
@@ -61,7 +61,7 @@ def training_rate(steps: int = 12, skip: int = 4) -> float:
     x, draws, seconds = torch.rand(64, 3, 32, 32) * 2 - 1, torch.Generator().manual_seed(0), []
     for _ in range(steps):
         began = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=precision_for("cpu") == "bf16-mixed"):
+        with torch.autocast("cpu", torch.bfloat16, enabled=default_precision("cpu") == "bf16-mixed"):
             value = loss(denoiser, x, times(len(x), draws, denoiser.schedule), torch.randn_like(x)).mean()
         optimizer.zero_grad()
         value.backward()

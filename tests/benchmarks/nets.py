@@ -34,7 +34,7 @@ from src.samplers.base import SeededNoise
 from src.statistics.sine_fit import fit_sines
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.paths import CONF
 from tests.benchmarks.digits import floor, reference, score
 from tests.benchmarks.results import align, replace
@@ -81,7 +81,7 @@ def rate(words: list[str], seconds: float = 4.0) -> float:
     denoiser, loss, times = build_denoiser(cfg), instantiate(cfg.loss), instantiate(cfg.time_sampler)
     optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
     x = torch.rand(cfg.data.batch_size, cfg.data.channels, *cfg.data.size) * 2 - 1
-    low = precision_for("cpu").startswith("bf16")
+    low = default_precision("cpu").startswith("bf16")
     steps, began = -3, 0.0  # the first three warm up
     while steps < 1 or time.process_time() - began < seconds * torch.get_num_threads():
         if steps == 0:
@@ -122,7 +122,7 @@ def sample(run: Run, n: int) -> Tensor:
     cfg, denoiser = run.config(), load_denoiser(str(run.path), "last")
     sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
     shape = (cfg.data.channels, *cfg.data.size)
-    low = precision_for("cpu").startswith("bf16")
+    low = default_precision("cpu").startswith("bf16")
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
         rows = torch.arange(n).split(256)
         x = torch.cat(

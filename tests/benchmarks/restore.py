@@ -32,7 +32,7 @@ from src.statistics.image_quality import image_quality
 from src.statistics.significance import wilson_interval
 from src.tasks.base import TaskInput
 from src.utils.console import start_logging
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.paths import CONF
 from tests.benchmarks.digits import reference
 
@@ -132,7 +132,7 @@ def judge(name: str, x: Tensor, truth: Digits, judges: Features, nfe: float = 0.
 
 def restore(pipeline: Pipeline, task: Any, truth: Digits) -> tuple[Tensor, Tensor, float, float]:
     """The restored digits, the input, evaluations of the network for each, and seconds."""
-    fast = precision_for(model.device.type).startswith("bf16")
+    fast = default_precision(model.device.type).startswith("bf16")
     with torch.autocast(model.device.type, torch.bfloat16, enabled=fast), model.count_nfe() as cost:
         result = task(model, TaskInput(truth=truth.x))
     return result.x, result.comparison["input"], cost.evaluations / len(truth.x), cost.seconds

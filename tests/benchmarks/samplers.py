@@ -34,7 +34,7 @@ from src.tasks.base import TaskInput
 from src.tasks.generate import Generate
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.paths import CONF
 from tests.benchmarks.digits import floor, reference, score
 from tests.benchmarks.results import OVERHEAD_BATCH, REFERENCE, Results, markdown, replace, show
@@ -140,7 +140,7 @@ class Bench:
             "checkpoint": f"{self.args.ckpt} {sha256(checkpoint.read_bytes()).hexdigest()[:12]}",
             "n": self.args.n,
             "seed": self.args.seed,
-            "precision": precision_for(self.device.type),
+            "precision": default_precision(self.device.type),
             "features": self.digits.features.name,
         }
 

@@ -16,9 +16,9 @@ from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
 from src.loggers.metrics_csv import read_metrics
 from src.runs.sweep import read_jobs
-from src.utils import gather
+from src.utils import merge_shards
 from src.utils.checkpoints import load_checkpoint
-from src.utils.sharded import digests, parts, write_digests
+from src.utils.sharded import checksums, shard_files, write_checksums
 from tests.end_to_end.running import SETTINGS, assert_same, assert_same_run, forked, kill_at, started
 
 # Dropout depends on the number of processes; nothing else does.
@@ -126,7 +126,7 @@ def test_split_weights_learn_the_same(one, split, tmp_path, capsys):
     a, b = (torch.cat([c["state_dict"][k].flatten().float() for k in ours["state_dict"]]) for c in (ours, theirs))
     assert (a - b).norm() < 1e-3 * a.norm()
     whole = Path(shutil.copytree(run, tmp_path / "whole"))
-    gather.main(whole / "checkpoints/last.ckpt")
+    merge_shards.main(whole / "checkpoints/last.ckpt")
     assert "ckpt=last_whole" in capsys.readouterr().out
     assert_same(torch.load(whole / "checkpoints/last_whole.ckpt", weights_only=True), theirs)
     more = ["trainer.devices=1", "trainer.max_steps=52", "trainer.val_check_interval=2", "callbacks.sample_images.n=0"]
@@ -142,7 +142,7 @@ def lose_a_number(folder: Path) -> None:
     for name in ("denoiser.net.head.weight", "ema.model.net.head.weight"):
         content["state_dict"][name].flatten()[-1] = torch.nan
     save(content, storage_writer=FileSystemWriter(folder), no_dist=True)
-    write_digests(folder, digests(folder, parts(folder)))
+    write_checksums(folder, checksums(folder, shard_files(folder)))
 
 
 def flip_a_bit(folder: Path) -> None:

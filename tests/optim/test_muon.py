@@ -5,14 +5,14 @@ import torch
 from torch import nn
 from torch.testing import assert_close
 
-from src.optim.muon import Muon, orthogonal
+from src.optim.muon import Muon, newton_schulz
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (32, 200), (200, 32)])
 def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
     g = torch.randn(*shape, generator=torch.Generator().manual_seed(0))
     u, s, vt = torch.linalg.svd(g, full_matrices=False)
-    (found,) = orthogonal([g])
+    (found,) = newton_schulz([g])
     inside = u.T @ found @ vt.T
     large = s > 0.1 * s[0]  # the iteration brings small ones up more slowly
     assert ((inside.diagonal()[large] > 0.6) & (inside.diagonal() < 1.3)[large]).all()
@@ -21,8 +21,8 @@ def test_singular_values_come_near_one_and_singular_vectors_stay(shape):
 
 def test_matrices_do_not_depend_on_those_beside_them():
     some = [torch.randn(*shape) for shape in ((20, 30), (30, 20), (20, 90), (40, 40))]
-    for g, together in zip(some, orthogonal(some), strict=True):
-        assert_close(orthogonal([g])[0], together, rtol=0, atol=1e-4)
+    for g, together in zip(some, newton_schulz(some), strict=True):
+        assert_close(newton_schulz([g])[0], together, rtol=0, atol=1e-4)
 
 
 def test_a_step_on_a_matrix_is_the_formula():
@@ -34,7 +34,7 @@ def test_a_step_on_a_matrix_is_the_formula():
         weight.grad = torch.randn(24, 40)
         moment = 0.9 * moment + weight.grad
         optimizer.step()
-        before = (1 - 0.1 * 0.5) * before - 0.2 * 0.1 * 40**0.5 * orthogonal([weight.grad + 0.9 * moment])[0]
+        before = (1 - 0.1 * 0.5) * before - 0.2 * 0.1 * 40**0.5 * newton_schulz([weight.grad + 0.9 * moment])[0]
     assert_close(weight.detach(), before)
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from src.utils.atomic import put_back, take_place, whole
+from src.utils.atomic import atomic_write, replace, restore_backup
 
 
 def test_the_new_one_takes_the_place_of_the_old_one(tmp_path):
     file = tmp_path / "folder/x.npz"
     for value in (1, 2):
-        with whole(file) as partial:
+        with atomic_write(file) as partial:
             np.savez(partial, x=value)
     assert np.load(file)["x"] == 2 and [p.name for p in file.parent.iterdir()] == ["x.npz"]
 
@@ -19,7 +19,7 @@ def test_the_new_one_takes_the_place_of_the_old_one(tmp_path):
 def test_the_old_one_stays_where_writing_fails(tmp_path):
     file = tmp_path / "x.json"
     file.write_text("old")
-    with pytest.raises(KeyboardInterrupt), whole(file) as partial:
+    with pytest.raises(KeyboardInterrupt), atomic_write(file) as partial:
         partial.write_text("half of it")
         raise KeyboardInterrupt
     assert file.read_text() == "old" and [p.name for p in tmp_path.iterdir()] == ["x.json"]
@@ -39,7 +39,7 @@ def test_one_takes_the_place_of_another(tmp_path, old, new):
     if old:
         make(path, old, "old")
     make(fresh, new, "new")
-    take_place(fresh, path)
+    replace(fresh, path)
     assert (path / "part" if new == "folder" else path).read_text() == "new"
     assert [p.name for p in tmp_path.iterdir()] == ["c.ckpt"]
 
@@ -60,7 +60,7 @@ def test_a_kill_between_the_two_moves_loses_nothing(tmp_path, monkeypatch, old):
     with monkeypatch.context() as patch:
         patch.setattr(Path, "rename", killed)
         with pytest.raises(KeyboardInterrupt):
-            take_place(fresh, path)
+            replace(fresh, path)
     assert not path.exists()
-    put_back(path)
+    restore_backup(path)
     assert (path / "part" if old == "folder" else path).read_text() == "old"

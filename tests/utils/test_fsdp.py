@@ -12,7 +12,7 @@ from src.commands.trainer import destroy_process_group
 from src.utils.checkpoints import AtomicCheckpointIO, load_checkpoint
 from src.utils.errors import UserError
 from src.utils.fsdp import FSDP2Strategy
-from src.utils.sharded import DIGESTS, digests, parts
+from src.utils.sharded import DIGESTS, checksums, shard_files
 from tests.helpers.tiny import Memory, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -40,7 +40,7 @@ def test_damage_to_a_folder_is_named(ended, tmp_path):
     folder = tmp_path / "last.ckpt"
     trainer = train(2)
     trainer.save_checkpoint(folder)
-    assert json.loads((folder / DIGESTS).read_text())["crc32"] == digests(folder, parts(folder))
+    assert json.loads((folder / DIGESTS).read_text())["crc32"] == checksums(folder, shard_files(folder))
     assert train(3, folder).global_step == 3
     file = folder / "__0_0.distcp"
     file.write_bytes(file.read_bytes()[:-1] + b"x")

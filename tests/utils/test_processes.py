@@ -7,7 +7,7 @@ import pytest
 
 from src.utils import processes
 from src.utils.errors import UserError
-from src.utils.processes import agreed, is_follower, launched_together
+from src.utils.processes import cluster_environment, decide_on_rank_zero, is_worker_rank
 
 
 def free_port() -> int:
@@ -28,28 +28,28 @@ def tasks(monkeypatch):
         for name, value in {**start, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)}.items():
             monkeypatch.setenv(name, value)
 
-    processes.meeting_point.cache_clear()
+    processes.rendezvous_store.cache_clear()
     yield become
-    processes.meeting_point.cache_clear()
+    processes.rendezvous_store.cache_clear()
 
 
 def test_alone(monkeypatch):
     for name in ("TORCHELASTIC_RUN_ID", "SLURM_PROCID"):
         monkeypatch.delenv(name, raising=False)
-    assert launched_together() is None and not is_follower() and agreed("x", lambda: [1]) == [1]
+    assert cluster_environment() is None and not is_worker_rank() and decide_on_rank_zero("x", lambda: [1]) == [1]
 
 
 def test_a_job_of_one_task_is_alone(tasks, monkeypatch):
     tasks(0)
     monkeypatch.setenv("SLURM_NTASKS", "1")
-    assert launched_together() is None
+    assert cluster_environment() is None
 
 
 def test_tasks_that_are_not_given_per_node(tasks, monkeypatch):
     tasks(0)
     monkeypatch.delenv("SLURM_NTASKS_PER_NODE")
     with pytest.raises(UserError, match="ntasks-per-node=2"):
-        launched_together()
+        cluster_environment()
 
 
 def in_another(rank: int, tasks, work) -> int:
@@ -73,22 +73,23 @@ def exit_code(pid: int) -> int:
 
 def test_the_first_decides(tasks):
     def ask() -> int:
-        assert is_follower()
-        return agreed("a", lambda: 1) + agreed("b", lambda: 1)
+        assert is_worker_rank()
+        return decide_on_rank_zero("a", lambda: 1) + decide_on_rank_zero("b", lambda: 1)
 
     other = in_another(1, tasks, ask)
     tasks(0)
-    assert not is_follower() and agreed("a", lambda: 2) == 2 and agreed("b", lambda: 3) == 3
+    assert not is_worker_rank() and decide_on_rank_zero("a", lambda: 2) == 2
+    assert decide_on_rank_zero("b", lambda: 3) == 3
     assert exit_code(other) == 5
 
 
 def test_where_the_first_fails_the_others_leave_quietly(tasks):
-    other = in_another(1, tasks, lambda: agreed("a", lambda: 1))
+    other = in_another(1, tasks, lambda: decide_on_rank_zero("a", lambda: 1))
     tasks(0)
 
     def refuse():
         raise UserError("no")
 
     with pytest.raises(UserError, match="no"):
-        agreed("a", refuse)
+        decide_on_rank_zero("a", refuse)
     assert exit_code(other) == 1

@@ -1,4 +1,4 @@
-"""The folder of a sharded checkpoint is compared with its digests, read, and runs nothing of what is in it."""
+"""The folder of a sharded checkpoint is compared with its checksums, read, and runs nothing of what is in it."""
 
 import io
 import os
@@ -11,7 +11,16 @@ from torch.distributed.checkpoint import FileSystemWriter, save
 
 from src.utils.checkpoints import load_checkpoint
 from src.utils.errors import UserError
-from src.utils.sharded import DIGESTS, FORCED, INDEX, SHARDED, digests, harmless, parts, write_digests
+from src.utils.sharded import (
+    DIGESTS,
+    FORCED,
+    INDEX,
+    SHARDED,
+    checksums,
+    safe_shard_loading,
+    shard_files,
+    write_checksums,
+)
 
 
 class Harmful:
@@ -50,7 +59,7 @@ def test_code_in_the_index_is_not_run(folder, tmp_path):
 def test_no_other_name_of_torch(folder, name):
     module, _, leaf = name.rpartition(".")
     (folder / ".metadata").write_bytes(b"c" + module.encode() + b"\n" + leaf.encode() + b"\n.")
-    with pytest.raises(UserError, match="is not of an index"), harmless(folder, ""):
+    with pytest.raises(UserError, match="is not of an index"), safe_shard_loading(folder, ""):
         pass
 
 
@@ -58,7 +67,7 @@ def test_code_in_a_value_is_not_run(folder, tmp_path):
     """torch.distributed.checkpoint itself unpickles what is no tensor."""
     buffer = io.BytesIO()
     torch.save(Harmful(tmp_path / "harm"), buffer)
-    with pytest.raises(pickle.UnpicklingError), harmless(folder, ""):
+    with pytest.raises(pickle.UnpicklingError), safe_shard_loading(folder, ""):
         torch.load(io.BytesIO(buffer.getvalue()), weights_only=False)
     assert not (tmp_path / "harm").exists() and FORCED not in os.environ
 
@@ -73,7 +82,7 @@ def flip(file: Path, place: float = 0.5) -> None:
 @pytest.mark.parametrize("name", ["__0_0.distcp", INDEX, SHARDED])
 @pytest.mark.parametrize("damage", [flip, Path.unlink, lambda file: os.truncate(file, 0)])
 def test_a_file_that_differs_from_its_digest_is_named(folder, name, damage):
-    write_digests(folder, digests(folder, parts(folder)))
+    write_checksums(folder, checksums(folder, shard_files(folder)))
     assert load_checkpoint(folder)["global_step"] == 3
     damage(folder / name)
     with pytest.raises(UserError) as caught:
@@ -83,7 +92,7 @@ def test_a_file_that_differs_from_its_digest_is_named(folder, name, damage):
 
 
 def test_what_is_beside_the_files_of_a_checkpoint_does_not_matter(folder):
-    write_digests(folder, digests(folder, parts(folder)))
+    write_checksums(folder, checksums(folder, shard_files(folder)))
     (folder / "notes.txt").write_text("the good one")
     (folder / "pictures").mkdir()
     assert load_checkpoint(folder)["global_step"] == 3
@@ -99,7 +108,7 @@ def test_damaged_digests_are_named(folder, content):
 def test_digests_name_nothing_outside_their_folder(folder, tmp_path):
     """Nor is anything outside read, which could be a device without end."""
     (tmp_path / "file").touch()
-    write_digests(folder, {"../file": 0})
+    write_checksums(folder, {"../file": 0})
     with pytest.raises(UserError, match="differs from its checksum"):
         load_checkpoint(folder)
 

@@ -8,7 +8,7 @@ from PIL import Image
 from src.commands.compare.table import MARK, aligned, markdown
 from src.plots.pictures import write_picture
 from src.plots.report import heading, page, paragraph, picture_tag, table_tag
-from src.utils.atomic import whole
+from src.utils.atomic import write_text
 from src.utils.console import log
 from src.utils.folders import make_out
 
@@ -97,11 +97,5 @@ class Report:
 
     def save(self, name: str, text: str) -> None:
         """Write a file of text."""
-        write_whole(self.folder / name, text)
+        write_text(self.folder / name, text)
         self.files.append(name)
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text in one move."""
-    with whole(file) as partial:
-        partial.write_text(text, "utf-8")

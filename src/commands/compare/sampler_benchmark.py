@@ -1,7 +1,6 @@
 """Samplers side by side on one checkpoint: every sampler at every number of steps, measured alike."""
 
 import copy
-import json
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from hashlib import sha256
@@ -20,13 +19,14 @@ from src.commands.compare import run_plots as run_pictures
 from src.commands.compare import table
 from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.records import read_json
-from src.commands.compare.report import Report, write_whole
+from src.commands.compare.report import Report
 from src.commands.compare.table import Outcome
 from src.commands.sampling import inherit_run_config
 from src.diffusion.conditions import NoCondition
 from src.plots.compare import how_many, side_by_side
 from src.runs.run import Run
 from src.statistics.significance import Estimate
+from src.utils.atomic import write_json
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.files import read_arrays
@@ -156,7 +156,7 @@ class SamplerGrid:
         context = one.draw()
         found = one.record(context, one.compute_metrics(context)) | {"asked": self.asked(cell)}
         self.like = one
-        write_whole(self.out / cell.name / KEPT, json.dumps(found, indent=2, default=str) + "\n")
+        write_json(self.out / cell.name / KEPT, found)
         return found
 
     def kept(self, cell: Cell) -> Evaluation | None:

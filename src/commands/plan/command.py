@@ -1,6 +1,5 @@
 """What a run would cost, said before it begins: python -m src.train plan=local ..."""
 
-import json
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -20,6 +19,7 @@ from src.commands.plan.report import report
 from src.commands.run_dir import hydra_run
 from src.data.base import DataModule
 from src.runs.check_config import check_config, check_options
+from src.utils.atomic import write_json
 from src.utils.console import log, start_logging
 from src.utils.errors import UserError
 from src.utils.folders import remove_if_empty
@@ -49,7 +49,7 @@ def plan_run(cfg: DictConfig) -> None:
     figures = calculate(cfg, plan)
     log.info(report(cfg, figures))
     if plan.out is not None:
-        Path(plan.out).write_text(json.dumps(asdict(figures), indent=2) + "\n")
+        write_json(Path(plan.out), asdict(figures))
 
 
 def calculate(cfg: DictConfig, plan: Plan) -> Figures:

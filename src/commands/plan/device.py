@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from src.commands.plan.profile import Costs, dtypes
 from src.utils.errors import UserError
-from src.utils.hardware import physical_memory, precision_for
+from src.utils.hardware import default_precision, physical_memory
 from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 SECONDS, LONGEST = 0.5, 2.0  # that a step on trial shall and may take, of which there are a handful
@@ -73,7 +73,7 @@ class Plan:
         if trainer.precision != "auto":
             return str(trainer.precision)
         if self.measured:
-            return precision_for(trainer.accelerator)
+            return default_precision(trainer.accelerator)
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def count(self, trainer: DictConfig) -> int:

@@ -4,7 +4,7 @@ from omegaconf import DictConfig
 
 from src.commands.plan.estimate import SPARE, Figures
 from src.commands.summary import Rows
-from src.utils.console import table
+from src.utils.console import key_value_table
 
 SIZES = (2, 4, 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # GB that devices have
 BOTH = "with raw and with averaged weights"
@@ -16,7 +16,7 @@ def report(cfg: DictConfig, figures: Figures) -> str:
     kind = "" if layout.devices == 1 else ", FSDP" if layout.sharded else ", DDP"
     rows = [*model_rows(cfg, figures), *compute_rows(figures), *memory_rows(figures), *time_rows(figures)]
     title = f"Plan of {cfg.name} on {layout.devices} x {figures.plan.name}{kind}; nothing is trained"
-    return f"\n{title}\n{table(rows)}\n"
+    return f"\n{title}\n{key_value_table(rows)}\n"
 
 
 def model_rows(cfg: DictConfig, figures: Figures) -> Rows:

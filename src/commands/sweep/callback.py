@@ -16,7 +16,7 @@ from src.commands.sweep.plugins import prepare
 from src.runs.sweep import Job, Plan, forget_jobs, is_sweep, read_jobs
 from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.override_syntax import assignment, command, read
-from src.utils.processes import agreed, is_follower
+from src.utils.processes import decide_on_rank_zero, is_worker_rank
 
 
 class Sweep(Callback):
@@ -33,7 +33,7 @@ class Sweep(Callback):
 
     def start(self, config: DictConfig) -> None:
         """Settle the folder, and write the plan into it; of a dry run show it."""
-        folder = agreed("sweep", lambda: settle_folder(config.hydra.sweep.dir))
+        folder = decide_on_rank_zero("sweep", lambda: settle_folder(config.hydra.sweep.dir))
         with open_dict(config.hydra):
             config.hydra.sweep.dir = folder
             # The config of each job is composed from these words anew.
@@ -45,7 +45,7 @@ class Sweep(Callback):
             print(describe(config, planned(config).jobs))
             raise SystemExit(0)
         prepare(config)
-        if is_follower():
+        if is_worker_rank():
             return
         plan = planned(config)
         forget_jobs(Path(folder))
@@ -55,7 +55,7 @@ class Sweep(Callback):
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         """The table of all jobs, the best one, and those that failed."""
-        if is_follower():
+        if is_worker_rank():
             return
         sweep = Path(config.hydra.sweep.dir)
         plan, jobs = Plan.read(sweep), read_jobs(sweep)

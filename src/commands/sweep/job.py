@@ -20,7 +20,7 @@ from src.utils.console import start_logging
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, command, read
 from src.utils.paths import settle_strings
-from src.utils.processes import is_follower, launched_together
+from src.utils.processes import cluster_environment, is_worker_rank
 
 how_far = Progress()  # of this process
 
@@ -32,7 +32,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         what the task does, and None where it failed.
     """
     hydra = HydraConfig.get()
-    if is_follower():
+    if is_worker_rank():
         return follow_job(task, cfg)
     sweep, number = Path(hydra.sweep.dir), int(hydra.job.num)
     plan = Plan.read(sweep)
@@ -93,7 +93,7 @@ def wants_processes(cfg: DictConfig) -> bool:
     """Whether the job trains in several processes, which nobody has started yet."""
     trainer = cfg.get("trainer")
     several = trainer is not None and (trainer.devices != 1 or trainer.num_nodes > 1)
-    return several and launched_together() is None
+    return several and cluster_environment() is None
 
 
 def in_processes(cfg: DictConfig) -> Any:

@@ -18,7 +18,7 @@ from src.metrics.features.base import Features, RealData, ReferenceData
 from src.utils.console import log, progress_bar
 from src.utils.errors import UserError
 from src.utils.files import cached
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.paths import check_writable
 from src.utils.ranges import PositiveFloat, PositiveInt
 
@@ -148,7 +148,7 @@ class TrainedFeatures(Features):
             for _ in range(epochs):
                 for i in torch.randperm(len(x))[: per_epoch * batch].split(batch):
                     shift = torch.randint(-reach, reach + 1, (2,)).tolist()
-                    with torch.autocast("cpu", torch.bfloat16, enabled=precision_for("cpu").startswith("bf16")):
+                    with torch.autocast("cpu", torch.bfloat16, enabled=default_precision("cpu").startswith("bf16")):
                         loss = self.loss(torch.roll(x[i], shift, (2, 3)) / 255, None if y is None else y[i])
                     optimizer.zero_grad()
                     loss.backward()

@@ -14,7 +14,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import DictConfig, OmegaConf
 
 from src.commands.config import drop_incompatible_keys
-from src.utils.hardware import precision_for
+from src.utils.hardware import default_precision
 from src.utils.paths import CONF
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")).absolute()
@@ -79,6 +79,6 @@ def composed(words: Sequence[str], folder: Path) -> DictConfig:
         cfg = compose("train", [*words, *NO_OTHER_WORK, *own])
         drop_incompatible_keys(cfg, list(words))
     if cfg.trainer.precision == "auto":
-        cfg.trainer.precision = precision_for("cpu")
+        cfg.trainer.precision = default_precision("cpu")
     OmegaConf.resolve(cfg)
     return cfg

@@ -28,7 +28,7 @@ from src.commands.evaluation import load_data
 from src.metrics.features.base import ReferenceData
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.statistics.significance import wilson_interval
-from src.utils.hardware import cpu_multiplies_bf16
+from src.utils.hardware import cpu_has_bf16
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
 from tests.benchmarks.loop.commands import OUTPUTS, run
@@ -43,7 +43,7 @@ MOMENTS = [15, 20, 30, 40, 60, 120, 240]  # at which ours is looked at, in secon
 AT_FOUR_MILLION = ["net.width=88", "data.batch_size=128"]  # 3.8 million parameters
 # What the peers call a precision, and what the trainer does; the first is that of the race. Without units for it bf16
 # is many times slower than float32.
-PRECISIONS = ({"bf16": "bf16-mixed"} if cpu_multiplies_bf16() else {}) | {"32": "32-true"}
+PRECISIONS = ({"bf16": "bf16-mixed"} if cpu_has_bf16() else {}) | {"32": "32-true"}
 IN_10_EVALUATIONS = ["sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
 CONFIDENT = 0.9  # probability of its class from which a digit counts
 
