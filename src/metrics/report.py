@@ -6,18 +6,18 @@ from typing import Any
 
 from src.metrics.base import MetricValue, ReportSection
 from src.plots.pictures import write_gif, write_picture
-from src.plots.report import figures, heading, page, paragraph, picture_tag, table_tag
+from src.plots.report import Table, make_figure, render
 from src.utils.atomic import atomic_write, write_text
 from src.utils.console import describe
 
 
 def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str, ReportSection]) -> None:
-    """report.html, and the pictures in it as files.
+    """Write report.html, and its pictures as files.
 
     Args:
-        folder: where.
-        record: what metrics.json holds.
-        sections: by the names of their measures.
+        folder: the output folder.
+        record: the content of metrics.json.
+        sections: by metric name.
     """
     for section in sections.values():
         for name, picture in section.pictures.items():
@@ -26,22 +26,28 @@ def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str,
                     write_gif(picture.image, partial)
             else:
                 write_picture(picture.image, folder / f"{name}.png")
-    blocks = [table_tag(["", ""], summary(record), numbers=False)]
-    for section in sections.values():
-        blocks += section_blocks(section)
-    write_text(folder / "report.html", page(f"Evaluation of {record['name'] or record['run']}", blocks))
+    write_text(folder / "report.html", report_page(record, list(sections.values())))
 
 
-def section_blocks(section: ReportSection) -> list[str]:
-    """A section: what is to be warned of, its numbers, its pictures, and how to read them."""
-    blocks = [heading(section.title)]
-    blocks += [value_table(list(section.values.values()))] if section.values else []
-    blocks += [paragraph(section.conclusion)] if section.conclusion else []
-    blocks += [paragraph(note, faint=not note.startswith("WARNING")) for note in section.notes]
-    return [*blocks, figures([picture_tag(p.image, p.caption) for p in section.pictures.values()])]
+def report_page(record: Mapping[str, Any], sections: Sequence[ReportSection]) -> str:
+    """Render the page: for each metric its numbers, their interpretation, notes and pictures."""
+    title = f"Evaluation of {record['name'] or record['run']}"
+    shown = [
+        {
+            "title": section.title,
+            "table": value_table(list(section.values.values())) if section.values else None,
+            "conclusion": section.conclusion,
+            "notes": section.notes,
+            "figures": [make_figure(p.image, p.caption) for p in section.pictures.values()],
+        }
+        for section in sections
+    ]
+    summary = Table(["", ""], summary_rows(record), numbers=False)
+    return render("evaluation.html", title=title, summary=summary, sections=shown)
 
 
-def value_table(values: Sequence[MetricValue]) -> str:
+def value_table(values: Sequence[MetricValue]) -> Table:
+    """The values of a metric, without columns that are empty for all of them."""
     header = ["", "value", "95 % interval", "real data", "better is"]
     rows = [
         [
@@ -53,14 +59,13 @@ def value_table(values: Sequence[MetricValue]) -> str:
         ]
         for v in values
     ]
-    # Columns that say nothing of any value are left out.
     kept = [i for i in range(5) if i < 2 or any(row[i] for row in rows)]
-    return table_tag([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
+    return Table([header[i] for i in kept], [[row[i] for i in kept] for row in rows])
 
 
-def summary(record: Mapping[str, Any]) -> list[list[str]]:
-    """What was measured, in a few lines."""
-    cost = record["nfe"] and f", {record['nfe']:g} evaluations of the network each, {record['seconds']:.1f} s in all"
+def summary_rows(record: Mapping[str, Any]) -> list[list[str]]:
+    """What was evaluated, in a few lines."""
+    cost = record["nfe"] and f", {record['nfe']:g} network evaluations each, {record['seconds']:.1f} s in all"
     rows = [
         ["run", record["run"]],
         ["weights", f"{record['weights']}, checkpoint {record['ckpt']}"],

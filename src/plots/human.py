@@ -1,50 +1,26 @@
-"""The page on which people say what is real and what is generated, and a plot of how often they were right."""
+"""The page of the human evaluation, and a plot of its results."""
 
 import json
 from base64 import b64encode
 from collections.abc import Mapping, Sequence
-from io import BytesIO
-from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
 from torch import Tensor
 
 from src.plots.pictures import BLUE, GREY, image_grid, new_figure, to_picture
-from src.plots.report import page
+from src.plots.report import data_url, render
 
-SIDE = 280  # pixels: how wide small images are enlarged
-BODY = """
-<p class="faint" id="how"></p>
-<noscript><p>This page needs JavaScript.</p></noscript>
-<main id="quiz" hidden>
-<progress id="bar" value="0" aria-hidden="true"></progress>
-<p id="question" aria-live="polite"><span class="number" id="count"></span> <strong id="asked"></strong></p>
-<div id="choice">
-<img id="first"><img id="second">
-<button type="button" id="left"></button><button type="button" id="right"></button>
-</div>
-<p><button type="button" id="undo" class="small">Undo the last <kbd>U</kbd></button></p>
-</main>
-<section id="end" hidden>
-<h2 id="done" tabindex="-1">Thank you</h2>
-<div id="result"></div>
-<p><label>Your name, if you like <input id="name" autocomplete="off" maxlength="40"></label></p>
-<p class="row"><button type="button" id="export">Download the answers (CSV)</button>
-<button type="button" id="again" class="small">Start again</button></p>
-<p class="faint">Send the file to whoever asked you, or read it into the report: <code>human=FILE.csv</code>, or
-<code>human=FOLDER</code> with the files of several people.</p>
-</section>
-"""
+SIDE = 280  # pixels: small images are enlarged to about this width
 
 
 class Question(NamedTuple):
-    """What is shown once.
+    """A question of the human evaluation.
 
     Attributes:
-        pictures: one to be called real or generated, or two of which one is generated.
-        real, generated: which of the real data and of the samples they show, as far as they do.
-        answer: the right one: real or generated of a single picture, left or right (the generated one) of a pair.
+        pictures: a single picture, real or generated, or a pair of which one is generated.
+        real, generated: indices of the test datum and of the sample that are shown; None if not shown.
+        answer: the right answer: real or generated for a single picture, left or right (the generated one) for a pair.
     """
 
     pictures: list[Image.Image]
@@ -54,11 +30,12 @@ class Question(NamedTuple):
 
 
 class Proportion(NamedTuple):
-    """How often somebody was right.
+    """A proportion of right answers with its 95 % interval.
 
     Attributes:
-        right, n: so many of so many answers.
-        low, high: of the 95 % interval.
+        right: number of right answers.
+        n: number of answers.
+        low, high: ends of the interval.
     """
 
     right: int
@@ -68,40 +45,31 @@ class Proportion(NamedTuple):
 
 
 def question_page(questions: Sequence[Question], key: str, noun: str) -> str:
-    """One HTML file that asks, keeps the answers in the browser and gives them out as CSV.
+    """Render a page that asks the questions, stores the answers in the browser and exports them as CSV.
 
     Args:
-        questions: in their order, all pictures of one size.
-        key: of the samples; goes into the CSV.
-        noun: what one sample is called.
+        questions: in order, with pictures of one size.
+        key: key of the samples; written to the CSV.
+        noun: "image" or "signal".
     """
     truth = json.dumps([q[1:] for q in questions])
     content = {
         "key": key,
         "noun": noun,
         "size": questions[0].pictures[0].size,
-        "questions": [[encoded(picture) for picture in q.pictures] for q in questions],
-        # Base64, so that who happens to see the source has not seen the answers.
+        "questions": [[data_url(picture) for picture in q.pictures] for q in questions],
+        # Base64, so that a glance at the source does not reveal the answers.
         "truth": b64encode(truth.encode()).decode(),
     }
-    data = f'<script type="application/json" id="questions">{json.dumps(content)}</script>'
-    script, style = (Path(__file__).with_name(f"human.{end}").read_text("utf-8") for end in ("js", "css"))
-    return page("Real or generated?", [BODY, data], script, style)
-
-
-def encoded(picture: Image.Image) -> str:
-    """A picture as a data URL."""
-    file = BytesIO()
-    picture.save(file, "PNG")
-    return f"data:image/png;base64,{b64encode(file.getvalue()).decode()}"
+    return render("human.html", title="Real or generated?", content=content)
 
 
 def separate_pictures(x: Tensor, like: Tensor) -> list[Image.Image]:
-    """Each of the images (N, C, H, W) enlarged, or each of the signals (N, C, L) as a curve.
+    """Draw each of the images (N, C, H, W) enlarged, or each of the signals (N, C, L) as a curve.
 
     Args:
         x: in the units of the data.
-        like: real data, which the axes fit: samples that leave them are cut off, and leave the others readable.
+        like: real data, which set the axes: samples are clipped to them, so that outliers do not flatten the others.
     """
     if x.ndim == 4:
         return [image_grid(one[None], 1, gap=0, least=SIDE) for one in x]
@@ -116,19 +84,19 @@ def separate_pictures(x: Tensor, like: Tensor) -> list[Image.Image]:
         for line, channel in zip(lines, signal, strict=True):
             line.set_ydata(channel)
         pictures.append(to_picture(figure))
-        figure.set_layout_engine("none")  # the first has laid the axes out for all
+        figure.set_layout_engine("none")  # the layout of the first is used for all
     return pictures
 
 
-def accuracy_by_person(shares: Mapping[str, Mapping[str, Proportion]]) -> Image.Image:
-    """How often each person was right, beside chance.
+def accuracy_by_person(proportions: Mapping[str, Mapping[str, Proportion]]) -> Image.Image:
+    """Plot the proportion of right answers of each person, with the line of chance.
 
     Args:
-        shares: by kind of question, a panel each, and then by person.
+        proportions: by kind of question, one panel each, and by person.
     """
-    longest = max(map(len, shares.values()))
-    figure, axes = new_figure(3.6 * len(shares), 1.1 + 0.32 * longest, 1, len(shares), sharex=True)
-    for axis, (kind, people) in zip(axes[0], shares.items(), strict=True):
+    longest = max(map(len, proportions.values()))
+    figure, axes = new_figure(3.6 * len(proportions), 1.1 + 0.32 * longest, 1, len(proportions), sharex=True)
+    for axis, (kind, people) in zip(axes[0], proportions.items(), strict=True):
         axis.axvline(50, color=GREY, linestyle="--", linewidth=1.2)
         for y, share in enumerate(people.values()):
             axis.plot([100 * share.low, 100 * share.high], [y, y], color=BLUE, linewidth=2)

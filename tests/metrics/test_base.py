@@ -16,7 +16,7 @@ from src.metrics.distances import Distances
 from src.metrics.diversity import Diversity
 from src.metrics.features.base import RealData
 from src.metrics.memorization import Memorization
-from src.metrics.report import section_blocks
+from src.metrics.report import report_page
 from src.metrics.samples import Samples
 from src.metrics.sliced_wasserstein import SlicedWasserstein
 from src.utils.errors import UserError
@@ -90,11 +90,15 @@ def test_a_number_that_is_not_there(bad):
     assert plain.pop("real_baseline") == 1
     assert plain == {"name": "distance", "value": None, "low": None, "high": 2.0, "better": None, "digits": 3}
     good = MetricValue("share", 0.5, 0.4, 0.6)
-    page = "".join(section_blocks(ReportSection("Title", {"a": value, "b": good}, interpretation="They are equal.")))
-    assert "equal" not in page and "No conclusion: distance: not available" in page
-    assert "They are equal." in "".join(
-        section_blocks(ReportSection("Title", {"b": good}, interpretation="They are equal."))
-    )
+    record = {"name": "run", "weights": "ema", "ckpt": "best", "n": 1, "nfe": None, "seed": 0, "samples_path": "x"}
+    record |= {"run": "run", "features": None}
+
+    def page(values):
+        return report_page(record, [ReportSection("Title", values, interpretation="They are equal.")])
+
+    assert "They are equal." in page({"b": good})
+    both = page({"a": value, "b": good})
+    assert "They are equal" not in both and "No conclusion: distance: not available" in both
     unknown = ReportSection("Title", {"b": MetricValue("share", 0.5, bad, bad)}, interpretation="They are equal.")
     assert "equal" not in unknown.conclusion and unknown.values["b"].text == "0.5"
 

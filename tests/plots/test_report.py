@@ -7,11 +7,12 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+from jinja2 import UndefinedError
 from PIL import Image
 
 from src.metrics.base import MetricValue, Picture, ReportSection
 from src.metrics.report import write_report
-from src.plots.report import heading, page, paragraph, picture_tag, table_tag
+from src.plots.report import Block, Table, make_figure, render
 
 VOID = ("meta", "link", "img")
 
@@ -45,21 +46,26 @@ def picture(color: str = "red") -> Image.Image:
 
 def test_a_page_is_whole_and_fetches_nothing():
     blocks = [
-        heading("A & B"),
-        paragraph("x < y"),
-        picture_tag(picture(), 'a "red" one'),
-        table_tag(["", "n"], [["<a>", "1"]]),
+        Block(heading="A & B"),
+        Block(text="x < y"),
+        Block(figure=make_figure(picture(), 'a "red" one')),
+        Block(table=Table(["", "n"], [["<a>", "1"]])),
     ]
-    html = page("Title <1>", blocks)
+    html = render("comparison.html", title="Title <1>", blocks=blocks)
     check(html)
-    assert "Title &lt;1&gt;" in html and "x &lt; y" in html and "<td>&lt;a&gt;</td>" in html
+    assert "Title &lt;1&gt;" in html and "x &lt; y" in html and "<td>&lt;a&gt;</td>" in html and "A &amp; B" in html
     assert "prefers-color-scheme: dark" in html and "width=device-width" in html
+
+
+def test_a_missing_variable_is_an_error():
+    with pytest.raises(UndefinedError):
+        render("comparison.html", title="Title")
 
 
 @pytest.mark.parametrize("animated", [False, True])
 def test_pictures_are_inside(animated):
-    tag = picture_tag([picture("red"), picture("blue")] if animated else picture("red"), "caption")
-    kind, data = re.search(r'src="data:image/(\w+);base64,([^"]+)"', tag).groups()
+    figure = make_figure([picture("red"), picture("blue")] if animated else picture("red"), "caption")
+    kind, data = re.fullmatch(r"data:image/(\w+);base64,(.+)", figure.url).groups()
     image = Image.open(BytesIO(b64decode(data)))
     assert kind == ("gif" if animated else "png") and getattr(image, "n_frames", 1) == 1 + animated
     assert (np.asarray(image.convert("RGB"))[0, 0] == [255, 0, 0]).all()

@@ -7,7 +7,7 @@ from PIL import Image
 
 from src.commands.compare.table import MARK, aligned, markdown
 from src.plots.pictures import write_picture
-from src.plots.report import heading, page, paragraph, picture_tag, table_tag
+from src.plots.report import Block, Table, make_figure, render
 from src.utils.atomic import write_text
 from src.utils.console import log
 from src.utils.folders import make_out
@@ -19,18 +19,6 @@ MEANING = (
 READING = (
     "Several seeds: mean ± standard deviation over them. One: the value, with its 95 % interval where it is known."
 )
-
-# Tables of many columns want a wide page, on which plots stand side by side.
-STYLE = """
-body { max-width: 90rem; }
-figure { display: inline-block; margin-right: 1rem; vertical-align: top; }
-figure img { max-width: min(100%, 62rem); }
-@media (min-width: 60rem) { figure.half { max-width: calc(50% - 1.5rem); } }
-.wide { max-height: 85vh; overflow-y: auto; }
-th { white-space: nowrap; position: sticky; top: 0; background: var(--paper); }
-th:not(:first-child) { text-align: right; }
-td:first-child { min-width: 8rem; overflow-wrap: anywhere; }
-"""
 
 
 class Report:
@@ -44,7 +32,7 @@ class Report:
     def __init__(self, folder: Path, title: str):
         self.folder, self.title = folder, title
         self.files: list[str] = []
-        self.html: list[str] = []
+        self.blocks: list[Block] = []
         self.md: list[str] = [f"# {title}"]
         make_out(folder)
 
@@ -52,7 +40,7 @@ class Report:
         """Lines that have to be read before the numbers."""
         for note in notes:
             log.info(f"  {note}")
-            self.html.append(paragraph(note))
+            self.blocks.append(Block(text=note))
         if notes:
             self.md.append("\n".join(f"- {note}" for note in notes))
 
@@ -67,32 +55,32 @@ class Report:
         marked = any(cell.endswith(MARK) for row in cells for cell in row)
         meaning = MEANING if marked else MEANING.partition(": ")[0] + "; here nothing is."
         log.info(f"  {meaning}")
-        self.html += [table_tag(cells[0], cells[1:]), paragraph(f"{READING} {meaning}", faint=True)]
+        self.blocks += [Block(table=Table(cells[0], cells[1:])), Block(text=f"{READING} {meaning}", faint=True)]
         self.md += [markdown(cells), READING, meaning.replace(MARK, "Bold")]
         self.save("table.csv", numbers)
 
     def table(self, title: str, cells: Sequence[Sequence[str]], caption: str = "") -> None:
         """A further table."""
-        self.html += [heading(title), table_tag(cells[0], cells[1:])]
+        self.blocks += [Block(heading=title), Block(table=Table(cells[0], cells[1:]))]
         self.md += [f"## {title}", markdown(cells)]
         if caption:
-            self.html.append(paragraph(caption, faint=True))
+            self.blocks.append(Block(text=caption, faint=True))
             self.md.append(caption)
 
     def section(self, title: str) -> None:
         """A heading for pictures."""
-        self.html.append(heading(title))
+        self.blocks.append(Block(heading=title))
 
     def picture(self, name: str, picture: Image.Image, caption: str) -> None:
         """A plot, of its own and on the page."""
         write_picture(picture, self.folder / f"{name}.png")
         self.files.append(f"{name}.png")
-        self.html.append(picture_tag(picture, caption))
+        self.blocks.append(Block(figure=make_figure(picture, caption)))
 
     def write(self) -> None:
         """Write the page, and say where everything is."""
         self.save("table.md", "\n\n".join(self.md) + "\n")
-        self.save("comparison.html", page(self.title, self.html, style=STYLE))
+        self.save("comparison.html", render("comparison.html", title=self.title, blocks=self.blocks))
         log.info(f"\n  written  {self.folder}: {', '.join(reversed(self.files))}")
 
     def save(self, name: str, text: str) -> None:
