@@ -22,7 +22,6 @@ NOT_YET = {
     "callbacks": {"metrics"},
     "diffusion": {"utils"},
     "optim": {"utils"},
-    "plots": {"loggers"},
 }
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,

@@ -82,10 +82,10 @@ class DenoisingTest(pl.Callback):
         self.report = [("test", text)]
 
     def draw(self, data: DataModule, original: Tensor, noisy: Tensor, denoised: Tensor) -> None:
-        from src.plots.comparison import comparison, panels
+        from src.plots.task_results import panels, task_results
 
         shown = {"original": original, "noisy": noisy, "denoised": denoised}
         shown = {name: data.to_units(x) for name, x in shown.items()}
         many = len(data.size) >= 2
-        picture = comparison(shown, data.kind) if many else panels({name: x[0] for name, x in shown.items()})
+        picture = task_results(shown, data.kind) if many else panels({name: x[0] for name, x in shown.items()})
         picture.save(self.run / "denoising.png")

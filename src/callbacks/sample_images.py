@@ -127,13 +127,14 @@ class SampleImages(pl.Callback):
         self.show(trainer, picture, "schedule", "../schedule")
 
     def draw_curves(self, trainer: pl.Trainer) -> None:
-        from src.plots.curves import loss_curves
+        from src.loggers.metrics_csv import read_metrics
+        from src.plots.loss_curves import loss_curves
 
         for logger in trainer.loggers:
             logger.save()
         metrics = self.run / "metrics.csv"
         if metrics.exists():
-            self.show(trainer, loss_curves(metrics), "loss_curves", "../loss_curves")
+            self.show(trainer, loss_curves(read_metrics(metrics)), "loss_curves", "../loss_curves")
 
     def show(self, trainer: pl.Trainer, picture: Image.Image, tag: str, name: str) -> None:
         """Save a picture in the run folder, and pass it to the loggers that show pictures."""

@@ -17,8 +17,8 @@ from src.commands.inputs import read_inputs
 from src.commands.options import SampleOptions
 from src.diffusion.conditions import Labels, NoCondition
 from src.diffusion.denoiser import Denoiser
-from src.plots.comparison import MOST, comparison
 from src.plots.pictures import MAX_SHOWN, sample_grid, trajectory_frames, write_gif, write_picture
+from src.plots.task_results import MAX_COMPARED, task_results
 from src.runs.check_config import check_config, check_options, instantiable_nodes
 from src.runs.folders import clip_bound
 from src.runs.loading import build_denoiser, load_weights, read_weights
@@ -170,8 +170,8 @@ class Sampling:
             return [counted("grid.png", most or n, n), *moving]
         rows = result.comparison | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
         shown = {name: self.to_units(x) for name, x in rows.items()}
-        write_picture(comparison(shown, self.pipeline.kind), out / "comparison.png")
-        compared = counted("comparison.png", MOST.get(result.x.ndim, n), n)
+        write_picture(task_results(shown, self.pipeline.kind), out / "comparison.png")
+        compared = counted("comparison.png", MAX_COMPARED.get(result.x.ndim, n), n)
         if self.pipeline.kind != "images":
             return [compared]
         for name, x in {"input": next(iter(result.comparison.values())), "result": result.x}.items():

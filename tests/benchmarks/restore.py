@@ -24,7 +24,7 @@ from src.commands.cli import user_errors
 from src.commands.sampling import build_pipeline
 from src.diffusion.operators import LinearOperator, Mask
 from src.metrics.features.base import Features, RealData, ReferenceData
-from src.plots.comparison import comparison
+from src.plots.task_results import task_results
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
@@ -171,7 +171,7 @@ def bench(pipeline: Pipeline, truth: Digits, judges: Features, case: str, method
     if pictures is not None:
         pictures.mkdir(parents=True, exist_ok=True)
         every = {name: ((x + 1) / 2).clamp(0, 1) for name, x in (shown | {"truth": truth.x}).items()}
-        comparison(every).save(pictures / f"{case.replace(',', '').replace(' ', '_')}.png")
+        task_results(every).save(pictures / f"{case.replace(',', '').replace(' ', '_')}.png")
     return rows
 
 

@@ -8,8 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from src.loggers.metrics_csv import write_metrics
-from src.plots.curves import loss_curves
+from src.plots.loss_curves import loss_curves
 from src.plots.pictures import (
     denoising_strip,
     image_grid,
@@ -277,31 +276,25 @@ def rows(*series: tuple[str, list[float]]) -> list[dict[str, float]]:
     return [{"step": 10 * i, **{key: values[i] for key, values in series}} for i in range(len(series[0][1]))]
 
 
-def draw_curves(tmp_path, data):
-    path = tmp_path / "metrics.csv"
-    write_metrics(path, data, list(dict.fromkeys(["step", *(k for row in data for k in row)])))
-    return loss_curves(path)
-
-
-def test_curves_that_are_there_are_drawn(tmp_path):
+def test_curves_that_are_there_are_drawn():
     train = ("train/loss", [3.0, 2.0, 1.0])
     raw, ema = ("val/loss_raw", [3.0, 2.5, 2.0]), ("val/loss_ema", [2.0, 1.5, 1.2])
-    picture = draw_curves(tmp_path, rows(train, raw, ema))
+    picture = loss_curves(rows(train, raw, ema))
     assert picture.size == (900, 500)
     assert all(share(picture, color) > 1e-4 for color in COLORS)
-    picture = draw_curves(tmp_path, rows(train, ema))
+    picture = loss_curves(rows(train, ema))
     assert share(picture, "orange") == 0 and share(picture, "blue") > 1e-4
-    picture = draw_curves(tmp_path, rows(("other", [1.0, 2.0])))
+    picture = loss_curves(rows(("other", [1.0, 2.0])))
     assert not any(share(picture, color) for color in COLORS)
 
 
 @pytest.mark.parametrize("values", [[1.0], [0.0, 1.0], [-1.0, -2.0], [float("nan"), 1.0], [float("nan")]])
-def test_curves_of_odd_values(tmp_path, values):
-    assert draw_curves(tmp_path, rows(("train/loss", values))).size == (900, 500)
+def test_curves_of_odd_values(values):
+    assert loss_curves(rows(("train/loss", values))).size == (900, 500)
 
 
 def test_curves_of_an_empty_file(tmp_path):
-    assert draw_curves(tmp_path, []).size == (900, 500)
+    assert loss_curves([]).size == (900, 500)
 
 
 @pytest.mark.parametrize(
@@ -343,5 +336,5 @@ def test_curves_leave_no_figure_with_pyplot(tmp_path):
     """Lightning imports torchmetrics, and that pyplot; the curves must not use it."""
     from matplotlib import pyplot
 
-    draw_curves(tmp_path, rows(("train/loss", [1.0, 2.0])))
+    loss_curves(rows(("train/loss", [1.0, 2.0])))
     assert pyplot.get_fignums() == []

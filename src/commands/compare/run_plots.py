@@ -8,8 +8,10 @@ from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.report import Report
 from src.commands.compare.samples import Drawn
 from src.commands.compare.table import DEFINES_LOSS, Group, Outcome, loss_differs, unit
-from src.plots.compare import Point, how_many, quality_against_cost, side_by_side, training_curves
 from src.plots.parallel import parallel_coordinates
+from src.plots.quality_against_cost import Point, quality_against_cost
+from src.plots.side_by_side import how_many, side_by_side
+from src.plots.training_curves import training_curves
 
 LOSS, REAL_BASELINE = "val/loss_ema", "quality/real_baseline"
 MOST_LOSSES = 6  # kinds of losses with a plot each

@@ -23,7 +23,7 @@ from src.commands.compare.report import Report
 from src.commands.compare.table import Outcome
 from src.commands.sampling import inherit_run_config
 from src.diffusion.conditions import NoCondition
-from src.plots.compare import how_many, side_by_side
+from src.plots.side_by_side import how_many, side_by_side
 from src.runs.run import Run
 from src.statistics.significance import Estimate
 from src.utils.atomic import write_json

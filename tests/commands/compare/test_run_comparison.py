@@ -34,7 +34,7 @@ def compared(tmp_path):
 def drawn(monkeypatch):
     """Every picture that is put together, by what is drawn in it; nothing is painted, which takes most of the time."""
     figures = []
-    for module in ("compare", "parallel"):
+    for module in ("training_curves", "quality_against_cost", "side_by_side", "parallel"):
         monkeypatch.setattr(f"src.plots.{module}.to_picture", lambda f: figures.append(f) or Image.new("RGB", (9, 9)))
     return figures
 

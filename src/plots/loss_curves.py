@@ -1,16 +1,14 @@
-"""The loss curves of a run as a picture."""
+"""The loss curves of a run."""
 
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from src.loggers.metrics_csv import read_metrics
 from src.plots.pictures import BLUE, GREY, ORANGE, new_figure, to_picture
 
 
-def loss_curves(metrics: Path) -> Image.Image:
-    """Training loss and both validation losses against the optimizer step, from a metrics.csv."""
-    rows = read_metrics(metrics)
+def loss_curves(rows: Sequence[Mapping[str, float]]) -> Image.Image:
+    """Plot the training loss and both validation losses against the optimizer step, from rows of metrics.csv."""
     figure, axes = new_figure(9, 5)
     axis = axes[0, 0]
     series = [

@@ -1,4 +1,4 @@
-"""Inputs, results and truths below each other."""
+"""Inputs, results and ground truths of tasks."""
 
 from typing import Any
 
@@ -9,27 +9,28 @@ from src.plots.fields import as_images
 from src.plots.pictures import BLUE, GREY, ORANGE, image_grid, new_figure, sample_grid, to_picture
 from src.utils.units import Kind
 
-MOST = {3: 4, 4: 12}  # samples shown, of signals (N, C, L) and images (N, C, H, W)
+MAX_COMPARED = {3: 4, 4: 12}  # signals (N, C, L) and images (N, C, H, W) in a picture, by number of axes
 COLORS = {"input": GREY, "noisy": GREY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
 
 
-def comparison(rows: dict[str, Tensor], kind: Kind | None = None) -> Image.Image:
-    """One row of samples for each title; of signals, one panel for each sample with a curve for each title.
+def task_results(rows: dict[str, Tensor], kind: Kind | None = None) -> Image.Image:
+    """Draw one row of samples per title; signals in one panel per sample with one curve per title.
 
     Args:
         rows: samples (N, C, *S) in the units of the data, by title; the first few are shown.
+        kind: of the data.
     """
     like = rows.get("truth", rows.get("original", next(reversed(rows.values()))))
     rows = {name: as_images(x, kind, like) for name, x in rows.items()}
     axes = next(iter(rows.values())).ndim
-    if axes not in MOST:
+    if axes not in MAX_COMPARED:
         return sample_grid(next(reversed(rows.values())))
-    rows = {name: x[: MOST[axes]] for name, x in rows.items()}
+    rows = {name: x[: MAX_COMPARED[axes]] for name, x in rows.items()}
     return (image_rows if axes == 4 else signal_panels)(rows)
 
 
 def image_rows(rows: dict[str, Tensor]) -> Image.Image:
-    """Images, in rows with their titles at the left."""
+    """Draw images in rows, with their titles on the left."""
     first = next(iter(rows.values()))
     n, side = len(first), 0.95
     height = side * first.shape[2] / first.shape[3]
@@ -45,7 +46,7 @@ def image_rows(rows: dict[str, Tensor]) -> Image.Image:
 
 
 def signal_panels(rows: dict[str, Tensor]) -> Image.Image:
-    """Signals, all of one sample in one panel."""
+    """Draw all signals of one sample in one panel."""
     n = len(next(iter(rows.values())))
     figure, axes = new_figure(8, 1.9 * n + 0.3, n, sharex=True)
     for i, axis in enumerate(axes.flat):
@@ -58,7 +59,7 @@ def signal_panels(rows: dict[str, Tensor]) -> Image.Image:
 
 
 def panels(columns: dict[str, Tensor]) -> Image.Image:
-    """One sample (C, *S) in a panel for each title, side by side on common axes."""
+    """Draw one sample (C, *S) per title, side by side on common axes."""
     n = len(columns)
     images = next(iter(columns.values())).ndim == 3
     figure, axes = new_figure(3.4 * n, 3.5 if images else 2.6, 1, n, sharex=True, sharey=True)

@@ -7,19 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from src.plots.compare import (
-    SIZE,
-    Point,
-    how_many,
-    in_short,
-    log_scale,
-    pareto_front,
-    quality_against_cost,
-    side_by_side,
-    training_curves,
-)
+from src.plots.axes import SIZE, log_scale, shorten
 from src.plots.parallel import apart, parallel_coordinates, place
 from src.plots.pictures import new_figure
+from src.plots.quality_against_cost import Point, pareto_front, quality_against_cost
+from src.plots.side_by_side import how_many, side_by_side
+from src.plots.training_curves import training_curves
 
 
 def beaten(p, q, sign) -> bool:
@@ -141,8 +134,8 @@ def test_what_a_picture_leaves_out_is_said(shape, n, said):
 
 
 def test_long_names_lose_their_middle():
-    assert in_short("short") == "short"
-    name = in_short("a" * 50 + "b" * 50, 21)
+    assert shorten("short") == "short"
+    name = shorten("a" * 50 + "b" * 50, 21)
     assert name == "a" * 10 + "…" + "b" * 10
 
 
