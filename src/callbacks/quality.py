@@ -1,61 +1,74 @@
-"""How good the samples of a run are while it trains."""
+"""A metric of a few samples, logged during training."""
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Protocol
 
 import pytorch_lightning as pl
 import torch
 from annotated_types import Ge
 from torch import Tensor
-from torchmetrics import Metric
 
 from src.data.base import DataModule
 from src.diffusion.guidance import Guidance, NoGuidance
-from src.metrics.features.base import Features, ReferenceData
-from src.metrics.sliced_wasserstein import seeded_directions
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.samplers.pipeline import Pipeline
-from src.statistics.frechet import frechet_metric
-from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
-from src.utils.seeding import generator
+
+
+class TrainingMetric(Protocol):
+    """A metric that this callback logs; `src.metrics.sample_distance` has some.
+
+    Attributes:
+        min_samples: the fewest samples that it is defined for.
+    """
+
+    @property
+    def min_samples(self) -> int: ...
+
+    def prepare(self) -> None:
+        """Do what takes long; called before training, in the first process only."""
+
+    def real_samples(self, n: int) -> Tensor:
+        """The real data (n, C, *S) whose values are the baseline."""
+
+    def __call__(self, x: Tensor) -> dict[str, float]:
+        """Compute the values, by name, of samples x (N, C, *S) in the units of the data; the most important first."""
 
 
 class Quality(pl.Callback):
-    """Distance between a few samples of the averaged weights and the test data, from the same noise each time.
+    """Log a metric of a few samples of the averaged weights, from the same noise each time.
 
-    Of images the Fréchet distance in features of the data, logged as `quality/frechet_distance`; of signals and points
-    the sliced Wasserstein distance, `quality/sliced_wasserstein`. Beside it stands `quality/real_baseline`, that of as
-    many training data, and among the results of the run `quality/nfe`, the network evaluations per sample. With
-    so few samples the distance is large even of a perfect model: it tells runs and moments apart, and is no result.
-    Processes share the samples out.
+    The values are logged as `quality/NAME`; by default the distance to the test data, of images
+    `quality/frechet_distance`, of signals and points `quality/sliced_wasserstein`. `quality/real_baseline` is the first
+    value of as many training data; among the results of the run, `quality/nfe` is the number of network evaluations per
+    sample. With so few samples the distance is large even of a perfect model: it ranks runs, and is no final result.
+    Processes share the sampling; the first computes the metric.
 
     Args:
-        sampler: made of (schedule).
-        features: made of the data, as for src.evaluate.
+        sampler: makes the sampler from (schedule, steps).
+        metric: makes the metric from the data module.
         guidance: wraps the denoiser.
-        n: samples.
-        steps: of the sampler.
-        every_n_steps: optimizer steps between two, at the next validation, and at the end.
+        n: number of samples.
+        steps: steps of the sampler.
+        every_n_steps: optimizer steps between two measurements, at the next validation and at the end.
     """
 
     def __init__(
         self,
         sampler: Callable[..., Sampler],
-        features: Callable[[ReferenceData], Features],
+        metric: Callable[[DataModule], TrainingMetric],
         guidance: Guidance | None = None,
         n: Annotated[int, Ge(2)] = 500,
         steps: PositiveInt = 10,
         every_n_steps: PositiveInt = 500,
     ):
-        if n < 2 or steps < 1 or every_n_steps < 1:
-            raise ValueError(
-                f"n is at least 2, steps and every_n_steps at least 1, not {n}, {steps} and {every_n_steps}"
-            )
-        self.make_sampler, self.make_features = sampler, features
-        self.guidance, self.n, self.steps, self.every_n_steps = guidance or NoGuidance(), n, steps, every_n_steps
+        for name, value, least in (("n", n, 2), ("steps", steps, 1), ("every_n_steps", every_n_steps, 1)):
+            if value < least:
+                raise ValueError(f"{name} must be >= {least}, got {value}")
+        self.make_sampler, self.make_metric, self.guidance = sampler, metric, guidance or NoGuidance()
+        self.n, self.steps, self.every_n_steps = n, steps, every_n_steps
         self.measured_step = 0
         self.real_baseline: float | None = None
         self.results: dict[str, float] = {}
@@ -67,24 +80,14 @@ class Quality(pl.Callback):
         self.measured_step = state_dict["measured_step"]
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Prepare the features, which may have to be learned, once: the first process does, the others read them."""
-        assert isinstance(pl_module, DiffusionModule)
-        data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-        self.reference = ReferenceData(data, self.make_features)
-        self.name = "quality/frechet_distance" if self.reference.kind == "images" else "quality/sliced_wasserstein"
-        if self.reference.kind == "images":
-            width = self.reference.width
-            if self.n <= width:
-                raise UserError(f"callbacks.quality.n={self.n} is too few for {width} features; use {10 * width}")
-            if trainer.is_global_zero:
-                self.reference.features  # noqa: B018 - made when it is asked for
-            trainer.strategy.barrier("features")
-
-    def pipeline(self, module: DiffusionModule, data: DataModule) -> Pipeline:
-        """The averaged weights with the sampler and guidance of this callback."""
-        denoiser = module.models["ema"]
-        sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
-        return Pipeline(denoiser, sampler, data.shape, self.guidance)
+        """Make and prepare the metric."""
+        self.metric = self.make_metric(trainer.datamodule)  # type: ignore[attr-defined]
+        least = self.metric.min_samples
+        if self.n < least:
+            raise UserError(f"callbacks.quality.n must be >= {least} for this metric, got {self.n}; use {10 * least}")
+        if trainer.is_global_zero:
+            self.metric.prepare()
+        trainer.strategy.barrier("metric")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -93,31 +96,33 @@ class Quality(pl.Callback):
         if trainer.sanity_checking or not (ends or step - self.measured_step >= self.every_n_steps):
             return
         self.measured_step = step
-        rank, world_size = trainer.global_rank, trainer.world_size
         data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
         pipeline = self.pipeline(pl_module, data)
+        mine = range(trainer.global_rank, self.n, trainer.world_size)
         with trainer.precision_plugin.forward_context(), pipeline.count_nfe() as cost:
-            x = data.to_units(pipeline.sample(range(rank, self.n, world_size))).float()
+            x = data.to_units(pipeline.sample(mine)).float()
+        x = self.gathered(x, trainer)
+        if not trainer.is_global_zero:
+            return
+        values = self.metric(x)
         if self.real_baseline is None:
-            order = torch.randperm(len(self.reference.train), generator=generator("floor"))[: self.n]
-            self.real_baseline = self.distance(self.reference.train[order[rank::world_size]]["x"], trainer)
-        measured = {self.name: self.distance(x, trainer), "quality/real_baseline": self.real_baseline}
+            self.real_baseline = next(iter(self.metric(self.metric.real_samples(self.n)).values()))
+        measured = {f"quality/{name}": value for name, value in values.items()}
+        measured["quality/real_baseline"] = self.real_baseline
         pl_module.log_metrics(measured)
-        self.results = measured | {"quality/nfe": cost.evaluations / len(x)}
+        self.results = measured | {"quality/nfe": cost.evaluations / len(mine)}
 
-    def distance(self, x: Tensor, trainer: pl.Trainer) -> float:
-        """From the samples x (B, C, *S) of this process, and those of all others, to the test data."""
-        rank, world_size, reference = trainer.global_rank, trainer.world_size, self.reference
-        images = reference.kind == "images"
-        metric: Metric
-        if images:
-            metric = frechet_metric(reference.features.width)
-        else:
-            metric = SlicedWassersteinDistance(seeded_directions(x[0].numel()))
-        if world_size > 1:  # where they can be gathered
-            metric = metric.to(trainer.strategy.root_device)
-        real = reference.features.test if images else torch.cat([part["x"] for part in reference.test.batches()])
-        fake = reference.features(x) if images else x
-        metric.update(real[rank::world_size].to(metric.device), real=True)
-        metric.update(fake.to(metric.device), real=False)
-        return float(metric.compute())
+    def pipeline(self, module: DiffusionModule, data: DataModule) -> Pipeline:
+        """The averaged weights with the sampler and guidance of this callback."""
+        denoiser = module.models["ema"]
+        sampler = self.make_sampler(schedule=denoiser.schedule, steps=self.steps)
+        return Pipeline(denoiser, sampler, data.shape, self.guidance)
+
+    def gathered(self, x: Tensor, trainer: pl.Trainer) -> Tensor:
+        """The samples (n, C, *S) of all processes in their order, on the CPU; x has every world_size-th."""
+        if trainer.world_size == 1:
+            return x
+        most = -(-self.n // trainer.world_size)
+        padded = torch.cat([x, x.new_zeros(most - len(x), *x.shape[1:])]).to(trainer.strategy.root_device)
+        parts = trainer.strategy.all_gather(padded)
+        return parts.transpose(0, 1).flatten(0, 1)[: self.n].cpu()

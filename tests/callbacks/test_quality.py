@@ -1,6 +1,7 @@
 """The distance of the samples while a run trains: what it is, when it comes, and that it changes nothing."""
 
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -9,7 +10,8 @@ from src.callbacks.quality import Quality
 from src.diffusion.conditions import Labels
 from src.loggers.metrics_csv import read_metrics
 from src.metrics.features.classifier import Classifier
-from src.metrics.sliced_wasserstein import seeded_directions
+from src.metrics.sample_distance import EvaluationMetric, SampleDistance
+from src.metrics.sliced_wasserstein import SlicedWasserstein, seeded_directions
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from src.statistics.frechet import Moments, frechet
@@ -25,7 +27,8 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 def quality(tmp_path, **arguments) -> Quality:
     features = partial(Classifier, cache=str(tmp_path / "cache"), width=4)
     sampler = lambda schedule, steps: DDIM(schedule, steps, eta=1.0)  # noqa: E731
-    return Quality(sampler, features, **{"n": 30, "steps": 3, "every_n_steps": 4} | arguments)
+    metric = partial(SampleDistance, features=features)
+    return Quality(sampler, **{"metric": metric, "n": 30, "steps": 3, "every_n_steps": 4} | arguments)
 
 
 @pytest.fixture(params=["signals", "images"])
@@ -46,7 +49,7 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
     order = torch.randperm(40, generator=generator("floor"))[:30]
     real, other = data.val_set.x, data.train_set.x[order]
     if kind == "images":
-        see = callback.reference.features
+        see = callback.metric.reference.features
         expected = [frechet(Moments.of(see.test), Moments.of(see(data.to_units(part)))) for part in (x, other)]
     else:
         expected = []
@@ -61,6 +64,32 @@ def test_it_is_the_distance_of_averaged_samples_to_the_test_data(tmp_path, kind,
     )
     last = read_metrics(tmp_path / "metrics.csv")[-1]
     assert last[name] == pytest.approx(expected[0], rel=1e-3) and last["step"] == 6
+
+
+def test_any_metric_of_samples_can_be_logged(tmp_path):
+    """One of src.evaluate, by the names that it has there."""
+    made = partial(EvaluationMetric, features=lambda reference: None, metric=SlicedWasserstein(4, 2))
+    callback = quality(tmp_path, metric=made)
+    fit(tmp_path, callbacks=[callback])
+    x = torch.randn(8, *Memory().shape)
+    assert callback.metric(x).keys() == {"sliced_wasserstein"}
+    assert callback.results.keys() == {"quality/sliced_wasserstein", "quality/real_baseline", "quality/nfe"}
+
+
+def test_samples_of_all_processes_come_in_their_order(tmp_path):
+    """Of 5 samples the first of two processes has 3."""
+    x, callback = torch.randn(5, 2), quality(tmp_path, n=5)
+    gathered = []
+    for rank in (0, 1):
+        padded = [torch.cat([part, torch.zeros(3 - len(part), 2)]) for part in (x[::2], x[1::2])]
+
+        def all_gather(mine, padded=padded, rank=rank):
+            assert torch.equal(mine, padded[rank])
+            return torch.stack(padded)
+
+        strategy = SimpleNamespace(root_device="cpu", all_gather=all_gather)
+        gathered.append(callback.gathered(x[rank::2], SimpleNamespace(world_size=2, strategy=strategy)))
+    assert torch.equal(gathered[0], x) and torch.equal(gathered[1], x)
 
 
 @pytest.mark.parametrize(("every", "interval", "steps"), [(4, 2, [4, 6]), (100, 2, [6]), (1, 3, [3, 6])])
@@ -87,11 +116,11 @@ def test_it_does_not_change_the_training(tmp_path, kind):
 def test_too_few_samples_are_refused_before_the_run(tmp_path, monkeypatch):
     monkeypatch.setattr(tiny, "SHAPE", (1, 6, 6))
     monkeypatch.setattr(Memory, "kind", "images")
-    with pytest.raises(UserError, match=r"callbacks.quality.n=4 is too few for 4 features; use 40"):
+    with pytest.raises(UserError, match=r"callbacks.quality.n must be >= 5 for this metric, got 4; use 50"):
         fit(tmp_path, callbacks=[quality(tmp_path, n=4)])
 
 
 @pytest.mark.parametrize("wrong", [{"n": 1}, {"steps": 0}, {"every_n_steps": 0}])
 def test_impossible_settings(tmp_path, wrong):
-    with pytest.raises(ValueError, match="n is at least 2"):
+    with pytest.raises(ValueError, match="must be >= "):
         quality(tmp_path, **wrong)
