@@ -2,17 +2,18 @@
 
 import math
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import annotated_types as at
 import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.schedules import Schedule, expand_like
+from src.diffusion.schedules import Schedule, Time, expand_like
 
 DenoiseFn = Callable[[Tensor, Tensor, Tensor | None], Prediction]
 Guidance = Callable[[DenoiseFn, Schedule], DenoiseFn]
+Aux = TypeVar("Aux")
 
 
 class NoGuidance:
@@ -164,17 +165,37 @@ class ClassifierGuidance:
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond if self.conditional else None)
-            alpha, sigma = schedule.alpha_sigma(t)
-            signal = alpha > 1e-8 * sigma
-            if cond is None or self.scale == 0 or not signal.any():
+            gain = gradient_gain(schedule, t, self.scale)
+            if cond is None or gain is None:
                 return prediction
-            with torch.inference_mode(False), torch.enable_grad():
-                x = x_t.detach().clone().requires_grad_()
-                (gradient,) = torch.autograd.grad(self.log_prob(x, t.clone(), cond.clone()).sum(), x)
-            gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
+            gradient, _ = log_prob_gradient(lambda x: (self.log_prob(x, t.clone(), cond.clone()), None), x_t)
             return prediction._replace(x_0=prediction.x_0 + expand_like(gain, x_t) * gradient)
 
         return guided
+
+
+def gradient_gain(schedule: Schedule, t: Time, scale: float) -> Time | None:
+    r""":math:`w \sigma_t^2 / \alpha_t`, by which :math:`\hat x_0` moves with the gradient of a log-probability.
+
+    It is 0 where x_t is pure signal or pure noise, and None where it is 0 for the whole batch.
+    """
+    alpha, sigma = schedule.alpha_sigma(t)
+    mixed = (alpha > 1e-8 * sigma) & (sigma > 0)
+    if scale == 0 or not mixed.any():
+        return None
+    return torch.where(mixed, scale * sigma**2 / alpha, 0.0).detach()
+
+
+def log_prob_gradient(f: Callable[[Tensor], tuple[Tensor, Aux]], x_t: Tensor) -> tuple[Tensor, Aux]:
+    """The gradient at x_t of the log-probability (B,) that f returns first, and what it returns second.
+
+    It is computed in inference mode too; tensors that f captures must be cloned within it.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        x = x_t.detach().clone().requires_grad_()
+        log_prob, aux = f(x)
+        (gradient,) = torch.autograd.grad(log_prob.sum(), x)
+    return gradient, aux
 
 
 def std_per_sample(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from typing import Annotated, NamedTuple
 import torch
 from annotated_types import Ge, Gt
 
-from src.diffusion.schedules import Schedule, Time
+from src.diffusion.schedules import Schedule, Time, posterior_weights
 
 
 class Preconditioning(NamedTuple):
@@ -165,19 +165,18 @@ class PosteriorMean(Parameterization):
         alpha, sigma = schedule.alpha_sigma(t)
         # Times within the first step have its coefficients, so that those at t = 0 are finite.
         later = t.clamp(min=1 / self.steps)
-        a, b = posterior(schedule, later - 1 / self.steps, later)
+        a, b = posterior_coefficients(schedule, later - 1 / self.steps, later)
         return Preconditioning((alpha**2 + sigma**2).rsqrt(), -a / b, 1 / b, 1000 * t)
 
 
-def posterior(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
+def posterior_coefficients(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Time]:
     r"""a and b of the mean :math:`a\, x_t + b\, x_0` of :math:`q(x_s | x_t, x_0)`; see :class:`PosteriorMean`.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
     """
     alpha_s, sigma_s = schedule.alpha_sigma(s)
     _, sigma_t = schedule.alpha_sigma(t)
-    alpha_ts, sigma_ts = schedule.transition(s, t)
-    return alpha_ts * (sigma_s / sigma_t) ** 2, alpha_s * (sigma_ts / sigma_t) ** 2
+    return posterior_weights(alpha_s, sigma_s, sigma_t, *schedule.transition(s, t))
 
 
 def _check_signal(schedule: Schedule, name: str) -> None:

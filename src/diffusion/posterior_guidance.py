@@ -11,12 +11,11 @@ They are made for one batch. What is measured, y, is (B, ...); the noise s is in
 from abc import ABC, abstractmethod
 from typing import Annotated
 
-import torch
 from annotated_types import Ge, Gt
 from torch import Tensor
 
 from src.diffusion.denoiser import Prediction
-from src.diffusion.guidance import DenoiseFn
+from src.diffusion.guidance import DenoiseFn, gradient_gain, log_prob_gradient
 from src.diffusion.operators import LinearOperator
 from src.diffusion.schedules import Schedule, Time, expand_like
 
@@ -85,16 +84,14 @@ class LikelihoodGuidance(ABC):
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-            alpha, sigma = schedule.alpha_sigma(t)
-            signal = (alpha > 1e-8 * sigma) & (sigma > 0)
-            if self.scale == 0 or not signal.any():
+            def log_prob(x: Tensor) -> tuple[Tensor, Prediction]:
+                prediction = denoise(x, t.clone(), None if cond is None else cond.clone())
+                return self.log_prob(self.y - self.operator(prediction.x_0), schedule, t), prediction
+
+            gain = gradient_gain(schedule, t, self.scale)
+            if gain is None:
                 return denoise(x_t, t, cond)
-            with torch.inference_mode(False), torch.enable_grad():
-                x = x_t.detach().clone().requires_grad_()
-                x_0, variance = denoise(x, t.clone(), None if cond is None else cond.clone())
-                log_prob = self.log_prob(self.y - self.operator(x_0), schedule, t)
-                (gradient,) = torch.autograd.grad(log_prob.sum(), x)
-            gain = torch.where(signal, self.scale * sigma**2 / alpha, 0.0).detach()
+            gradient, (x_0, variance) = log_prob_gradient(log_prob, x_t)
             guided_x_0 = x_0.detach() + expand_like(gain, x_t) * gradient
             return Prediction(guided_x_0, None if variance is None else variance.detach())
 

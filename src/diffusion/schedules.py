@@ -9,7 +9,7 @@ Continuous processes are here, discrete ones in :mod:`src.diffusion.discrete_sch
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import torch
 from annotated_types import Gt
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 Time = Float[Tensor, "*batch"]
 Positive = Annotated[float, Gt(0)]
+Number = TypeVar("Number", float, Tensor)
 
 
 class Schedule(nn.Module, ABC):
@@ -188,6 +189,18 @@ class LaplaceSchedule(Schedule):
         z = (torch.as_tensor(log_snr, dtype=torch.float64) - middle) / self.scale
         half = torch.exp(-z.abs()) / 2
         return torch.where(z > 0, half, 1 - half)
+
+
+def posterior_weights(
+    alpha_s: Number, sigma_s: Number, sigma_t: Number, alpha_ts: Number, sigma_ts: Number
+) -> tuple[Number, Number]:
+    r"""a and b of the mean :math:`a\, x_t + b\, x_0` of :math:`q(x_s | x_t, x_0)`.
+
+    .. math:: a = \alpha_{t|s} \sigma_s^2 / \sigma_t^2, \quad b = \alpha_s \sigma_{t|s}^2 / \sigma_t^2
+
+    Source: Ho et al. 2020, arXiv:2006.11239, eq. 7.
+    """
+    return alpha_ts * (sigma_s / sigma_t) ** 2, alpha_s * (sigma_ts / sigma_t) ** 2
 
 
 def variance_preserving(log_snr: Time) -> tuple[Time, Time]:

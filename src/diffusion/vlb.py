@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.parameterizations import posterior
+from src.diffusion.parameterizations import posterior_coefficients
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.variances import log_variance_bounds
 
@@ -69,7 +69,7 @@ def vlb_term(
         num_levels: as in `decoder_nll`.
     """
     schedule = denoiser.schedule
-    of_x_t, of_x_0 = (expand_like(v, x_0) for v in posterior(schedule, s, t))
+    of_x_t, of_x_0 = (expand_like(v, x_0) for v in posterior_coefficients(schedule, s, t))
     true_log_var = expand_like(log_variance_bounds(schedule, s, t)[0], x_0)
     log_var = denoiser.variance.log_variance(schedule, s, t, x_0, prediction.variance).expand_as(x_0)
     mean, true_mean = of_x_t * x_t + of_x_0 * prediction.x_0, of_x_t * x_t + of_x_0 * x_0

@@ -7,6 +7,7 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
+from src.diffusion.schedules import posterior_weights
 from src.diffusion.variances import FixedSmallVariance, Variance
 from src.samplers.base import Sampler, transition
 
@@ -30,7 +31,8 @@ class DDPM(Sampler):
     def step(self, denoise, x_t, t, s, noise):
         x_0 = denoise(x_t, t)
         alpha_ts, sigma_ts = transition(s, t)
-        mean = alpha_ts * (s.sigma / t.sigma) ** 2 * x_t + s.alpha * (sigma_ts / t.sigma) ** 2 * x_0
+        a, b = posterior_weights(s.alpha, s.sigma, t.sigma, alpha_ts, sigma_ts)
+        mean = a * x_t + b * x_0
         if s.t == 0:
             return mean
         small, large = 2 * math.log(s.sigma * sigma_ts / t.sigma), 2 * math.log(sigma_ts)

@@ -10,7 +10,7 @@ from src.diffusion.beta_schedules import CosineSchedule, ExponentialSchedule, Li
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.discrete_schedules import VESDE, EDMSchedule
 from src.diffusion.losses import MSE
-from src.diffusion.parameterizations import EDM, PosteriorMean, posterior
+from src.diffusion.parameterizations import EDM, PosteriorMean, posterior_coefficients
 from src.diffusion.schedules import expand_like
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
@@ -169,7 +169,7 @@ def test_mean_has_the_coefficients_of_ddpm(make):
     of_x_t = torch.from_numpy(np.sqrt(1 - betas) * (1 - before) / (1 - bar))
 
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
-    a, b = posterior(schedule, t - 1 / 1000, t)
+    a, b = posterior_coefficients(schedule, t - 1 / 1000, t)
     assert_close(torch.stack([a, b]), torch.stack([of_x_t, of_x_0]), rtol=1e-9, atol=1e-12)
     scalings = PosteriorMean(1000).preconditioning(schedule, t)
     assert_close(scalings.c_out, 1 / of_x_0, rtol=1e-9, atol=0)
