@@ -1,4 +1,4 @@
-"""How well a trained denoiser does on data that it has never seen."""
+"""The denoising error of a trained model on held-out data."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +13,7 @@ from src.statistics.image_quality import image_quality
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
-BATCH = 500
+BATCH_SIZE = 500
 
 
 class Denoised(NamedTuple):
@@ -26,13 +26,13 @@ class Denoised(NamedTuple):
 
 @torch.no_grad()
 def denoise(module: DiffusionModule, data: BatchDataset, n: int) -> Denoised:
-    """The first n samples, by the averaged weights in one evaluation each, at the times of the validation.
+    """Denoise the first n samples with the averaged weights, in one evaluation each, at the times of validation.
 
-    Noise and times are the same each time.
+    Noise and times are the same in every call.
     """
     model, parts = module.models["ema"].eval(), []
-    for first in range(0, n, BATCH):
-        batch, g = data[0, torch.arange(first, min(first + BATCH, n))], generator("denoising test", first)
+    for first in range(0, n, BATCH_SIZE):
+        batch, g = data[0, torch.arange(first, min(first + BATCH_SIZE, n))], generator("denoising test", first)
         x_0, cond = batch["x"], model.condition({name: part.to(module.device) for name, part in batch.items()})
         t = module.time_sampler.for_validation()(len(x_0), g, model.schedule)
         x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
@@ -71,15 +71,8 @@ class DenoisingTest(pl.Callback):
         before = image_quality(noisy_units, original_units, clip=False, images=data.kind == "images")
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
         pl_module.log_metrics(self.results)
-        self.say(n, quality, before)
+        self.report = [("test", summary(n, quality, before))]
         self.draw(data, original, noisy, denoised)
-
-    def say(self, n: int, quality: dict[str, float], before: dict[str, float]) -> None:
-        share = before["mse"] / quality["mse"]
-        text = f"MSE {quality['mse']:.3g} on {n:,} samples, {share:.3g} times below {before['mse']:.3g} of the noisy"
-        if "psnr" in quality:
-            text += f"; PSNR {quality['psnr']:.2f} dB, of the noisy {before['psnr']:.2f}"
-        self.report = [("test", text)]
 
     def draw(self, data: DataModule, original: Tensor, noisy: Tensor, denoised: Tensor) -> None:
         from src.plots.task_results import panels, task_results
@@ -89,3 +82,12 @@ class DenoisingTest(pl.Callback):
         many = len(data.size) >= 2
         picture = task_results(shown, data.kind) if many else panels({name: x[0] for name, x in shown.items()})
         picture.save(self.run / "denoising.png")
+
+
+def summary(n: int, quality: dict[str, float], before: dict[str, float]) -> str:
+    """The errors of n denoised samples, and those of the noisy ones, in a line."""
+    ratio = before["mse"] / quality["mse"]
+    text = f"MSE {quality['mse']:.3g} on {n:,} samples, {ratio:.3g} times below {before['mse']:.3g} of the noisy"
+    if "psnr" in quality:
+        text += f"; PSNR {quality['psnr']:.2f} dB, of the noisy {before['psnr']:.2f}"
+    return text

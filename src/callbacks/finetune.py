@@ -1,4 +1,4 @@
-"""Train the last layers of a net that was trained before, and say what that did."""
+"""Fine-tune the last layers of a pretrained network."""
 
 import pytorch_lightning as pl
 import torch
@@ -11,17 +11,17 @@ from src.module import DiffusionModule
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
-MOST = 5000  # samples that the error is measured on
+MAX_SAMPLES = 5000  # validation samples that the error is computed on
 
 
 class FineTune(BaseFinetuning):
     """Freeze all layers of the network except the last, and measure the validation error before and after.
 
-    A layer is a module with parameters of its own; they come in the order in which the net defines them. The note goes
-    to run.json.
+    A layer is a module with parameters of its own; layers are in the order in which the network defines them. Both
+    errors are written to run.json.
 
     Args:
-        layers: how many are trained.
+        layers: number of layers that are trained.
     """
 
     def __init__(self, layers: PositiveInt = 4):
@@ -32,15 +32,15 @@ class FineTune(BaseFinetuning):
         self.report: list[tuple[str, str]] = []
 
     def check(self, module: DiffusionModule) -> None:
-        """Refuse a depth that the net does not have.
+        """Check the number of layers.
 
         Raises:
-            UserError: naming how many layers there are.
+            UserError: if the network has fewer.
         """
         there = len(layers_of(module.denoiser.net))
         if not 1 <= self.layers <= there:
             raise UserError(
-                f"callbacks.finetune.layers={self.layers}, but the net has {there} layers; use 1 to {there}"
+                f"callbacks.finetune.layers must be between 1 and {there}, the layers of the net, got {self.layers}"
             )
 
     def freeze_before_training(self, pl_module: pl.LightningModule) -> None:
@@ -50,7 +50,7 @@ class FineTune(BaseFinetuning):
             self.freeze_module(layer)
 
     def finetune_function(self, pl_module: pl.LightningModule, epoch: int, optimizer: torch.optim.Optimizer) -> None:
-        """Nothing thaws on the way."""
+        """Leave the layers frozen in all epochs."""
 
     def state_dict(self) -> dict:
         return super().state_dict() | {"before": self.before}
@@ -83,12 +83,12 @@ def layers_of(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def validation_mse(trainer: pl.Trainer, module: pl.LightningModule) -> float:
-    """The mean squared error of the averaged model's x_0 on validation data, at the times that it is validated at.
+    """The mean squared error of x_0 by the averaged weights on validation data, at the times of validation.
 
-    In the units of the data: images are [0, 1].
+    It is in the units of the data: images are [0, 1].
     """
     assert isinstance(module, DiffusionModule)
     data: DataModule = trainer.datamodule  # type: ignore[attr-defined]
-    found = denoise(module, data.val_set, min(MOST, len(data.val_set)))
+    found = denoise(module, data.val_set, min(MAX_SAMPLES, len(data.val_set)))
     original, denoised = (data.to_units(x, clip=False) for x in (found.original, found.denoised))
     return (original - denoised).square().mean().item()

@@ -33,7 +33,6 @@ from src.utils.errors import UserError, config_errors
 from src.utils.folders import check_out, make_out
 from src.utils.hardware import default_precision, physical_memory
 from src.utils.sample_files import write_pictures
-from src.utils.units import to_units
 
 # The most samples in grid.png, by the shape of one: of points (C,) all, of signals (C, L) and images (C, H, W) fewer.
 IN_GRID = {1: None, 2: 16, 3: 100, 4: 36}
@@ -135,7 +134,7 @@ class Sampling:
         """Write samples.npz and the pictures, and say so."""
         n, seconds, out = len(result.x), self.cost.seconds, self.out
         make_out(out)
-        arrays: dict[str, Any] = {"x": self.to_units(result.x).numpy().astype(np.float32)}
+        arrays: dict[str, Any] = {"x": self.pipeline.to_units(result.x).numpy().astype(np.float32)}
         arrays |= {"nfe": self.cost.evaluations / n, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
@@ -157,35 +156,35 @@ class Sampling:
     def write_pictures(self, result: Result, out: Path) -> list[str]:
         """A grid of new samples, and on request how they came about; or a comparison with what was given."""
         if result.trajectory is not None:
-            frames = trajectory_frames(self.to_units(result.trajectory), result.label, kind=self.pipeline.kind)
+            frames = trajectory_frames(self.pipeline.to_units(result.trajectory), result.label, kind=self.pipeline.kind)
             write_gif(frames, out / "trajectory.gif")
         n = len(result.x)
         if not result.comparison:
             most = IN_GRID[len(self.pipeline.shape)]
             if most is not None and result.grid_columns is not None:  # whole rows
                 most = max(result.grid_columns, most // result.grid_columns * result.grid_columns)
-            x = self.to_units(result.x[:most])
+            x = self.pipeline.to_units(result.x[:most])
             write_picture(sample_grid(x, result.grid_columns, result.label, kind=self.pipeline.kind), out / "grid.png")
             moving = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
             return [counted("grid.png", most or n, n), *moving]
         rows = result.comparison | {"result": result.x} | ({} if result.truth is None else {"truth": result.truth})
-        shown = {name: self.to_units(x) for name, x in rows.items()}
+        shown = {name: self.pipeline.to_units(x) for name, x in rows.items()}
         write_picture(task_results(shown, self.pipeline.kind), out / "comparison.png")
         compared = counted("comparison.png", MAX_COMPARED.get(result.x.ndim, n), n)
         if self.pipeline.kind != "images":
             return [compared]
         for name, x in {"input": next(iter(result.comparison.values())), "result": result.x}.items():
-            write_pictures(self.to_units(x), out / name)
+            write_pictures(self.pipeline.to_units(x), out / name)
         return [compared, "input/", "result/"]
 
     def write_quality(self, result: Result, out: Path) -> list[tuple[str, str]]:
         """How close input and result are to the truth, where it is known; to metrics.json too."""
         if result.truth is None:
             return []
-        truth = self.to_units(result.truth)
+        truth = self.pipeline.to_units(result.truth)
         found = {"input": next(iter(result.comparison.values())), "result": result.x}
         quality = {
-            name: image_quality(self.to_units(x), truth, images=self.pipeline.kind == "images")
+            name: image_quality(self.pipeline.to_units(x), truth, images=self.pipeline.kind == "images")
             for name, x in found.items()
         }
         (out / "metrics.json").write_text(json.dumps(quality, indent=2) + "\n")
@@ -204,11 +203,6 @@ class Sampling:
     def source(self) -> str:
         """What the weights are from: a checkpoint, or the width of a rebuilt average."""
         return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
-
-    def to_units(self, x: torch.Tensor) -> torch.Tensor:
-        """Images to [0, 1]; all else as it is."""
-        assert self.pipeline.kind is not None
-        return to_units(x, self.pipeline.kind)
 
 
 def counted(picture: str, most: int, n: int) -> str:

@@ -14,7 +14,7 @@ from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
 from src.utils.seeding import generator
-from src.utils.units import Kind, kind_of, scale
+from src.utils.units import Kind, kind_of, scale, to_units
 
 
 class Cost:
@@ -101,6 +101,11 @@ class Pipeline:
         """One unit of the data in units of the model: 2 for images, which are [0, 1] outside and [-1, 1] inside."""
         assert self.kind is not None
         return scale(self.kind)
+
+    def to_units(self, x: Tensor) -> Tensor:
+        """Convert samples from the units of the model to those of the data: images to [0, 1], clipped."""
+        assert self.kind is not None
+        return to_units(x, self.kind)
 
     # ---- new samples ----
 

@@ -8,7 +8,6 @@ from src.tasks.base import Result, Task, TaskInput
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.sample_files import write_pictures
-from src.utils.units import to_units
 
 
 @dataclass
@@ -36,5 +35,5 @@ class Augment(Task):
         present = result.label.unique().tolist()
         for label in present:
             name = pipeline.class_names[label] if pipeline.class_names else str(label)
-            write_pictures(to_units(result.x[result.label == label], "images"), folder / "images" / name)
+            write_pictures(pipeline.to_units(result.x[result.label == label]), folder / "images" / name)
         return [f"images/ with {len(present)} classes"]

@@ -73,5 +73,5 @@ def test_layers_are_all_that_hold_parameters(net):
 def test_a_depth_that_the_net_does_not_have(layers):
     module = make_module()
     there = len(layers_of(module.denoiser.net))
-    with pytest.raises(UserError, match=rf"callbacks\.finetune\.layers={layers}.*use 1 to {there}"):
+    with pytest.raises(UserError, match=rf"callbacks\.finetune\.layers must be between 1 and {there}, .*got {layers}"):
         FineTune(layers).check(module)

@@ -206,6 +206,14 @@ def test_impossible_numbers_are_refused(n, batch_size):
         Pipeline(denoiser, DDIM(denoiser.schedule, 1), (2, 3, 4), batch_size=batch_size).sample(n)
 
 
+@pytest.mark.parametrize(("shape", "data_scale", "shown"), [((1, 2, 2), 2.0, 1.0), ((1, 2), 1.0, 3.0)])
+def test_units_are_those_of_the_kind_of_data(shape, data_scale, shown):
+    """Images are [0, 1] outside and [-1, 1] inside; signals are as they are."""
+    denoiser = make_denoiser(shape[1:], 1)
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 1), shape)
+    assert pipeline.data_scale == data_scale and pipeline.to_units(torch.tensor(3.0)) == shown
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_as_many_conditions_as_samples(count):
     denoiser = make_denoiser(num_classes=3)

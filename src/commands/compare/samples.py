@@ -39,4 +39,4 @@ def draw(record: Record, cfg: DictConfig, settings: DictConfig) -> Drawn:
     own.update({"n": POINTS if points else cfg.n_shown, "run": str(record.run.path)})
     sampling = Sampling.prepare(own, set())
     x = sampling.draw().x
-    return Drawn(sampling.to_units(x), sampling.cost.evaluations / len(x), sampling.pipeline.kind)
+    return Drawn(sampling.pipeline.to_units(x), sampling.cost.evaluations / len(x), sampling.pipeline.kind)
