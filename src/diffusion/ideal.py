@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from src.diffusion.conditions import NULL
+
 Part = tuple[Tensor, Tensor | None]
 
 
@@ -14,7 +16,7 @@ def ideal_denoiser(
     alpha: Float[Tensor, " batch"],
     sigma: Float[Tensor, " batch"],
     data: Iterable[Part],
-    label: Int[Tensor, " batch"] | None = None,
+    cond: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch *shape"]:
     r"""The mean of the data behind noisy samples, where the data are a finite set and all of it equally likely.
 
@@ -26,8 +28,8 @@ def ideal_denoiser(
     Args:
         x_t: noisy samples; the device and precision of the computation are theirs.
         alpha, sigma: of each.
-        data: the x_i with their labels, a part at a time: (x (M, *shape), label (M,) or None).
-        label: of each sample; the data are then those of its label, and of samples with label -1 all.
+        data: the x_i with their conditions, a part at a time: (x (M, *shape), cond (M,) or None).
+        cond: condition of each noisy sample, whose data are then those with the same condition; all data for -1.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 57 in appendix B.3.
     """
@@ -36,7 +38,7 @@ def ideal_denoiser(
     near, far = (alpha / sigma**2).to(x_t), (alpha**2 / (2 * sigma**2)).to(x_t)
     highest = x_t.new_full((len(x_t), 1), -torch.inf)
     total, weighted = torch.zeros_like(highest), torch.zeros_like(x_t).flatten(1)
-    for x, labels in data:
+    for x, x_cond in data:
         x = x.to(x_t).flatten(1)
         if origin is None:
             # Distances are differences of squares, which are small, and so precise, around the middle of the data.
@@ -45,11 +47,11 @@ def ideal_denoiser(
         x = x - origin
         # The square of the noisy sample is the same for all data, and is left out.
         logits = near * (noisy @ x.T) - far * x.square().sum(1)
-        if label is not None and labels is not None:
-            foreign = (label[:, None] != labels) & (label[:, None] >= 0)
+        if cond is not None and x_cond is not None:
+            foreign = (cond[:, None] != x_cond) & (cond[:, None] != NULL)
             logits = logits.masked_fill(foreign.to(logits.device), -torch.inf)
         higher = torch.maximum(highest, logits.amax(1, keepdim=True))
-        pivot = higher.clamp(min=torch.finfo(x_t.dtype).min)  # while no data of the label were seen
+        pivot = higher.clamp(min=torch.finfo(x_t.dtype).min)  # while no data with this condition were seen
         weights, shrink = (logits - pivot).exp(), (highest - pivot).exp()
         total, weighted = shrink * total + weights.sum(1, keepdim=True), shrink * weighted + weights @ x
         highest = higher

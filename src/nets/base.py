@@ -1,4 +1,4 @@
-"""The base class of the networks, and the embedding of noise level and label that all of them share."""
+"""The base class of the networks, and the embedding of noise level and condition that all of them share."""
 
 from collections.abc import Callable, Sequence
 from typing import TypedDict
@@ -25,13 +25,13 @@ class Net(nn.Module):
     """A network ``net(x, c_noise, cond)``: `ConditionEmbedding`, then the `body` that a subclass defines.
 
     Shapes: x (B, in_channels, *size); c_noise (B,), the noise level in [0, 1000]; cond None or (B,) int64 in
-    [-1, num_classes), -1 for no label; result (B, out_channels, *size).
+    [-1, num_classes), -1 for no condition; result (B, out_channels, *size).
 
     Args:
         channels: channels of the data.
         size: spatial size of the data: (L,), (H, W), or () for points.
-        embed_dim: channels of the embedding of noise level and label.
-        num_classes: number of labels; 0 makes an unconditional network.
+        embed_dim: channels of the embedding of noise level and condition.
+        num_classes: number of classes of the condition; 0 makes an unconditional network.
         time_embedding: maps a dimension to a module that embeds c_noise in it.
         in_channels: channels of x, twice those of the data with self-conditioning. Default: `channels`.
         out_channels: channels of the result, twice those of the data with a learned variance. Default: `channels`.
@@ -67,13 +67,13 @@ class Net(nn.Module):
 
 
 class ConditionEmbedding(nn.Module):
-    """Embed the noise level and, where there are classes, the label in one vector.
+    """Embed the noise level and, if there are classes, the condition in one vector.
 
-    Shapes: c_noise (B,); label None or (B,) int64 in [-1, num_classes), -1 for no label; result (B, dim).
+    Shapes: c_noise (B,); cond None or (B,) int64 in [-1, num_classes), -1 for no condition; result (B, dim).
 
     Args:
         dim: dimension of the result.
-        num_classes: number of labels; 0 for none.
+        num_classes: number of classes; 0 for no condition.
         time_embedding: maps a dimension to a module that embeds c_noise in it.
     """
 
@@ -85,15 +85,13 @@ class ConditionEmbedding(nn.Module):
         self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
 
     def forward(
-        self, c_noise: Float[Tensor, " batch"], label: Int[Tensor, " batch"] | None = None
+        self, c_noise: Float[Tensor, " batch"], cond: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim"]:
         embedding = self.noise(c_noise)
         if self.label is None:
-            if label is not None:
-                raise ValueError(
-                    "num_classes must be > 0 for a network that is given labels, got 0; use condition=labels"
-                )
+            if cond is not None:
+                raise ValueError("num_classes must be > 0 for a network that is given a condition, got 0")
             return embedding
-        if label is None:
-            label = torch.full(c_noise.shape, -1, device=c_noise.device)
-        return embedding + self.label(label + 1)
+        if cond is None:
+            cond = torch.full(c_noise.shape, -1, device=c_noise.device)
+        return embedding + self.label(cond + 1)

@@ -57,7 +57,7 @@ class DiTBlock(nn.Module):
 
 
 class DiT(Net):
-    """A transformer on patches, whose norms the embedding of noise level and label scales, shifts and gates.
+    """A transformer on patches, whose norms the embedding of noise level and condition scales, shifts and gates.
 
     Args:
         channels, size: see `Net`; one or two spatial axes.

@@ -1,4 +1,4 @@
-"""What every network keeps to, and the embedding of noise level and label that all of them share."""
+"""What every network keeps to, and the embedding of noise level and condition that all of them share."""
 
 import copy
 
