@@ -74,7 +74,7 @@ def test_a_sweep(command, sweep, tmp_path):
     assert float(rows[0]["val loss"]) == pytest.approx(1.05 * loss) and rows[0]["val loss"] != rows[1]["val loss"]
     assert float(rows[0]["val loss std"]) == pytest.approx(0.1 * loss / 2**0.5)
     assert [float(r["nfe"]) for r in rows] == [3, 3]
-    assert "Losses cannot be compared: the runs differ in schedule." in done.out and "★ " in done.out
+    assert "Losses are not comparable: the runs differ in schedule." in done.out and "★ " in done.out
     assert_stands_alone(tmp_path / "out/comparison.html", 5)
     losses = {file.name for file in (tmp_path / "out").glob("validation_loss_*.png")}
     assert losses == {f"validation_loss_{n}_by_{x}.png" for n in (1, 2) for x in X}, "what cannot be compared is apart"
@@ -123,7 +123,7 @@ def test_samplers_on_one_run(command, sweep, tmp_path, monkeypatch):
     rows = table_of(tmp_path)
     measured = [(r["sampler"], r["steps"], float(r["nfe"])) for r in rows]
     assert measured == [("ddim", "2", 2), ("heun", "2", 3)]
-    assert "Left out: heun in 1500 steps; sampler: time_grid=trailing needs sampler.steps <= schedule.steps" in done.out
+    assert "Skipped: heun in 1500 steps; sampler: time_grid=trailing needs sampler.steps <= schedule.steps" in done.out
     assert_stands_alone(tmp_path / "comparison.html", 3)
 
     from src.commands.evaluation import Evaluation

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.commands.compare.records import Record
+from src.commands.compare.records import RunRecord
 from src.runs.data_identity import DATA_LOADING_KEYS, data_changes
 from src.runs.run import Run
 from tests.data.test_identity import Own, X, identity
@@ -33,7 +33,7 @@ def test_evaluation_and_comparison_agree(tmp_path, a, b, same):
     runs = [make_run(tmp_path / name, **settings) for name, settings in {"a": a, "b": b}.items()]
     evaluated = [run.data_id_of(settings.get("files")) for run, settings in zip(runs, (a, b), strict=True)]
     assert (runs[0].data_id == runs[1].data_id) == (evaluated[0] == evaluated[1]) == same
-    assert (Record(runs[0], "a").other_data(Record(runs[1], "b")) == []) == same
+    assert (RunRecord(runs[0], "a").other_data(RunRecord(runs[1], "b")) == []) == same
 
 
 def test_another_split_is_other_data_to_a_resumed_run_too():

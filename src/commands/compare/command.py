@@ -1,10 +1,10 @@
-"""Which comparison a command line asks for."""
+"""Select the comparison that the command line asks for."""
 
 from omegaconf import DictConfig
 
 from src.commands.cli import to_container
 from src.commands.compare.run_comparison import RunComparison
-from src.commands.compare.sampler_benchmark import SamplerGrid
+from src.commands.compare.sampler_benchmark import SamplerBenchmark
 from src.commands.options import CompareOptions
 from src.runs.check_config import check_options
 from src.utils.console import start_logging
@@ -13,8 +13,8 @@ from src.utils.errors import UserError
 WAYS = {"runs": "runs=[RUN,RUN]", "sweep_dir": "sweep_dir=FOLDER", "run": "run=RUN"}
 
 
-def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
-    """The comparison, with its settings checked.
+def choose(cfg: DictConfig) -> RunComparison | SamplerBenchmark:
+    """Check the settings and prepare the comparison.
 
     Raises:
         UserError: for every mistake in them.
@@ -26,4 +26,4 @@ def choose(cfg: DictConfig) -> RunComparison | SamplerGrid:
     if len(given) != 1:
         found = f"not {' and '.join(WAYS[key].split('=')[0] for key in given)}" if given else "none is given"
         raise UserError(f"one of {', '.join(WAYS.values())} is needed, {found}")
-    return (SamplerGrid if given == ["run"] else RunComparison).prepare(cfg)
+    return (SamplerBenchmark if given == ["run"] else RunComparison).prepare(cfg)

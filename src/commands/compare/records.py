@@ -1,4 +1,4 @@
-"""What run folders hold that can be compared, and which of them a command line means."""
+"""Records of runs for a comparison, read from their folders."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -16,14 +16,14 @@ from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.override_syntax import read
 
-# What metrics.json says, as far as others rely on it.
+# The schema of metrics.json, as far as it is read here.
 NUMBER, TEXT = (float, type(None)), (str, type(None))
 METRIC = {"value": NUMBER, "low?": NUMBER, "high?": NUMBER, "real_baseline?": NUMBER, "better?": TEXT, "name?": TEXT}
 METRICS = {"n?": int, "nfe?": NUMBER, "seconds?": NUMBER, "features?": TEXT, "key?": TEXT, "metrics?": {"*": METRIC}}
 
 
 class Curve(NamedTuple):
-    """What a run logged, against training samples and against seconds; none of these where they are unknown."""
+    """A logged value against training samples and against seconds; empty lists if unknown."""
 
     samples: list[float]
     seconds: list[float]
@@ -31,12 +31,13 @@ class Curve(NamedTuple):
 
 
 @dataclass
-class Record:
-    """A run folder, read.
+class RunRecord:
+    """The record of a run.
 
     Attributes:
-        run: where it is.
-        name: a short one, its own among those that it is compared with.
+        run: the run folder.
+        name: short name, unique in the comparison.
+        facts: the content of run.json.
     """
 
     run: Run
@@ -48,7 +49,7 @@ class Record:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        """The resolved config, in which the folders of this one run have the same names as those of any other."""
+        """The resolved config, with placeholders for the folders of the run."""
         return self.run.portable_settings()
 
     @cached_property
@@ -58,17 +59,17 @@ class Record:
 
     @cached_property
     def rows(self) -> list[Row]:
-        """Those of metrics.csv."""
+        """The rows of metrics.csv."""
         file = self.run.path / "metrics.csv"
         return read_metrics(file) if file.is_file() else []
 
     @cached_property
     def evaluations(self) -> list[dict[str, Any]]:
-        """What src.evaluate wrote of samples of the run, the newest first; measures of the same samples together."""
+        """The evaluations of samples of the run, newest first; metrics of the same samples are merged."""
         found: dict[tuple[Any, Any], dict[str, Any]] = {}
         files = self.run.path.glob("evaluations/*/metrics.json")
         for file in sorted(files, key=lambda f: -f.stat().st_mtime):
-            read = read_json(file)
+            read = read_metrics_json(file)
             if read and not read.get("samples_path"):
                 same = found.setdefault((read.get("key", file), read.get("features")), read)
                 same["metrics"] = read.get("metrics", {}) | same.get("metrics", {})
@@ -80,7 +81,7 @@ class Record:
 
     @property
     def results(self) -> dict[str, Any] | None:
-        """What came out, or None of a run that did not come to its end."""
+        """The results of the run; None if it has not finished."""
         return self.facts.get("results")
 
     @property
@@ -89,16 +90,16 @@ class Record:
 
     @property
     def steps(self) -> int:
-        """Optimizer steps made."""
+        """The number of optimizer steps."""
         return self.results["steps"] if self.results else max((row["step"] for row in self.rows), default=0)  # type: ignore[return-value]
 
     @property
     def batch_size(self) -> int:
-        """Samples for one optimizer step."""
+        """The number of samples per optimizer step."""
         return self.config["data"]["batch_size"] * self.config["trainer"].get("accumulate_grad_batches", 1)
 
     def curve(self, key: str) -> Curve:
-        """A logged value over training, where the run logged it."""
+        """The values logged under a key over training."""
         rows = [row for row in self.rows if key in row]
         results = self.results or {}
         pace = results["seconds"] / results["steps"] if results.get("steps") else None
@@ -109,7 +110,7 @@ class Record:
 
     @property
     def unfinished(self) -> str | None:
-        """What is missing of this run, or None."""
+        """Why the run is unfinished, or None."""
         if self.results and self.has_checkpoint:
             return None
         planned = self.config["trainer"]["max_steps"]
@@ -117,18 +118,18 @@ class Record:
         failed = f"; it failed: {self.facts['failed']}" if self.facts.get("failed") else ""
         return f"{got}, {'with' if self.has_checkpoint else 'without'} a checkpoint{failed}"
 
-    def other_data(self, other: "Record") -> list[str]:
-        """The settings in which its data differ from those of another run; none where they are the same."""
+    def other_data(self, other: "RunRecord") -> list[str]:
+        """The settings in which the data of two runs differ; empty if the data are the same."""
         a, b = self.data_settings, other.data_settings
         return [key for key in a | b if a.get(key) != b.get(key)]
 
     def overrides(self) -> dict[str, str]:
-        """What was typed to start it, by key."""
+        """The command-line overrides of the run, by key."""
         return {word.key: word.tail for word in map(read, self.facts.get("overrides", []))}
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """What a file holds; None, and a line that says so, where it is cut off."""
+def read_metrics_json(file: Path) -> dict[str, Any] | None:
+    """Read a metrics.json; log a warning and return None if it is damaged."""
     try:
         return files.read_json(file, METRICS, "It is left out")
     except files.Damaged as damage:
@@ -136,36 +137,36 @@ def read_json(file: Path) -> dict[str, Any] | None:
         return None
 
 
-def find_runs(names: Sequence[str], outputs: str) -> list[Record]:
-    """The runs that are named.
+def find_runs(names: Sequence[str], outputs: str) -> list[RunRecord]:
+    """Find runs by name.
 
     Raises:
-        UserError: for one that is not there, has no checkpoint, or is named twice.
+        UserError: for a run that does not exist, has no checkpoint, or is named twice.
     """
     runs = [Run.find(str(name), outputs) for name in names]
     for run in runs:
         run.checkpoint("best")
-    return with_names(runs)
+    return with_short_names(runs)
 
 
-def find_sweep(folder: str) -> tuple[list[Record], list[str]]:
-    """All runs below a folder, and of those that are not there, or not at their end, a line each.
+def find_sweep(folder: str) -> tuple[list[RunRecord], list[str]]:
+    """Find all runs below a folder, and a message for each job that is unfinished or was not started.
 
     Raises:
-        UserError: where there is no such folder.
+        UserError: if there is no such folder.
     """
     path = Path(folder)
     if not path.is_dir():
-        raise UserError(f"sweep_dir={folder}: there is no such folder")
-    found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural)
-    records, lines = of_this_version(with_names([Run(there) for there in found]))
+        raise UserError(f"sweep_dir={folder} does not exist; use the folder of a sweep")
+    found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural_key)
+    records, lines = of_this_version(with_short_names([Run(there) for there in found]))
     lines += [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
     for sweep in sorted(path.rglob(SWEEP)):
-        lines += not_begun(sweep.parent)
+        lines += unstarted_jobs(sweep.parent)
     return records, lines
 
 
-def of_this_version(records: Sequence[Record]) -> tuple[list[Record], list[str]]:
+def of_this_version(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list[str]]:
     """The records of runs that can be loaded, and a line for each of an earlier version.
 
     Raises:
@@ -179,16 +180,16 @@ def of_this_version(records: Sequence[Record]) -> tuple[list[Record], list[str]]
         except OtherVersion as error:
             log.warning(f"WARNING: skipped: {error}")
             lines.append(f"Run {record.name} is skipped: it is of an earlier version.")
-    return (kept if len(kept) == len(records) else with_names([record.run for record in kept])), lines
+    return (kept if len(kept) == len(records) else with_short_names([record.run for record in kept])), lines
 
 
-def natural(path: Path) -> list[tuple[int, str]]:
-    """A key that sorts job 10 after job 9."""
+def natural_key(path: Path) -> list[tuple[int, str]]:
+    """A sort key that puts job 10 after job 9."""
     return [(int(part), "") if part.isdigit() else (-1, part) for part in path.parts]
 
 
-def not_begun(sweep: Path) -> list[str]:
-    """A line for each job that a sweep planned and that has no run, with the error where it failed."""
+def unstarted_jobs(sweep: Path) -> list[str]:
+    """A message for each planned job without a run, with its error if it failed."""
     plan, errors = Plan.read(sweep), {job.number: job.error for job in read_jobs(sweep)}
     missing = [n for n in range(len(plan.jobs)) if not (sweep / str(n) / CONFIG).is_file()]
     words = {n: " ".join(plan.own_words(plan.jobs[n])) for n in missing}
@@ -198,37 +199,37 @@ def not_begun(sweep: Path) -> list[str]:
     ]
 
 
-def with_names(runs: Sequence[Run]) -> list[Record]:
-    """Records under names without what all their paths begin and end with.
+def with_short_names(runs: Sequence[Run]) -> list[RunRecord]:
+    """Make records whose names omit the common beginning of their paths.
 
     Raises:
-        UserError: where there are fewer than two, or one is there twice.
+        UserError: for fewer than two runs, or a run that is named twice.
     """
     paths = [run.path.resolve() for run in runs]
     if len(paths) < 2:
-        raise UserError(f"a comparison wants at least two runs, not {len(paths)}")
+        raise UserError(f"runs must name at least two runs, got {len(paths)}")
     for path, times in Counter(paths).items():
         if times > 1:
-            raise UserError(f"{path} is named twice")
+            raise UserError(f"{path} is named twice; name each run once")
     parts = [list(path.parts) for path in paths]
     while len({p[0] for p in parts}) == 1 and min(map(len, parts)) > 1:
         parts = [p[1:] for p in parts]
-    return [Record(run, "/".join(p)) for run, p in zip(runs, parts, strict=True)]
+    return [RunRecord(run, "/".join(p)) for run, p in zip(runs, parts, strict=True)]
 
 
-def check_data(records: Sequence[Record], allowed: bool) -> None:
-    """Refuse to compare runs of different data unless that is asked for.
+def check_same_data(records: Sequence[RunRecord], allowed: bool) -> None:
+    """Check that all runs were trained on the same data, unless different data are allowed.
 
     Raises:
-        UserError: naming two runs and their data.
+        UserError: for two runs with different data.
     """
     first = records[0]
     for record in records[1:]:
         keys = record.other_data(first)
         if keys and not allowed:
             kinds = [r.config["data"]["_target_"].rpartition(".")[2] for r in (first, record)]
-            what = " and ".join(kinds) if kinds[0] != kinds[1] else f"{kinds[0]} with another {', '.join(keys)}"
+            what = " and ".join(kinds) if kinds[0] != kinds[1] else f"{kinds[0]} with different {', '.join(keys)}"
             raise UserError(
                 f"{first.name} and {record.name} were trained on different data ({what}); "
-                "compare them all the same with allow_different_data=true"
+                "set allow_different_data=true to compare them anyway"
             )

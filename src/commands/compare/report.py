@@ -1,4 +1,4 @@
-"""The files of a comparison: a table for people and one for programs, plots, and a page that holds them all."""
+"""The output files of a comparison: tables, plots and an HTML page."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,20 +13,18 @@ from src.utils.console import log
 from src.utils.folders import make_out
 
 MEANING = (
-    f"{MARK} marks the best of a column where it is better than every other by more than the noise: by Welch's test "
-    "over seeds (p < 0.05), or by 95 % intervals that do not overlap. No mark: the numbers do not tell which is best."
+    f"{MARK} marks the best of a column if it is significantly better than every other: by Welch's test over seeds "
+    "(p < 0.05), or by disjoint 95 % intervals. No mark: the numbers do not show which is best."
 )
-READING = (
-    "Several seeds: mean ± standard deviation over them. One: the value, with its 95 % interval where it is known."
-)
+READING = "Several seeds: mean ± standard deviation. A single seed: the value, with its 95 % interval if known."
 
 
 class Report:
-    """Collects what a comparison says, and writes it.
+    """Collects the contents of a comparison and writes them.
 
     Args:
-        folder: where to.
-        title: of the page.
+        folder: the output folder.
+        title: title of the page.
     """
 
     def __init__(self, folder: Path, title: str):
@@ -37,7 +35,7 @@ class Report:
         make_out(folder)
 
     def notes(self, notes: Sequence[str]) -> None:
-        """Lines that have to be read before the numbers."""
+        """Add notes on the numbers."""
         for note in notes:
             log.info(f"  {note}")
             self.blocks.append(Block(text=note))
@@ -45,22 +43,22 @@ class Report:
             self.md.append("\n".join(f"- {note}" for note in notes))
 
     def main_table(self, cells: Sequence[Sequence[str]], numbers: str) -> None:
-        """The table itself, to the terminal too.
+        """Add the main table, and print it.
 
         Args:
-            cells: its heading and rows.
-            numbers: the same in full, as CSV.
+            cells: the header and the rows.
+            numbers: the content of table.csv, in full precision.
         """
         log.info(f"\n{aligned(cells)}\n")
         marked = any(cell.endswith(MARK) for row in cells for cell in row)
-        meaning = MEANING if marked else MEANING.partition(": ")[0] + "; here nothing is."
+        meaning = MEANING if marked else MEANING.partition(": ")[0] + "; nothing is marked here."
         log.info(f"  {meaning}")
         self.blocks += [Block(table=Table(cells[0], cells[1:])), Block(text=f"{READING} {meaning}", faint=True)]
         self.md += [markdown(cells), READING, meaning.replace(MARK, "Bold")]
         self.save("table.csv", numbers)
 
     def table(self, title: str, cells: Sequence[Sequence[str]], caption: str = "") -> None:
-        """A further table."""
+        """Add a table with a heading."""
         self.blocks += [Block(heading=title), Block(table=Table(cells[0], cells[1:]))]
         self.md += [f"## {title}", markdown(cells)]
         if caption:
@@ -68,22 +66,22 @@ class Report:
             self.md.append(caption)
 
     def section(self, title: str) -> None:
-        """A heading for pictures."""
+        """Add a heading."""
         self.blocks.append(Block(heading=title))
 
     def picture(self, name: str, picture: Image.Image, caption: str) -> None:
-        """A plot, of its own and on the page."""
+        """Add a plot to the page, and write it as a PNG file."""
         write_picture(picture, self.folder / f"{name}.png")
         self.files.append(f"{name}.png")
         self.blocks.append(Block(figure=make_figure(picture, caption)))
 
     def write(self) -> None:
-        """Write the page, and say where everything is."""
+        """Write the page, and print the names of all files."""
         self.save("table.md", "\n\n".join(self.md) + "\n")
         self.save("comparison.html", render("comparison.html", title=self.title, blocks=self.blocks))
         log.info(f"\n  written  {self.folder}: {', '.join(reversed(self.files))}")
 
     def save(self, name: str, text: str) -> None:
-        """Write a file of text."""
+        """Write a text file."""
         write_text(self.folder / name, text)
         self.files.append(name)

@@ -6,40 +6,41 @@ from math import isfinite
 from src.commands.compare import evaluations as quality
 from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.report import Report
-from src.commands.compare.samples import Drawn
-from src.commands.compare.table import DEFINES_LOSS, Group, Outcome, loss_differs, unit
+from src.commands.compare.samples import SampledRun
+from src.commands.compare.table import DEFINES_LOSS, Column, RunGroup, loss_differs, sample_noun
 from src.plots.parallel import parallel_coordinates
 from src.plots.quality_against_cost import Point, quality_against_cost
 from src.plots.side_by_side import how_many, side_by_side
 from src.plots.training_curves import training_curves
 
 LOSS, REAL_BASELINE = "val/loss_ema", "quality/real_baseline"
-MOST_LOSSES = 6  # kinds of losses with a plot each
+MAX_LOSSES = 6  # kinds of losses with a plot each
 NAMES = {
     "frechet_distance": "Fréchet distance of few samples",
     "sliced_wasserstein": "sliced Wasserstein distance of few samples",
 }
 
 
-def samples(report: Report, drawn: Mapping[str, Drawn]) -> None:
-    """Samples of every run, a picture for each shape and kind."""
+def add_samples(report: Report, drawn: Mapping[str, SampledRun]) -> None:
+    """Add samples of all runs, with one picture for each shape and kind."""
     if drawn:
         report.section("Samples")
     for shape, kind in dict.fromkeys((d.x.shape[1:], d.kind) for d in drawn.values()):
         alike = {name: d.x for name, d in drawn.items() if (d.x.shape[1:], d.kind) == (shape, kind)}
         name = "samples_" + "x".join(map(str, shape))
-        caption = f"From the same noise, each run by its own sampler{how_many(next(iter(alike.values())))}."
+        caption = f"From the same noise, each run with its own sampler{how_many(next(iter(alike.values())))}."
         report.picture(name, side_by_side(alike, kind), caption)
 
 
-def curves(report: Report, groups: Sequence[Group], best: Sequence[Group]) -> None:
-    """The validation loss and what quality was measured during training, against images and against seconds.
+def add_curves(report: Report, groups: Sequence[RunGroup], best: Sequence[RunGroup]) -> None:
+    """Add plots of the validation loss and of the sample quality over training, against images and seconds.
 
-    Losses that cannot be compared are in plots of their own.
+    Losses that are not comparable are in separate plots.
 
     Args:
+        report: the report.
         groups: the rows.
-        best: those that have a color and a name; the others are grey.
+        best: rows with a color and a name; the others are gray.
     """
     records = [r for g in groups for r in g.records]
     logged = dict.fromkeys(key for r in records for row in r.rows for key in row)
@@ -52,20 +53,20 @@ def curves(report: Report, groups: Sequence[Group], best: Sequence[Group]) -> No
         report.section("Over training")
     for key, title in keys.items():
         if key != LOSS:
-            one_metric(report, key, title, groups, best, real)
+            add_curve(report, key, title, groups, best, real)
             continue
         kinds = losses_apart(groups)
-        for number, (what, alike) in enumerate(list(kinds.items())[:MOST_LOSSES], 1):
+        for number, (what, alike) in enumerate(list(kinds.items())[:MAX_LOSSES], 1):
             of = f", {what}" if len(kinds) > 1 else ""
-            one_metric(report, key, f"{title}{of}", alike, best, None, f"{title} {number}" if of else title)
+            add_curve(report, key, f"{title}{of}", alike, best, None, f"{title} {number}" if of else title)
         if len(kinds) > 1:
-            shown = f" {MOST_LOSSES} of {len(kinds)} kinds of losses are shown." if len(kinds) > MOST_LOSSES else ""
-            report.notes([f"Losses of one plot cannot be compared with those of another.{shown}"])
+            shown = f" {MAX_LOSSES} of {len(kinds)} kinds of losses are shown." if len(kinds) > MAX_LOSSES else ""
+            report.notes([f"Losses of different plots are not comparable.{shown}"])
 
 
-def losses_apart(groups: Sequence[Group]) -> dict[str, list[Group]]:
-    """The rows whose losses can be compared with each other, by what they have in common."""
-    found: list[list[Group]] = []
+def losses_apart(groups: Sequence[RunGroup]) -> dict[str, list[RunGroup]]:
+    """The rows with comparable losses, by the settings that they share."""
+    found: list[list[RunGroup]] = []
     for g in groups:
         alike = next((rows for rows in found if not loss_differs([rows[0].records[0], g.records[0]])), None)
         if alike is None:
@@ -74,25 +75,25 @@ def losses_apart(groups: Sequence[Group]) -> dict[str, list[Group]]:
     return {common(alike, f"kind {i}"): alike for i, alike in enumerate(found, 1)}
 
 
-def common(groups: Sequence[Group], otherwise: str) -> str:
-    """The settings that define the loss of these rows, as far as the table has them; else the only row's name."""
+def common(groups: Sequence[RunGroup], otherwise: str) -> str:
+    """The settings of the table that define the loss of these rows, or else a name."""
     first = groups[0].settings
-    told = [f"{key}={first[key]}" for key in first if key.split(".")[0] in (*DEFINES_LOSS, "data", "experiment")]
-    same = [text for text in told if all(f"{(k := text.partition('=')[0])}={g.settings[k]}" == text for g in groups)]
+    keys = [key for key in first if key.split(".")[0] in (*DEFINES_LOSS, "data", "experiment")]
+    same = [f"{key}={first[key]}" for key in keys if all(g.settings[key] == first[key] for g in groups)]
     return ", ".join(same) or (groups[0].name if len(groups) == 1 else f"{otherwise}: {groups[0].name} and alike")
 
 
-def one_metric(
+def add_curve(
     report: Report,
     key: str,
     title: str,
-    groups: Sequence[Group],
-    best: Sequence[Group],
+    groups: Sequence[RunGroup],
+    best: Sequence[RunGroup],
     real: float | None,
     file: str | None = None,
 ) -> None:
-    """A logged value of these rows, against training samples and against seconds."""
-    unit_ = unit([r for g in groups for r in g.records])
+    """Add plots of a logged value, against training samples and against seconds."""
+    unit_ = sample_noun([r for g in groups for r in g.records])
     named = [g for g in best if g in groups] or list(groups[: len(best)])
     runs = {g.name: [c for r in g.records if (c := r.curve(key)).values] for g in groups}
     names = {g.name for g in named}
@@ -103,29 +104,29 @@ def one_metric(
             others = [line for name, its in lines.items() if name not in names for line in its]
             caption = f"{title[:1].upper()}{title[1:]} against {x}."
             if others:
-                caption += f" {len(named)} of {len(groups)} rows have colors; the others are grey."
+                caption += f" {len(named)} of {len(groups)} rows are colored; the others are gray."
             picture = training_curves(shown, x, title, real, others)
             report.picture(f"{file or title} by {x}".replace("/", "_").replace(" ", "_"), picture, caption)
 
 
-def fronts(
+def add_cost_plots(
     report: Report,
-    groups: Sequence[Group],
-    best: Sequence[Group],
+    groups: Sequence[RunGroup],
+    best: Sequence[RunGroup],
     chosen: Sequence[Evaluation | None],
     metric: tuple[str, str] | None,
 ) -> None:
-    """Quality against evaluations of the network and against seconds, of every evaluation that can be compared."""
+    """Add plots of quality against network evaluations and against seconds, for all comparable evaluations."""
     if metric is None:
         return
     key, title = metric
-    like = next(quality.settings(e) for e in chosen if e)
+    like = next(quality.comparison_key(e) for e in chosen if e)
     ours = [(g.name, e) for g in groups for r in g.records for e in r.evaluations]
-    found = [(name, e) for name, e in ours if quality.settings(e) == like]
-    add_fronts(report, found, key, title, named={g.name for g in best})
+    found = [(name, e) for name, e in ours if quality.comparison_key(e) == like]
+    plot_against_cost(report, found, key, title, named={g.name for g in best})
 
 
-def add_fronts(
+def plot_against_cost(
     report: Report,
     found: Sequence[tuple[str, Evaluation]],
     key: str,
@@ -133,13 +134,14 @@ def add_fronts(
     joined: bool = False,
     named: Collection[str] | None = None,
 ) -> None:
-    """A plot for each kind of cost.
+    """Add a plot for each kind of cost.
 
     Args:
-        found: evaluations, with the name of the series that each belongs to.
-        key, title: of the metric.
-        joined: whether the evaluations of a series are one thing at several costs.
-        named: the series that have a color and a name; None for all.
+        report: the report.
+        found: evaluations, each with the name of its series.
+        key, title: key and title of the metric.
+        joined: True to join the points of a series by a line.
+        named: series with a color and a name; None for all.
     """
     found = [(name, e) for name, e in found if quality.is_number(e["metrics"].get(key, {}).get("value"))]
     if len(found) < 2:
@@ -148,30 +150,30 @@ def add_fronts(
     evaluations = [e for _, e in found]
     better = quality.direction(key, evaluations) or "lower"
     costs: dict[str, Callable[[Evaluation], float]] = {
-        "evaluations of the network": lambda e: e["nfe"],
+        "network evaluations": lambda e: e["nfe"],
         "seconds for 1,000 samples": quality.seconds_per_thousand,
     }
     for name, cost in costs.items():
         points = []
         for series, e in found:
             metric = e["metrics"][key]
-            told = str(e["sampler"].get("steps", "")) if joined else quality.sampler_name(e)
-            points.append(Point(series, told, cost(e), metric["value"], metric.get("low"), metric.get("high")))
+            label = str(e["sampler"].get("steps", "")) if joined else quality.sampler_name(e)
+            points.append(Point(series, label, cost(e), metric["value"], metric.get("low"), metric.get("high")))
         picture = quality_against_cost(
             points, name, title, better, quality.real_baseline_of(key, evaluations), joined, named
         )
-        caption = f"{title} against {name}. The Pareto front joins what nothing else beats in both."
+        caption = f"{title} against {name}, with the Pareto front."
         report.picture(f"quality by {name}".replace(" ", "_").replace(",", ""), picture, caption)
 
 
 def main_metric(evaluations: Sequence[Evaluation | None]) -> tuple[str, str] | None:
-    """The key and the name of the first metric of which one knows what is better."""
+    """The key and the title of the first metric with a better direction."""
     names = quality.main_names(evaluations) | quality.metric_names(evaluations)
     return next(((key, name) for key, name in names.items() if quality.direction(key, evaluations)), None)
 
 
-def settings(report: Report, groups: Sequence[Group], columns: Sequence[Outcome], title: str) -> None:
-    """The way of every row through its settings to what came out, in the column of that title; from three rows on."""
+def add_settings(report: Report, groups: Sequence[RunGroup], columns: Sequence[Column], title: str) -> None:
+    """Add parallel coordinates of settings and results, in the column of that title, for at least three rows."""
     column = next((c for c in columns if c.title == title), None)
     there = [i for i, e in enumerate(column.estimates) if e and isfinite(e.mean)] if column else []
     keys = [key for key in groups[0].settings if len({groups[i].settings[key] for i in there}) > 1]

@@ -1,4 +1,4 @@
-"""The table of a comparison: one row for runs that are the same but for their seed, the best of a column marked."""
+"""The table of a comparison: one row for runs that differ only in their seed, with the best value marked."""
 
 import csv
 from collections import Counter
@@ -10,12 +10,12 @@ from statistics import fmean
 
 from src.commands.compare import evaluations as quality
 from src.commands.compare.evaluations import Evaluation
-from src.commands.compare.records import Record
+from src.commands.compare.records import RunRecord
 from src.commands.compare.settings import MISSING, Setting
 from src.statistics.significance import Better, Estimate, best
 
 MARK = "★"
-# What a loss is the mean of; not the parameterization, since weightings are stated in the space of the data.
+# Settings that define the loss; not the parameterization, since weightings are defined in the space of x_0.
 # Results of callbacks=quality.
 FEW_SAMPLES = {
     "quality/frechet_distance": "Fréchet, few samples",
@@ -25,23 +25,24 @@ DEFINES_LOSS = ("loss", "weighting", "schedule")
 
 
 @dataclass(frozen=True)
-class Group:
-    """Runs that are the same but for their seed.
+class RunGroup:
+    """Runs that differ only in their seed.
 
     Attributes:
-        places: where its runs stand among all.
-        settings: those that tell it from other groups, by key.
-        name: as short as tells it from the others.
+        places: indices of its runs.
+        records: its runs.
+        settings: the settings that identify it, by key.
+        name: a short unique name.
     """
 
     places: tuple[int, ...]
-    records: tuple[Record, ...]
+    records: tuple[RunRecord, ...]
     settings: dict[str, str]
     name: str = ""
 
     @property
     def runs(self) -> str:
-        """The names of its runs; what they begin with once."""
+        """The names of its runs, with a common parent only once."""
         names = [r.name for r in self.records]
         parent = names[0].rpartition("/")[0]
         same = parent and all(name.rpartition("/")[0] == parent for name in names)
@@ -49,12 +50,12 @@ class Group:
 
     @property
     def head(self) -> dict[str, str]:
-        """What its row begins with."""
+        """The first columns of its row, by title."""
         return {"run": self.runs, **self.settings, "seeds": ", ".join(str(r.seed) for r in self.records)}
 
 
-def group(records: Sequence[Record], shown: Sequence[Setting], following: Sequence[Setting]) -> list[Group]:
-    """The rows, in the order of their first runs; a run that repeats another, seed and all, is a row of its own."""
+def group_runs(records: Sequence[RunRecord], shown: Sequence[Setting], following: Sequence[Setting]) -> list[RunGroup]:
+    """Group the runs, in the order of the first run of each; a repeated run with the same seed starts a new group."""
     rows: dict[tuple[tuple[str, ...], int], list[int]] = {}
     seen: Counter[tuple[tuple[str, ...], int]] = Counter()
     for place, record in enumerate(records):
@@ -63,23 +64,23 @@ def group(records: Sequence[Record], shown: Sequence[Setting], following: Sequen
         seen[values, record.seed] += 1
         rows.setdefault((values, repeats), []).append(place)
     groups = [
-        Group(tuple(places), tuple(records[i] for i in places), {s.key: s.values[places[0]] for s in shown})
+        RunGroup(tuple(places), tuple(records[i] for i in places), {s.key: s.values[places[0]] for s in shown})
         for places in rows.values()
     ]
-    told = [", ".join(value for value in g.settings.values() if value != MISSING) for g in groups]
-    times = Counter(told)
-    short = [name and len(name) <= 40 and times[name] == 1 for name in told]
-    return [replace(g, name=told[i] if short[i] else g.runs) for i, g in enumerate(groups)]
+    labels = [", ".join(value for value in g.settings.values() if value != MISSING) for g in groups]
+    times = Counter(labels)
+    short = [name and len(name) <= 40 and times[name] == 1 for name in labels]
+    return [replace(g, name=labels[i] if short[i] else g.runs) for i, g in enumerate(groups)]
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """A column of what came out.
+class Column:
+    """A column of results.
 
     Attributes:
         title: its heading.
-        estimates: of each row; None where there is nothing.
-        better: whether lower or higher is; None where none is, or the numbers cannot be compared.
+        estimates: one for each row; None if missing.
+        better: the better direction; None if there is none, or the numbers are not comparable.
     """
 
     title: str
@@ -95,100 +96,104 @@ class Outcome:
 
     @property
     def constant(self) -> bool:
-        """Whether all rows have the same number, so that a line says as much as a column."""
+        """True if all rows have the same number."""
         values = {v for e in self.estimates if e is not None for v in e.values}
         return len(values) == 1 and None not in self.estimates and len(self.estimates) > 1
 
 
-def outcomes(
-    groups: Sequence[Group],
+def result_columns(
+    groups: Sequence[RunGroup],
     evaluations: Sequence[Evaluation | None],
     same: bool,
     nfe: Sequence[float | None],
-) -> list[Outcome]:
-    """All columns in which some row has something.
+) -> list[Column]:
+    """The columns of the main table that are not empty.
 
     Args:
         groups: the rows.
-        evaluations: of each run.
-        same: whether the metrics of the evaluations can be compared.
-        nfe: evaluations of the network for a sample, of runs that were not evaluated.
+        evaluations: the evaluation of each run.
+        same: True if the evaluations are comparable.
+        nfe: network evaluations per sample of runs without an evaluation.
     """
     losses_better: Better | None = None if loss_differs([r for g in groups for r in g.records]) else "lower"
     there = [[e for i in g.places if (e := evaluations[i])] for g in groups]
-    of = unit([r for g in groups for r in g.records])
+    of = sample_noun([r for g in groups for r in g.records])
     found = [
-        Outcome("val loss", [over(g, val_loss) for g in groups], losses_better),
-        Outcome("train loss", [over(g, train_loss) for g in groups], losses_better),
+        Column("val loss", [aggregate(g, val_loss) for g in groups], losses_better),
+        Column("train loss", [aggregate(g, train_loss) for g in groups], losses_better),
         *(few_samples(groups, key, title) for key, title in FEW_SAMPLES.items()),
-        *metrics([[evaluations[i] for i in g.places] for g in groups], quality.main_names(evaluations), same),
-        Outcome(f"{of} seen", [over(g, samples_seen) for g in groups]),
-        Outcome("training s", [over(g, lambda r: result(r, "seconds")) for g in groups], "lower"),
-        Outcome(f"{of}/s", [over(g, lambda r: result(r, "samples_per_second")) for g in groups], "higher"),
-        Outcome("parameters", [over(g, lambda r: r.facts.get("parameters")) for g in groups]),
-        Outcome("nfe", [estimate([e["nfe"] if (e := evaluations[i]) else nfe[i] for i in g.places]) for g in groups]),
-        Outcome("s per 1,000", [estimate([quality.seconds_per_thousand(e) for e in es]) for es in there], "lower"),
+        *metric_columns([[evaluations[i] for i in g.places] for g in groups], quality.main_names(evaluations), same),
+        Column(f"{of} seen", [aggregate(g, samples_seen) for g in groups]),
+        Column("training s", [aggregate(g, lambda r: result(r, "seconds")) for g in groups], "lower"),
+        Column(f"{of}/s", [aggregate(g, lambda r: result(r, "samples_per_second")) for g in groups], "higher"),
+        Column("parameters", [aggregate(g, lambda r: r.facts.get("parameters")) for g in groups]),
+        Column("nfe", [to_estimate([e["nfe"] if (e := evaluations[i]) else nfe[i] for i in g.places]) for g in groups]),
+        Column("s per 1,000", [to_estimate([quality.seconds_per_thousand(e) for e in es]) for es in there], "lower"),
     ]  # fmt: skip
     return [o for o in found if any(o.estimates)]
 
 
-def few_samples(groups: Sequence[Group], key: str, title: str) -> Outcome:
+def few_samples(groups: Sequence[RunGroup], key: str, title: str) -> Column:
     """The column of a result of callbacks=quality."""
-    return Outcome(title, [over(g, lambda r: result(r, key)) for g in groups], "lower")
+    return Column(title, [aggregate(g, lambda r: result(r, key)) for g in groups], "lower")
 
 
-def metrics(rows: Sequence[Sequence[Evaluation | None]], names: Mapping[str, str], same: bool = True) -> list[Outcome]:
+def metric_columns(
+    rows: Sequence[Sequence[Evaluation | None]], names: Mapping[str, str], same: bool = True
+) -> list[Column]:
     """A column for each metric.
 
     Args:
         rows: the evaluations of each row.
-        names: of the metrics to show, by key.
-        same: whether they can be compared.
+        names: titles of the metrics, by key.
+        same: True if the evaluations are comparable.
     """
     every = [e for row in rows for e in row]
     return [
-        Outcome(name, [quality.estimate(key, row) for row in rows], quality.direction(key, every) if same else None)
+        Column(
+            name, [quality.metric_estimate(key, row) for row in rows], quality.direction(key, every) if same else None
+        )
         for key, name in names.items()
     ]
 
 
-def estimate(values: Sequence[float | None]) -> Estimate | None:
-    """Of those that there are."""
+def to_estimate(values: Sequence[float | None]) -> Estimate | None:
+    """Make an estimate of the known values."""
     known = tuple(float(v) for v in values if v is not None)
     return Estimate(known) if known else None
 
 
-def over(group: Group, value: Callable[[Record], float | None]) -> Estimate | None:
-    """Of the runs of a row."""
-    return estimate([value(record) for record in group.records])
+def aggregate(group: RunGroup, value: Callable[[RunRecord], float | None]) -> Estimate | None:
+    """Estimate a value over the runs of a row."""
+    return to_estimate([value(record) for record in group.records])
 
 
-def result(record: Record, key: str) -> float | None:
+def result(record: RunRecord, key: str) -> float | None:
     return (record.results or {}).get(key)
 
 
-def val_loss(record: Record) -> float | None:
-    """The lowest of the averaged weights."""
+def val_loss(record: RunRecord) -> float | None:
+    """The lowest validation loss of the averaged weights."""
     return min((v for row in record.rows if isfinite(v := row.get("val/loss_ema", inf))), default=None)
 
 
-def train_loss(record: Record) -> float | None:
-    """The mean of the last tenth of what was logged."""
+def train_loss(record: RunRecord) -> float | None:
+    """The mean of the last tenth of the logged training losses."""
     losses = [row["train/loss"] for row in record.rows if "train/loss" in row]
     return fmean(losses[-max(1, len(losses) // 10) :]) if losses else None
 
 
-def samples_seen(record: Record) -> float:
+def samples_seen(record: RunRecord) -> float:
     return record.steps * record.batch_size
 
 
-def unit(records: Sequence[Record]) -> str:
-    """What a training sample is called."""
+def sample_noun(records: Sequence[RunRecord]) -> str:
+    """The noun for training samples, such as images."""
     return records[0].config["callbacks"].get("progress", {}).get("unit", "samples")
 
 
-def loss_differs(records: Sequence[Record]) -> list[str]:
-    """The settings by which the loss of one run is not that of another."""
+def loss_differs(records: Sequence[RunRecord]) -> list[str]:
+    """The settings that make the losses of the runs not comparable."""
     first = records[0]
     found = [key for key in DEFINES_LOSS if any(r.config.get(key) != first.config.get(key) for r in records)]
     return found + (["data"] if any(r.other_data(first) for r in records) else [])
@@ -197,18 +202,18 @@ def loss_differs(records: Sequence[Record]) -> list[str]:
 # ---- as text ----
 
 
-def the_same(columns: Sequence[Outcome]) -> list[str]:
-    """A line on the columns in which all rows have the same number."""
-    told = [f"{column.title} {column.estimates[0]}" for column in columns if column.constant]
-    return [f"The same in all rows: {', '.join(told)}."] if told else []
+def constant_columns(columns: Sequence[Column]) -> list[str]:
+    """A note on the columns with the same number in all rows."""
+    constant = [f"{column.title} {column.estimates[0]}" for column in columns if column.constant]
+    return [f"The same in all rows: {', '.join(constant)}."] if constant else []
 
 
-def lines(heads: Sequence[dict[str, str]], columns: Sequence[Outcome]) -> list[list[str]]:
-    """The heading and the rows, as cells of text.
+def lines(heads: Sequence[dict[str, str]], columns: Sequence[Column]) -> list[list[str]]:
+    """The header and the rows as text.
 
     Args:
-        heads: what begins each row, by the title of its column.
-        columns: what came out.
+        heads: the first columns of each row, by title.
+        columns: the columns of results.
     """
     cells = [column.cells for column in columns]
     rows = [[*head.values(), *(column[i] for column in cells)] for i, head in enumerate(heads)]
@@ -216,13 +221,13 @@ def lines(heads: Sequence[dict[str, str]], columns: Sequence[Outcome]) -> list[l
 
 
 def aligned(table: Sequence[Sequence[str]]) -> str:
-    """For a terminal."""
+    """Format a table for a terminal."""
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     return "\n".join("  " + "  ".join(map(str.ljust, row, widths)).rstrip() for row in table)
 
 
 def markdown(table: Sequence[Sequence[str]]) -> str:
-    """A Markdown table, in which what is marked is bold."""
+    """Format a Markdown table, with the marked cells in bold."""
     rows = [[bold(cell).replace("|", "\\|") for cell in row] for row in table]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     text = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
@@ -233,8 +238,8 @@ def bold(cell: str) -> str:
     return f"**{cell.removesuffix(f' {MARK}')}**" if cell.endswith(MARK) else cell
 
 
-def as_csv(heads: Sequence[dict[str, str]], columns: Sequence[Outcome]) -> str:
-    """All numbers in full: of each outcome the mean, and where they are known std over the seeds, low and high."""
+def as_csv(heads: Sequence[dict[str, str]], columns: Sequence[Column]) -> str:
+    """Format all numbers in full as CSV: the mean of each column, and std, low and high if known."""
     rows = []
     for i, head in enumerate(heads):
         row: dict[str, object] = dict(head)

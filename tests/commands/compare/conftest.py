@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from src import __version__
-from src.commands.compare.records import Record
+from src.commands.compare.records import RunRecord
 from src.loggers.metrics_csv import write_metrics
 from src.runs.run import Run
 from tests.helpers.tiny import saved_config
@@ -62,7 +62,7 @@ def write_run(tmp_path):
         seconds: float = 10.0,
         evaluations: dict[str, dict] | None = None,
         **changes: Any,
-    ) -> Record:
+    ) -> RunRecord:
         folder: Path = tmp_path / name
         (folder / "checkpoints").mkdir(parents=True)
         paths = {"run": str(folder), "outputs": str(tmp_path), "data": f"{tmp_path}/data"}
@@ -82,7 +82,7 @@ def write_run(tmp_path):
         for place, evaluation in (evaluations or {}).items():
             (folder / "evaluations" / place).mkdir(parents=True)
             (folder / "evaluations" / place / "metrics.json").write_text(json.dumps(evaluation))
-        return Record(Run(folder), name)
+        return RunRecord(Run(folder), name)
 
     return write
 

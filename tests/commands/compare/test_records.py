@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from src.commands.compare.records import check_data, find_runs, find_sweep, with_names
+from src.commands.compare.records import check_same_data, find_runs, find_sweep, with_short_names
 from src.runs.sweep import Job, Plan
 from src.utils.errors import UserError
 
@@ -21,7 +21,7 @@ def test_runs_by_name(write_run, tmp_path):
 
 def test_names_tell_runs_apart(write_run):
     runs = [write_run(name).run for name in ("x/sine/1", "x/sine/2", "x/mnist/1")]
-    assert [r.name for r in with_names(runs)] == ["sine/1", "sine/2", "mnist/1"]
+    assert [r.name for r in with_short_names(runs)] == ["sine/1", "sine/2", "mnist/1"]
 
 
 def test_a_moved_run_has_the_config_of_before(write_run, tmp_path):
@@ -29,7 +29,7 @@ def test_a_moved_run_has_the_config_of_before(write_run, tmp_path):
     before = record.config
     shutil.move(tmp_path / "a", tmp_path / "elsewhere")
     other = write_run("a")
-    moved = with_names([other.run, type(other.run)(tmp_path / "elsewhere")])[1]
+    moved = with_short_names([other.run, type(other.run)(tmp_path / "elsewhere")])[1]
     assert moved.config == before == other.config and before["callbacks"]["graceful_stop"]["run"] == "RUN"
 
 
@@ -81,21 +81,21 @@ def test_different_data(write_run, changes, same):
     """Read differently, it is the same; drawn differently, or from other files, it is not."""
     shared = {"data__sha256": {"train": "abc"}} if "data__sha256" in changes else {}
     records = [write_run("a", **shared), write_run("b", **changes)]
-    check_data(records, allowed=True)
+    check_same_data(records, allowed=True)
     if same:
-        check_data(records, allowed=False)
+        check_same_data(records, allowed=False)
     else:
         with pytest.raises(UserError, match=r"a and b .*allow_different_data=true"):
-            check_data(records, allowed=False)
+            check_same_data(records, allowed=False)
 
 
 def test_the_same_files_are_the_same_data_wherever_they_lie(write_run):
     records = [write_run(name, data__root=f"/{name}") for name in "abc"]
     for record, files in zip(records, ("x", "x", "y"), strict=True):
         record.facts["data_identity"] = {"files": files}
-    check_data(records[:2], allowed=False)
-    with pytest.raises(UserError, match="another files"):
-        check_data(records[1:], allowed=False)
+    check_same_data(records[:2], allowed=False)
+    with pytest.raises(UserError, match="different files"):
+        check_same_data(records[1:], allowed=False)
 
 
 def test_curves_against_samples_and_seconds(write_run):

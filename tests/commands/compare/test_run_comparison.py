@@ -63,7 +63,7 @@ def test_the_best_rows_are_shown(compared, rates, drawn, tmp_path):
     comparison.write()
     page = (tmp_path / "out/comparison.html").read_text()
     assert "Pictures show 3 of 5 rows, the best by val loss" in page
-    assert "3 of 5 rows have colors; the others are grey." in page
+    assert "3 of 5 rows are colored; the others are gray." in page
     legends = [text.get_text() for text in drawn[0].legends[0].get_texts()]
     assert legends == ["2 others", "1", "4", "3"]
 
@@ -89,7 +89,7 @@ def test_losses_that_cannot_be_compared_are_apart(compared, rates, write_run, dr
     assert {what: len(rows) for what, rows in kinds.items()} == {"weighting=v": 3, "weighting=simple": 3}
     comparison.write()
     page = (tmp_path / "out/comparison.html").read_text()
-    assert "Losses of one plot cannot be compared with those of another." in page and "<h2>Settings" not in page
+    assert "Losses of different plots are not comparable." in page and "<h2>Settings" not in page
     assert sorted(len(figure.axes[0].lines) for figure in drawn) == [3, 3, 3, 3]
 
 

@@ -7,7 +7,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.commands.compare.sampler_benchmark import Cell, SamplerGrid
+from src.commands.compare.sampler_benchmark import Combination, SamplerBenchmark
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 from tests.commands.compare.conftest import evaluation
@@ -63,9 +63,11 @@ def grid(write_run, made, tmp_path):
     """`grid(samplers="[ddim]")` samples over it and gives it."""
     write_run("run", data__size=[8], net__size=[8], data__num_classes=10, condition=LABELS)
 
-    def run(**settings) -> SamplerGrid:
+    def run(**settings) -> SamplerBenchmark:
         words = {"samplers": "[ddim,heun]", "steps": "[5,10]"} | settings
-        done = SamplerGrid.prepare(compose("compare", [f"run={tmp_path}/run", *(f"{k}={v}" for k, v in words.items())]))
+        done = SamplerBenchmark.prepare(
+            compose("compare", [f"run={tmp_path}/run", *(f"{k}={v}" for k, v in words.items())])
+        )
         done.sample()
         return done
 
@@ -81,18 +83,18 @@ def test_what_is_there_is_not_sampled_again(grid, made):
     first = grid()
     assert made == ALL
     second = grid()
-    assert made == ALL and second.found == first.found and not second.refused
+    assert made == ALL and second.results == first.results and not second.skipped
     grid(steps="[5,10,20]", samplers="[heun]")
     assert made == [*ALL, "heun_20"], "a wider grid needs only what is new"
 
 
 def test_it_goes_on_where_it_was_stopped(grid, made):
     Counted.stops["ddim_10"] = KeyboardInterrupt()
-    with pytest.raises(UserError, match=r"2 of 4 combinations .* goes on") as stopped:
+    with pytest.raises(UserError, match=r"2 of 4 combinations .* Repeat the command") as stopped:
         grid()
     assert stopped.value.exit_code == 130 and made == ALL[:2]
     Counted.stops.clear()
-    assert len(grid().found) == 4 and made == ALL
+    assert len(grid().results) == 4 and made == ALL
 
 
 @pytest.mark.parametrize("changed", [{"n": 5}, {"seed": 1}, {"weights": "raw"}], ids=str)
@@ -122,10 +124,10 @@ def test_a_cell_cut_off_while_written_is_sampled_again(grid, made):
 def test_a_refused_cell_is_left_out(grid, made):
     Counted.stops["heun_5"] = UserError("sampler: too few steps")
     done = grid()
-    assert [cell.name for cell in done.refused] == ["heun_5"] and len(done.found) == 3
+    assert [combination.name for combination in done.skipped] == ["heun_5"] and len(done.results) == 3
     done.write()
     page = (done.out / "table.md").read_text()
-    assert "Left out: heun in 5 steps; sampler: too few steps." in page
+    assert "Skipped: heun in 5 steps; sampler: too few steps." in page
     assert (done.out / "comparison.html").read_text().count("<img") == 4
 
 
@@ -138,5 +140,5 @@ def test_nothing_left_is_an_error(grid, made):
 def test_guidance_is_a_third_axis(grid, made):
     done = grid(samplers="[ddim]", steps="[5]", guidance_scales="[0,1,2.5]")
     assert made == ["ddim_5_guidance_0", "ddim_5_guidance_1", "ddim_5_guidance_2.5"]
-    assert [done.config(cell)[0].guidance.scale for cell in done.cells] == [0, 1, 2.5]
-    assert done.cells[2] == Cell("ddim", 5, 2.5) and done.cells[2].series == "ddim, guidance 2.5"
+    assert [done.config(combination)[0].guidance.scale for combination in done.combinations] == [0, 1, 2.5]
+    assert done.combinations[2] == Combination("ddim", 5, 2.5) and done.combinations[2].series == "ddim, guidance 2.5"

@@ -2,7 +2,7 @@
 
 import pytest
 
-from src.commands.compare.settings import Setting, choice, differences, text
+from src.commands.compare.settings import Setting, closest_option, differences, text
 from tests.commands.compare.conftest import config
 
 LINEAR = {
@@ -103,7 +103,7 @@ def test_copies_and_places_are_no_differences():
     ],
 )
 def test_the_name_of_a_choice(group, node, name):
-    assert choice(group, node) == name
+    assert closest_option(group, node) == name
 
 
 @pytest.mark.parametrize(

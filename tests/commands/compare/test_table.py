@@ -8,7 +8,7 @@ import pytest
 from src.commands.compare import evaluations as quality
 from src.commands.compare import table
 from src.commands.compare.settings import differences
-from src.commands.compare.table import MARK, Outcome
+from src.commands.compare.table import MARK, Column
 from src.statistics.significance import Estimate
 from tests.commands.compare.conftest import evaluation
 
@@ -28,9 +28,9 @@ def sweep(write_run):
 
 def compare(records, nfe=None):
     shown, following = differences([r.config for r in records], [r.overrides() for r in records])
-    groups = table.group(records, shown, following)
+    groups = table.group_runs(records, shown, following)
     evaluations, apart = quality.comparable(records)
-    return groups, table.outcomes(groups, evaluations, apart is None, nfe or [None] * len(records)), apart
+    return groups, table.result_columns(groups, evaluations, apart is None, nfe or [None] * len(records)), apart
 
 
 def column(columns, title):
@@ -111,7 +111,7 @@ def test_evaluations_that_cannot_be_compared_get_no_mark(write_run, changes, wha
 
 
 def test_as_text():
-    columns = [Outcome("loss", [Estimate((1.0,), 0.9, 1.1), Estimate((2.0,), 1.9, 2.1), None], "lower")]
+    columns = [Column("loss", [Estimate((1.0,), 0.9, 1.1), Estimate((2.0,), 1.9, 2.1), None], "lower")]
     cells = table.lines([{"run": name} for name in ("a", "long|name", "c")], columns)
     assert cells == [
         ["run", "loss"],
