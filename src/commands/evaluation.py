@@ -1,4 +1,4 @@
-"""One evaluation of a run: from its folder to the figures and the report."""
+"""Evaluate a run: draw samples, compute metrics, write metrics.json and a report."""
 
 from hashlib import sha256
 from math import isfinite
@@ -12,9 +12,10 @@ from omegaconf import DictConfig, open_dict
 
 from src.commands.cli import to_container
 from src.commands.inputs import load_data
+from src.commands.metric_checks import check_counts, empty_section, is_applicable, unusable, without_samples
 from src.commands.sampling import Sampling
 from src.diffusion.time_samplers import FixedTimeSampler
-from src.metrics.base import NOT_AVAILABLE, EvalContext, Metric, ReportSection
+from src.metrics.base import EvalContext, Metric, ReportSection
 from src.metrics.features.base import ReferenceData
 from src.metrics.human import HumanEvaluation, write_questions
 from src.metrics.report import write_report
@@ -30,15 +31,15 @@ from src.utils.folders import check_out, make_out
 from src.utils.paths import check_writable
 from src.utils.sample_files import read_samples
 
-FRAMES = 40  # of a trajectory are kept
+MAX_FRAMES = 40  # frames of a trajectory that are saved
 
 
 class Evaluation:
     """An evaluation of a run.
 
     Attributes:
-        cfg: the settings of this command.
-        sampling: how its samples are drawn.
+        cfg: the settings of the command.
+        sampling: the sampling from the run.
         context: the input of the metrics; `draw` adds the samples.
         metrics: by name.
     """
@@ -50,15 +51,15 @@ class Evaluation:
 
     @classmethod
     def prepare(cls, cfg: DictConfig, named: set[str], like: "Evaluation | None" = None) -> "Evaluation":
-        """Check the settings, rebuild the model and read the data.
+        """Check the settings, load the model and read the data.
 
         Args:
-            cfg: the settings.
-            named: those of them that were asked for; the others are the run's own, where it has them.
-            like: another evaluation of the same data, whose data and features are used again.
+            cfg: the settings of the command.
+            named: the keys on the command line; of the others the run's own settings are used, if it has them.
+            like: another evaluation on the same data, whose data and features are reused.
 
         Raises:
-            UserError: for every mistake in them.
+            UserError: for every mistake in the settings.
         """
         with open_dict(cfg):
             cfg.gif = "trajectory" in cfg.metrics and cfg.samples_path is None
@@ -90,14 +91,14 @@ class Evaluation:
         check_counts(metrics, context)
         fitting = {name: m for name, m in metrics.items() if is_applicable(name, m, context, "metrics" in named)}
         evaluation = cls(cfg, sampling, context, fitting)
-        evaluation.ask_people()
+        evaluation.add_human_evaluation()
         return evaluation
 
-    def ask_people(self) -> None:
-        """Check human=, and read the answers that it names.
+    def add_human_evaluation(self) -> None:
+        """Check human=, and read the file of answers that it names.
 
         Raises:
-            UserError: where nobody can be asked of such data, or there is something wrong with the answers.
+            UserError: if people cannot judge such data, or the answers cannot be used.
         """
         human = self.cfg.human
         if human not in (None, False) and self.context.kind not in HumanEvaluation.kinds:
@@ -107,19 +108,19 @@ class Evaluation:
         if isinstance(human, str):
             self.metrics["human"] = HumanEvaluation(human, self.key)
         elif human not in (None, False, True):
-            raise UserError(f"human={human} is neither true nor the file of people's answers")
+            raise UserError(f"human must be true or a file of people's answers, got {human}")
 
     # ---- the work ----
 
     def draw(self) -> EvalContext:
-        """The samples: drawn, or those of an earlier evaluation with the same settings."""
+        """Add the samples to the context: new ones, or those of an earlier evaluation with the same settings."""
         context = self.context
         if context.from_file or not self.needs_samples:
             return context
         file = self.samples_file
-        kept = read_kept(file, self.key)
+        kept = read_samples_file(file, self.key)
         if kept is None or (self.cfg.gif and "trajectory" not in kept):
-            kept = self.draw_anew()
+            kept = self.draw_new()
             make_out(file.parent)
             with atomic_write(file) as partial:
                 np.savez(partial, **kept, key=np.array(self.key))  # type: ignore[arg-type]
@@ -134,8 +135,8 @@ class Evaluation:
             context.trajectory = torch.from_numpy(kept["trajectory"]).float()
         return context
 
-    def draw_anew(self) -> dict[str, np.ndarray]:
-        """The samples in the units of the data, and what they took."""
+    def draw_new(self) -> dict[str, np.ndarray]:
+        """New samples in the units of the data, with their network evaluations and seconds."""
         result = self.sampling.draw()
         cost, to_units = self.sampling.cost, self.context.data.to_units
         kept: dict[str, Any] = {
@@ -147,7 +148,7 @@ class Evaluation:
             kept["label"] = result.label.numpy()
         if result.trajectory is not None:
             path = result.trajectory
-            frames = torch.linspace(0, len(path) - 1, min(FRAMES, len(path))).round().long()
+            frames = torch.linspace(0, len(path) - 1, min(MAX_FRAMES, len(path))).round().long()
             kept["trajectory"] = to_units(path[frames]).half().numpy()
         return kept
 
@@ -166,7 +167,7 @@ class Evaluation:
     # ---- after ----
 
     def write(self, context: EvalContext, sections: dict[str, ReportSection]) -> None:
-        """Write metrics.json, the pictures, report.html and TensorBoard's scalars, and say what came out."""
+        """Write metrics.json, the pictures, report.html and TensorBoard's scalars, and print the metrics."""
         make_out(self.out)
         record = self.record(context, sections)
         write_report(self.out, record, sections)
@@ -183,7 +184,7 @@ class Evaluation:
         log.info(f"\n{key_value_table([*rows, *notes, ('report', str(self.out / 'report.html'))])}")
 
     def record(self, context: EvalContext, sections: dict[str, ReportSection]) -> dict[str, Any]:
-        """What metrics.json holds."""
+        """The content of metrics.json."""
         plain, cost = to_container(self.cfg), context.cost
         data = context.reference.data
         used = vars(context.reference).get("features")
@@ -209,7 +210,7 @@ class Evaluation:
         }
 
     def write_scalars(self, sections: dict[str, ReportSection]) -> None:
-        """eval/... of the run, at the step of its checkpoint, beside the curves of its training."""
+        """Write the metrics as TensorBoard scalars eval/... of the run, at the step of the checkpoint."""
         from torch.utils.tensorboard import SummaryWriter
 
         try:
@@ -228,7 +229,7 @@ class Evaluation:
 
     @property
     def out(self) -> Path:
-        """Where it is written: by default a folder named after the settings, so that they can be evaluated again."""
+        """The output folder; by default one named after the settings, so that others do not overwrite it."""
         if self.cfg.out is not None:
             return Path(str(self.cfg.out))
         cfg, sampler = self.cfg, self.sampling.pipeline.sampler
@@ -239,42 +240,42 @@ class Evaluation:
 
     @property
     def folder(self) -> Path:
-        """Of all evaluations of the run."""
+        """The folder of all evaluations of the run."""
         return self.context.run.path / "evaluations"
 
     @property
     def samples_file(self) -> Path:
-        """Where the samples are kept; those of other metrics with the same settings are the same."""
+        """The file of the samples, which evaluations with other metrics share."""
         return self.out / "samples.npz" if self.cfg.out is not None else self.folder / f"samples_{self.key}.npz"
 
     @property
     def needs_samples(self) -> bool:
-        """Whether samples are drawn."""
+        """True if the evaluation needs samples."""
         return self.cfg.human is True or any(metric.needs_samples for metric in self.metrics.values())
 
     @property
     def key(self) -> str:
-        """A hash of all that the samples depend on."""
+        """A hash of everything that the samples depend on."""
         cfg = to_container(self.cfg)
         settings = [
             cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
         file = self.sampling.file
         assert file is not None
-        settings += [file.name, file.stat().st_mtime_ns]  # a run that went on has other weights under the same name
+        settings += [file.name, file.stat().st_mtime_ns]  # a resumed run has other weights under the same name
         return hashed(*settings)
 
 
 def hashed(*settings: Any) -> str:
-    """Six letters that stand for these settings."""
+    """A hash of six letters of some settings."""
     return sha256(repr(settings).encode()).hexdigest()[:6]
 
 
 def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
-    """The samples of samples_path=, (N, C, *S) in the units of the model; None where they are to be drawn.
+    """The samples of samples_path=, (N, C, *S) in the units of the model; None without samples_path=.
 
     Raises:
-        UserError: where they cannot be read, or have another shape than the data.
+        UserError: if they cannot be read, or do not have the shape of the data.
     """
     if cfg.samples_path is None:
         return None
@@ -282,62 +283,8 @@ def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
     return check_shape(read_samples(Path(str(cfg.samples_path)), shape, "samples_path"), shape, "samples_path")
 
 
-def without_samples(metrics: dict[str, Metric], named: bool, human: Any) -> dict[str, Metric]:
-    """Select the metrics for a plain denoiser, which cannot generate samples."""
-    asked = [f"metrics={name}" for name, metric in metrics.items() if metric.needs_samples and named]
-    asked += [f"human={human}"] if human else []
-    if asked:
-        raise UserError(f"{asked[0]} needs samples, but this run is a plain denoiser, which cannot generate any")
-    return {name: metric for name, metric in metrics.items() if not metric.needs_samples}
-
-
-def check_counts(metrics: dict[str, Metric], context: EvalContext) -> None:
-    """Check the number of samples against the minimum of every metric, before any are drawn.
-
-    Raises:
-        UserError: for too few samples, with the minimum of each such metric.
-    """
-    wanted = {
-        name: m.min_samples_for(context) for name, m in metrics.items() if m.needs_samples and context.kind in m.kinds
-    }
-    short = {name: least for name, least in wanted.items() if least > context.n}
-    if short:
-        needed = " and ".join(f"metrics={name} needs n >= {least}" for name, least in short.items())
-        others = ",".join(name for name in metrics if name not in short)
-        instead = f", or metrics=[{others}]" if others else ""
-        raise UserError(f"{needed}, got n={context.n}; use n={max(short.values())} or more{instead}")
-
-
-def empty_section(name: str, why: str) -> ReportSection:
-    """The section of a metric that could not be computed."""
-    return ReportSection(name.replace("_", " ").capitalize(), notes=[why])
-
-
-def unusable(x: torch.Tensor) -> str | None:
-    """Why no metric can be computed from samples (N, C, *S); None if all are finite."""
-    lost = len(x) - int(x.isfinite().flatten(1).all(1).sum())
-    if not lost:
-        return None
-    return (
-        f"WARNING: {NOT_AVAILABLE}: {lost:,} of {len(x):,} samples hold NaN or infinite numbers. "
-        "Use another sampler, more steps, precision=32 or another checkpoint"
-    )
-
-
-def is_applicable(name: str, metric: Metric, context: EvalContext, named: bool) -> bool:
-    """Return True if a metric applies to the run.
-
-    Raises:
-        UserError: where it cannot, but was asked for by name.
-    """
-    why = metric.why_not_applicable(context)
-    if why is not None and named:
-        raise UserError(f"metrics={name} does not apply to this run: {why}")
-    return why is None
-
-
-def read_kept(file: Path, key: str) -> dict[str, np.ndarray] | None:
-    """The samples of a file, where they were drawn with the settings of this key."""
+def read_samples_file(file: Path, key: str) -> dict[str, np.ndarray] | None:
+    """The samples of an earlier evaluation, if their file exists and has this key."""
     if not file.is_file():
         return None
     try:

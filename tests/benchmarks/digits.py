@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
-from src.commands.evaluation import load_data
+from src.commands.inputs import load_data
 from src.metrics.features.base import Features, ReferenceData
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.utils.errors import UserError

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from src.commands.cli import user_errors
-from src.commands.sampling import build_pipeline
+from src.commands.sampling_setup import build_pipeline
 from src.diffusion.operators import LinearOperator, Mask
 from src.metrics.features.base import Features, RealData, ReferenceData
 from src.plots.task_results import task_results

@@ -26,7 +26,8 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.commands.cli import to_container, user_errors
-from src.commands.sampling import Sampling, build_pipeline, inherit_run_config, resolve_device
+from src.commands.sampling import Sampling
+from src.commands.sampling_setup import build_pipeline, inherit_run_config, resolve_device
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline

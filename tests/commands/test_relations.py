@@ -7,7 +7,7 @@ import torch
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 
-from src.commands.sampling import check_memory
+from src.commands.sampling_setup import check_memory
 from src.commands.training_checks import check_batches, check_labels, check_net_size
 from src.diffusion.conditions import Clusters, Labels, NoCondition
 from src.diffusion.losses import BCE, MSE

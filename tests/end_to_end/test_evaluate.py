@@ -76,7 +76,7 @@ def test_images(evaluate, digits):
     assert expected <= set(record["metrics"])
     assert record["metrics"]["nfe"]["value"] == 4 and record["n"] == 100  # guidance evaluates twice
     assert all(np.isfinite(v["value"]) for v in record["metrics"].values())
-    assert "classifier of the run's own data, 8 features" in record["features"]
+    assert "classifier trained on the data of the run, 8 features" in record["features"]
     html = (out / "report.html").read_text("utf-8")
     check(html)
     for title in (
@@ -170,7 +170,7 @@ def test_likelihood_on_request(evaluate, waves):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        ([], ["run=RUN is needed"]),
+        ([], ["run=RUN must be given"]),
         (["run=nowhere"], ["there is no run folder nowhere"]),
         (["run=RUN", "n=5"], ["metrics=distances needs n >= 65, got n=5", "use n=65"]),
         (["run=RUN", "metrics=[signals]"], ["metrics=signals does not apply to this run", "images"]),
@@ -198,7 +198,7 @@ def test_a_run_without_checkpoint(command, digits, tmp_path):
 
 def test_nobody_is_asked_about_points_or_what_cannot_be_drawn(command, points, denoiser):
     assert_one_line(command("evaluate", f"run={points}", "human=true"), "human=True is for signals and images")
-    assert_one_line(command("evaluate", f"run={denoiser}", "human=true"), "human=True wants samples")
+    assert_one_line(command("evaluate", f"run={denoiser}", "human=true"), "human=True needs samples")
 
 
 def test_a_plain_denoiser_has_no_samples_to_measure(command, denoiser):
@@ -227,4 +227,4 @@ def test_a_sweep_over_samplers(command, points, tmp_path):
     again = command("evaluate", f"sweep.resume={sweep}")
     assert again.code == 0 and f"lowest sliced_wasserstein: {values[best]:.5g}, {job}" in again.out, again.error
     wrong = command("evaluate", *words, f"paths.outputs={tmp_path}", "sweep.objective=slised")
-    assert wrong.code == 1 and "no such metric was measured. There are sliced_wasserstein" in wrong.out
+    assert wrong.code == 1 and "there is no such metric here. Choices: sliced_wasserstein" in wrong.out

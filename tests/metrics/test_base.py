@@ -10,7 +10,7 @@ import pytest
 import torch
 import yaml
 
-from src.commands.evaluation import check_counts, unusable
+from src.commands.metric_checks import check_counts, unusable
 from src.metrics.base import MetricValue, ReportSection
 from src.metrics.distances import Distances
 from src.metrics.diversity import Diversity

@@ -21,7 +21,7 @@ from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.records import read_metrics_json
 from src.commands.compare.report import Report
 from src.commands.compare.table import Column
-from src.commands.sampling import inherit_run_config
+from src.commands.sampling_setup import inherit_run_config
 from src.diffusion.conditions import NoCondition
 from src.plots.side_by_side import how_many, side_by_side
 from src.runs.run import Run

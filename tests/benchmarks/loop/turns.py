@@ -13,7 +13,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from PIL import Image, ImageDraw
 
-from src.commands.sampling import build_pipeline
+from src.commands.sampling_setup import build_pipeline
 from src.commands.trainer import build_trainer
 from src.data.base import DataModule
 from src.runs.loading import build_denoiser

@@ -24,7 +24,7 @@ from hydra.utils import instantiate
 from torch import Tensor
 
 from src.commands.cli import user_errors
-from src.commands.evaluation import load_data
+from src.commands.inputs import load_data
 from src.metrics.features.base import ReferenceData
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.statistics.significance import wilson_interval

@@ -1,0 +1,154 @@
+"""Set up sampling from a run: the config that it inherits, its labels, and its pipeline."""
+
+from math import prod
+from typing import Any
+
+import torch
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from src.commands.cli import to_container
+from src.commands.options import SampleOptions
+from src.diffusion.denoiser import Denoiser
+from src.runs.check_config import check_options, instantiable_nodes
+from src.runs.folders import clip_bound
+from src.runs.run import SAMPLING_GROUPS
+from src.samplers.pipeline import Pipeline
+from src.utils.errors import UserError, config_errors
+from src.utils.hardware import physical_memory
+
+
+def check_settings(cfg: DictConfig, named: set[str]) -> None:
+    """Refuse settings that are wrong for any run.
+
+    Args:
+        cfg: the settings of the command.
+        named: the keys on the command line.
+
+    Raises:
+        UserError: naming the first that is wrong.
+    """
+    if cfg.run is None:
+        raise UserError("run=RUN must be given: a run folder, or run=latest for the newest run")
+    check_options(to_container(cfg), SampleOptions)
+    if not isinstance(cfg.weights, str) and "ckpt" in named:
+        raise UserError(f"weights={cfg.weights} is rebuilt from snapshots of the whole run; leave ckpt= out")
+
+
+def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) -> None:
+    """Take the sampler, variance, time grid, clipping and guidance of the run, unless the command line chooses others.
+
+    Single settings on the command line, such as sampler.steps, then override those of the run.
+
+    Args:
+        cfg: the settings of the command, which are changed.
+        trained: the config of the run.
+        named: the keys on the command line.
+    """
+    changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING_GROUPS and "." in key}
+    with open_dict(cfg):
+        if OmegaConf.is_interpolation(cfg.clip, "bound"):  # clip=auto depends on the data of the run
+            cfg.clip.bound = clip_bound(trained.data._target_)
+        for part in SAMPLING_GROUPS:
+            if part not in named:
+                cfg[part] = trained[part]
+        for key, value in changes.items():
+            OmegaConf.update(cfg, key, value)
+        if "sampler" not in named:
+            for part in ("variance", "time_grid", "clip"):  # resolved in the run's config
+                if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
+                    cfg.sampler[part] = cfg[part]
+
+
+def check_memory(n: int, shape: tuple[int, ...]) -> None:
+    """Refuse more samples than fit in memory, which holds all of them until they are written.
+
+    Raises:
+        UserError: naming how many would fit.
+    """
+    memory, each = physical_memory(), 4 * 2 * prod(shape)  # float32, twice while they are concatenated
+    if memory is not None and n * each > memory:
+        raise UserError(
+            f"n={n} samples take {n * each / 2**30:,.0f} GiB, but this machine has {memory / 2**30:,.0f}; draw at most "
+            f"{int(memory // (2 * each))} at a time, each time with another seed"
+        )
+
+
+def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Tensor | None:
+    """The label of each of n samples, (n,), which repeats the given label or labels; None without labels.
+
+    Args:
+        label: a label, a list of labels, or None.
+        n: the number of samples.
+        num_classes: the number of labels that the run has; 0 if it has none.
+        every: without a given label, True repeats all classes, and False returns None.
+
+    Raises:
+        UserError: for a label that the run does not have.
+    """
+    if num_classes == 0:
+        if label is not None:
+            raise UserError(f"label={label} needs a run trained with condition=labels; leave label= out")
+        return None
+    if label is None:
+        return torch.arange(n) % num_classes if every else None
+    chosen = list(label) if OmegaConf.is_list(label) else [label]
+    for value in chosen or [label]:
+        if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
+            raise UserError(f"label must be one of 0 to {num_classes - 1}, the labels of this run, got {value}")
+    return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
+
+
+def takes_label(guidance: Any) -> bool:
+    """True if a guidance, or one inside it, needs labels even if the net takes none."""
+    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in instantiable_nodes(guidance))
+
+
+def check_guidance_labels(guidance: Any) -> None:
+    """Refuse a guidance toward a label if there is none."""
+    for _, node in instantiable_nodes(guidance):
+        if getattr(get_object(node["_target_"]), "pushes_to_label", False):
+            name = node["_target_"].rpartition(".")[2]
+            raise UserError(f"guidance: {name} needs a condition, but this run has none; use guidance=none")
+
+
+def build_pipeline(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Pipeline:
+    """Build the pipeline of a denoiser with the sampler and the guidance of a config.
+
+    Args:
+        cfg: the settings of the command.
+        denoiser: the loaded denoiser.
+        shape: (C, *S) of one sample.
+        label: the labels of the samples, (N,), if any.
+    """
+    with config_errors("sampler"):
+        sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
+        sampler.times()
+    check_variance(sampler, denoiser)
+    guidance = instantiate(cfg.guidance)
+    return Pipeline(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
+
+
+def check_variance(sampler: Any, denoiser: Denoiser) -> None:
+    """Refuse a learned variance if the network did not learn it."""
+    wanted = getattr(sampler, "variance", None)
+    if wanted is not None and wanted.outputs > 1 and type(wanted) is not type(denoiser.variance):
+        raise UserError(
+            f"variance: the net of this run did not learn {type(wanted).__name__}; leave variance= out, or use "
+            "variance=fixed_small or fixed_large"
+        )
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device of a name; `auto` is the accelerator if there is one, else the CPU.
+
+    Raises:
+        UserError: if there is no such device.
+    """
+    if name == "auto":
+        available = torch.accelerator.is_available()
+        return (torch.accelerator.current_accelerator() if available else None) or torch.device("cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"device={name} cannot be used here; try device=cpu") from error
