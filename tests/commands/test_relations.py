@@ -59,11 +59,11 @@ def test_a_loss_of_bounded_data():
 
 
 def test_samples_fit_in_memory(monkeypatch):
-    monkeypatch.setattr("src.commands.sampling.physical_memory", lambda: 8000.0)
+    monkeypatch.setattr("src.commands.sampling_setup.physical_memory", lambda: 8000.0)
     check_memory(10, (1, 10, 10))
     with pytest.raises(UserError, match="draw at most 5 at a time"):
         check_memory(11, (1, 10, 10))
-    monkeypatch.setattr("src.commands.sampling.physical_memory", lambda: None)
+    monkeypatch.setattr("src.commands.sampling_setup.physical_memory", lambda: None)
     check_memory(10**12, (1, 10, 10))
 
 
