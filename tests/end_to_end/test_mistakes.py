@@ -143,7 +143,7 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
     [
         ([], ["run=RUN"]),
         (["run=nowhere"], ["nowhere"]),
-        (["run=RUN", "label=3"], ["label=3", "without labels"]),
+        (["run=RUN", "label=3"], ["label=3", "condition=labels"]),
         (["run=RUN", "n=0"], ["n must be >= 1, got 0"]),
         (["run=RUN", "n=2.5"], ["n must be of type int, got 2.5"]),
         (["run=RUN", "smapler.steps=3"], ["Did you mean sampler.steps?"]),

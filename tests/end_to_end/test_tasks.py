@@ -228,7 +228,7 @@ def files(tmp_path) -> Path:
         (["task=sdedit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
         (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
         (["task=inpaint", "task.boks=1", "input=test"], ["boks", "box"]),
-        (["label=12"], ["label=12", "0 to 9"]),
+        (["label=12"], ["label must be one of 0 to 9", "got 12"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) and "=" in value[0] else None,
 )
@@ -240,6 +240,6 @@ def test_mistakes(sample, digits, files, words, parts):
 
 def test_runs_without_labels(sample, waves):
     done, _ = sample(waves, "task=augment")
-    assert_one_line(done, "task=augment", "without labels")
+    assert_one_line(done, "task=augment", "condition=labels")
     done, _ = sample(waves, "task=sdedit", "input=test", "label=3")
-    assert_one_line(done, "label=3", "without labels")
+    assert_one_line(done, "label=3", "condition=labels")
