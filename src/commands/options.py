@@ -37,7 +37,7 @@ class TrainOptions(TypedDict):
     auto_resume: bool
     resume_changed_data: bool
     trust: bool
-    self_conditioning: Annotated[float, Interval(ge=0, lt=1)]
+    self_conditioning_prob: Annotated[float, Interval(ge=0, lt=1)]
     compile: bool
     sweep: SweepOptions
     paths: PathOptions

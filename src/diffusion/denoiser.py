@@ -34,9 +34,9 @@ class Denoiser(nn.Module):
         schedule: the forward process; the denoiser owns it.
         parameterization: the four coefficients.
         variance: of the steps back.
-        self_conditioning: share of the training steps in which the network is also shown its own first estimate of the
-            data, below x_t, rather than zeros; 0 leaves this out altogether. When sampling it is shown the estimate of
-            the step before. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where the share is 0.5.)
+        self_conditioning_prob: probability of a training step in which the network gets its own first estimate of the
+            data beside x_t, instead of zeros; 0 is without self-conditioning. In sampling it gets the estimate of the
+            previous step. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where it is 0.5.)
         condition: takes the condition from a batch of data, and draws it for new samples; none by default.
 
     Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or (B,), as `condition` gives it; estimate as x_t.
@@ -53,21 +53,21 @@ class Denoiser(nn.Module):
         schedule: Schedule,
         parameterization: Parameterization,
         variance: Variance | None = None,
-        self_conditioning: float = 0.0,
+        self_conditioning_prob: float = 0.0,
         condition: Condition | None = None,
     ):
         super().__init__()
         parameterization.check(schedule)
-        if not 0 <= self_conditioning < 1:
+        if not 0 <= self_conditioning_prob < 1:
             raise ValueError(
-                f"self_conditioning is a share of the steps, in [0, 1), not {self_conditioning}: in the others the net "
-                "learns to make the first estimate"
+                f"self_conditioning_prob must be in [0, 1), got {self_conditioning_prob}; the other steps teach the "
+                "net to make the first estimate"
             )
         self.net = net
         self.schedule = schedule
         self.parameterization = parameterization
         self.variance = variance or FixedSmallVariance()
-        self.self_conditioning = self_conditioning
+        self.self_conditioning_prob = self_conditioning_prob
         self.condition = condition or NoCondition()
 
     def forward(
@@ -81,7 +81,7 @@ class Denoiser(nn.Module):
         c_in, c_skip, c_out, c_noise = self.parameterization.preconditioning(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
         x_in = expand_like(c_in, x_t) * x_t
-        if self.self_conditioning:
+        if self.self_conditioning_prob:
             if estimate is None:
                 estimate = self._first_estimate(x_t, t, cond)
             x_in = torch.cat([x_in, estimate], 1)
@@ -90,9 +90,9 @@ class Denoiser(nn.Module):
         return Prediction(expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output, *more)
 
     def _first_estimate(self, x_t: Tensor, t: Time, cond: Tensor | None) -> Tensor:
-        """The network's own estimate, made from nothing; in training only in a share of the steps, zeros otherwise."""
+        """The network's estimate from zeros; in training only in some of the steps, zeros in the others."""
         nothing = torch.zeros_like(x_t)
-        if self.training and torch.rand(()) >= self.self_conditioning:
+        if self.training and torch.rand(()) >= self.self_conditioning_prob:
             return nothing
         with torch.no_grad():
             return self(x_t, t, cond, nothing).x_0

@@ -26,12 +26,12 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
     for part in ("schedule", "parameterization", "variance", "condition"):
         with config_errors(part):
             parts[part] = instantiate(cfg[part])
-    share = cfg["self_conditioning"]
+    share = cfg["self_conditioning_prob"]
     # These arguments follow from the other parts, so that nobody has to set them too.
     channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
     needed = {}
     if share:
-        needed["in_channels"] = 2 * channels, "self_conditioning", "self_conditioning=0"
+        needed["in_channels"] = 2 * channels, "self_conditioning_prob", "self_conditioning_prob=0"
     if outputs > 1:
         needed["out_channels"] = outputs * channels, "this variance", "variance=fixed_small"
     if num_classes := parts["condition"].num_classes:
@@ -46,7 +46,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
     with context or nullcontext():
         net = instantiate(cfg["net"], **{key: value for key, (value, *_) in needed.items()})
     with config_errors("denoiser"):
-        return Denoiser(net, **parts, self_conditioning=share)
+        return Denoiser(net, **parts, self_conditioning_prob=share)
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:

@@ -29,7 +29,7 @@ FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT,
 # What config.yaml says, as far as others rely on it.
 PART = {"_target_": str}
 SETTINGS = {
-    "name": str, "seed": int, "self_conditioning": (float, bool),
+    "name": str, "seed": int, "self_conditioning_prob": (float, bool),
     "paths": {"run": str, "outputs": str, "data": str},
     "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
     "net": PART, "condition": PART, "schedule": PART, "parameterization": PART, "variance": PART, "time_sampler": PART,

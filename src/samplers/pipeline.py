@@ -41,7 +41,7 @@ class SelfConditioned:
         self.estimate: Tensor | None = None
 
     def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        if not self.denoiser.self_conditioning:
+        if not self.denoiser.self_conditioning_prob:
             return self.denoiser(x_t, t, cond)
         if self.estimate is None:
             self.estimate = torch.zeros_like(x_t)

@@ -193,5 +193,5 @@ def test_with_the_projects_networks(make, randn):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
 def test_impossible_shares(share):
-    with pytest.raises(ValueError, match=r"self_conditioning is a share of the steps, in \[0, 1\)"):
-        Denoiser(nn.Identity(), CosineSchedule(), X0(), self_conditioning=share)
+    with pytest.raises(ValueError, match=r"self_conditioning_prob is a share of the steps, in \[0, 1\)"):
+        Denoiser(nn.Identity(), CosineSchedule(), X0(), self_conditioning_prob=share)

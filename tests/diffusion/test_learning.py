@@ -97,7 +97,7 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
 
 def test_self_conditioning_learns_as_well(gaussian):
     """Gaussian data leaves it nothing to gain; what it is shown does not confuse it."""
-    denoiser = Denoiser(mlp(in_channels=2), CosineSchedule(), V(), self_conditioning=0.5)
+    denoiser = Denoiser(mlp(in_channels=2), CosineSchedule(), V(), self_conditioning_prob=0.5)
     recipe = Recipe(gaussian(SHAPE), denoiser, MSE(weightings.v_weighting), StratifiedTimeSampler())
     assert not recipe.trained.training and 0.999 < recipe.against_the_best() < 1.02
 

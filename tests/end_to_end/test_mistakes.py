@@ -95,7 +95,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["loss=perceptual", "net=mlp", "data=gaussian_mixture"], ["loss.features", "one or two axes"]),
-        (["self_conditioning=0.5", BARE], ["net", "`in_channels`", "self_conditioning", "use net=unet"]),
+        (["self_conditioning_prob=0.5", BARE], ["net", "`in_channels`", "self_conditioning_prob", "use net=unet"]),
         (["loss=hybrid", "variance=learned", BARE], ["net", "`out_channels`", "variance", "use net=unet"]),
         (
             ["time_grid=trailing", "sampler.steps=1500"],
@@ -116,8 +116,8 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["sampler=unipc", "sampler.order=7"], ["sampler.order must be in [1, 3], got 7"]),
         (["time_grid=karras", "time_grid.sigma_min=0"], ["time_grid.sigma_min must be > 0, got 0"]),
         (["clip.bound=-1"], ["clip.bound must be > 0, got -1"]),
-        (["self_conditioning=2"], ["self_conditioning must be in [0, 1), got 2"]),
-        (["self_conditioning=yes"], ["self_conditioning must be of type float, got 'yes'"]),
+        (["self_conditioning_prob=2"], ["self_conditioning_prob must be in [0, 1), got 2"]),
+        (["self_conditioning_prob=yes"], ["self_conditioning_prob must be of type float, got 'yes'"]),
         (["weighting=edm", "weighting.sigma_data=0"], ["weighting.sigma_data must be > 0, got 0"]),
         (["weighting=min_snr", "weighting.gamma=-1"], ["weighting.gamma must be >= 0, got -1"]),
         (

@@ -16,7 +16,7 @@ LEARNED = ["loss=hybrid", "variance=learned_range"]
 )
 def test_it_is_trained_and_sampled_from(command, tmp_path, words, nfe):
     run, out = tmp_path / "run", tmp_path / "out"
-    words = [*words, "trainer=cpu", "debug=two_steps", "self_conditioning=0.5", f"hydra.run.dir={run}"]
+    words = [*words, "trainer=cpu", "debug=two_steps", "self_conditioning_prob=0.5", f"hydra.run.dir={run}"]
     done = command("train", *words)
     assert done.code == 0, done.error
     done = command("sample", f"run={run}", "sampler.steps=5", "n=3", "batch_size=2", f"out={out}")

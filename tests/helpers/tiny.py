@@ -41,7 +41,7 @@ def saved_config(run: str, outputs: str, **changes) -> dict:
     """The least that the config.yaml of a run holds."""
     part = {"_target_": "src.samplers.clipping.NoClip"}
     return {
-        "name": "x", "seed": 0, "self_conditioning": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
+        "name": "x", "seed": 0, "self_conditioning_prob": 0, "paths": {"run": run, "outputs": outputs, "data": "data"},
         "data": {"_target_": "src.data.sine.Sine", "channels": 1, "size": [6], "num_classes": 0, "batch_size": 8},
         "net": {"_target_": "src.nets.mlp.MLP", "channels": 1, "size": [6], "width": 8, "depth": 1},
         "schedule": {"_target_": "src.diffusion.beta_schedules.LinearSchedule"},

@@ -67,7 +67,7 @@ def test_a_part_still_to_be_made_fits():
         (Train, "seed", [0, 1], [-1, 1.0, "abc", None]),
         (Train, "auto_resume", [True, False], ["maybe", 1, None]),
         (Train, "compile", [True], ["yes"]),
-        (Train, "self_conditioning", [0, 0.5], [1, -0.1, nan, "yes"]),
+        (Train, "self_conditioning_prob", [0, 0.5], [1, -0.1, nan, "yes"]),
         (Sample, "n", [1], [0, -1, 2.5, "abc", None]),
         (Sample, "seed", [0], [1e30, "abc", -1]),
         (Sample, "batch_size", [1], [0, None]),

@@ -265,7 +265,7 @@ CFG = {
     "parameterization": {"_target_": "src.diffusion.parameterizations.X0"},
     "variance": {"_target_": "src.diffusion.variances.FixedSmallVariance"},
     "condition": {"_target_": "src.diffusion.conditions.NoCondition"},
-    "self_conditioning": 0,
+    "self_conditioning_prob": 0,
 }
 UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width": 8, "patch_size": 2}
 
@@ -273,7 +273,7 @@ UNET = {"_target_": "src.nets.unet.UNet", "channels": 2, "size": [8, 12], "width
 def test_a_denoiser_is_rebuilt():
     denoiser = build_denoiser(CFG)
     assert isinstance(denoiser, Denoiser) and isinstance(denoiser.parameterization, X0)
-    assert isinstance(denoiser.variance, FixedSmallVariance) and denoiser.self_conditioning == 0
+    assert isinstance(denoiser.variance, FixedSmallVariance) and denoiser.self_conditioning_prob == 0
     assert denoiser.schedule.steps == 1000
     again = build_denoiser(OmegaConf.create(yaml.safe_load(yaml.safe_dump(CFG))))
     load_weights(again, denoiser.state_dict(), Path("x.ckpt"))
@@ -306,7 +306,7 @@ def test_parts_that_do_not_fit(monkeypatch):
 def test_inputs_and_outputs_of_the_net_follow_from_the_other_parts(net, kind, outputs, share):
     """Nobody says them twice: they are not in the config, and the tensors have the sizes that the denoiser wants."""
     cfg = CFG | {
-        "net": net, "data": {"channels": net["channels"]}, "self_conditioning": share,
+        "net": net, "data": {"channels": net["channels"]}, "self_conditioning_prob": share,
         "variance": {"_target_": f"src.diffusion.variances.{kind}"},
     }  # fmt: skip
     for config in (cfg, OmegaConf.create(cfg)):
@@ -337,10 +337,10 @@ def test_a_net_without_the_arguments(monkeypatch):
     monkeypatch.setattr(schedules, "BareNet", Bare, raising=False)
     cfg = CFG | {"net": {"_target_": "src.diffusion.schedules.BareNet", "channels": 1}}
     assert isinstance(build_denoiser(cfg).net, Bare)
-    message = message_of(lambda: build_denoiser(cfg | {"self_conditioning": 0.5}))
+    message = message_of(lambda: build_denoiser(cfg | {"self_conditioning_prob": 0.5}))
     assert message == (
-        "net: src.diffusion.schedules.BareNet has no argument `in_channels`, which self_conditioning needs; "
-        "use net=unet or self_conditioning=0"
+        "net: src.diffusion.schedules.BareNet has no argument `in_channels`, which self_conditioning_prob needs; "
+        "use net=unet or self_conditioning_prob=0"
     )
     for kind in (LearnedVariance, LearnedRangeVariance):
         variance = {"_target_": f"src.diffusion.variances.{kind.__name__}"}
@@ -358,8 +358,8 @@ def test_a_net_without_the_arguments(monkeypatch):
 
 
 def test_an_impossible_share_of_self_conditioning():
-    message = message_of(lambda: build_denoiser(CFG | {"self_conditioning": 1.0}))
-    assert "self_conditioning is a share of the steps, in [0, 1), not 1.0" in message
+    message = message_of(lambda: build_denoiser(CFG | {"self_conditioning_prob": 1.0}))
+    assert "self_conditioning_prob must be in [0, 1), got 1.0" in message
 
 
 def changed(weights: dict, **changes) -> dict:

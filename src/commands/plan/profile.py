@@ -67,7 +67,10 @@ def measure(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: 
     """
     denoiser = module.denoiser
     # In this share of the steps there is another evaluation, which is added below as a mean.
-    share, denoiser.self_conditioning = denoiser.self_conditioning, NEVER if denoiser.self_conditioning else 0
+    share, denoiser.self_conditioning_prob = (
+        denoiser.self_conditioning_prob,
+        NEVER if denoiser.self_conditioning_prob else 0,
+    )
     trained = [p for p in denoiser.parameters() if p.requires_grad]
     optimizer = module.make_optimizer(iter(trained))
     for p in trained:

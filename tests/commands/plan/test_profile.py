@@ -84,7 +84,7 @@ def test_half_as_much_is_kept_in_half_precision(settings):
 
 
 def test_self_conditioning_costs_a_share_of_an_evaluation(settings):
-    words = ["net=mlp", "trainer.precision=32-true", "self_conditioning=0.5"]
+    words = ["net=mlp", "trainer.precision=32-true", "self_conditioning_prob=0.5"]
     costs = measure(build_module(settings(*words), fake=True), DIGITS, 2, "32-true", False)
     plain = measure(build_module(settings(*words[:2]), fake=True), DIGITS, 2, "32-true", False)
     stem = 2 * (costs.forward - plain.forward)  # reads twice the channels, and its weights have a gradient
