@@ -9,12 +9,12 @@ from hydra import compose
 
 from src.commands.cli import to_container
 from src.commands.config import drop_incompatible_keys
-from src.commands.options import Compare, Sample, Train
+from src.commands.options import CompareOptions, SampleOptions, TrainOptions
 from src.runs.check_config import check_config, check_options
 from src.utils.errors import UserError
 
 VALUES = (-1, 0, 1e30, math.nan, math.inf, "abc", None)
-OPTIONS = {"train": Train, "sample": Sample, "evaluate": Sample, "compare": Compare}
+OPTIONS = {"train": TrainOptions, "sample": SampleOptions, "evaluate": SampleOptions, "compare": CompareOptions}
 
 
 class Trial(NamedTuple):

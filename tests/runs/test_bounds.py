@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 import pytest
 from annotated_types import Ge, Gt, Interval, Le, MinLen, MultipleOf, Predicate
 
-from src.commands.options import Compare, Sample, Train
+from src.commands.options import CompareOptions, SampleOptions, TrainOptions
 from src.runs.bounds import violation
 from src.runs.check_config import check_options
 from src.utils.errors import UserError
@@ -64,19 +64,19 @@ def test_a_part_still_to_be_made_fits():
 @pytest.mark.parametrize(
     ("options", "setting", "good", "bad"),
     [
-        (Train, "seed", [0, 1], [-1, 1.0, "abc", None]),
-        (Train, "auto_resume", [True, False], ["maybe", 1, None]),
-        (Train, "compile", [True], ["yes"]),
-        (Train, "self_conditioning_prob", [0, 0.5], [1, -0.1, nan, "yes"]),
-        (Sample, "n", [1], [0, -1, 2.5, "abc", None]),
-        (Sample, "seed", [0], [1e30, "abc", -1]),
-        (Sample, "batch_size", [1], [0, None]),
-        (Sample, "weights", ["ema", 0.07], [0.0, -1, True, None]),
-        (Sample, "gif", [True], ["maybe"]),
-        (Compare, "samples", [0, 16], [-1, 1.5]),
-        (Compare, "steps", [5, [5, 10]], [0, [5, 0], "abc", None]),
-        (Compare, "guidance", [None, 0, [0, 1.5]], [-1, [nan], "abc"]),
-        (Compare, "n", [2], [1]),
+        (TrainOptions, "seed", [0, 1], [-1, 1.0, "abc", None]),
+        (TrainOptions, "auto_resume", [True, False], ["maybe", 1, None]),
+        (TrainOptions, "compile", [True], ["yes"]),
+        (TrainOptions, "self_conditioning_prob", [0, 0.5], [1, -0.1, nan, "yes"]),
+        (SampleOptions, "n", [1], [0, -1, 2.5, "abc", None]),
+        (SampleOptions, "seed", [0], [1e30, "abc", -1]),
+        (SampleOptions, "batch_size", [1], [0, None]),
+        (SampleOptions, "weights", ["ema", 0.07], [0.0, -1, True, None]),
+        (SampleOptions, "gif", [True], ["maybe"]),
+        (CompareOptions, "n_shown", [0, 16], [-1, 1.5]),
+        (CompareOptions, "steps", [5, [5, 10]], [0, [5, 0], "abc", None]),
+        (CompareOptions, "guidance_scales", [None, 0, [0, 1.5]], [-1, [nan], "abc"]),
+        (CompareOptions, "n", [2], [1]),
     ],
 )
 def test_options_of_commands(options, setting, good, bad):
@@ -89,4 +89,4 @@ def test_options_of_commands(options, setting, good, bad):
 
 def test_options_are_named_by_their_path():
     with pytest.raises(UserError, match=r"^sweep\.retry must be of type bool, got 'maybe'$"):
-        check_options({"sweep": {"retry": "maybe", "resume": None}}, Train)
+        check_options({"sweep": {"retry": "maybe", "resume": None}}, TrainOptions)
