@@ -153,11 +153,6 @@ class Sampler(ABC):
                 x_t = self.step(memory, x_t, t, s, noise)
             yield State(s.t, x_t, memory.x_0)
 
-    def sample(self, denoise: Callable[[Tensor, Tensor], Tensor | Prediction], noise: Noise, like: Tensor) -> Tensor:
-        """Draw samples shaped as `like`, from pure noise."""
-        (end,) = deque(self.trajectory(denoise, self.sample_prior(noise, like), noise), maxlen=1)
-        return end.x_t
-
     def sample_prior(self, noise: Noise, like: Tensor) -> Tensor:
         r"""Pure noise :math:`\sigma_1 z`, shaped as `like`."""
         _, sigma = self.schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))

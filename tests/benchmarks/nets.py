@@ -38,6 +38,7 @@ from src.utils.hardware import default_precision
 from src.utils.paths import CONF
 from tests.benchmarks.digits import floor, reference, score
 from tests.benchmarks.results import align, replace
+from tests.samplers.registry import sample as sample_from_noise
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
 NETS = {"sine": ["mlp", "cnn", "rnn", "unet", "dit"], "mnist": ["unet", "dit", "cnn", "mlp", "conv_autoencoder"]}
@@ -126,7 +127,10 @@ def sample(run: Run, n: int) -> Tensor:
     with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=low):
         rows = torch.arange(n).split(256)
         x = torch.cat(
-            [sampler.sample(denoiser, SeededNoise(row.tolist()), torch.empty(len(row), *shape)) for row in rows]
+            [
+                sample_from_noise(sampler, denoiser, SeededNoise(row.tolist()), torch.empty(len(row), *shape))
+                for row in rows
+            ]
         )
     sample_grid(((x + 1) / 2).clamp(0, 1)[:100] if len(shape) == 3 else x[:16]).save(run.path / "grid.png")
     return x

@@ -28,6 +28,7 @@ from src.samplers.ancestral import DDIM
 from src.samplers.base import SeededNoise
 from src.utils.seeding import generator
 from tests.diffusion.reference import Oracle
+from tests.samplers.registry import sample
 
 SHAPE = (1, 4)
 
@@ -62,7 +63,7 @@ class Recipe:
     @torch.no_grad()
     def samples(self):
         sampler = DDIM(self.denoiser.schedule, 50)
-        return sampler.sample(self.trained, SeededNoise(range(1000)), torch.empty(1000, *SHAPE))
+        return sample(sampler, self.trained, SeededNoise(range(1000)), torch.empty(1000, *SHAPE))
 
 
 def mlp(**options):

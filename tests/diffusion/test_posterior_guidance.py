@@ -13,6 +13,7 @@ from src.diffusion.schedules import expand_like
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import DenoiserMemory
 from src.samplers.clipping import NoClip
+from tests.samplers.registry import sample
 
 STD = 0.6
 # name: (A of the size, shape of a sample)
@@ -97,7 +98,7 @@ def test_samples_are_those_of_the_posterior(sampler, method, name, noise, make_s
     def draw(x):
         return torch.randn(x.shape, generator=g, dtype=x.dtype)
 
-    x = sampler(schedule).sample(guided, draw, torch.empty(n, *data.shape, dtype=torch.float64)).flatten(1)
+    x = sample(sampler(schedule), guided, draw, torch.empty(n, *data.shape, dtype=torch.float64)).flatten(1)
     mean, covariance = data.posterior(None, None, None)
     assert_close(x.mean(0), mean[0], rtol=0, atol=5 * STD / n**0.5)
     assert_close(torch.cov(x.T), covariance, rtol=0, atol=5 * STD**2 * (2 / n) ** 0.5 + 0.01)

@@ -8,7 +8,7 @@ import torch
 from src.diffusion.variances import FixedLargeVariance
 from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
-from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp2MSDE, DPMpp3MSDE, UniPC
 from src.samplers.ode import DPMpp2S, Euler, Heun, HeunVE, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector, PredictorCorrectorALD
 
@@ -44,7 +44,7 @@ STOCHASTIC = {
     "ddim ancestral": partial(DDIM, eta=1.0),
     "heun churn": partial(Heun, s_churn=10.0),
     "restart": Restart,
-    "dpmpp_2m_sde": partial(DPMpp2M, eta=1.0),
+    "dpmpp_2m_sde": DPMpp2MSDE,
     "dpmpp_2m_sde half": partial(DPMpp2M, eta=0.5),
     "dpmpp_3m_sde": DPMpp3MSDE,
     "euler_maruyama": EulerMaruyama,
@@ -103,6 +103,11 @@ def walk(sampler, denoise, x_t, noise=torch.randn_like, **where):
     """The end of a trajectory."""
     *_, end = sampler.trajectory(denoise, x_t, noise, **where)
     return end.x_t
+
+
+def sample(sampler, denoise, noise, like):
+    """The end of a trajectory from pure noise, shaped as `like`."""
+    return walk(sampler, denoise, sampler.sample_prior(noise, like), noise)
 
 
 def seeded(seed: int):

@@ -12,7 +12,7 @@ import torch
 
 from src.samplers.sde import AnnealedLangevin
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
-from tests.samplers.registry import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, seeded, tensor
+from tests.samplers.registry import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, sample, seeded, tensor
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -84,7 +84,7 @@ def test_samples_have_that_law(name, data, make_schedule, gaussian):
     truth, sampler = gaussian(data), make(name, make_schedule(start), 15)
     _, sigma = sampler.schedule.alpha_sigma(tensor(1.0))
     mean, variance = law(sampler, truth, torch.zeros_like(truth.mean), sigma)
-    x = sampler.sample(truth.denoiser(sampler.schedule), seeded(1), torch.empty(n, *data, dtype=torch.float64))
+    x = sample(sampler, truth.denoiser(sampler.schedule), seeded(1), torch.empty(n, *data, dtype=torch.float64))
     z = ((x - mean) / variance.sqrt()).flatten(1)
     assert z.mean(0).abs().max() < 5 / n**0.5
     assert (z.var(0) - 1).abs().max() < 5 * (2 / n) ** 0.5
@@ -104,7 +104,7 @@ def test_mixture(name, schedule_name, make_schedule, mixture, gaussian):
     truth, n = mixture((2,)), 10_000
     schedule = make_schedule(schedule_name)
     sampler = make(name, schedule, 60)
-    x = sampler.sample(truth.denoiser(schedule), seeded(2), torch.empty(n, 2, dtype=torch.float64))
+    x = sample(sampler, truth.denoiser(schedule), seeded(2), torch.empty(n, 2, dtype=torch.float64))
 
     bias = BIAS.get(name, {1: 0.025, 2: 0.004}[ORDER[name]])
     y = truth.along(x).sort().values

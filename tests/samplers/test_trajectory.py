@@ -26,6 +26,7 @@ from tests.samplers.registry import (
     STOCHASTIC,
     evaluations,
     one_hot,
+    sample,
     seeded,
     tensor,
     walk,
@@ -88,9 +89,9 @@ class TestStates:
         _, make, _, shape = some
         sampler, like = make(5), torch.empty(3, *shape, dtype=torch.float64)
         noise = SeededNoise([3, 7, "x"])
-        several = sampler.sample(denoise, SeededNoise([3, 7, "x"]), like)
+        several = sample(sampler, denoise, SeededNoise([3, 7, "x"]), like)
         assert torch.equal(several, walk(sampler, denoise, sampler.sample_prior(noise, like), noise))
-        assert_close(several[1:2], sampler.sample(denoise, SeededNoise([7]), like[:1]), rtol=1e-10, atol=1e-10)
+        assert_close(several[1:2], sample(sampler, denoise, SeededNoise([7]), like[:1]), rtol=1e-10, atol=1e-10)
         assert (several[0] != several[1]).any()
 
     def test_clip(self, some, randn):
