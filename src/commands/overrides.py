@@ -11,7 +11,7 @@ from hydra.errors import OverrideParseException
 
 from src.commands.cli import choices
 from src.runs.run import RECORD, SAMPLING_GROUPS, Run
-from src.runs.sweep import SWEEP, Plan
+from src.runs.sweep import SWEEP, SweepPlan
 from src.runs.trust import check_trusted_overrides
 from src.utils.errors import UserError
 from src.utils.override_syntax import Word, assignment, override_value, read
@@ -131,8 +131,8 @@ def sweep_overrides(words: list[str]) -> list[str]:
         raise UserError(
             f"sweep.resume={folder}: the folder holds no sweep, since {SWEEP} is missing; name the folder of a sweep"
         )
-    plan, given = Plan.read(Path(folder)), [word for word in words if not is_launch_key(read(word).key)]
-    typed = [] if given else [*plan.hydra_words, *plan.words]
+    plan, given = SweepPlan.read(Path(folder)), [word for word in words if not is_launch_key(read(word).key)]
+    typed = [] if given else [*plan.hydra_overrides, *plan.words]
     check_trusted_overrides(typed, Path(folder) / SWEEP, override_value("trust", words) is True)
     start = ("sweep.resume", "sweep.retry", "sweep.dry_run")
     own = [word for word in typed if read(word).key not in start and word not in words]

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
-from src.commands.sampling_output import write_pictures, write_quality
+from src.commands.sampling_output import write_quality, write_result_images
 from src.commands.sampling_setup import (
     build_pipeline,
     check_guidance_labels,
@@ -142,7 +142,7 @@ class Sampling:
             np.savez(partial, **arrays)
         files = [
             "samples.npz",
-            *write_pictures(result, self.pipeline, out),
+            *write_result_images(result, self.pipeline, out),
             *self.task.save(self.pipeline, result, out),
         ]
         rows = [

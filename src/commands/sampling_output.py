@@ -15,7 +15,7 @@ from src.utils.atomic import write_json
 MAX_IN_GRID = {1: None, 2: 16, 3: 100, 4: 36}
 
 
-def write_pictures(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
+def write_result_images(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
     """Write a grid of new samples and their trajectory if there is one, or a comparison with the given samples.
 
     Returns:

@@ -91,7 +91,7 @@ class Training:
         resume = run.checkpoint("last") if setup.resumes else None
         start_logging(run.path / LOG if is_main_process() else None)
         data: DataModule = instantiate(cfg.data)
-        module = build_module(cfg)
+        module = build_initial_module(cfg)
         check_labels(module.denoiser.condition, data)
         source = resume or initial_checkpoint(cfg)
         training = cls(setup, data, module, build_trainer(cfg), resume)
@@ -244,7 +244,7 @@ class Training:
             logger.finalize("success")
 
 
-def build_module(cfg: DictConfig) -> DiffusionModule:
+def build_initial_module(cfg: DictConfig) -> DiffusionModule:
     """Build the module, with initial weights from the seed.
 
     Raises:

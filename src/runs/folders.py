@@ -1,4 +1,4 @@
-"""New folders for runs and sweeps, and the resolvers of conf/ that name them."""
+"""Folders of new runs and sweeps, and the OmegaConf resolvers that conf/ uses."""
 
 import atexit
 import itertools
@@ -19,7 +19,7 @@ from src.utils.processes import is_worker_rank
 
 
 def run_folder(resume: str | None, parent: str) -> str:
-    """The folder of the run to resume, or a new one under `parent` named after the time.
+    """The folder of the run to resume, or a new folder below `parent` named after the time.
 
     Registered with Hydra as the resolver `run_folder`.
     """
@@ -34,7 +34,7 @@ def sweep_folder(parent: str) -> str:
 
 
 def new_folder(parent: str) -> str:
-    """Make a folder under `parent` that was not there, named after the time; no two processes make the same."""
+    """Make a new folder below `parent`, named after the time; no two processes get the same one."""
     check_writable("paths.outputs", parent)
     name = datetime.now().strftime("%Y-%m-%d_%H-%M-%S")
     for count in itertools.count(1):
@@ -47,20 +47,20 @@ def new_folder(parent: str) -> str:
 
 @cache
 def placeholder_dir() -> str:
-    """A folder for a process that will be told where the run is, since Hydra wants one first."""
+    """A temporary folder for a worker process, which gets the run folder from rank 0 after Hydra needs one."""
     folder = tempfile.mkdtemp()
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder
 
 
 def clip_bound(data: str | None) -> float | None:
-    """The largest absolute value of the samples of a data class: 1 of images, unknown of others.
+    """The largest absolute value of the samples of a data class: 1 for images, None (unknown) for others.
 
     Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
     """
     try:
         return 1.0 if get_object(str(data)).kind == "images" else None
-    except Exception:  # no such class, which the check of the config refuses with its reason
+    except Exception:  # no such class: check_config names the reason
         return None
 
 

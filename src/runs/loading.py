@@ -1,4 +1,4 @@
-"""Rebuild the model of a run: its denoiser, and the weights of a checkpoint."""
+"""Load the model of a run: its denoiser, with the weights of a checkpoint."""
 
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -18,7 +18,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
 
     Args:
         cfg: the config of a run.
-        context: in which the network is made.
+        context: the context in which the network is built.
     """
     from src.diffusion.denoiser import Denoiser
 
@@ -64,15 +64,15 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
 
 
 def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, Any], Path]:
-    """The state dict of a denoiser that `weights=` names, and the file or folder that it is from.
+    """The weights of a denoiser that `weights=` names, as a state dict, and the file or folder that they are from.
 
     Args:
         run: the run.
-        ckpt: the name of a checkpoint; without meaning for a width.
-        weights: `ema` or `raw`, or the relative width of an average to rebuild from the run's snapshots.
+        ckpt: the name of a checkpoint; unused for a width.
+        weights: `ema`, `raw`, or the relative width of an average to reconstruct from the run's snapshots.
 
     Raises:
-        UserError: where the run does not hold them.
+        UserError: if the run does not hold them.
     """
     from src.optim.ema import reconstruct
     from src.utils.checkpoints import load_checkpoint
@@ -83,7 +83,7 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
         path = run.checkpoint(ckpt)
         return strip_prefix(load_checkpoint(path)["state_dict"], prefixes[weights]), path
     if isinstance(weights, bool | str):
-        raise UserError(f"weights={weights} is none of ema, raw, or a relative width such as 0.07")
+        raise UserError(f"weights must be ema, raw or a relative width such as 0.07, got {weights}")
     instead = "Delete it; the others may do"
     wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
     snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
@@ -92,10 +92,14 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
 
 
 def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
-    """Load a state dict, and refuse one of another architecture in one line."""
+    """Load a state dict into a model.
+
+    Raises:
+        UserError: if it is of another architecture, or holds numbers that are not finite.
+    """
     expected = model.state_dict()
     if odd := [k for k, value in weights.items() if not hasattr(value, "isfinite")]:
-        raise UserError(f"{source} is damaged: {odd[0]} is no tensor. Use another checkpoint")
+        raise UserError(f"{source} is damaged: {odd[0]} is not a tensor. Use another checkpoint")
     missing = [k for k in expected if k not in weights]
     foreign = [k for k in weights if k not in expected]
     shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
@@ -115,5 +119,5 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
 
 
 def strip_prefix(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:
-    """The part of a state dict under a prefix, without it."""
+    """The entries of a state dict below a prefix, without the prefix."""
     return {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Run folders: where they are, what is in them, and how a model is rebuilt from one."""
+"""Run folders: the config, the checkpoints and the metadata of a run."""
 
 import os
 import re
@@ -21,12 +21,12 @@ from src.utils.files import Damaged, check, read_json, read_yaml, reading
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
 CONFIG_ADVICE = "Take it from another run of the same settings"
 OLDEST = (0, 2)  # the first version whose runs can be loaded
-# What run.json says, as far as others rely on it.
+# The entries of run.json that other code relies on.
 TEXT = (str, type(None))
 FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
          "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
          "data_identity?": (dict, type(None)), "results?": {"steps": int, "seconds": float}}  # fmt: skip
-# What config.yaml says, as far as others rely on it.
+# The entries of config.yaml that other code relies on.
 PART = {"_target_": str}
 SETTINGS = {
     "name": str, "seed": int, "self_conditioning_prob": (float, bool),
@@ -37,9 +37,9 @@ SETTINGS = {
     "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),
     "sampler": PART, "time_grid": PART, "clip": PART, "guidance": dict,
 }  # fmt: skip
-# Parts that are rebuilt whatever is done with a run.
+# The parts that every command builds from the config of a run.
 REBUILT = ("data", "net", "condition", "schedule", "parameterization", "variance", "time_sampler")
-# The groups that say how to sample; those of the run itself unless the command line names others.
+# The groups of how to sample, inherited from the run unless the command line chooses others.
 SAMPLING_GROUPS = ("sampler", "variance", "time_grid", "clip", "guidance")
 
 
@@ -50,8 +50,8 @@ class OtherVersion(UserError):
 class Run:
     """A run folder.
 
-    config.yaml is the resolved config, run.json what happened, checkpoints/ holds best.ckpt and last.ckpt, and
-    snapshots/ the averages along a run with ema=power_function.
+    config.yaml is the resolved config, run.json the metadata, checkpoints/ holds best.ckpt and last.ckpt, and
+    snapshots/ the averages of a run with ema=power_function.
     """
 
     def __init__(self, path: str | Path):
@@ -59,19 +59,20 @@ class Run:
 
     @property
     def exists(self) -> bool:
-        """Whether a run has begun here."""
+        """True if a run was started in the folder."""
         return (self.path / CONFIG).is_file()
 
     @property
     def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
         return self.path / "checkpoints"
 
     @classmethod
     def find(cls, name: str, outputs: str | None = None) -> "Run":
-        """The run in the folder `name`; `latest` is the newest one.
+        """The run in the folder `name`; `latest` is the newest run.
 
         Raises:
-            UserError: where there is no such folder, or it is not one of a run.
+            UserError: if there is no such folder, or it is not a run folder.
         """
         outputs = outputs or os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
         path = Path(outputs) / "latest" if name == "latest" else Path(name)
@@ -84,10 +85,10 @@ class Run:
         return cls(path.resolve() if name == "latest" else path)
 
     def config(self) -> DictConfig:
-        """The resolved config that the run was started with; its paths follow the folder when it is moved.
+        """The resolved config that the run was started with; its paths follow a folder that was moved.
 
         Raises:
-            UserError: where it is damaged, or names what is no part and the command line does not say trust=true.
+            UserError: if it is damaged, of an earlier version, or names targets that need trust=true.
         """
         cfg = self.settings()
         check_trusted_config(cfg, self.path / CONFIG)
@@ -140,10 +141,10 @@ class Run:
         return portable(self.settings())
 
     def checkpoint(self, which: str) -> Path:
-        """The path of `last`, `best` or one that was kept, such as `step_1000`.
+        """The path of the checkpoint `last`, `best` or a kept one, such as `step_1000`.
 
         Raises:
-            UserError: where the run holds none of that name.
+            UserError: if the run holds no checkpoint of that name.
         """
         path = self.checkpoints / f"{which}.ckpt"
         restore_backup(path)
@@ -159,21 +160,21 @@ class Run:
 
     @property
     def has_checkpoint(self) -> bool:
-        """Whether there is one to go on from."""
+        """True if there is a checkpoint to resume from."""
         last = self.checkpoints / "last.ckpt"
         restore_backup(last)
         return last.exists()
 
     @property
     def is_blank(self) -> bool:
-        """Whether it was ended before its first checkpoint, so that there is nothing to lose by beginning anew."""
+        """True if the run ended before its first checkpoint, so that nothing is lost by starting it again."""
         return not (self.has_checkpoint or self.finished or any(self.checkpoints.glob("*.ckpt")))
 
     def snapshots(self) -> list[Path]:
         """The paths of all snapshots of the averages.
 
         Raises:
-            UserError: where there are none.
+            UserError: if there are none.
         """
         there = sorted((self.path / "snapshots").glob("step_*.pt"))
         if not there:
@@ -183,14 +184,14 @@ class Run:
         return there
 
     def overrides(self) -> list[str]:
-        """The command line that the run was started with, as Hydra's overrides."""
+        """The overrides that the run was started with."""
         return self.metadata().get("overrides", [])
 
     def metadata(self) -> dict[str, Any]:
-        """What run.json holds.
+        """The content of run.json; empty if there is no such file.
 
         Raises:
-            UserError: where it is damaged.
+            UserError: if it is damaged.
         """
         path = self.path / RECORD
         advice = "Delete it: the run goes on without its command line and results"
@@ -198,24 +199,24 @@ class Run:
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end; not where trainer.max_time stopped it before."""
-        facts = self.metadata()
-        return "results" in facts and facts.get("finished", True)
+        """True if the run reached its last step; False if trainer.max_time stopped it."""
+        metadata = self.metadata()
+        return "results" in metadata and metadata.get("finished", True)
 
     def is_reported(self, step: int) -> bool:
-        """Whether it came to its end at this step, and its results are here."""
+        """True if the run finished at this step, and its results are in the metadata."""
         return self.finished and self.metadata()["results"].get("steps") == step
 
-    def create(self, cfg: dict[str, Any], overrides: list[str], **facts: Any) -> None:
-        """Make the folder, write the config, the command line and other facts, and point outputs/latest here."""
+    def create(self, cfg: dict[str, Any], overrides: list[str], **metadata: Any) -> None:
+        """Write the config, the overrides and other metadata of a new run, and link outputs/latest to its folder."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
-        self.update_metadata(overrides=overrides, **facts)
+        self.update_metadata(overrides=overrides, **metadata)
         write_text(self.path / CONFIG, yaml.safe_dump({"version": __version__} | cfg, sort_keys=False))
         symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
-    def update_metadata(self, **facts: Any) -> None:
-        """Add facts to run.json."""
-        write_json(self.path / RECORD, self.metadata() | facts)
+    def update_metadata(self, **metadata: Any) -> None:
+        """Add entries to run.json."""
+        write_json(self.path / RECORD, self.metadata() | metadata)
 
 
 def portable(cfg: dict[str, Any]) -> dict[str, Any]:
@@ -225,7 +226,7 @@ def portable(cfg: dict[str, Any]) -> dict[str, Any]:
 
 
 def relocate_paths(node: Any, old: str, new: str) -> Any:
-    """Plain containers in which every path below `old` lies below `new`."""
+    """Plain containers with every path below `old` moved below `new`."""
     if isinstance(node, dict):
         return {key: relocate_paths(value, old, new) for key, value in node.items()}
     if isinstance(node, list):
@@ -236,7 +237,7 @@ def relocate_paths(node: Any, old: str, new: str) -> Any:
 
 
 def symlink_latest(link: Path, target: Path) -> None:
-    """Make a relative symbolic link, replacing an older one in one move; where links are not allowed, do without."""
+    """Make a relative symbolic link, which atomically replaces an older one; do nothing if links are not allowed."""
     partial = link.with_name(f".{link.name}.{os.getpid()}")
     try:
         partial.symlink_to(os.path.relpath(target.absolute(), link.absolute().parent), target_is_directory=True)
@@ -247,7 +248,7 @@ def symlink_latest(link: Path, target: Path) -> None:
 
 
 def git_commit() -> str | None:
-    """The commit of the working tree, or None."""
+    """The commit of the working tree; None if there is no git repository."""
     try:
         return subprocess.run(
             ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=5

@@ -1,4 +1,4 @@
-"""What is known of a sweep and its jobs: files in its folder, which any process of any launcher can write and read."""
+"""The plan and the jobs of a sweep, in files of its folder that the processes of any launcher write and read."""
 
 import time
 from collections.abc import Sequence
@@ -16,7 +16,7 @@ from src.utils.override_syntax import read
 SWEEP, JOBS = "sweep.json", "jobs"
 NONE = type(None)
 JOB = {"number": int, "words": [str], "state": str, "began": float, "ended": (float, NONE), "error": (str, NONE)}
-PLAN = {"command": str, "words": [str], "hydra_words": [str], "swept": [str], "jobs": [[str]], "count": (int, NONE)}
+PLAN = {"command": str, "words": [str], "hydra_overrides": [str], "swept": [str], "jobs": [[str]], "count": (int, NONE)}
 
 
 @dataclass
@@ -24,12 +24,12 @@ class Job:
     """One job of a sweep.
 
     Attributes:
-        number: its place in the sweep.
-        words: the overrides that tell it from the others.
-        state: what became of it; `running` also of one that was killed.
-        began, ended: in seconds since 1970.
-        value: what it returned.
-        error: why it failed, in one line.
+        number: its index in the sweep.
+        words: the overrides that differ between the jobs.
+        state: its status; a job that was killed remains `running`.
+        began, ended: times in seconds since 1970.
+        value: the value of `sweep.objective`.
+        error: the error of a failed job, in one line.
     """
 
     number: int
@@ -41,11 +41,11 @@ class Job:
     error: str | None = None
 
     def write(self, sweep: Path) -> None:
-        """Leave it in the folder of the sweep."""
+        """Write it to the folder of the sweep."""
         write_json(sweep / JOBS / f"{self.number}.json", asdict(self))
 
     def end(self, sweep: Path, state: Literal["done", "failed", "stopped"], **outcome: Any) -> None:
-        """Say in the folder of the sweep what became of it."""
+        """Write its final state to the folder of the sweep, and set the other attributes given."""
         self.state, self.ended = state, time.time()
         for name, value in outcome.items():
             setattr(self, name, value)
@@ -53,20 +53,27 @@ class Job:
 
 
 def read_jobs(sweep: Path) -> list[Job]:
-    """All jobs that were started since the sweep was, by number."""
+    """All jobs that the sweep has started, by number."""
     files = (sweep / JOBS).glob("[0-9]*.json")
     return sorted((read_record(Job, file, JOB, "Delete it") for file in files), key=lambda job: job.number)
 
 
 def read_record(kind: Any, file: Path, wanted: dict[str, Any], advice: str) -> Any:
-    """The dataclass that a file holds."""
+    """Read a dataclass from a JSON file.
+
+    Args:
+        kind: the dataclass.
+        file: the file.
+        wanted: the pattern of its content, for `read_json`.
+        advice: what to do if it is damaged.
+    """
     content = read_json(file, wanted, advice)
     with reading(file, advice):
         return kind(**content)
 
 
 def forget_jobs(sweep: Path) -> None:
-    """Remove what the jobs of an earlier start have left, and nothing else that lies there."""
+    """Remove the files of the jobs of an earlier start, and no others."""
     for file in (sweep / JOBS).glob("[0-9]*.json"):
         with suppress(Damaged):
             read_record(Job, file, JOB, "It is left there")
@@ -74,32 +81,32 @@ def forget_jobs(sweep: Path) -> None:
 
 
 @lru_cache(maxsize=8)
-def read_once(path: str, inode: int, modified: int) -> dict[str, Any]:
-    """What the plan of a sweep holds, a file that is replaced when it changes, never written to."""
+def read_plan(path: str, inode: int, modified: int) -> dict[str, Any]:
+    """The content of a sweep's plan, cached by the inode and the time of its file, which is only ever replaced."""
     return read_json(Path(path), PLAN, "Start the sweep again in another folder: finished runs are not repeated")
 
 
 @dataclass
-class Plan:
-    """What a sweep is to do.
+class SweepPlan:
+    """The jobs that a sweep consists of.
 
     Attributes:
-        command: which command it runs, such as `train`.
-        words, hydra_words: what was typed, for the command itself and for Hydra.
-        swept: the settings that differ between the jobs.
-        jobs: the overrides of each, where they are known before; searches choose as they go.
-        count: how many there will be, where that is known.
+        command: the command that it runs, such as `train`.
+        words, hydra_overrides: the overrides on the command line, those of the command and those of Hydra.
+        swept: the keys that differ between the jobs.
+        jobs: the overrides of each job; empty for a search, which chooses them as it goes.
+        count: the number of jobs, if known.
     """
 
     command: str
     words: list[str]
-    hydra_words: list[str]
+    hydra_overrides: list[str]
     swept: list[str]
     jobs: list[list[str]]
     count: int | None
 
     def write(self, sweep: Path) -> None:
-        """Leave it in the folder of the sweep."""
+        """Write it to the folder of the sweep."""
         write_json(sweep / SWEEP, asdict(self))
 
     @classmethod
@@ -108,25 +115,25 @@ class Plan:
         file = sweep / SWEEP
         stat = file.stat()
         with reading(file, "Start the sweep again in another folder"):
-            return cls(**read_once(str(file), stat.st_ino, stat.st_mtime_ns))
+            return cls(**read_plan(str(file), stat.st_ino, stat.st_mtime_ns))
 
-    def own_words(self, overrides: Sequence[str]) -> list[str]:
-        """Those of the overrides of a job that tell it from the others."""
+    def swept_overrides(self, overrides: Sequence[str]) -> list[str]:
+        """The overrides of a job whose keys are swept."""
         return [word for word in overrides if read(word).key in self.swept]
 
 
 def is_sweep(folder: Path) -> bool:
-    """Whether a sweep has begun in a folder."""
+    """True if a folder holds a sweep."""
     try:
-        return bool(Plan.read(folder))
+        return bool(SweepPlan.read(folder))
     except (UserError, OSError):
         return False
 
 
-class Progress:
-    """How far a sweep is, after each job.
+class SweepProgress:
+    """The progress of a sweep, after each of its jobs.
 
-    Of a sweep of many jobs all their files are read at most every few seconds: n jobs would else take n^2 readings.
+    For a sweep of many jobs, their files are read at most every few seconds; otherwise n jobs would read n^2 files.
     """
 
     many, pause = 100, 2.0
@@ -135,7 +142,7 @@ class Progress:
         self.read: dict[Path, float] = {}
 
     def __call__(self, sweep: Path, plan: "Plan") -> str:
-        """What `progress` says, in brackets; nothing where it was said just now."""
+        """The line of `progress`, in brackets; empty if it was returned a moment ago."""
         now = time.monotonic()
         if (plan.count or 0) > self.many and now - self.read.get(sweep, -self.pause) < self.pause:
             return ""
@@ -143,17 +150,18 @@ class Progress:
         return f"  ({progress(plan, read_jobs(sweep))})"
 
 
-def progress(plan: Plan, jobs: Sequence[Job]) -> str:
-    """How far a sweep is, in one line: what is done, failed and running, and the time left.
+def progress(plan: SweepPlan, jobs: Sequence[Job]) -> str:
+    """The progress of a sweep in one line: the jobs done, failed and running, and the time left.
 
     Args:
-        plan: what it is to do.
-        jobs: those that were started.
-        began: when it began, in seconds since 1970.
+        plan: the plan of the sweep.
+        jobs: the jobs that were started.
     """
     count = {state: sum(job.state == state for job in jobs) for state in ("done", "failed", "running")}
     parts = [f"{n} {state}" for state, n in count.items() if n or state == "done"]
-    worked = [job for job in jobs if job.ended and job.ended - job.began > 1]  # those done before end at once
+    worked = [
+        job for job in jobs if job.ended and job.ended - job.began > 1
+    ]  # jobs done in an earlier start end at once
     if plan.count and worked:
         left = plan.count - count["done"] - count["failed"]
         since = min(job.began for job in worked)
@@ -161,12 +169,12 @@ def progress(plan: Plan, jobs: Sequence[Job]) -> str:
         spent = sum(time.time() - job.began for job in jobs if job.state == "running")
         seconds = max(0.0, pace * left - spent / max(1, count["running"]))
         if left:
-            parts.append(f"about {duration(seconds)} left")
+            parts.append(f"about {format_duration(seconds)} left")
     return ", ".join(parts)
 
 
-def duration(seconds: float) -> str:
-    """A length of time in the unit that suits it."""
+def format_duration(seconds: float) -> str:
+    """A duration in hours, minutes or seconds, such as 1.5 h."""
     for unit, size in (("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{seconds / size:.1f} {unit}"

@@ -1,8 +1,8 @@
-"""What a config from a folder, which may be someone else's, may name: parts, and nothing that runs other code.
+"""Check that a config from a run folder, which may come from someone else, runs no code but this project's parts.
 
-`_target_` in a config calls what it names, so a config is code. One that the command line composes is the user's own.
-Of one that lies in a run folder every target must be a part of this project, or among the classes of torch and
-Lightning below, unless the command line says trust=true. docs/security.md says what that promises.
+Hydra calls the `_target_` of a config, so a config is code. A config composed by the command line is the user's own. In
+a config from a run folder every target must be a part of this project, or one of the classes of torch and Lightning
+below, unless the command line says trust=true. docs/security.md says what is guaranteed.
 """
 
 import inspect
@@ -20,11 +20,11 @@ from src.runs.check_config import instantiable_nodes, muted
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
-# Of ours: plain torch without files or processes, of which functions are parts too; and what holds parts among others.
+# Packages of this project: plain torch, whose functions may be targets too, and those of which only classes may be.
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
 PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
 FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.auto.auto")
-# Of others.
+# Classes of other packages.
 LIGHTNING = {
     f"pytorch_lightning.{name}"
     for name in (
@@ -37,8 +37,8 @@ LIGHTNING = {
     )
 }  # fmt: skip
 TORCH = {"torch.optim.lr_scheduler": "LRScheduler", "torch.optim": "Optimizer", "torch.nn": "Module"}
-GET_CLASS = "hydra.utils.get_class"  # of one of the above, as the cells of net=rnn
-# Of Hydra's own settings, those of a saved sweep that are a number or a name, and run nothing.
+GET_CLASS = "hydra.utils.get_class"  # of one of the above, such as the cells of net=rnn
+# Settings of Hydra that a saved sweep may have: numbers and names, which run nothing.
 PLAIN_SETTING = re.compile(r"hydra[./](?:sweeper|launcher)(?:\.(?!python\b|setup\b)\w+)*=[\w.:,+-]*")
 
 _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
@@ -46,7 +46,7 @@ _trusted: ContextVar[bool] = ContextVar("trusted", default=False)
 
 @contextmanager
 def trust_configs(asked: bool) -> Iterator[None]:
-    """Let configs from folders name anything, where that was asked for."""
+    """Accept any target in configs from folders if `asked`, the value of trust=."""
     token = _trusted.set(asked)
     try:
         yield
@@ -55,21 +55,21 @@ def trust_configs(asked: bool) -> Iterator[None]:
 
 
 def is_trusted() -> bool:
-    """Whether the user said trust=true."""
+    """True if the command line says trust=true."""
     return _trusted.get()
 
 
 def check_trusted_config(cfg: dict[str, Any], file: Path) -> None:
-    """Refuse a saved config that names what is no part, or holds what would be computed when it is read.
+    """Refuse a saved config with targets outside this project, or with interpolations.
 
     Args:
-        cfg: plain containers, as they were saved.
-        file: that it is from.
+        cfg: the saved config as plain containers.
+        file: the file that it is from.
 
     Raises:
         UserError: naming the file, the place in it, and the target.
     """
-    for path, value in strings(cfg):
+    for path, value in string_values(cfg):
         if "${" in value:
             raise UserError(
                 f"{file}: {path} holds the interpolation {value!r}, but the config of a run is resolved. "
@@ -77,13 +77,13 @@ def check_trusted_config(cfg: dict[str, Any], file: Path) -> None:
             )
     for path, name in [] if is_trusted() else untrusted_targets(cfg):
         raise UserError(
-            f"{file}: {path}._target_={name} is neither a part of this project nor among the classes of torch and "
-            "Lightning that a run folder may name. Where you know who made the folder, add trust=true: that code runs"
+            f"{file}: {path}._target_={name} is neither a part of this project nor one of the classes of torch and "
+            "Lightning that a run folder may name. If you trust who made the folder, add trust=true: that code runs"
         )
 
 
 def untrusted_targets(cfg: Any) -> list[tuple[str, str]]:
-    """The targets of a config that are no parts, each with its path."""
+    """The targets of a config that are not parts, each with its path."""
     nodes = [(path, node["_target_"], node) for path, node in instantiable_nodes(cfg)]
     return [
         (path, str(name)) for path, name, node in nodes if not is_part(node.get("path") if name == GET_CLASS else name)
@@ -91,7 +91,7 @@ def untrusted_targets(cfg: Any) -> list[tuple[str, str]]:
 
 
 def is_part(name: Any) -> bool:
-    """Whether a target may be named by a saved config; nothing is imported to find out but this project, and torch."""
+    """True if a saved config may name a target. Only this project and torch are imported to find out."""
     if not isinstance(name, str) or not re.fullmatch(r"\w+(\.\w+)+", name):
         return False
     if name in LIGHTNING:
@@ -102,11 +102,11 @@ def is_part(name: Any) -> bool:
     try:
         with muted("hydra.utils"):
             target = get_object(name)
-    except Exception:  # there is none; `check_config` says so
+    except Exception:  # there is no such target: check_config says so
         return within(name, (*PLAIN, *PARTS))
     module = getattr(target, "__module__", None) or ""
     if getattr(sys.modules.get(module), getattr(target, "__name__", ""), None) is not target:
-        return False  # a method, an attribute, or another module's own
+        return False  # a method, an attribute, or an object of another module
     if within(module, tuple(TORCH)):
         return inspect.isclass(target) and any(c.__name__ in TORCH.values() for c in target.__mro__[1:])
     if name in FUNCTIONS or within(module, PLAIN):
@@ -115,27 +115,27 @@ def is_part(name: Any) -> bool:
 
 
 def within(name: str, packages: Sequence[str]) -> bool:
-    """Whether a module is one of these, or in one of them."""
+    """True if a module is one of these packages, or inside one."""
     return any(name == package or name.startswith(package + ".") for package in packages)
 
 
-def strings(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
+def string_values(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
     """Every string in plain containers, with its path."""
     if isinstance(node, str):
         yield path, node
     elif isinstance(node, dict):
         for key, value in node.items():
-            yield from strings(value, f"{path}.{key}" if path else str(key))
+            yield from string_values(value, f"{path}.{key}" if path else str(key))
     elif isinstance(node, list):
         for i, value in enumerate(node):
-            yield from strings(value, f"{path}[{i}]")
+            yield from string_values(value, f"{path}[{i}]")
 
 
 def check_trusted_overrides(words: Sequence[str], file: Path, trust: bool) -> None:
-    """Refuse the words of a saved command line that do more than set values and choose among what is in conf/.
+    """Refuse saved overrides that do more than set values and choose among the files of conf/.
 
     Raises:
-        UserError: naming the file and the word.
+        UserError: naming the file and the override.
     """
     for word in [] if trust else words:
         key, _, value = word.lstrip("+~").partition("=")
@@ -150,6 +150,6 @@ def check_trusted_overrides(words: Sequence[str], file: Path, trust: bool) -> No
             or ("_target_" in word and not named)
         ):
             raise UserError(
-                f"{file} holds the word {word}, which could run code or read other configs. Where you know who made "
+                f"{file} holds the override {word}, which could run code or read other configs. If you trust who made "
                 "the folder, add trust=true"
             )

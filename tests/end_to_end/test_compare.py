@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from src.loggers.metrics_csv import read_metrics, write_metrics
-from src.runs.sweep import Plan
+from src.runs.sweep import SweepPlan
 
 X = ("training_samples", "seconds_of_training")
 SMALL = [
@@ -90,7 +90,7 @@ def test_a_half_finished_sweep(command, sweep, tmp_path):
     shutil.rmtree(half / "2/checkpoints")
     shutil.rmtree(half / "3")
     jobs = [[f"schedule={schedule}", f"seed={seed}"] for schedule in ("linear", "cosine") for seed in (0, 1)]
-    Plan("train", [], [], ["schedule", "seed"], jobs, 4).write(half)
+    SweepPlan("train", [], [], ["schedule", "seed"], jobs, 4).write(half)
     done = command("compare", f"sweep_dir={half}", f"out={tmp_path}/out", "n_shown=2")
     assert done.code == 0, done.error
     assert [r["run"] for r in table_of(tmp_path / "out")] == ["0, 1", "2"]

@@ -85,7 +85,7 @@ def test_images(evaluate, digits):
         "Diversity",
         "Samples",
         "From noise to data",
-        "Has it converged?",
+        "Convergence",
     ):
         assert title in html
     kept = np.load(out / "samples.npz")

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from src.loggers.metrics_csv import read_metrics
-from src.runs.sweep import Job, Plan, read_jobs
+from src.runs.sweep import Job, SweepPlan, read_jobs
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]
 REFUSED = ["optimizer.lr=fast"]  # a mistake that only the check of the settings finds
@@ -87,7 +87,7 @@ def test_a_sweep_leaves_a_foreign_folder_alone(command, foreign, name):
 def test_a_sweep_begins_anew_beside_what_others_put_there(command, foreign):
     """Of its own it removes what the earlier jobs had said, and nothing else."""
     sweep = foreign.parent / "sweep"
-    Plan("train", [], [], [], [], 1).write(sweep)
+    SweepPlan("train", [], [], [], [], 1).write(sweep)
     Job(7, ["seed=7"]).write(sweep)
     for name in ("jobs/notes.txt", "jobs/9.txt"):
         (sweep / name).write_text("{}")
@@ -102,7 +102,7 @@ def test_jobs_whose_folders_have_no_numbers(command, foreign):
     """A job whose folder has other files, or another job's, gets the next number."""
     words = ["-m", *SMALL, "hydra.sweep.dir=sweep", "hydra.sweep.subdir=seed_${seed}"]
     sweep = foreign.parent / "sweep"
-    Plan("train", [], [], [], [], 1).write(sweep)
+    SweepPlan("train", [], [], [], [], 1).write(sweep)
     shutil.copytree(foreign, sweep / "seed_1")
     before = contents(foreign)
     assert command("train", *words, "seed=1").code == 0

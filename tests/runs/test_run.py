@@ -404,4 +404,4 @@ def test_weights_that_are_not_finite_are_refused(value):
     said = message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))
     assert said.startswith(f"x.ckpt holds numbers that are not finite: {name}")
     weights[name] = 3
-    assert f"{name} is no tensor" in message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))
+    assert f"{name} is not a tensor" in message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))

@@ -6,9 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.runs.sweep import Job, Plan, Progress, duration, progress, read_jobs
+from src.runs.sweep import Job, SweepPlan, SweepProgress, format_duration, progress, read_jobs
 
-PLAN = Plan("train", ["seed=1,2,3,4"], [], ["seed"], [[f"seed={n}"] for n in (1, 2, 3, 4)], 4)
+PLAN = SweepPlan("train", ["seed=1,2,3,4"], [], ["seed"], [[f"seed={n}"] for n in (1, 2, 3, 4)], 4)
 
 
 def test_jobs_are_read_as_they_were_written(tmp_path):
@@ -19,16 +19,16 @@ def test_jobs_are_read_as_they_were_written(tmp_path):
     jobs[0].end(tmp_path, "done", value=[1.0, 2.0])
     assert read_jobs(tmp_path)[1].value == [1.0, 2.0] and read_jobs(tmp_path)[1].ended > 1
     PLAN.write(tmp_path)
-    assert Plan.read(tmp_path) == PLAN
-    assert PLAN.own_words(["experiment=x", "+seed=3", "seedling=1"]) == ["+seed=3"]
+    assert SweepPlan.read(tmp_path) == PLAN
+    assert PLAN.swept_overrides(["experiment=x", "+seed=3", "seedling=1"]) == ["+seed=3"]
 
 
 @pytest.mark.parametrize(("n", "reads"), [(20, 2 * 20), (400, 3)])
 def test_many_jobs_are_not_all_read_after_each(tmp_path, monkeypatch, n, reads):
     """Of a few jobs the progress is said after each; of many every two seconds, of which they take four."""
-    plan = Plan("train", [], [], ["seed"], [[f"seed={i}"] for i in range(n)], n)
+    plan = SweepPlan("train", [], [], ["seed"], [[f"seed={i}"] for i in range(n)], n)
     plan.write(tmp_path)
-    read, how_far, now = [], Progress(), [0.0]
+    read, how_far, now = [], SweepProgress(), [0.0]
     monkeypatch.setattr("src.runs.sweep.read_jobs", lambda sweep: read.append(sweep) or [])
     monkeypatch.setattr("src.runs.sweep.time", SimpleNamespace(monotonic=lambda: now[0], time=time.time))
     said = []
@@ -42,10 +42,10 @@ def test_a_plan_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
     text, reads = Path.read_text, []
     monkeypatch.setattr(Path, "read_text", lambda path, *a, **k: reads.append(path.name) or text(path, *a, **k))
     PLAN.write(tmp_path)
-    assert [Plan.read(tmp_path) for _ in range(9)] == [PLAN] * 9 and len(reads) == 1
-    other = Plan("train", [], [], [], [], 7)
+    assert [SweepPlan.read(tmp_path) for _ in range(9)] == [PLAN] * 9 and len(reads) == 1
+    other = SweepPlan("train", [], [], [], [], 7)
     other.write(tmp_path)
-    assert Plan.read(tmp_path) == other and len(reads) == 2
+    assert SweepPlan.read(tmp_path) == other and len(reads) == 2
 
 
 @pytest.mark.parametrize(
@@ -61,15 +61,15 @@ def test_time_left(done, failed, before, left):
     jobs += [Job(100 + n, [], "done", 0.0, 0.1) for n in range(before)]
     said = progress(PLAN, jobs)
     assert said.startswith(f"{done + before} done") and (f"{failed} failed" in said) == bool(failed)
-    assert (f"about {duration(left)} left" in said) if left else ("left" not in said)
+    assert (f"about {format_duration(left)} left" in said) if left else ("left" not in said)
 
 
 def test_what_a_running_job_has_done_counts():
     now = time.time()
     jobs = [Job(0, [], "done", now - 90, now - 30), Job(1, [], "running", now - 30)]
-    assert progress(PLAN, jobs) == f"1 done, 1 running, about {duration(3 * 60 - 30)} left"
+    assert progress(PLAN, jobs) == f"1 done, 1 running, about {format_duration(3 * 60 - 30)} left"
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (90, "1.5 min"), (5400, "1.5 h")])
 def test_durations(seconds, text):
-    assert duration(seconds) == text
+    assert format_duration(seconds) == text

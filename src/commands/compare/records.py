@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 from src.loggers.metrics_csv import Row, read_metrics
 from src.runs.data_identity import identifying_settings
 from src.runs.run import CONFIG, OtherVersion, Run
-from src.runs.sweep import SWEEP, Plan, read_jobs
+from src.runs.sweep import SWEEP, SweepPlan, read_jobs
 from src.utils import files
 from src.utils.console import log
 from src.utils.errors import UserError
@@ -190,9 +190,9 @@ def natural_key(path: Path) -> list[tuple[int, str]]:
 
 def unstarted_jobs(sweep: Path) -> list[str]:
     """A message for each planned job without a run, with its error if it failed."""
-    plan, errors = Plan.read(sweep), {job.number: job.error for job in read_jobs(sweep)}
+    plan, errors = SweepPlan.read(sweep), {job.number: job.error for job in read_jobs(sweep)}
     missing = [n for n in range(len(plan.jobs)) if not (sweep / str(n) / CONFIG).is_file()]
-    words = {n: " ".join(plan.own_words(plan.jobs[n])) for n in missing}
+    words = {n: " ".join(plan.swept_overrides(plan.jobs[n])) for n in missing}
     return [
         f"Run {n} failed: {words[n]}: {errors[n]}." if errors.get(n) else f"Run {n} was not started: {words[n]}."
         for n in missing

@@ -13,7 +13,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.commands.cli import user_errors, user_message
 from src.commands.sweep.plugins import prepare
-from src.runs.sweep import Job, Plan, forget_jobs, is_sweep, read_jobs
+from src.runs.sweep import Job, SweepPlan, forget_jobs, is_sweep, read_jobs
 from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.override_syntax import assignment, command, read
 from src.utils.processes import decide_on_rank_zero, is_worker_rank
@@ -58,7 +58,7 @@ class Sweep(Callback):
         if is_worker_rank():
             return
         sweep = Path(config.hydra.sweep.dir)
-        plan, jobs = Plan.read(sweep), read_jobs(sweep)
+        plan, jobs = SweepPlan.read(sweep), read_jobs(sweep)
         notes = print_table(sweep) if plan.command == "train" else []
         highest = config.hydra.sweeper.get("direction") == "maximize"
         said = closing(sweep, plan, jobs, OmegaConf.select(config, "sweep.objective"), notes, highest)
@@ -80,7 +80,7 @@ def settle_folder(name: Any) -> str:
     return str(folder)
 
 
-def planned(config: DictConfig) -> Plan:
+def planned(config: DictConfig) -> SweepPlan:
     """What the words of a sweep stand for."""
     hydra = config.hydra
     words = list(hydra.overrides.task)
@@ -92,8 +92,10 @@ def planned(config: DictConfig) -> Plan:
     if hydra.sweeper._target_.endswith("BasicSweeper"):
         (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *words]), None)
         count = len(jobs)
-    hydra_words = [word for word in hydra.overrides.hydra if read(word).key not in ("hydra.sweep.dir", "hydra.mode")]
-    return Plan(hydra.job.config_name, words, hydra_words, swept, jobs, count)
+    hydra_overrides = [
+        word for word in hydra.overrides.hydra if read(word).key not in ("hydra.sweep.dir", "hydra.mode")
+    ]
+    return SweepPlan(hydra.job.config_name, words, hydra_overrides, swept, jobs, count)
 
 
 def print_table(sweep: Path) -> list[str]:
@@ -119,7 +121,7 @@ def print_table(sweep: Path) -> list[str]:
 
 
 def closing(
-    sweep: Path, plan: Plan, jobs: list[Job], objective: object, losses_differ: list[str], highest: bool = False
+    sweep: Path, plan: SweepPlan, jobs: list[Job], objective: object, losses_differ: list[str], highest: bool = False
 ) -> list[str]:
     """The best job, those that failed and why, and what to type next.
 

@@ -15,14 +15,14 @@ from omegaconf import DictConfig
 from src.commands.cli import exit_with_error, one_line_message, user_message
 from src.commands.run_dir import FailedBefore
 from src.commands.run_setup import setup_run
-from src.runs.sweep import Job, Plan, Progress, duration
+from src.runs.sweep import Job, SweepPlan, SweepProgress, format_duration
 from src.utils.console import start_logging
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, command, read
 from src.utils.paths import settle_strings
 from src.utils.processes import cluster_environment, is_worker_rank
 
-how_far = Progress()  # of this process
+how_far = SweepProgress()  # of this process
 
 
 def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -35,8 +35,8 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     if is_worker_rank():
         return follow_job(task, cfg)
     sweep, number = Path(hydra.sweep.dir), int(hydra.job.num)
-    plan = Plan.read(sweep)
-    job = Job(number, plan.own_words(hydra.overrides.task), began=time.time())
+    plan = SweepPlan.read(sweep)
+    job = Job(number, plan.swept_overrides(hydra.overrides.task), began=time.time())
     job.write(sweep)
     say(sweep, plan, job)
     try:
@@ -71,11 +71,11 @@ def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
 def stop(sweep: Path, job: Job, message: str, code: int) -> None:
     """End the whole sweep."""
     job.end(sweep, "stopped")
-    again = command(Plan.read(sweep).command, "-m", assignment("sweep.resume", sweep))
+    again = command(SweepPlan.read(sweep).command, "-m", assignment("sweep.resume", sweep))
     exit_with_error(f"{message}. The sweep goes on with: {again}", code)
 
 
-def say(sweep: Path, plan: Plan, job: Job) -> None:
+def say(sweep: Path, plan: SweepPlan, job: Job) -> None:
     """A line of what became of this job, and how far the sweep is."""
     of = f" of {plan.count}" if plan.count else ""
     words = " ".join(job.words)
@@ -85,7 +85,7 @@ def say(sweep: Path, plan: Plan, job: Job) -> None:
         what = f"failed: {job.error}"
     else:
         value = f": {job.value:.5g}" if isinstance(job.value, float) else ""
-        what = f"done in {duration(job.ended - job.began)}{value}"
+        what = f"done in {format_duration(job.ended - job.began)}{value}"
     print(f"[job {job.number}{of}] {words}  {what}{how_far(sweep, plan)}", flush=True)
 
 

@@ -6,11 +6,11 @@ import shutil
 import pytest
 
 from src.commands.compare.records import check_same_data, find_runs, find_sweep, with_short_names
-from src.runs.sweep import Job, Plan
+from src.runs.sweep import Job, SweepPlan
 from src.utils.errors import UserError
 
 JOBS = [[f"optimizer.lr={lr}", f"seed={seed}"] for lr in ("1e-4", "3e-4") for seed in (1, 2)]
-PLAN = Plan("train", ["optimizer.lr=1e-4,3e-4", "seed=1,2"], [], ["optimizer.lr", "seed"], JOBS, 4)
+PLAN = SweepPlan("train", ["optimizer.lr=1e-4,3e-4", "seed=1,2"], [], ["optimizer.lr", "seed"], JOBS, 4)
 
 
 def test_runs_by_name(write_run, tmp_path):
@@ -60,7 +60,7 @@ def test_runs_of_an_earlier_version_are_skipped(write_run, tmp_path):
 
 def test_a_search_has_no_planned_jobs(write_run, tmp_path):
     write_run("0"), write_run("1")
-    Plan("train", [], [], ["seed"], [], 9).write(tmp_path)
+    SweepPlan("train", [], [], ["seed"], [], 9).write(tmp_path)
     assert find_sweep(str(tmp_path))[1] == []
 
 

@@ -4,7 +4,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from src.commands.sweep.callback import closing, planned
-from src.runs.sweep import Job, Plan
+from src.runs.sweep import Job, SweepPlan
 
 BASIC = "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"
 
@@ -20,7 +20,7 @@ def config(words, params=None, target=BASIC, **sweeper):
 
 def test_the_jobs_of_a_grid():
     plan = planned(config(["net=unet", "seed=1,2", "a=choice(x,y)"], {"b": "range(0,2)"}))
-    assert plan.swept == ["b", "seed", "a"] and plan.count == 8 and plan.hydra_words == ["hydra/launcher=parallel"]
+    assert plan.swept == ["b", "seed", "a"] and plan.count == 8 and plan.hydra_overrides == ["hydra/launcher=parallel"]
     assert plan.jobs[1] == ["b=0", "net=unet", "seed=1", "a=y"]
 
 
@@ -43,7 +43,7 @@ def test_the_end(tmp_path, states, expected):
         Job(n, [f"seed={n}"], names[s], 0, 9, float(n) if s == "d" else None, None if s == "d" else "no")
         for n, s in enumerate(states)
     ]
-    lines = closing(tmp_path, Plan("train", [], [], ["seed"], [], 2), jobs, "best_val_loss", [])
+    lines = closing(tmp_path, SweepPlan("train", [], [], ["seed"], [], 2), jobs, "best_val_loss", [])
     assert len(lines) == len(expected)
     for line, part in zip(lines, expected, strict=True):
         assert part.replace("=F", f"={tmp_path}") in line
