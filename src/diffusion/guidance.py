@@ -1,4 +1,4 @@
-"""Guidance: wraps `denoise`, returns `denoise`, for one schedule."""
+"""Guidance: functions of (denoise, schedule) that return another denoise."""
 
 import math
 from collections.abc import Callable
@@ -28,12 +28,12 @@ class CFG:
 
     .. math:: \hat x_0 = \hat x_0(\varnothing) + w\, (\hat x_0(y) - \hat x_0(\varnothing))
 
-    Both are evaluated in one call on a doubled batch. Samples without a label are left alone.
+    Both predictions are evaluated in one call on a doubled batch. Without a label nothing changes.
 
     Args:
-        scale: w; 1 is plain conditional sampling, 0 unconditional.
-        rescale: share to which the result is scaled back to the standard deviation of :math:`\hat x_0(y)`, against the
-            harsh contrast of strong guidance.
+        scale: w; 1 for conditional, 0 for unconditional sampling.
+        rescale: how far the standard deviation is rescaled to that of :math:`\hat x_0(y)`, in [0, 1], which reduces
+            the high contrast of strong guidance.
 
     Source: Ho, Salimans 2022, arXiv:2207.12598, eq. 6 (there with w - 1 for w); rescale: Lin et al. 2024,
     arXiv:2305.08891, eq. 15 and 16.
@@ -66,10 +66,10 @@ class CFG:
 class IntervalGuidance:
     r"""Guide only between two noise levels, :math:`\sigma_\min \le \sigma_t / \alpha_t \le \sigma_\max`.
 
-    Elsewhere it neither helps quality nor costs evaluations.
+    At other noise levels guidance does not improve samples; there it is left out, with its evaluations.
 
     Args:
-        guidance: any other.
+        guidance: the guidance in the interval.
         sigma_min, sigma_max: :math:`\sigma_\min` and :math:`\sigma_\max`.
 
     Source: Kynkäänniemi et al. 2024, arXiv:2404.07724, eq. 4.
@@ -87,13 +87,13 @@ class IntervalGuidance:
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         inside = self.guidance(denoise, schedule)
-        conditional = getattr(self.guidance, "conditional", True)  # whether the label is the denoiser's too
+        conditional = getattr(self.guidance, "conditional", True)  # False if the denoiser is not given the label
 
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             ratio = torch.exp(-schedule.log_snr(t) / 2)
             within = (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
             if within.any() != within.all():
-                raise ValueError("guidance in an interval wants one time for the whole batch")
+                raise ValueError("guidance=interval needs one time for the whole batch")
             return inside(x_t, t, cond) if within.all() else denoise(x_t, t, cond if conditional else None)
 
         return guided
@@ -105,12 +105,12 @@ class AutoGuidance:
 
     .. math:: \hat x_0 = \hat x_0^\text{weak} + w\, (\hat x_0 - \hat x_0^\text{weak})
 
-    It works without labels, and costs the evaluations of the weaker model, which may have a schedule of its own: it is
-    asked at the same ratio of signal and noise.
+    It needs no labels, but an evaluation of the weaker model each time. That model may have another schedule: it is
+    evaluated at the same signal-to-noise ratio.
 
     Args:
         guide_model: the weaker model.
-        scale: w; 1 is none.
+        scale: w; 1 for no guidance.
 
     Source: Karras et al. 2024, arXiv:2406.02507, eq. 5.
     """
@@ -131,7 +131,7 @@ class AutoGuidance:
 
 
 def to_schedule(x_t: Tensor, t: Tensor, schedule: Schedule, other: Schedule) -> tuple[Tensor, Tensor]:
-    """The same noisy data on another schedule: where its log-SNR is that of t, and scaled as it is there."""
+    """The noisy data on another schedule: x_t rescaled, and the time with the same log-SNR."""
     alpha, sigma = schedule.alpha_sigma(t)
     if all(map(torch.equal, (alpha, sigma), other.alpha_sigma(t))):
         return x_t, t
@@ -145,18 +145,18 @@ class ClassifierGuidance:
     .. math:: \nabla \log p(x_t) \mathrel{+}= w\, \nabla \log p(y | x_t), \quad \text{that is} \quad
               \hat x_0 \mathrel{+}= w\, \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | x_t)
 
-    Where there is no signal, x_t says nothing of y, and nothing is added.
+    Without signal x_t is independent of y, and nothing is added.
 
     Args:
-        log_prob: any differentiable ``log_prob(x_t, t, y)`` of (B, C, *S), () and (B,), that gives (B,).
+        log_prob: differentiable ``log_prob(x_t, t, y)`` of (B, C, *S), () and (B,), which returns (B,).
         scale: w.
-        conditional: whether the denoiser is given the label too.
+        conditional: True if the denoiser is given the label too.
 
     Source: Dhariwal, Nichol 2021, arXiv:2105.05233, eq. 11 to 14.
     """
 
     pushes_to_label = True
-    takes_label = True  # whatever the denoiser takes
+    takes_label = True  # even if the denoiser does not
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0,
                  conditional: bool = False):  # fmt: skip
@@ -175,9 +175,9 @@ class ClassifierGuidance:
 
 
 def gradient_gain(schedule: Schedule, t: Time, scale: float) -> Time | None:
-    r""":math:`w \sigma_t^2 / \alpha_t`, by which :math:`\hat x_0` moves with the gradient of a log-probability.
+    r""":math:`w \sigma_t^2 / \alpha_t`, the factor of the gradient of a log-probability in :math:`\hat x_0`.
 
-    It is 0 where x_t is pure signal or pure noise, and None where it is 0 for the whole batch.
+    It is 0 where x_t is pure signal or pure noise, and None if it is 0 for the whole batch.
     """
     alpha, sigma = schedule.alpha_sigma(t)
     mixed = (alpha > 1e-8 * sigma) & (sigma > 0)
@@ -187,9 +187,9 @@ def gradient_gain(schedule: Schedule, t: Time, scale: float) -> Time | None:
 
 
 def log_prob_gradient(f: Callable[[Tensor], tuple[Tensor, Aux]], x_t: Tensor) -> tuple[Tensor, Aux]:
-    """The gradient at x_t of the log-probability (B,) that f returns first, and what it returns second.
+    """The gradient at x_t of the log-probability (B,), the first value of f, and the second value of f.
 
-    It is computed in inference mode too; tensors that f captures must be cloned within it.
+    It works in inference mode too; f must clone the tensors that it captures.
     """
     with torch.inference_mode(False), torch.enable_grad():
         x = x_t.detach().clone().requires_grad_()

@@ -1,4 +1,4 @@
-"""The ideal denoiser of a finite set of data: what remembering them, and nothing else, comes to."""
+"""The ideal denoiser of a finite data set."""
 
 from collections.abc import Iterable
 
@@ -18,18 +18,18 @@ def ideal_denoiser(
     data: Iterable[Part],
     cond: Int[Tensor, " batch"] | None = None,
 ) -> Float[Tensor, "batch *shape"]:
-    r"""The mean of the data behind noisy samples, where the data are a finite set and all of it equally likely.
+    r"""The posterior mean of the data given noisy samples, for a finite set of equally likely data.
 
     .. math:: E[x_0 | x_t] = \sum_i w_i x_i, \quad
               w = \operatorname{softmax}_i \left( -\frac{|x_t - \alpha x_i|^2}{2 \sigma^2} \right)
 
-    No denoiser has a lower squared error on the data themselves, averaged over all of them and the noise.
+    It minimizes the expected squared error on these data, as a model that memorizes them would.
 
     Args:
         x_t: noisy samples; the device and precision of the computation are theirs.
-        alpha, sigma: of each.
-        data: the x_i with their conditions, a part at a time: (x (M, *shape), cond (M,) or None).
-        cond: condition of each noisy sample, whose data are then those with the same condition; all data for -1.
+        alpha, sigma: coefficients of each sample.
+        data: batches of the x_i with their conditions, (x (M, *shape), cond (M,) or None).
+        cond: conditions of the samples, which restrict the data to those of the same condition; -1 for all data.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 57 in appendix B.3.
     """
@@ -41,20 +41,20 @@ def ideal_denoiser(
     for x, x_cond in data:
         x = x.to(x_t).flatten(1)
         if origin is None:
-            # Distances are differences of squares, which are small, and so precise, around the middle of the data.
+            # Distances are computed as differences of squares, which are most precise around the mean of the data.
             origin = x.mean(0)
             noisy = x_t.flatten(1) - alpha.to(x_t) * origin
         x = x - origin
-        # The square of the noisy sample is the same for all data, and is left out.
+        # The square of the noisy sample is equal for all data and left out.
         logits = near * (noisy @ x.T) - far * x.square().sum(1)
         if cond is not None and x_cond is not None:
             foreign = (cond[:, None] != x_cond) & (cond[:, None] != NULL)
             logits = logits.masked_fill(foreign.to(logits.device), -torch.inf)
         higher = torch.maximum(highest, logits.amax(1, keepdim=True))
-        pivot = higher.clamp(min=torch.finfo(x_t.dtype).min)  # while no data with this condition were seen
+        pivot = higher.clamp(min=torch.finfo(x_t.dtype).min)  # before any data of this condition
         weights, shrink = (logits - pivot).exp(), (highest - pivot).exp()
         total, weighted = shrink * total + weights.sum(1, keepdim=True), shrink * weighted + weights @ x
         highest = higher
     if origin is None:
-        raise ValueError("the ideal denoiser needs data")
+        raise ValueError("ideal_denoiser needs at least one batch of data")
     return (weighted / total + origin).view(shape)

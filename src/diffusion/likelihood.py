@@ -11,7 +11,12 @@ from src.diffusion.schedules import Schedule
 
 
 class LogLikelihood(NamedTuple):
-    """log_density: (B,), nats for a whole sample. nfe: evaluations of the denoiser, each with its backward passes."""
+    """A log-likelihood.
+
+    Attributes:
+        log_density: (B,), in nats per sample.
+        nfe: number of evaluations of the denoiser, each with its backward passes.
+    """
 
     log_density: Tensor
     nfe: int
@@ -27,23 +32,23 @@ def ode_log_likelihood(
     rtol: float = 1e-5,
     atol: float = 1e-5,
 ) -> LogLikelihood:
-    r"""Follows data up to noise and adds up how much the flow stretches.
+    r"""Solve the probability-flow ODE from data to noise and integrate its divergence.
 
     With :math:`y = x_t / \alpha_t`, :math:`u = \log(\sigma_t / \alpha_t)` and :math:`\hat x_0` as a function of y and u
 
     .. math:: \frac{dy}{du} = y - \hat x_0, \quad
               \log p(x_0) = \log p(y_1) + \int (D - \nabla_y \cdot \hat x_0)\, du
 
-    which is smooth at both ends. It is solved by the adaptive Runge-Kutta method of Dormand and Prince.
+    which is smooth at both ends. The solver is the adaptive Runge-Kutta method of Dormand and Prince.
 
     Args:
-        denoise: predicts x_0 from (x_t, t), differentiably.
+        denoise: differentiable function of (x_t, t) that predicts x_0.
         schedule: the forward process.
         x_0: (B, C, *S).
         probes: (P, B, C, *S) random signs for Hutchinson's estimate of the divergence; None for the exact one, which
-            costs a backward pass for each element of a sample.
-        sigma_min: smallest :math:`\sigma / \alpha`; the data is taken to have this much noise.
-        sigma_max: largest; less where the schedule ends before, or t does not resolve it (see :func:`last_time`).
+            needs a backward pass per element of a sample.
+        sigma_min: smallest :math:`\sigma / \alpha`; the data is assumed to have this noise.
+        sigma_max: largest; lower if the schedule ends before or float64 times do not resolve it; see :func:`last_time`.
         rtol, atol: tolerances of the solver.
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 39 and 40; Grathwohl et al. 2019, arXiv:1810.01367, eq. 7.
@@ -77,10 +82,10 @@ def ode_log_likelihood(
 
 
 def last_time(schedule: Schedule, sigma_max: float) -> Tensor:
-    r"""The time where :math:`\sigma / \alpha` is `sigma_max`, or the last one at which float64 resolves that.
+    r"""The time where :math:`\sigma / \alpha` is `sigma_max`, or the last time at which float64 resolves it.
 
-    There the nearest other number moves :math:`\log(\sigma / \alpha)` by less than 1e-4. A schedule that ends in noise
-    alone may pass through all higher levels within a rounding error of t = 1.
+    There the nearest other number changes :math:`\log(\sigma / \alpha)` by less than 1e-4. A schedule that ends without
+    signal may have all higher noise levels within a rounding error of t = 1.
     """
     t = schedule.inverse_log_snr(torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64)).detach()
     before = 1 - 2.0 ** -torch.arange(53, 0, -1, dtype=torch.float64)
@@ -100,7 +105,7 @@ def divergence(output: Tensor, x: Tensor, probes: Tensor | None) -> Tensor:
 
 
 def dequantize(x: Tensor, num_levels: int, generator: torch.Generator) -> Tensor:
-    """Spread data of `num_levels` levels in [-1, 1] evenly over the width of a level, as a density needs."""
+    """Add uniform noise of the width of a level to discrete data of `num_levels` values in [-1, 1]."""
     u = torch.rand(x.shape, generator=generator, device=x.device, dtype=x.dtype)
     return x + (2 * u - 1) / (num_levels - 1)
 

@@ -1,4 +1,4 @@
-"""A log-SNR that is known at T points in time."""
+"""A log-SNR given at T times."""
 
 import torch
 from jaxtyping import Float
@@ -8,13 +8,13 @@ from src.diffusion.schedules import Time
 
 
 class LogSNRTable:
-    r"""A log-SNR known at t = k / T, k = 1 .. T.
+    r"""A log-SNR given at the nodes t = k / T, k = 1 .. T.
 
-    Between the nodes it is interpolated linearly; between t = 0, where it is infinite, and the first node
-    :math:`\sigma^2 / \alpha^2` is; before a last node without signal :math:`\alpha^2 / \sigma^2` is.
+    The log-SNR is interpolated linearly between nodes; :math:`\sigma^2 / \alpha^2` is between t = 0 and the first node,
+    and :math:`\alpha^2 / \sigma^2` before a last node without signal.
 
     Args:
-        log_snr: (T,) falling values, float64; the last may be minus infinity.
+        log_snr: (T,) decreasing values, float64; the last may be minus infinity.
     """
 
     def __init__(self, log_snr: Float[Tensor, " steps"]):
@@ -37,7 +37,7 @@ class LogSNRTable:
         return log_snr
 
     def inverse(self, log_snr: Time) -> Time:
-        """The t of a log-SNR."""
+        """The t with this log-SNR."""
         value = torch.as_tensor(log_snr, dtype=torch.float64)
         above = torch.searchsorted(-self.values, -value).clamp(1, max(self.steps - 1, 1))
         high, low = self.values[above - 1], self.values[above.clamp(max=self.steps - 1)]

@@ -1,8 +1,8 @@
-r"""Losses: how far the predicted data is from the data, for every sample of a batch.
+r"""Losses of a denoiser, one value per sample.
 
-Most compare :math:`\hat x_0` with x_0 under a weighting, which is stated in the space of the data; with `mse` and the
-weighting `simple` that is the squared error of the noise, with `v` that of v, with `uniform` that of the data;
-see :mod:`src.diffusion.weightings`. `vlb` and `hybrid` are the variational bound.
+Most compare :math:`\hat x_0` with x_0 under a weighting in the space of the data: with `mse` and the weighting
+`simple` the loss is the squared error of the noise, with `v` that of v, with `uniform` that of the data; see
+:mod:`src.diffusion.weightings`. `vlb` and `hybrid` contain the variational bound.
 """
 
 import math
@@ -26,7 +26,13 @@ Weighting = Callable[[Schedule, Time], Time]
 
 
 class Loss(ABC):
-    """A new one is one method, the call; one that compares x_0 is one method, `elementwise`, of a `Weighted`."""
+    """The base class of losses. A new one implements `__call__`, or `elementwise` of :class:`Weighted`.
+
+    Attributes:
+        trains_variance: True if a learned variance gets gradients.
+        trains_schedule: True if a learned schedule gets gradients.
+        bounded_data: True if the data must be in [-1, 1].
+    """
 
     trains_variance = False
     trains_schedule = False
@@ -41,10 +47,10 @@ class Loss(ABC):
         noise: Float[Tensor, "batch *data"],
         cond: Tensor | None = None,
     ) -> Float[Tensor, " batch"]:
-        """The loss of every sample."""
+        """The loss of each sample."""
 
     def check(self, denoiser: Denoiser) -> None:
-        """Refuse a denoiser of which this loss would leave a part untrained."""
+        """Raise ValueError if this loss leaves a learned part of the denoiser untrained."""
         if denoiser.variance.outputs > 1 and not self.trains_variance:
             raise ValueError(
                 "this loss does not train the variance: use loss=hybrid, loss=vlb with loss.steps, or "
@@ -54,13 +60,13 @@ class Loss(ABC):
             raise ValueError("this loss does not train the schedule: use loss=vlb loss.steps=null, or schedule=cosine")
 
     def check_data(self, x_0: Tensor) -> None:
-        """Refuse data beyond [-1, 1] where this loss is of bounded data, by a few samples of them."""
+        """Raise ValueError if some samples are outside the range that this loss needs."""
         if self.bounded_data and (most := x_0.abs().max().item()) > 1:
-            raise ValueError(f"this loss is of data in [-1, 1], but these reach {most:.3g}; use loss=mse")
+            raise ValueError(f"this loss needs data in [-1, 1], got values up to {most:.3g}; use loss=mse")
 
 
 class Weighted(Loss):
-    """The mean over a sample's elements of a weighted comparison.
+    """Weighted comparison of predicted and true data, averaged over the elements of a sample.
 
     Args:
         weighting: maps (schedule, t) to w.
@@ -74,11 +80,11 @@ class Weighted(Loss):
         middle = torch.tensor([0.25, 0.5, 0.75], dtype=torch.float64)
         weights = self.weighting(denoiser.schedule, middle).tolist()
         if not all(0 <= w < math.inf for w in weights):
-            raise ValueError(f"the weighting is {weights} at t = {middle.tolist()}; it has to be finite and at least 0")
+            raise ValueError(f"the weighting must be finite and >= 0, got {weights} at t = {middle.tolist()}")
 
     @abstractmethod
     def elementwise(self, predicted: Tensor, x_0: Tensor, weight: Tensor) -> Tensor:
-        """The loss of each element of (B, C, *S); the weight, (B, 1, ...), multiplies a squared error."""
+        """The loss of each element, (B, C, *S); `weight` (B, 1, ...) is the factor of a squared error."""
 
     def __call__(self, denoiser, x_0, t, noise, cond=None):
         predicted = denoiser(denoiser.schedule.add_noise(x_0, t, noise), t, cond).x_0
@@ -101,7 +107,7 @@ class L1(Weighted):
 
 
 class Huber(Weighted):
-    r"""Of :math:`r = \sqrt{w} (\hat x_0 - x_0)`: half the square below `delta`, continued by its tangent."""
+    r"""Huber loss of :math:`r = \sqrt{w} (\hat x_0 - x_0)`: :math:`r^2 / 2` below `delta`, linear above."""
 
     def __init__(self, weighting: Weighting, delta: Annotated[float, Gt(0)] = 1.0):
         super().__init__(weighting)
@@ -113,11 +119,11 @@ class Huber(Weighted):
 
 
 class PseudoHuber(Weighted):
-    r"""A smooth Huber loss, of the whole sample: :math:`(\sqrt{\lVert r \rVert^2 + D c^2} - \sqrt D c) / \sqrt D`.
+    r"""Smooth Huber loss of the whole sample, :math:`(\sqrt{\lVert r \rVert^2 + D c^2} - \sqrt D c) / \sqrt D`.
 
     Args:
         weighting: maps (schedule, t) to w; :math:`r = \sqrt{w} (\hat x_0 - x_0)` with D elements.
-        c: where squared becomes absolute, in units of one element; the paper's constant for images is
+        c: transition from squared to absolute, per element; the constant of the paper for images is
             :math:`0.00054 \sqrt D` for the whole sample.
 
     Source: Song, Dhariwal 2024, arXiv:2310.14189, eq. 8; Lee et al. 2024, arXiv:2405.20320.
@@ -133,11 +139,11 @@ class PseudoHuber(Weighted):
 
 
 class BCE(Weighted):
-    r"""Binary cross-entropy of the data taken to [0, 1], :math:`-p \log \hat p - (1 - p) \log(1 - \hat p)`.
+    r"""Binary cross-entropy of the data rescaled to [0, 1], :math:`-p \log \hat p - (1 - p) \log(1 - \hat p)`.
 
-    Its least value is the entropy of p, above 0 where p is neither 0 nor 1. Nothing keeps a prediction within [0, 1],
-    where the logarithms end. So beyond [margin, 1 - margin], or p where that lies further out, a straight line takes
-    their place, as steep as they are there and at least of slope 1, which pulls back.
+    Its minimum is the entropy of p. Predictions are not bounded to [0, 1], the domain of the logarithms, so outside
+    [margin, 1 - margin] (or outside p, if p is further out) the loss continues linearly, with the slope at that point
+    and at least slope 1.
     """
 
     bounded_data = True
@@ -160,7 +166,7 @@ class Perceptual(Weighted):
 
     Args:
         weighting: maps (schedule, t) to w.
-        features: any network, from (B, C, *S) to a tensor or a list of tensors, each (B, ...); it is frozen.
+        features: network from (B, C, *S) to a tensor or a list of tensors, each (B, ...); it is frozen.
 
     Source: Johnson et al. 2016, arXiv:1603.08155, section 3.2.
     """
@@ -183,10 +189,10 @@ class VLB(Loss):
     r"""Variational bound in bits per dimension; the mean over uniform times is an unbiased estimate.
 
     Args:
-        steps: T; times are rounded up to k / T, and the term of one step counts T times. None for the limit of
-            infinitely many steps, :math:`-\tfrac12 \text{SNR}'(t) \lVert \hat x_0 - x_0 \rVert^2`, which leaves out
-            the decoder; a learned schedule needs it.
-        num_levels: levels of rounded data, 256 for images; None for the density of continuous data.
+        steps: T; times are rounded up to k / T, and the term of that step is multiplied by T. None for the limit of
+            infinitely many steps, :math:`-\tfrac12 \text{SNR}'(t) \lVert \hat x_0 - x_0 \rVert^2`, without the
+            decoder term; a learned schedule needs it.
+        num_levels: number of values of discrete data, 256 for images; None for the density of continuous data.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Kingma et al. 2021, arXiv:2107.00630, eq. 14 and 17.
     """
@@ -213,7 +219,7 @@ class Hybrid(Weighted):
     r"""Weighted squared error, which trains the mean, plus `scale` times the bound, which trains the variance.
 
     Args:
-        weighting: of the squared error.
+        weighting: weighting of the squared error.
         steps: T; times are rounded up to k / T.
         scale: :math:`\lambda` of the paper.
         num_levels: as in `VLB`.
@@ -249,24 +255,22 @@ class Hybrid(Weighted):
     def check(self, denoiser):
         super().check(denoiser)
         if denoiser.variance.outputs == 1:
-            raise ValueError("loss=hybrid trains a learned variance: use variance=learned_range, or loss=mse")
+            raise ValueError("loss=hybrid needs a learned variance: use variance=learned_range, or loss=mse")
 
 
 def round_to_step(t: Time, steps: int) -> tuple[Time, Time]:
-    """s and t of the step of k / T that holds t, of T = steps."""
+    """Round t up to a multiple k / T, T = steps; returns ((k - 1) / T, k / T)."""
     k = torch.ceil(t * steps - 1e-9 * steps).clamp(1, steps)
     return (k - 1) / steps, k / steps
 
 
 def _check_steps(steps: int | None) -> int | None:
-    """Refuse a bound without terms."""
     if steps is not None and steps < 1:
         raise ValueError(f"loss.steps must be >= 1, got {steps}")
     return steps
 
 
 def _check_positive(name: str, value: float) -> float:
-    """Refuse a scale that is none."""
     if value <= 0:
         raise ValueError(f"loss.{name} must be > 0, got {value}")
     return value

@@ -1,6 +1,6 @@
-r"""Linear measurements :math:`y = A x_0`, whose :math:`A A^T` is easily inverted: each says how.
+r"""Linear operators A of measurements :math:`y = A x_0`, with a closed form of the inverse of :math:`A A^T`.
 
-Shapes: x (B, C, *S); y (B, ...), that of A x. Spatial axes are those from the third on, of signals one, of images two.
+Shapes: x (B, C, *S); y (B, ...). Spatial axes are those from the third on: one for signals, two for images.
 """
 
 import math
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-# Of a blur, the least (gain² + ridge) that is divided by: frequencies fainter than 1 % are left to the prior.
+# Lower bound of gain² + ridge of a blur as a divisor: frequencies below 1 % are left to the prior.
 FAINTEST = 1e-4
 
 
@@ -35,10 +35,10 @@ class LinearOperator(ABC):
 
 
 class Mask(LinearOperator):
-    """Keeps the known elements; y is shaped as x, with zeros for the others.
+    """Keep the known elements; y is shaped as x, with zeros elsewhere.
 
     Args:
-        known: 1 where known, else 0; (B or 1, C or 1, *S).
+        known: 1 where known, else 0, (B or 1, C or 1, *S).
     """
 
     def __init__(self, known: Tensor):
@@ -55,10 +55,10 @@ class Mask(LinearOperator):
 
 
 class Downsample(LinearOperator):
-    """The mean of each block of elements: a smaller picture.
+    """Average blocks of elements, as in super-resolution.
 
     Args:
-        factor: elements of a block along each spatial axis, whose lengths it must divide.
+        factor: length of a block along each spatial axis; it must divide the axis.
     """
 
     def __init__(self, factor: int):
@@ -81,10 +81,10 @@ class Downsample(LinearOperator):
 
 
 class Grayscale(LinearOperator):
-    """A weighted sum of the channels: a picture without its colours.
+    """Weighted sum of the channels: a grayscale image.
 
     Args:
-        weights: one for each channel; by default those of red, green and blue in luma, which sum to 1.
+        weights: one per channel; by default those of luma for red, green and blue, which sum to 1.
 
     Source: ITU-R BT.601.
     """
@@ -107,15 +107,15 @@ class Grayscale(LinearOperator):
 
 
 class Blur(LinearOperator):
-    r"""A Gaussian blur of what goes on around the edges as at the other side.
+    r"""Gaussian blur with periodic boundaries.
 
     .. math:: \mathcal{F}[A x](f) = e^{-(2 \pi w)^2 |f|^2 / 2}\, \mathcal{F}[x](f)
 
-    with f in cycles an element. It is symmetric, and diagonal in Fourier space. Where its square and the ridge are
-    below `FAINTEST` the inverse takes that instead, lest rounding be enlarged: such frequencies are not restored.
+    with f in cycles per element. It is symmetric and diagonal in Fourier space. The inverse clamps its square plus the
+    ridge to `FAINTEST`, so that rounding errors are not amplified: such frequencies are not restored.
 
     Args:
-        width: w, the standard deviation of the blur, in elements.
+        width: w, the standard deviation of the blur in elements.
     """
 
     def __init__(self, width: float):
@@ -133,7 +133,7 @@ class Blur(LinearOperator):
         return filtered(y, 1 / (self.gain(y) ** 2 + ridge).clamp(min=FAINTEST))
 
     def gain(self, x: Tensor) -> Tensor:
-        """What each frequency of x is multiplied by, (*S)."""
+        """The transfer function (*S): the factor of each frequency of x."""
         gain = x.new_ones(())
         for n in x.shape[2:]:
             f = torch.fft.fftfreq(n, dtype=x.dtype, device=x.device)
@@ -142,6 +142,6 @@ class Blur(LinearOperator):
 
 
 def filtered(x: Tensor, gain: Tensor) -> Tensor:
-    """x with its frequencies multiplied by a gain that is the same for f and -f."""
+    """Multiply the frequencies of x by a gain, which must be even in f."""
     axes = tuple(range(2, x.ndim))
     return torch.fft.ifftn(torch.fft.fftn(x, dim=axes) * gain, dim=axes).real

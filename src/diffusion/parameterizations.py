@@ -1,9 +1,9 @@
-r"""Parameterizations: what the network's output means, as scalings around it.
+r"""Parameterizations: the meaning of the network's output F, by four coefficients.
 
 .. math:: \hat x_0 = c_\text{skip}\, x_t + c_\text{out}\, F(c_\text{in}\, x_t,\ c_\text{noise})
 
-The input is scaled to unit variance for data of unit variance, which leaves variance-preserving schedules as they are.
-`c_noise` is what the network is told about the noise level; 1000 t, the usual range of embeddings, unless stated.
+The input is scaled to unit variance for data of unit variance, so `c_in` is 1 on variance-preserving schedules.
+`c_noise` is the noise level as the input of the time embedding; 1000 t, the usual range, unless stated.
 """
 
 from abc import ABC, abstractmethod
@@ -25,14 +25,14 @@ class Preconditioning(NamedTuple):
 
 
 class Parameterization(ABC):
-    """A new one is one method: four coefficients."""
+    """The base class of parameterizations. A new one implements `preconditioning`."""
 
     @abstractmethod
     def preconditioning(self, schedule: Schedule, t: Time) -> Preconditioning:
         """The coefficients at times t."""
 
-    def check(self, schedule: Schedule) -> None:  # noqa: B027 - most have nothing to refuse
-        """Refuse a schedule with which this parameterization is singular, with the reason and a way out."""
+    def check(self, schedule: Schedule) -> None:  # noqa: B027 - most are never singular
+        """Raise ValueError if this parameterization is singular on the schedule."""
 
 
 class Eps(Parameterization):
@@ -180,7 +180,7 @@ def posterior_coefficients(schedule: Schedule, s: Time, t: Time) -> tuple[Time, 
 
 
 def _check_signal(schedule: Schedule, name: str) -> None:
-    """Refuse a schedule without signal at t = 1, where this parameterization would divide by zero."""
+    """Raise ValueError for schedules without signal at t = 1, where the parameterization divides by zero."""
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     if alpha < 1e-6 * sigma:
         raise ValueError(

@@ -1,11 +1,11 @@
-r"""Guidance by a linear operator :math:`y = A x_0 + s z`: samples of what was measured.
+r"""Guidance by a linear measurement :math:`y = A x_0 + s z`: samples of :math:`p(x_0 | y)`.
 
-All rest on one approximation, exact for Gaussian data of standard deviation `sigma_data` in every direction:
+All use one approximation, exact for Gaussian data of standard deviation `sigma_data` in every direction:
 
 .. math:: x_0 | x_t \sim N(\hat x_0, r_t^2 I), \quad
           r_t^2 = \frac{\sigma_t^2 \sigma_\text{data}^2}{\alpha_t^2 \sigma_\text{data}^2 + \sigma_t^2}
 
-They are made for one batch. What is measured, y, is (B, ...); the noise s is in the units of the model.
+Each object serves one batch of measurements y, (B, ...); the noise s is in the units of the model.
 """
 
 from abc import ABC, abstractmethod
@@ -21,19 +21,19 @@ from src.diffusion.schedules import Schedule, Time, expand_like
 
 
 class DDNM:
-    r"""Project :math:`\hat x_0` onto the data that agree with the operator, keeping its null-space component.
+    r"""Project :math:`\hat x_0` onto the data that agree with the measurement, keeping its null-space component.
 
     .. math:: \hat x_0 \mathrel{+}= A^T (A A^T + (s / r_t)^2 I)^{-1} (y - A \hat x_0)
 
-    Without noise this is :math:`\hat x_0 + A^+ (y - A \hat x_0)`, after which A x = y; with noise the mean of
-    :math:`x_0 | x_t, y`, a part of the way that shrinks with :math:`r_t`. (DDNM+ shrinks it by a rule of its own, which
-    knows the noise that a step of DDIM adds.) It costs nothing beside the evaluation.
+    Without noise this is :math:`\hat x_0 + A^+ (y - A \hat x_0)`, so that A x = y; with noise it is the mean of
+    :math:`x_0 | x_t, y`, a partial correction that decreases with :math:`r_t`. (The rule of DDNM+ depends on the noise
+    of a DDIM step instead.) No evaluations or gradients of the network are added.
 
     Args:
         operator: A.
-        y: what was measured.
+        y: measurement.
         noise: s.
-        sigma_data: standard deviation of the data; of no account where s = 0.
+        sigma_data: standard deviation of the data; not used if s = 0.
 
     Source: Wang et al. 2022, arXiv:2212.00490, eq. 13, and 17 to 19 for DDNM+; with noise it is the type II guidance of
     Peng et al. 2024, arXiv:2402.02149.
@@ -60,19 +60,19 @@ class DDNM:
 
 
 class LikelihoodGuidance(ABC):
-    r"""Adds the gradient of what the operator has for likelihood, taken through the network.
+    r"""Add the gradient of the log-likelihood of the measurement, taken through the network. A new one is `log_prob`.
 
     .. math:: \nabla \log p(x_t | y) = \nabla \log p(x_t) + \nabla \log p(y | x_t), \quad \text{that is} \quad
               \hat x_0 \mathrel{+}= \frac{\sigma_t^2}{\alpha_t} \nabla_{x_t} \log p(y | \hat x_0(x_t))
 
-    Where there is no signal, x_t says nothing of y, and nothing is added. It takes two to three times the time of an
-    evaluation, and the memory of a training step. A new one is one method, `log_prob`.
+    Without signal x_t is independent of y, and nothing is added. A step takes two to three times the time of an
+    evaluation, and the memory of a training step.
 
     Args:
         operator: A.
-        y: what was measured.
+        y: measurement.
         noise: s.
-        scale: of the gradient.
+        scale: factor of the gradient.
     """
 
     def __init__(self, operator: LinearOperator, y: Tensor, noise: float = 0.0, scale: float = 1.0):
@@ -80,7 +80,7 @@ class LikelihoodGuidance(ABC):
 
     @abstractmethod
     def log_prob(self, residual: Tensor, schedule: Schedule, t: Time) -> Tensor:
-        r""":math:`\log p(y | \hat x_0)` (B,), of :math:`y - A \hat x_0`, up to a constant."""
+        r""":math:`\log p(y | \hat x_0)` (B,) up to a constant, from the residual :math:`y - A \hat x_0`."""
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
@@ -106,9 +106,9 @@ class PiGDM(LikelihoodGuidance):
 
     Args:
         operator: A.
-        y: what was measured.
+        y: measurement.
         noise: s.
-        scale: of the gradient; 1 is the posterior.
+        scale: factor of the gradient; 1 for the posterior.
         sigma_data: standard deviation of the data.
 
     Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR), section 3.
@@ -132,19 +132,19 @@ class PiGDM(LikelihoodGuidance):
 
 
 class DPS(LikelihoodGuidance):
-    r"""Diffusion posterior sampling: the gradient of the distance to the operator.
+    r"""Diffusion posterior sampling: the gradient of the norm of the residual.
 
     .. math:: \nabla \log p(y | x_t) = -\zeta \nabla_{x_t} \|y - A \hat x_0\|^2, \quad
               \zeta = \text{scale} / \|y - A \hat x_0\|
 
-    The paper shifts x by as much after each of its 1,000 steps, whatever they are worth. Here it is the score that is
-    shifted, so that more or fewer steps of any sampler have the same sum. On a variance-preserving schedule a step of
-    DDPM is that of the paper with
+    The paper adds the same multiple of the gradient to x after each of its 1,000 steps. Here it is added to the score,
+    so that the total does not depend on the number of steps or the sampler. On a variance-preserving schedule a step of
+    DDPM equals that of the paper with
 
     .. math:: \zeta' = \text{scale} \cdot \beta / \sqrt{1 - \beta}, \quad \beta = \sigma_{t|s}^2
 
-    which over 1,000 steps of the linear one add up to 10 times the scale. The code of the paper takes the gradient of
-    the norm, half that of its square over the norm: its scale is :math:`2 \zeta'`. The noise of y is of no account.
+    which sum to 10 times the scale over 1,000 steps of the linear schedule. The code of the paper has the gradient of
+    the norm, so its scale is :math:`2 \zeta'`. The noise of y is not used.
 
     Source: Chung et al. 2023, arXiv:2209.14687, eq. 16 and algorithm 1.
     """
@@ -154,6 +154,6 @@ class DPS(LikelihoodGuidance):
 
 
 def posterior_variance(schedule: Schedule, t: Time, sigma_data: float) -> Tensor:
-    r""":math:`r_t^2`, the variance of each element of x_0 given x_t; never quite 0, since it is divided by."""
+    r""":math:`r_t^2`, the variance of each element of x_0 given x_t, clamped to 1e-12 because it is a divisor."""
     alpha, sigma = schedule.alpha_sigma(t)
     return (sigma**2 * sigma_data**2 / (alpha**2 * sigma_data**2 + sigma**2)).clamp(min=1e-12).detach()

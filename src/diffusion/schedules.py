@@ -1,10 +1,10 @@
-r"""Schedules: how much of the data and how much noise a noisy sample holds at each time.
+r"""Noise schedules: the coefficients of :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` for t in [0, 1].
 
-Everything in this project is :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon` with t in [0, 1], 0 = data, 1 = noise.
-Times are float64 tensors on the CPU: exact at the nodes of a table, the same on every device, and free of
-synchronisation, since 0-dimensional ones multiply a tensor on any device as plain numbers.
+t = 0 is data, t = 1 is noise. Times are float64 tensors on the CPU: exact at the nodes of discrete schedules, equal for
+every device, and without synchronization, since 0-dimensional ones multiply tensors on any device.
 
-Continuous processes are here, discrete ones in :mod:`src.diffusion.discrete_schedules`.
+Continuous schedules are here, discrete ones in :mod:`src.diffusion.discrete_schedules` and
+:mod:`src.diffusion.beta_schedules`.
 """
 
 from abc import ABC, abstractmethod
@@ -22,21 +22,21 @@ Number = TypeVar("Number", float, Tensor)
 
 
 class Schedule(nn.Module, ABC):
-    r"""The forward process :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. A new one is one method, `alpha_sigma`."""
+    r"""The forward process :math:`x_t = \alpha_t x_0 + \sigma_t \epsilon`. A new one implements `alpha_sigma`."""
 
     @abstractmethod
     def alpha_sigma(self, t: Time) -> tuple[Time, Time]:
-        r""":math:`(\alpha_t, \sigma_t)`, float64, shaped as t. The log-SNR falls strictly with t."""
+        r""":math:`(\alpha_t, \sigma_t)`, float64, shaped as t. The log-SNR must decrease strictly with t."""
 
     def log_snr(self, t: Time) -> Time:
-        r""":math:`\lambda_t = \log(\alpha_t^2 / \sigma_t^2)`; infinite where there is no noise."""
+        r""":math:`\lambda_t = \log(\alpha_t^2 / \sigma_t^2)`; infinite without noise."""
         alpha, sigma = self.alpha_sigma(t)
         return 2 * (alpha.log() - sigma.log())
 
     def inverse_log_snr(self, log_snr: Time) -> Time:
         """The t in [0, 1] at which the log-SNR has this value, by bisection to float64 precision.
 
-        A schedule that has a closed form for it may give it, for speed.
+        Schedules with a closed form override it, for speed.
         """
         log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
         low, high = torch.zeros_like(log_snr), torch.ones_like(log_snr)
@@ -56,7 +56,7 @@ class Schedule(nn.Module, ABC):
         .. math:: f = \frac{d \log \alpha_t}{dt}, \quad
                   g^2 = \frac{d\sigma_t^2}{dt} - 2 f \sigma_t^2 = -\sigma_t^2 \frac{d\lambda_t}{dt}
 
-        Not finite at t = 1 where no signal is left there.
+        They are infinite at t = 1 on schedules that end without signal.
 
         Source: Kingma et al. 2021, arXiv:2107.00630, appendix I; Song et al. 2021, arXiv:2011.13456, eq. 5.
         """
@@ -64,12 +64,12 @@ class Schedule(nn.Module, ABC):
         return derivative(lambda u: self.alpha_sigma(u)[0].log(), t), -(sigma**2) * self.log_snr_rate(t)
 
     def transition(self, s: Time, t: Time) -> tuple[Time, Time]:
-        r"""The law of :math:`x_t = \alpha_{t|s} x_s + \sigma_{t|s} z` for s < t.
+        r"""The coefficients of the transition :math:`x_t = \alpha_{t|s} x_s + \sigma_{t|s} z`, s < t.
 
         .. math:: \alpha_{t|s} = \alpha_t / \alpha_s, \quad
                   \sigma_{t|s}^2 = \sigma_t^2 - \alpha_{t|s}^2 \sigma_s^2 = \sigma_t^2 (1 - e^{\lambda_t - \lambda_s})
 
-        The last form keeps its precision where the two variances nearly cancel.
+        The last form is precise where the two variances nearly cancel.
 
         Source: Kingma et al. 2021, arXiv:2107.00630, eq. 23 and 24.
         """
@@ -217,25 +217,25 @@ def derivative(f: Callable[[Time], Time], t: Time) -> Time:
     """df/dt, element by element."""
     with torch.inference_mode(False), torch.enable_grad():
         t = torch.as_tensor(t, dtype=torch.float64).detach().clone().requires_grad_()
-        # What does not depend on t, as the signal of a ladder, has the derivative 0.
+        # Adding 0 t gives functions that do not depend on t the derivative 0.
         return torch.autograd.grad((f(t) + 0 * t).sum(), t)[0]
 
 
 def expand_like(value: Tensor, x: Tensor) -> Tensor:
-    """Make times or coefficients multiply x: 0-dimensional ones pass, (B,) become (B, 1, ...) like x."""
+    """Reshape coefficients (B,) to (B, 1, ...) with the dtype and device of x; return 0-dimensional ones unchanged."""
     if value.ndim == 0:
         return value
     return value.to(x.device, x.dtype, non_blocking=True).view(-1, *[1] * (x.ndim - 1))
 
 
 def check_shift(shift: float) -> float:
-    """Refuse a shift that is no factor."""
+    """Raise ValueError unless the shift is finite and > 0."""
     if not 0 < shift < float("inf"):
         raise ValueError(f"schedule.shift must be finite and > 0, got {shift}; use 1 for no shift")
     return shift
 
 
 def check_betas(beta_min: float, beta_max: float) -> None:
-    """Refuse rates that do not grow from something above 0."""
+    """Raise ValueError unless 0 < beta_min <= beta_max."""
     if not 0 < beta_min <= beta_max:
         raise ValueError(f"schedule must have 0 < beta_min <= beta_max, got {beta_min} and {beta_max}")

@@ -1,4 +1,4 @@
-"""Which times to train on. Each is called for one global batch, whatever the number of processes."""
+"""Time samplers: distributions of the training times, drawn for the global batch of all processes."""
 
 from abc import ABC, abstractmethod
 from typing import Annotated
@@ -11,9 +11,9 @@ from src.diffusion.schedules import Schedule, Time
 
 
 def stratified_uniform(n: int, generator: torch.Generator) -> Time:
-    """Uniform numbers in [0, 1) that cover it evenly: one is drawn, the others follow at distances of 1 / n.
+    """Stratified uniform numbers (n,) in [0, 1): one is drawn, the others follow at distances of 1 / n.
 
-    Each alone is uniform, but the mean over them of whatever depends on them varies less.
+    Each is uniform, but means of functions of them have a lower variance.
 
     Source: Kingma et al. 2021, arXiv:2107.00630, appendix I.1.
     """
@@ -22,29 +22,29 @@ def stratified_uniform(n: int, generator: torch.Generator) -> Time:
 
 
 class TimeSampler(ABC):
-    """A new one is one method, the call."""
+    """The base class of time samplers. A new one implements `__call__`."""
 
     @abstractmethod
     def __call__(self, n: int, generator: torch.Generator, schedule: Schedule) -> Time:
         """Draw n times in (0, 1], float64 on the CPU."""
 
     def for_validation(self) -> "TimeSampler":
-        """The times at which a model that is trained on these is validated: evenly spread ones, unless it knows few."""
+        """The time sampler of the validation: stratified uniform times, unless only some times are trained."""
         return StratifiedTimeSampler()
 
     def importance_weights(self, t: Time) -> Time:
-        """What to multiply the losses at t by, where the times are drawn only to lower the variance of the mean."""
+        """The factors of the losses at t that make their mean one over uniform times; 1 without importance sampling."""
         return torch.ones_like(t)
 
-    def update_with_losses(self, t: Time, losses: Tensor) -> None:  # noqa: B027 - most need not know
-        """Told the losses of a global batch after each step."""
+    def update_with_losses(self, t: Time, losses: Tensor) -> None:  # noqa: B027 - most do not learn
+        """Update the distribution with the losses of a global batch, after each step."""
 
 
 class UniformTimeSampler(TimeSampler):
     """Independent times, uniform in [t_min, 1].
 
     Args:
-        t_min: smallest time; below about 1e-6 float32 cannot tell x_t from x_0.
+        t_min: smallest time; below about 1e-6 x_t equals x_0 in float32.
     """
 
     def __init__(self, t_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-5):
@@ -103,7 +103,7 @@ class DiscreteUniformTimeSampler(TimeSampler):
 class LogNormalTimeSampler(TimeSampler):
     r"""Noise levels :math:`\log(\sigma_t / \alpha_t) \sim N(m, s^2)`, for any schedule.
 
-    They cover that distribution evenly over each batch; levels beyond the ends of the schedule are taken at its ends.
+    They are stratified over the batch, and clamped to the range of the schedule.
 
     Source: Karras et al. 2022, arXiv:2206.00364, section 5 and table 1.
     """
@@ -122,9 +122,9 @@ class LogNormalTimeSampler(TimeSampler):
 
 
 class LogitNormalTimeSampler(TimeSampler):
-    r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, which favor the middle.
+    r"""Times :math:`t = \operatorname{sigmoid}(m + s z)`, denser in the middle.
 
-    Over each batch z covers N(0, 1) evenly.
+    The normal z are stratified over the batch.
 
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 19.
     """
@@ -151,9 +151,9 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
     and equal on all processes; they have to be copied from the device at every step.
 
     Args:
-        bins: J, of equal width in [t_min, 1].
-        history_per_term: losses remembered for each bin.
-        uniform_prob: share of the draws that stay uniform, so that no bin is forgotten.
+        bins: J, number of bins of equal width in [t_min, 1].
+        history_per_term: number of losses kept per bin.
+        uniform_prob: probability of a uniform draw, so that every bin is visited.
         t_min: smallest time.
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 18 and code.
@@ -180,7 +180,7 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
         self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
 
     def probabilities(self) -> Tensor:
-        """Of each bin, float64 on the CPU."""
+        """The probability of each bin, float64 on the CPU."""
         losses, counts = self.losses.cpu().double(), self.counts.cpu()
         bins, history_per_term = losses.shape
         if (counts < history_per_term).any():
@@ -211,14 +211,12 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
 
 
 def _check_t_min(t_min: float) -> float:
-    """Refuse a smallest time outside (0, 1)."""
     if not 0 < t_min < 1:
         raise ValueError(f"time_sampler.t_min must be in (0, 1), got {t_min}")
     return t_min
 
 
 def _check_std(std: float) -> float:
-    """Refuse a spread that is none."""
     if std <= 0:
         raise ValueError(f"time_sampler.std must be > 0, got {std}")
     return std

@@ -1,7 +1,7 @@
-r"""Variances: how much noise a step back from t to s adds, :math:`p(x_s | x_t) = N(\mu, v\, I)`.
+r"""Variances v of the reverse steps :math:`p(x_s | x_t) = N(\mu, v\, I)`.
 
-Between two bounds: the variance of :math:`q(x_s | x_t, x_0)`, which is right where the data is one point, and that of
-:math:`q(x_t | x_s)`, which is right where the data is white noise. (Ho et al. 2020, arXiv:2006.11239, section 3.2.)
+They are between two bounds: the variance of :math:`q(x_s | x_t, x_0)`, optimal for data at one point, and that of
+:math:`q(x_t | x_s)`, optimal for data of white noise. (Ho et al. 2020, arXiv:2006.11239, section 3.2.)
 """
 
 from abc import ABC, abstractmethod
@@ -13,20 +13,20 @@ from src.diffusion.schedules import Schedule, Time, expand_like
 
 
 class Variance(ABC):
-    """A new one is one method.
+    """The base class of variances. A new one implements `log_variance_between`.
 
     Attributes:
-        outputs: how many tensors of the shape of the data the network gives; 2 where it says something of the variance.
+        outputs: number of outputs of the network, each shaped as the data; 2 for a learned variance.
     """
 
     outputs = 1
 
     @abstractmethod
     def log_variance_between(self, small: Tensor, large: Tensor, output: Tensor | None) -> Tensor:
-        """log v from the logarithms of the two bounds and what the network says, shaped as x or as the bounds."""
+        """log v from the logarithms of the two bounds and the second output of the network, broadcast to x."""
 
     def log_variance(self, schedule: Schedule, s: Time, t: Time, like: Tensor, output: Tensor | None) -> Tensor:
-        """log v of the step from t to s, to be broadcast against `like`, (B, C, *S)."""
+        """log v of the step from t to s, broadcastable to `like`, (B, C, *S)."""
         small, large = (expand_like(v, like) for v in log_variance_bounds(schedule, s, t))
         return self.log_variance_between(small, large, output)
 
@@ -77,7 +77,7 @@ def log_variance_bounds(schedule: Schedule, s: Time, t: Time) -> tuple[Time, Tim
 
     .. math:: v_\text{small} = \frac{\sigma_s^2 \sigma_{t|s}^2}{\sigma_t^2}, \quad v_\text{large} = \sigma_{t|s}^2
 
-    Where s = 0 the small one would be 0; the one of the step before, from 2t to t, stands in for it.
+    The small variance is 0 where s = 0; that of the step from 2t to t replaces it.
 
     Source: Nichol, Dhariwal 2021, arXiv:2102.09672, code ("posterior log variance clipped").
     """

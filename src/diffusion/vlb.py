@@ -1,10 +1,10 @@
-r"""The variational bound of a discrete diffusion model, term by term.
+r"""The terms of the variational bound of a discrete diffusion model.
 
 .. math:: -\log p(x_0) \le \underbrace{KL(q(x_1 | x_0) \Vert p(x_1))}_\text{prior}
           + \sum_{k=2}^T \underbrace{E\, KL(q(x_s | x_t, x_0) \Vert p(x_s | x_t))}_{t = k/T,\ s = (k-1)/T}
           \underbrace{- E \log p(x_0 | x_{1/T})}_\text{decoder}
 
-Every term here is a mean over the elements of a sample, in nats.
+Each term is a mean over the elements of a sample, in nats.
 
 Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Nichol, Dhariwal 2021, arXiv:2102.09672, eq. 3 to 7.
 """
@@ -37,9 +37,10 @@ def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, num_levels: int | No
     r""":math:`-\log p(x_0 | x_{1/T})` of each element.
 
     Args:
-        x_0, mean, log_var: of the normal distribution of the last step.
-        num_levels: number of levels in [-1, 1] that the data is rounded to, whose probability is taken, the outermost
-            reaching to infinity (256 for images); None for the density of continuous data.
+        x_0: data.
+        mean, log_var: parameters of the normal distribution of the last step.
+        num_levels: number of values in [-1, 1] of discrete data (256 for images): the probability of the interval
+            around the value, infinite at both ends. None for the density of continuous data.
 
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 13.
     """
@@ -59,13 +60,13 @@ def decoder_nll(x_0: Tensor, mean: Tensor, log_var: Tensor, num_levels: int | No
 def vlb_term(
     denoiser: Denoiser, x_0: Tensor, x_t: Tensor, s: Time, t: Time, prediction: Prediction, num_levels: int | None
 ) -> Tensor:
-    """The term of the step from t to s, (B,): a KL divergence, and the decoder's where s = 0.
+    """The term (B,) of the step from t to s: a KL divergence, or the decoder term where s = 0.
 
     Args:
-        denoiser: whose schedule and variance the step has.
-        x_0, x_t: (B, C, *S), data and noisy data.
-        s, t: (B,) times.
-        prediction: of the denoiser at x_t.
+        denoiser: its schedule and variance define the step.
+        x_0, x_t: data and noisy data, (B, C, *S).
+        s, t: times (B,).
+        prediction: prediction of the denoiser at x_t.
         num_levels: as in `decoder_nll`.
     """
     schedule = denoiser.schedule
@@ -84,18 +85,18 @@ def vlb_terms(
     denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Tensor | None = None,
     num_levels: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
-    r"""Every term of the bound at T = steps, one draw of x_t for each, in bits per dimension.
+    r"""All terms of the bound with T = steps, in bits per dimension, from one draw of x_t for each.
 
     Args:
         denoiser: in evaluation mode.
         x_0: (B, C, *S).
         steps: T.
-        noise: draws x_t, on the device of `x_0`.
-        cond: (B,) labels or None.
-        num_levels: levels of rounded data, or None; see `decoder_nll`.
+        noise: generator of x_t, on the device of `x_0`.
+        cond: conditions (B,) or None.
+        num_levels: number of values of discrete data, or None; see `decoder_nll`.
 
     Returns:
-        prior (B,); kl (B, T), that of t = k / T in column k - 1, the decoder's in the first; total (B,), their sum.
+        prior (B,); kl (B, T), with t = k / T in column k - 1 and the decoder term in the first; total (B,), their sum.
     """
     terms = []
     for k in range(1, steps + 1):

@@ -1,20 +1,20 @@
-r"""Weightings: how much each noise level counts, stated once, in the space of the data.
+r"""Weightings of the noise levels, in the space of the data.
 
-The objective is :math:`E[\, w(t)\, \lVert \hat x_0 - x_0 \rVert^2 ]`, whatever the parameterization, so that changing
-what the network predicts does not change what it is trained for. Each function maps a schedule and times to w, float64
-and shaped as t. The error of the noise is SNR times that of the data, :math:`\text{SNR} = \alpha_t^2 / \sigma_t^2`, so
-that a weight of the noise's error is w / SNR.
+The objective is :math:`E[\, w(t)\, \lVert \hat x_0 - x_0 \rVert^2 ]` for every parameterization, so the output of the
+network can change without a change of the objective. Each function maps a schedule and times to w, float64 and shaped
+as t. The squared error of the noise is SNR times that of the data, :math:`\text{SNR} = \alpha_t^2 / \sigma_t^2`, so the
+weight of the error of the noise is w / SNR.
 
-The mean is over `times`. Most weightings are stated by their sources for t uniform on the schedule at hand: they depend
-on SNR alone, and the schedule decides how often each noise level is seen. `edm` is stated beside a distribution of
-noise levels, `time_sampler=log_normal`. `sigmoid` and `likelihood` are stated for a noise level,
-:math:`\lambda = \log \text{SNR}`: a weight :math:`\omega(\lambda)` of the noise's error is
+The expectation is over the times of the time sampler. Most sources state their weighting for t uniform on a schedule:
+it depends on SNR alone, and the schedule determines the density of noise levels. `edm` belongs to a distribution of
+noise levels, `time_sampler=log_normal`. `sigmoid` and `likelihood` are weights per noise level
+:math:`\lambda = \log \text{SNR}`: a weight :math:`\omega(\lambda)` of the error of the noise is
 
 .. math:: \tfrac12 \int \omega(\lambda)\, E \lVert \hat\epsilon - \epsilon \rVert^2 \, d\lambda
           = E_{t \sim U(0, 1)}[\, w(t)\, \lVert \hat x_0 - x_0 \rVert^2 ], \quad
           w(t) = -\tfrac12 \frac{d\lambda_t}{dt}\, \text{SNR}\, \omega(\lambda_t)
 
-whatever the schedule (Kingma, Gao 2023, arXiv:2303.00848, sections 2 and 3).
+for every schedule (Kingma, Gao 2023, arXiv:2303.00848, sections 2 and 3).
 """
 
 import math
@@ -27,7 +27,7 @@ from src.diffusion.schedules import Schedule, Time
 
 
 def snr_at(schedule: Schedule, t: Time) -> Time:
-    """The signal-to-noise ratio, bounded where there is no noise."""
+    """The signal-to-noise ratio, at most e^80."""
     return schedule.log_snr(t).clamp(max=80).exp()
 
 
@@ -100,7 +100,7 @@ def edm_weighting(schedule: Schedule, t: Time, sigma_data: Annotated[float, Gt(0
     r""":math:`w = (\tilde\sigma^2 + \sigma_d^2) / (\tilde\sigma \sigma_d)^2 = \text{SNR} + 1 / \sigma_d^2` with
     :math:`\tilde\sigma = \sigma / \alpha`: unit weight for the output of `parameterization=edm`.
 
-    The objective of the paper has `time_sampler=log_normal` beside it.
+    The paper combines it with `time_sampler=log_normal`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, table 1 and eq. 8.
     """
@@ -115,7 +115,7 @@ def sigmoid_weighting(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
     .. math:: w = -\tfrac12 \frac{d\lambda_t}{dt}\, \text{SNR} \operatorname{sigmoid}(b - \lambda_t)
                 = -\tfrac12 \frac{d\lambda_t}{dt}\, e^b \operatorname{sigmoid}(\lambda_t - b)
 
-    The second form, of the error of the data, is that of Hoogeboom et al. It grows as 1 / t towards t = 0, where the
+    The second form is that of Hoogeboom et al. for the error of the data. It grows as 1 / t towards t = 0, where the
     log-SNR is infinite; see :func:`inside`.
 
     Source: Kingma, Gao 2023, arXiv:2303.00848, section 5; Hoogeboom et al. 2024, arXiv:2410.19324,
@@ -136,12 +136,12 @@ def likelihood_weighting(schedule: Schedule, t: Time) -> Time:
 
 
 def inside(t: Time) -> Time:
-    """Times at least 1e-6 from both ends: the limit at t = 1 where a schedule ends without signal, so that its rate is
-    infinite and its SNR 0, and a large finite weight at t = 0.
+    """Clamp times to [1e-6, 1 - 1e-6], for finite weights at t = 0, and at t = 1 on schedules that end without signal,
+    whose rate is infinite there and whose SNR is 0.
     """
     return t.clamp(1e-6, 1 - 1e-6)
 
 
 def rate(schedule: Schedule, t: Time) -> Time:
-    r""":math:`-\tfrac12\, d\lambda_t / dt`: noise levels passed in a unit of time."""
+    r""":math:`-\tfrac12\, d\lambda_t / dt`: the rate of change of the noise level."""
     return -schedule.log_snr_rate(t) / 2

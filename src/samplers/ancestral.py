@@ -1,4 +1,4 @@
-"""Samplers that walk back through the forward process's own transitions."""
+"""Ancestral samplers, which invert the transitions of the forward process."""
 
 import math
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The one loop that all samplers share, and where their randomness comes from."""
+"""The base class of the samplers with their common loop, and per-sample noise."""
 
 import math
 from abc import ABC, abstractmethod
@@ -23,11 +23,11 @@ Noise = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class NoiseLevel:
-    """A noise level. Coefficients are Python floats, so float64 whatever the samples are, and cost nothing.
+    """A noise level: a time and its coefficients, as Python floats, so in float64 for samples of any precision.
 
     Attributes:
-        t: its time, 0-dimensional float64 on the CPU.
-        alpha, sigma: signal and noise there.
+        t: time, 0-dimensional float64 on the CPU.
+        alpha, sigma: coefficients of the signal and the noise at t.
     """
 
     t: Tensor
@@ -36,18 +36,18 @@ class NoiseLevel:
 
     @property
     def half_log_snr(self) -> float:
-        r""":math:`\log(\alpha / \sigma)`, infinite where one of them is 0."""
+        r""":math:`\log(\alpha / \sigma)`, infinite if either is 0."""
         if self.sigma == 0:
             return math.inf
         return math.log(self.alpha / self.sigma) if self.alpha > 0 else -math.inf
 
     def eps(self, x_t: Tensor, x_0: Tensor) -> Tensor:
-        """The noise in x_t, if its data is x_0."""
+        """The noise in x_t, given the data x_0."""
         return (x_t - self.alpha * x_0) / self.sigma
 
 
 class State(NamedTuple):
-    """A point of a trajectory: the time, the sample there, and the prediction of the data that led to it."""
+    """A point of a trajectory: the time, the sample, and the last prediction of the data, None at the start."""
 
     t: Tensor
     x_t: Tensor
@@ -55,13 +55,14 @@ class State(NamedTuple):
 
 
 class DenoiserMemory:
-    """What a step calls to predict x_0; it clips, and remembers for as long as one trajectory lasts.
+    """A denoiser with clipping and the history of its predictions, for one trajectory.
 
     Attributes:
-        history: (level, x_0) of the evaluations that can be extrapolated from, the newest last.
+        history: (noise level, x_0) of the last evaluations at levels with signal, the newest last.
         last: the newest prediction, unclipped.
-        memory: what else a method carries from step to step, under names of its own.
-        steps_left: steps to the end of the walk, the present one among them.
+        x_0: the newest prediction of the data, clipped.
+        memory: further state of multistep methods, by name.
+        steps_left: number of steps left, including the current one.
     """
 
     def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
@@ -73,29 +74,29 @@ class DenoiserMemory:
         self.steps_left = 0
 
     def __call__(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
-        said = self.predict(x_t, level.t)
-        self.last = said if isinstance(said, Prediction) else Prediction(said)
+        prediction = self.predict(x_t, level.t)
+        self.last = prediction if isinstance(prediction, Prediction) else Prediction(prediction)
         self.x_0 = self.clip(self.last.x_0)
-        # At a level without signal x_0 is a guess at infinite distance, from which nothing can be extrapolated.
+        # A level without signal has an infinite log-SNR, from which nothing can be extrapolated.
         if level.alpha > 0:
             self.history.append((level, self.x_0))
         return self.x_0
 
     def forget(self) -> None:
-        """Begin anew, from a sample that the evaluations so far did not lead to."""
+        """Clear the history, after a change of the sample that is not a step."""
         self.history.clear()
         self.memory.clear()
 
 
 @dataclass
 class Sampler(ABC):
-    """Walks from noise to data along a grid of times. A new one is one method, `step`.
+    """The base class of samplers, which step from noise to data along a time grid. A new one implements `step`.
 
     Args:
         schedule: the forward process.
         steps: number of steps.
-        time_grid: gives the times of (schedule, steps, start); see :mod:`src.samplers.time_grids`.
-        clip: bounds every predicted x_0; see :mod:`src.samplers.clipping`; None for none.
+        time_grid: function of (schedule, steps, start); see :mod:`src.samplers.time_grids`.
+        clip: applied to every predicted x_0; see :mod:`src.samplers.clipping`; None for no clipping.
     """
 
     schedule: Schedule
@@ -110,18 +111,18 @@ class Sampler(ABC):
 
     @abstractmethod
     def step(self, denoise: DenoiserMemory, x_t: Tensor, t: NoiseLevel, s: NoiseLevel, noise: Noise) -> Tensor:
-        """x_s from x_t, for s < t.
+        """Step from x_t to x_s, s < t.
 
         Args:
-            denoise: predicts x_0 from (x_t, level); remembers earlier predictions.
+            denoise: predicts x_0 from (x_t, noise level) and keeps the earlier predictions.
             x_t: (B, C, *S).
-            t, s: levels; the noise of t is above 0.
+            t, s: noise levels; sigma > 0 at t.
             noise: draws standard normal noise shaped as its argument. It is a function rather than a generator so that
                 each sample can have a stream of its own, and tests can share noise with another implementation.
         """
 
     def times(self, start: float = 1.0) -> Tensor:
-        """The times that are walked, float64, from `start` to 0; where they rise, noise is added."""
+        """The times of the trajectory, float64, from `start` to 0; where they increase, noise is added."""
         return self.time_grid(self.schedule, self.steps, start)
 
     def trajectory(
@@ -135,11 +136,11 @@ class Sampler(ABC):
         """Yield `x_t` at its time, then the state after every step.
 
         Args:
-            denoise: predicts x_0 from (x_t, t), any callable that gives a tensor or a `Prediction`.
-            x_t: the sample to start from, any, at time `start`.
+            denoise: any function of (x_t, t) that returns x_0 or a `Prediction`.
+            x_t: the sample at time `start`.
             noise: see `step`.
-            start: where the grid begins.
-            times: walk these instead, such as a part of a grid.
+            start: first time of the grid.
+            times: times to use instead of the grid, such as part of one.
         """
         levels = self.noise_levels(self.times(start) if times is None else times)
         memory = DenoiserMemory(denoise, self.clip or NoClip())
@@ -159,13 +160,13 @@ class Sampler(ABC):
         return sigma.detach() * noise(like)
 
     def noise_levels(self, times: Tensor) -> list[NoiseLevel]:
-        """The levels of some times, all computed at once."""
+        """The noise levels at times (K,), computed in one call."""
         times = times.to(torch.float64)
         alpha, sigma = (v.tolist() for v in self.schedule.alpha_sigma(times))
         return [NoiseLevel(*level) for level in zip(times.unbind(), alpha, sigma, strict=True)]
 
     def level_at(self, half_log_snr: float) -> NoiseLevel:
-        """The level with this log of alpha / sigma, or the end of the schedule that comes before it."""
+        """The noise level with this log(alpha / sigma), within the range of the schedule."""
         if half_log_snr not in self._levels:
             t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64))
             (self._levels[half_log_snr],) = self.noise_levels(t[None])
@@ -173,36 +174,34 @@ class Sampler(ABC):
 
 
 def transition(s: NoiseLevel, t: NoiseLevel) -> tuple[float, float]:
-    r""":math:`\alpha_{t|s}` and :math:`\sigma_{t|s}` of the way from s to the noisier t; see `Schedule.transition`."""
+    r""":math:`\alpha_{t|s}` and :math:`\sigma_{t|s}` of the transition from s to t > s; see `Schedule.transition`."""
     rise = 2 * (t.half_log_snr - s.half_log_snr)
     return t.alpha / s.alpha, t.sigma * math.sqrt(-math.expm1(rise))
 
 
 def renoise(x_s: Tensor, s: NoiseLevel, t: NoiseLevel, noise: Noise) -> Tensor:
-    """x_t from x_s, for t > s: a part of the forward process."""
+    """Draw x_t from x_s, t > s, by the forward process."""
     alpha_ts, sigma_ts = transition(s, t)
     return alpha_ts * x_s + sigma_ts * noise(x_s)
 
 
 def ddim_step(x_t: Tensor, x_0: Tensor, t: NoiseLevel, s: NoiseLevel) -> Tensor:
-    r""":math:`\alpha_s \hat x_0 + \sigma_s \hat\epsilon`, along a straight line of :math:`x / \alpha` over
-    :math:`\sigma / \alpha`: a step of Euler's method, and of DDIM.
-    """
+    r""":math:`x_s = \alpha_s \hat x_0 + \sigma_s \hat\epsilon`: a step of DDIM with eta = 0, and of Euler's method."""
     shrink = s.sigma / t.sigma
     return shrink * x_t + (s.alpha - shrink * t.alpha) * x_0
 
 
 class SeededNoise:
-    """Noise in which sample i depends on its own seed alone, not on its place in the batch or the batch's size.
+    """Standard normal noise with one stream per sample, independent of the batch that the sample is in.
 
-    Small samples are given the noise of some calls at once, since each draw from a generator has a cost of its own.
+    For small samples the noise of several calls is drawn at once, since each draw from a generator has overhead.
 
     Args:
-        seeds: one seed a sample, of whatever can be written as text.
-        device: where to draw.
+        seeds: one seed for each sample.
+        device: device of the generators.
     """
 
-    CALLS, NUMBERS = 64, 2**14  # the most of either that are drawn at once for a sample, if of more than one call
+    CALLS, NUMBERS = 64, 2**14  # maximum numbers of calls and of values that are drawn at once for a sample
 
     def __init__(self, seeds: Sequence[int | str], device: torch.device | str = "cpu"):
         self.generators = [generator("sample", seed, device=device) for seed in seeds]

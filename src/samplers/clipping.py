@@ -1,4 +1,4 @@
-"""Bounds on the predicted data, which keep a sampler from leaving the range that the network was trained on."""
+"""Clipping of the predicted data, which keeps samples in the range of the training data."""
 
 from typing import Annotated
 

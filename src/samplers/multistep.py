@@ -1,7 +1,7 @@
-r"""Solvers that extrapolate from the predictions of earlier steps: one evaluation a step.
+r"""Multistep solvers, which extrapolate the predictions of earlier steps: one evaluation per step.
 
-Most work in :math:`\ell = \log(\alpha / \sigma)`, in which the linear part of the ODE is solved exactly; h is the
-growth of l in a step. The step to clean data has infinite h, and is of first order.
+Most solve the ODE in :math:`\ell = \log(\alpha / \sigma)`, where its linear part has an exact solution; h is the
+increase of l in a step. The step to clean data has infinite h and is of first order.
 """
 
 import math
@@ -24,10 +24,10 @@ class DPMpp2M(Sampler):
                   + \alpha_s (1 - e^{-(1 + \eta) h}) \left(\hat x_0 + \tfrac{h}{2 h'} (\hat x_0 - \hat x_0')\right)
                   + \sigma_s \sqrt{1 - e^{-2 \eta h}}\, z
 
-    with the prediction and the h of the step before primed.
+    where primes denote the previous step.
 
     Args:
-        eta: noise; 0 is the ODE, 1 the reverse SDE.
+        eta: amount of noise; 0 for the ODE, 1 for the reverse SDE.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2 and eq. 18; with noise the code of its authors and of
     k-diffusion.
@@ -64,9 +64,9 @@ class DPMpp3MSDE(Sampler):
               \quad k = (1 + \eta) h, \quad \varphi_2 = \tfrac{e^{-k} - 1}{k} + 1, \quad
               \varphi_3 = \tfrac{\varphi_2}{k} - \tfrac12
 
-    with the slope :math:`d_1` and the bend :math:`d_2` of the parabola over a step. As published, :math:`d_2` enters
-    with half of the weight that would integrate the parabola, so that where eta = 0 this is of second order, as 2M,
-    with a smaller error.
+    where :math:`d_1` and :math:`d_2` are the first and second differences of the parabola over a step. As published,
+    :math:`d_2` has half the weight that would integrate the parabola exactly, so with eta = 0 the order is 2, as for
+    2M, with a smaller error.
 
     Source: Lu et al. 2022, arXiv:2211.01095, appendix; Crowson, k-diffusion, `sample_dpmpp_3m_sde`.
     """
@@ -100,15 +100,15 @@ class UniPC(Sampler):
     r"""Predictor and corrector that share their evaluations.
 
     Both are :math:`x_s = \frac{\sigma_s}{\sigma_t} x_t + \alpha_s (1 - e^{-h}) \hat x_0 + \alpha_s (1 - e^{-h})
-    \sum_i \rho_i D_i / r_i`, with D_i the differences of earlier predictions (and for the corrector the coming one)
-    from the present one, r_i their distances in l over h, and :math:`\rho` such that polynomials are integrated
-    exactly. The correction of a step is made when the next one has evaluated the network.
+    \sum_i \rho_i D_i / r_i`, with D_i the differences of earlier predictions (for the corrector also the next one)
+    from the current one, r_i their distances in l over h, and :math:`\rho` such that polynomials are integrated
+    exactly. A step is corrected in the next one, with its evaluation.
 
     Args:
-        order: of the predictor, from 1 to 3; the whole converges with one order more (from 3 as long as the error of
-            the first steps, which is of order 3, is small beside the rest).
-        lower_order_final: no predictor of a higher order than there are steps left, so that the last ones, often the
-            longest in l, do not extrapolate far.
+        order: order of the predictor, 1 to 3. The order of convergence is one higher (with 3 only while the error of
+            the first steps, of order 3, is negligible).
+        lower_order_final: limit the order to the number of steps left, since the last steps are often the longest in l
+            and would extrapolate far.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 5 and 6 with B(h) = e^h - 1 (B_2).
     """
@@ -137,7 +137,7 @@ class UniPC(Sampler):
     def update(
         self, x_t: Tensor, points: list[tuple[NoiseLevel, Tensor]], t: NoiseLevel, s: NoiseLevel, coming: Tensor | None
     ) -> Tensor:
-        """From t to s, with the predictions at some points, the last of them at t, and maybe the one at s."""
+        """Step from t to s with the predictions at `points`, the last at t, and for the corrector the one at s."""
         h = s.half_log_snr - t.half_log_snr
         x_0 = points[-1][1]
         at = [(level.half_log_snr - t.half_log_snr) / h for level, _ in points[:-1]]
@@ -197,7 +197,7 @@ class AdamsBashforth(Sampler):
         return math.hypot(s.alpha, s.sigma) * y_s
 
     def on_circle(self, denoise: DenoiserMemory, x_t: Tensor, t: NoiseLevel) -> tuple[Tensor, Tensor]:
-        """y and v at a level."""
+        """y and v at a noise level."""
         radius = math.hypot(t.alpha, t.sigma)
         x_0 = denoise(x_t, t)
         return x_t / radius, (t.alpha * t.eps(x_t, x_0) - t.sigma * x_0) / radius
@@ -209,14 +209,14 @@ def angle(level: NoiseLevel) -> float:
 
 
 def adams_weights(slopes: list[tuple[float, Tensor]], width: float) -> list[float]:
-    """The weights whose sum integrates a polynomial through the values at these angles over one step."""
+    """Weights of the slopes with which a polynomial through them is integrated exactly over one step."""
     u = torch.tensor([(phi - slopes[-1][0]) / width for phi, _ in slopes], dtype=torch.float64)
     powers = torch.stack([u**k for k in range(len(u))])
     return torch.linalg.solve(powers, 1 / torch.arange(1.0, len(u) + 1, dtype=torch.float64)).tolist()
 
 
 def exponential_step(x_t: Tensor, data: Tensor, t: NoiseLevel, s: NoiseLevel, eta: float, noise) -> Tensor:  # type: ignore[no-untyped-def]
-    """x_s for constant predicted data, with the noise of the reverse SDE times eta."""
+    """Step from x_t to x_s with constant predicted data and eta times the noise of the reverse SDE."""
     if eta == 0:
         return ddim_step(x_t, data, t, s)
     h = s.half_log_snr - t.half_log_snr
@@ -226,6 +226,5 @@ def exponential_step(x_t: Tensor, data: Tensor, t: NoiseLevel, s: NoiseLevel, et
 
 
 def _check_eta(eta: float) -> None:
-    """Refuse noise below none."""
     if eta < 0:
         raise ValueError(f"sampler.eta must be >= 0, got {eta}")

@@ -1,6 +1,6 @@
-r"""Solvers of the probability-flow ODE that take each step on its own.
+r"""Single-step solvers of the probability-flow ODE.
 
-Along it :math:`dx = \hat x_0\, d\alpha + \hat\epsilon\, d\sigma`, whatever the schedule.
+On every schedule it is :math:`dx = \hat x_0\, d\alpha + \hat\epsilon\, d\sigma`.
 """
 
 import math
@@ -18,7 +18,7 @@ from src.samplers.base import Noise, NoiseLevel, Sampler, ddim_step, renoise
 class Euler(Sampler):
     r"""Euler's method: :math:`x_s = x_t + (\alpha_s - \alpha_t) \hat x_0 + (\sigma_s - \sigma_t) \hat\epsilon`.
 
-    On `schedule=flow` that is :math:`x_t + (s - t)\, u`; everywhere it is DDIM with eta = 0. First order.
+    First order. With `schedule=flow` it is :math:`x_t + (s - t)\, u`; on every schedule it equals DDIM with eta = 0.
 
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 3 and 4; Liu et al. 2023, arXiv:2209.03003, section 2.1.
     """
@@ -89,9 +89,9 @@ class HeunVE(Heun):
 
     .. math:: y_s = y_t + (\tilde\sigma_s - \tilde\sigma_t) \tfrac12 (\hat\epsilon + \hat\epsilon')
 
-    For grids of noise levels of moderate ratios, such as karras with 15 steps or more: where a step divides
-    :math:`\tilde\sigma` by much, as the first ones of a variance-preserving schedule do on other grids, it overshoots
-    by that factor. The step from pure noise is that of :class:`Heun`.
+    Use it with time grids of moderate ratios of noise levels, such as `karras` with 15 steps or more: it overshoots by
+    the ratio of a step, which is large in the first steps of a variance-preserving schedule on other grids.
+    The step from pure noise is that of :class:`Heun`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2.
     """
@@ -102,9 +102,9 @@ class HeunVE(Heun):
 
 @dataclass
 class Restart(Heun):
-    r"""Heun's method that goes back up: after passing `low`, noise is added up to `high`, `repeats` times.
+    r"""Heun's method with restarts: after `sigma_min` is passed, noise is added up to `sigma_max`, `restarts` times.
 
-    Errors made so far shrink with each return, as in a stochastic sampler, while the way down stays that of an ODE.
+    Each restart contracts the accumulated error, as in a stochastic sampler, while the steps remain those of an ODE.
 
     Args:
         sigma_min, sigma_max: noise levels :math:`\sigma / \alpha` at the ends of the restart interval.

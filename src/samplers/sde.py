@@ -18,8 +18,8 @@ class EulerMaruyama(Sampler):
 
     .. math:: x_s = x_t - \left(f x_t - g^2 \nabla \log p(x_t)\right) (t - s) + g \sqrt{t - s}\, z
 
-    with f and g at t, and the last step without noise. Wants hundreds of steps and `time_grid=uniform`: the
-    steps must be short where the rates are high, at t = 1.
+    with f and g at t; the last step is without noise. It needs hundreds of steps and `time_grid=uniform`, since steps
+    must be short at t = 1, where the rates are high.
 
     Source: Song et al. 2021, arXiv:2011.13456, eq. 6 and appendix D.
     """
@@ -46,13 +46,13 @@ class EulerMaruyama(Sampler):
         return super().noise_levels(times)
 
     def rates(self, t: NoiseLevel) -> tuple[float, float]:
-        """f and g² at a level."""
+        """f and g² at a noise level."""
         if float(t.t) not in self._rates:
             self.add_rates(t.t[None])
         return self._rates[float(t.t)]
 
     def add_rates(self, times: Tensor) -> None:
-        """Compute the rates of some times, all at once, and keep them."""
+        """Compute and store the rates at times (K,)."""
         drift, diffusion = self.schedule.drift_diffusion(times)
         self._rates |= zip(times.tolist(), zip(drift.tolist(), diffusion.tolist(), strict=True), strict=True)
 
@@ -64,13 +64,13 @@ class PredictorCorrector(DDPM):
     .. math:: x \leftarrow x + \epsilon g + \sqrt{2 \epsilon}\, z, \quad g = \nabla \log p(x), \quad
               \epsilon = 2 \left(r \|z\|_2 / \|g\|_2\right)^2
 
-    with the norms of each sample by itself (the code of the paper has their means over a batch). On variance-preserving
-    schedules the paper multiplies epsilon by :math:`1 - \beta_i`, which tends to 1 as steps get short, and is left out.
-    For images and signals: where a sample has few elements its score may be next to 0, and the step then leaps;
-    :class:`PredictorCorrectorALD` does not.
+    The norms are those of each sample (in the code of the paper, means over the batch). On variance-preserving
+    schedules the paper multiplies epsilon by :math:`1 - \beta_i`, which tends to 1 for many steps and is left out.
+    Use it for images and signals: samples of few elements may have a score near 0, and hence a very large step; use
+    :class:`PredictorCorrectorALD` for them.
 
     Args:
-        corrector_steps: Langevin steps after each step.
+        corrector_steps: Langevin steps after each predictor step.
         snr: r.
 
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 2 to 5.
@@ -96,7 +96,7 @@ class PredictorCorrector(DDPM):
         return x_s
 
     def step_size(self, score: Tensor, z: Tensor) -> Tensor | float:
-        r""":math:`2 \epsilon / \sigma^2`, of the score times sigma and the noise, (B, C, *S) both."""
+        r""":math:`2 \epsilon / \sigma^2`, from `score`, the score times sigma, and the noise z, both (B, C, *S)."""
         norm, of_noise = (torch.linalg.vector_norm(v.flatten(1), dim=1) for v in (score, z))
         return (4 * (self.snr * of_noise / norm) ** 2).view(-1, *[1] * (z.ndim - 1))
 
@@ -105,7 +105,7 @@ class PredictorCorrector(DDPM):
 class PredictorCorrectorALD(PredictorCorrector):
     r"""Ancestral predictor, each step followed by annealed Langevin correctors with :math:`\epsilon = 2 r^2 \sigma^2`.
 
-    That is the step of :class:`PredictorCorrector` with the ratio of the norms at what it is for pure noise.
+    This is :class:`PredictorCorrector` with the ratio of norms of pure noise.
 
     Source: Song et al. 2021, arXiv:2011.13456, the corrector `ald` of its code; Song, Ermon 2019, arXiv:1907.05600.
     """
@@ -152,7 +152,7 @@ class AnnealedLangevin(Sampler):
 
 
 def langevin_step(denoise: DenoiserMemory, x: Tensor, level: NoiseLevel, step_size: float, noise: Noise) -> Tensor:
-    r"""One step of Langevin dynamics at a level.
+    r"""One step of Langevin dynamics at a noise level.
 
     .. math:: x \leftarrow x + \tfrac{\eta}{2} \nabla \log p(x) + \sqrt{\eta}\, z, \quad
               \eta = \text{step\_size} \cdot \sigma^2, \quad \nabla \log p(x) = (\alpha \hat x_0 - x) / \sigma^2

@@ -1,8 +1,8 @@
-r"""Step grids: which times a sampler visits.
+r"""Time grids: the times of a sampler's steps.
 
-Each maps (schedule, steps, start) to steps + 1 falling float64 times, from `start` to 0. The ones stated in noise
-levels :math:`\tilde\sigma = \sigma / \alpha` begin at `start` whatever its level, take the others below `sigma_max`,
-and step from `sigma_min` to 0 at the end.
+Each maps (schedule, steps, start) to steps + 1 decreasing float64 times from `start` to 0. Those in terms of noise
+levels :math:`\tilde\sigma = \sigma / \alpha` begin at `start`, at any noise level, have the other levels at most
+`sigma_max`, and end with the step from `sigma_min` to 0.
 """
 
 from collections.abc import Callable, Sequence
@@ -82,25 +82,26 @@ def log_snr_time_grid(
 def align_your_steps_time_grid(
     schedule: Schedule, steps: int, start: float = 1.0, sigmas: Sequence[Annotated[float, Gt(0)]] = ()
 ) -> Tensor:
-    r"""Given noise levels :math:`\tilde\sigma`, falling, without the 0 at their end.
+    r"""A list of decreasing noise levels :math:`\tilde\sigma`, without the final 0.
 
-    Those below the noise of `start` are taken, interpolated in their logarithm for another number of steps.
+    Levels at or above the one of `start` are left out; for another number of steps the list is interpolated in the
+    logarithm.
 
     Source: Sabour et al. 2024 (Align Your Steps), arXiv:2404.14507, and its published lists.
     """
-    falling = list(sigmas)
-    if len(falling) < 2 or falling[-1] <= 0 or falling != sorted(set(falling), reverse=True):
-        raise ValueError(f"time_grid.sigmas must be a decreasing list of two or more noise levels > 0, got {falling}")
+    levels = list(sigmas)
+    if len(levels) < 2 or levels[-1] <= 0 or levels != sorted(set(levels), reverse=True):
+        raise ValueError(f"time_grid.sigmas must be a decreasing list of two or more noise levels > 0, got {levels}")
 
     def from_top(top: float) -> Tensor:
-        below = [level for level in falling if level < top] or falling[-1:]
+        below = [level for level in levels if level < top] or levels[-1:]
         return interpolate_log([top, *below], steps)
 
-    return times_at_sigmas(schedule, start, falling[0], from_top)
+    return times_at_sigmas(schedule, start, levels[0], from_top)
 
 
 def interpolate_log(levels: Sequence[float], n: int) -> Tensor:
-    """n noise levels along the given ones, evenly in the index and linearly in the logarithm."""
+    """Interpolate noise levels to n, evenly spaced in the index and linear in the logarithm."""
     known = torch.tensor(levels, dtype=torch.float64).log()
     place = torch.linspace(0, len(levels) - 1, n, dtype=torch.float64)
     below = place.floor().long().clamp(max=len(levels) - 2)
@@ -108,20 +109,19 @@ def interpolate_log(levels: Sequence[float], n: int) -> Tensor:
 
 
 def times_at_sigmas(schedule: Schedule, start: float, sigma_max: float, make: Callable[[float], Tensor]) -> Tensor:
-    """The times of the noise levels that `make` gives from the highest one, with `start` in the place of that."""
+    """The times of the noise levels `make(highest)`, with `start` in place of the first and a final 0."""
     begin = torch.tensor(start, dtype=torch.float64)
     top = min(sigma_max, float(torch.exp(-schedule.log_snr(begin) / 2)))
     times = schedule.inverse_log_snr(-2 * make(top).log()).detach()
     times = torch.cat([begin[None], times[1:], torch.zeros(1, dtype=torch.float64)])
     if (times.diff() >= 0).any():
         raise ValueError(
-            f"the grid's noise levels do not fall from t = {start:g} to 0 on this schedule; choose another "
-            "time_grid.sigma_min, or use time_grid=uniform"
+            f"the times of the grid must decrease from t = {start:g} to 0, which they do not on this schedule; choose "
+            "another time_grid.sigma_min, or use time_grid=uniform"
         )
     return times
 
 
 def _check_sigmas(sigma_min: float, sigma_max: float) -> None:
-    """Refuse levels that do not fall."""
     if not 0 < sigma_min < sigma_max:
         raise ValueError(f"time_grid must have 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")

@@ -54,7 +54,7 @@ def test_an_epoch_has_the_batches_that_are_asked_for(settings, message):
 def test_a_loss_of_bounded_data():
     MSE(v_weighting).check_data(torch.tensor([[-3.0, 2.0]]))
     BCE(v_weighting).check_data(torch.tensor([[-1.0, 1.0]]))
-    with pytest.raises(ValueError, match=r"these reach 1\.5; use loss=mse"):
+    with pytest.raises(ValueError, match=r"got values up to 1\.5; use loss=mse"):
         BCE(v_weighting).check_data(torch.tensor([[-1.5, 1.0]]))
 
 

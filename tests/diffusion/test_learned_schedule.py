@@ -68,9 +68,9 @@ def test_is_monotone_between_exact_ends(seed, spread):
 
 def test_equals_its_formula():
     schedule = scrambled(hidden=5)
-    w_1, w_3, w_2, centres = (p.detach().double() for p in schedule.parameters())
+    w_1, w_3, w_2, centers = (p.detach().double() for p in schedule.parameters())
     w_1, w_2, w_3 = (w.exp().log1p() for w in (w_1, w_2, w_3))
-    gamma = [w_1 * t + sum(w_3 / (1 + torch.exp(-(w_2 * (t - centres))))) for t in T[::100]]
+    gamma = [w_1 * t + sum(w_3 / (1 + torch.exp(-(w_2 * (t - centers))))) for t in T[::100]]
     share = torch.stack([(g - gamma[0]) / (gamma[-1] - gamma[0]) for g in gamma])
     assert_close(schedule.log_snr(T[::100]).detach(), 13.3 - 18.3 * share, rtol=0, atol=1e-12)
 
