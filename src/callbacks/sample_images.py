@@ -101,7 +101,7 @@ class SampleImages(pl.Callback):
             self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
-        from src.plots.pictures import denoising_strip
+        from src.plots.denoising_strip import denoising_strip
 
         noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
         model = module.models["ema"]

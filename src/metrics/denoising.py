@@ -12,8 +12,8 @@ from torch import Tensor
 from src.diffusion.ideal import ideal_denoiser
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
 from src.metrics.generalization import GeneralizationGap
+from src.plots.denoising_strip import denoising_strip
 from src.plots.metrics import error_curves
-from src.plots.pictures import denoising_strip
 from src.samplers.pipeline import SelfConditioned
 from src.statistics.image_quality import image_quality
 from src.utils.console import progress_bar

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from PIL import Image
 from torch import Tensor
 
-from src.plots.pictures import BLUE, GREY, image_grid, new_figure, to_picture
+from src.plots.pictures import BLUE, GRAY, image_grid, new_figure, to_picture
 from src.plots.report import data_url, render
 
 SIDE = 280  # pixels: small images are enlarged to about this width
@@ -97,7 +97,7 @@ def accuracy_by_person(proportions: Mapping[str, Mapping[str, Proportion]]) -> I
     longest = max(map(len, proportions.values()))
     figure, axes = new_figure(3.6 * len(proportions), 1.1 + 0.32 * longest, 1, len(proportions), sharex=True)
     for axis, (kind, people) in zip(axes[0], proportions.items(), strict=True):
-        axis.axvline(50, color=GREY, linestyle="--", linewidth=1.2)
+        axis.axvline(50, color=GRAY, linestyle="--", linewidth=1.2)
         for y, share in enumerate(people.values()):
             axis.plot([100 * share.low, 100 * share.high], [y, y], color=BLUE, linewidth=2)
             axis.plot(100 * share.right / share.n, y, "o", color=BLUE)

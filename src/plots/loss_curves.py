@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 from PIL import Image
 
-from src.plots.pictures import BLUE, GREY, ORANGE, new_figure, to_picture
+from src.plots.pictures import BLUE, GRAY, ORANGE, new_figure, to_picture
 
 
 def loss_curves(rows: Sequence[Mapping[str, float]]) -> Image.Image:
@@ -12,7 +12,7 @@ def loss_curves(rows: Sequence[Mapping[str, float]]) -> Image.Image:
     figure, axes = new_figure(9, 5)
     axis = axes[0, 0]
     series = [
-        ("train/loss", "training", GREY, "-", 1.0),
+        ("train/loss", "training", GRAY, "-", 1.0),
         ("val/loss_raw", "validation, raw weights", ORANGE, "o-", 1.5),
         ("val/loss_ema", "validation, averaged weights", BLUE, "o-", 1.5),
     ]

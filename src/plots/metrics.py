@@ -1,4 +1,4 @@
-"""What measures draw."""
+"""Plots of the metrics."""
 
 from collections.abc import Mapping, Sequence
 from math import ceil
@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.plots.pictures import (
     BLUE,
-    GREY,
+    GRAY,
     MAX_SHOWN,
     ORANGE,
     draw_points,
@@ -20,7 +20,7 @@ from src.plots.pictures import (
     to_picture,
 )
 
-BINS = 36  # of a histogram, whose law then begins and ends with one
+BINS = 36  # of a histogram; the limits of the distribution are then bin edges
 STYLES: list[dict[str, Any]] = [
     {"color": ORANGE, "marker": "o"},
     {"color": BLUE, "marker": "o"},
@@ -30,7 +30,7 @@ STYLES: list[dict[str, Any]] = [
 
 
 def fitted_waves(x: Tensor, waves: Tensor, titles: list[str]) -> Image.Image:
-    """Signals (N, L) in rows of three panels, each with the wave (N, L) that was fitted to it."""
+    """Draw signals (N, L) in rows of three panels, each with its fitted wave (N, L)."""
     rows = ceil(len(x) / 3)
     figure, axes = new_figure(9, 1.9 * rows + 0.4, rows, 3, sharex=True, sharey=True)
     position = torch.linspace(0, 1, x.shape[1])
@@ -56,13 +56,13 @@ def parameter_histograms(
     units: Mapping[str, str],
     periods: Mapping[str, float],
 ) -> Image.Image:
-    """Densities of numbers (N,) from samples and from data, one panel for each name, with the uniform law of it.
+    """Draw histograms of parameters (N,) of samples and data, with their uniform distributions, one panel for each.
 
     Args:
-        found, real: the numbers.
-        laws: the ends of the laws.
-        units: for the axes.
-        periods: of the numbers that lie on circles.
+        found, real: parameters of the samples and of the data, by name.
+        laws: limits of the distributions.
+        units: units for the axis labels.
+        periods: periods of circular parameters.
     """
     figure, axes = new_figure(3.6 * len(found), 3.2, 1, len(found))
     for axis, (name, x) in zip(axes[0], found.items(), strict=True):
@@ -70,17 +70,17 @@ def parameter_histograms(
         first, last = histogram_range(x, low, high, periods.get(name))
         bins = torch.linspace(first, last, BINS + 1, dtype=torch.float64).numpy()
         for values, style in (
-            (real[name], {"color": GREY, "histtype": "stepfilled", "alpha": 0.6, "label": "data"}),
+            (real[name], {"color": GRAY, "histtype": "stepfilled", "alpha": 0.6, "label": "data"}),
             (x, {"color": ORANGE, "histtype": "step", "linewidth": 1.6, "label": "samples"}),
         ):
-            # What is outside stands in the outermost bins; on a circle nothing is.
+            # Outliers are counted in the outermost bins; circular parameters have none.
             inside = (values - first) % periods[name] + first if name in periods else values.clamp(first, last)
             axis.hist(inside.cpu().numpy(), bins, density=True, **style)
         if high > low:
             height = 1 / (high - low)
-            axis.plot([low, low, high, high], [0, height, height, 0], color=BLUE, linewidth=1.4, label="law")
+            axis.plot([low, low, high, high], [0, height, height, 0], color=BLUE, linewidth=1.4, label="distribution")
         else:
-            axis.axvline(low, color=BLUE, linewidth=1.4, label="law")
+            axis.axvline(low, color=BLUE, linewidth=1.4, label="distribution")
         axis.set_xlabel(f"{name} ({units[name]})", fontsize=9)
         axis.tick_params(labelsize=8)
     axes[0, 0].set_ylabel("density", fontsize=9)
@@ -89,7 +89,7 @@ def parameter_histograms(
 
 
 def histogram_range(x: Tensor, low: float, high: float, period: float | None) -> tuple[float, float]:
-    """One turn of a circle around the law; elsewhere the law with a margin, or the numbers where it is a point."""
+    """The range of a histogram: one period, or the distribution with a margin, or the numbers if it is a point."""
     if period is not None:
         return (low + high - period) / 2, (low + high + period) / 2
     if high > low:
@@ -99,10 +99,12 @@ def histogram_range(x: Tensor, low: float, high: float, period: float | None) ->
 
 
 def spectrum_bands(frequency: Tensor, spectra: Mapping[str, Tensor], lowest: float) -> Image.Image:
-    """Mean power spectra against frequencies (K,), of spectra (N, K) by name, with their 5 to 95 % bands.
+    """Draw the means of power spectra (N, K) against frequencies (K,), with their 5 to 95 % bands.
 
     Args:
-        lowest: power that is shown.
+        frequency: frequencies.
+        spectra: spectra by name.
+        lowest: lower limit of the power axis.
     """
     figure, axes = new_figure(7.5, 4.2)
     axis = axes[0, 0]
@@ -119,7 +121,7 @@ def spectrum_bands(frequency: Tensor, spectra: Mapping[str, Tensor], lowest: flo
 
 
 def labeled_clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Image:
-    """Points (N, C), with labels (N,) or None, by title, side by side on common axes, as many of each."""
+    """Draw sets of points (N, C), with labels (N,) or None, side by side on common axes, with as many of each."""
     n = min(MAX_SHOWN[2], *(len(x) for x, _ in sets.values()))
     first = next(iter(sets.values()))[0]
     figure, axes = new_figure(4.6 * len(sets), 4.8, 1, len(sets))
@@ -130,17 +132,17 @@ def labeled_clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Im
 
 
 def error_curves(log_snr: Tensor, curves: Mapping[str, Tensor]) -> Image.Image:
-    """Mean errors against the noise level, and how much larger the second curve is than the first.
+    """Draw mean errors against the noise level, and the relative excess of the second curve over the first.
 
     Args:
         log_snr: (L,).
-        curves: errors (L, n) by name: of the network on training and on test data, and of the ideal denoiser on both.
+        curves: errors (L, n) by name: of the network on training and on test data, then of the ideal denoiser.
     """
     figure, axes = new_figure(10, 4.2, 1, 2)
     for (name, error), style in zip(curves.items(), STYLES, strict=True):
         axes[0, 0].plot(log_snr, error.mean(1), label=name, linewidth=1.6, markersize=4, **style)
     train, test = list(curves.values())[:2]
-    # The ideal error on training data falls to nothing, and would flatten the others.
+    # The ideal error on training data approaches zero, which would flatten the others.
     shown = torch.stack([train, test]).mean(2)
     axes[0, 0].set_ylim(max(float(shown.min()) / 10, 1e-12), 3 * max(float(shown.max()), 1e-12))
     axes[0, 0].set(yscale="log", ylabel="mean squared error (squared units of the data)")
@@ -148,7 +150,7 @@ def error_curves(log_snr: Tensor, curves: Mapping[str, Tensor]) -> Image.Image:
     usual = train.mean(1)
     gap = 100 * (test.mean(1) / usual - 1)
     margin = 196 / usual * ((test.var(1) + train.var(1)) / train.shape[1]).sqrt()
-    axes[0, 1].fill_between(log_snr, gap - margin, gap + margin, color=GREY, alpha=0.4, linewidth=0, label="95 %")
+    axes[0, 1].fill_between(log_snr, gap - margin, gap + margin, color=GRAY, alpha=0.4, linewidth=0, label="95 %")
     axes[0, 1].plot(log_snr, gap, color=BLUE, marker="o", markersize=4, linewidth=1.6)
     axes[0, 1].axhline(0, color="black", linewidth=0.8)
     axes[0, 1].set(ylabel="model: test error above training error (%)")
@@ -159,15 +161,15 @@ def error_curves(log_snr: Tensor, curves: Mapping[str, Tensor]) -> Image.Image:
 
 
 def class_bars(samples: Tensor, data: Tensor, names: Sequence[str]) -> Image.Image:
-    """Shares of the classes (K,) among samples and data, side by side."""
+    """Draw the fractions of the classes (K,) among samples and data, side by side."""
     k = len(names)
     figure, axes = new_figure(min(14.0, 3.5 + 0.55 * k), 3.2)
     axis, places = axes[0, 0], range(k)
-    axis.bar([i - 0.2 for i in places], data, 0.4, color=GREY, label="data")
+    axis.bar([i - 0.2 for i in places], data, 0.4, color=GRAY, label="data")
     axis.bar([i + 0.2 for i in places], samples, 0.4, color=BLUE, label="samples")
     long = max(map(len, names)) > 3 and k > 6
     axis.set_xticks(places, names, rotation=45 if long else 0, ha="right" if long else "center")
-    axis.set(xlabel="class", ylabel="share")
+    axis.set(xlabel="class", ylabel="fraction")
     axis.legend(ncols=2, fontsize=9)
     axis.grid(alpha=0.3, axis="y")
     axis.set_axisbelow(True)
@@ -176,10 +178,10 @@ def class_bars(samples: Tensor, data: Tensor, names: Sequence[str]) -> Image.Ima
 
 
 def loss_by_noise(first: Mapping[str, float], last: Mapping[str, float]) -> Image.Image:
-    """Validation losses in bins of the log-SNR, as the training logged them at two steps."""
+    """Draw validation losses in bins of the log-SNR, as logged at two steps."""
     figure, axes = new_figure(8, 3.6)
     axis = axes[0, 0]
-    for row, color in ((first, GREY), (last, ORANGE)) if first is not last else ((last, ORANGE),):
+    for row, color in ((first, GRAY), (last, ORANGE)) if first is not last else ((last, ORANGE),):
         bins = {k.split("_", 3)[-1]: v for k, v in row.items() if k.startswith("val_ema/log_snr/")}
         axis.plot(range(len(bins)), list(bins.values()), "o-", color=color, label=f"step {row['step']:,}")
         axis.set_xticks(range(len(bins)), [name.replace("..", " to ").replace("inf", "∞") for name in bins], fontsize=8)

@@ -1,4 +1,4 @@
-"""Settings against what came out, in parallel coordinates."""
+"""Settings and results in parallel coordinates."""
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
@@ -21,18 +21,18 @@ def parallel_coordinates(
     values: Sequence[float],
     better: Literal["lower", "higher"] = "lower",
 ) -> Image.Image:
-    """One line a run through its settings to what came out, which also colors it; the best are drawn on top.
+    """Draw one line per run through its settings to its result, colored by the result; the best are on top.
 
     Args:
-        settings: for each key what the runs have there, as text; numbers stand where they belong, words evenly.
-        title: of what came out.
-        values: what came out of each run.
-        better: which end of them is the better one.
+        settings: the values of the runs as text, by key; numbers are placed in proportion, words evenly.
+        title: title of the result.
+        values: result of each run.
+        better: the better direction.
     """
     from matplotlib import colormaps
     from matplotlib.colors import Normalize
 
-    columns = [place(texts) for texts in settings.values()]
+    columns = [make_ruler(texts) for texts in settings.values()]
     low, high = min(values), max(values)
     heights = [*(c.heights for c in columns), [(v - low) / (high - low) if high > low else 0.5 for v in values]]
     n = len(heights)
@@ -42,7 +42,7 @@ def parallel_coordinates(
     scale = Normalize(low, high) if better != "higher" else Normalize(-high, -low)
     order = sorted(range(len(values)), key=lambda i: values[i], reverse=better != "higher")
     for rank, i in enumerate(order):
-        # Lines that share a setting are drawn side by side, since one would hide the other.
+        # Lines with a common setting are shifted, so that none hides another.
         shift = 0.012 * (rank - (len(order) - 1) / 2) * min(1.0, 8 / len(order))
         y = [*(h[i] + shift for h in heights[:-1]), heights[-1][i]]
         value = -values[i] if better == "higher" else values[i]
@@ -57,14 +57,14 @@ def parallel_coordinates(
 
 
 class Ruler(NamedTuple):
-    """Where runs stand on an axis, from 0 to 1, and what is written beside it."""
+    """Positions of the runs on an axis, from 0 to 1, and its tick labels."""
 
     heights: list[float]
     ticks: dict[str, float]
 
 
-def place(texts: Sequence[str]) -> Ruler:
-    """Numbers in proportion, or in that of their logarithms where they span more than five times; words evenly."""
+def make_ruler(texts: Sequence[str]) -> Ruler:
+    """Place numbers in proportion, on a log scale if they span more than a factor of five; words evenly."""
     names = list(dict.fromkeys(texts))
     try:
         numbers = {name: float(name) for name in names}
@@ -78,7 +78,7 @@ def place(texts: Sequence[str]) -> Ruler:
 
 
 def smooth(y: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """A curve through (i, y_i) that is level at every axis, so that the eye can follow it across."""
+    """A curve through (i, y_i) that is horizontal at every axis, so that the eye can follow it."""
     t = torch.linspace(0, 1, 30, dtype=torch.float64)
     ease = t * t * (3 - 2 * t)
     pieces = [a + (b - a) * ease for a, b in pairwise(y)]
@@ -86,7 +86,7 @@ def smooth(y: Sequence[float]) -> tuple[Tensor, Tensor]:
 
 
 def apart(ticks: Mapping[str, float], least: float = 0.06) -> list[str]:
-    """The names to write of those at these heights: the ends, and between them those that have room."""
+    """Select the tick labels that fit: both ends, and labels between them with enough distance."""
     order = sorted(ticks, key=ticks.__getitem__)
     kept = order[:1]
     for name in order[1:-1]:
@@ -96,7 +96,7 @@ def apart(ticks: Mapping[str, float], least: float = 0.06) -> list[str]:
 
 
 def draw_ruler(axis: "Axes", at: float, title: str, ticks: Mapping[str, float], last: bool = False) -> None:
-    """An upright axis with its title above; what is written stands to the right of the last one."""
+    """Draw a vertical axis with its title above; labels of the last axis are on its right."""
     away, side = (0.05, "left") if last else (-0.05, "right")
     axis.plot([at, at], [-0.03, 1.03], color="black", linewidth=1)
     axis.text(

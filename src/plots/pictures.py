@@ -1,4 +1,4 @@
-"""Samples as pictures: images in grids, signals as curves, points as clouds. What is drawn comes as a PIL image."""
+"""Samples as PIL images: images in grids, signals as curves, points as clouds."""
 
 from collections.abc import Sequence
 from math import ceil, log2, pi, sqrt
@@ -18,15 +18,15 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-BLUE, ORANGE, GREY = "#2b6cb0", "#dd6b20", "#a0aec0"
-# How many samples one picture shows well: points (B, C), signals (B, C, L), images or fields (B, C, H, W), volumes, by
-# their axes.
+BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#a0aec0"
+# Samples that one picture shows well, by number of axes: points (B, C), signals (B, C, L), images or fields
+# (B, C, H, W), volumes (B, C, D, H, W).
 MAX_SHOWN = {2: 5000, 3: 16, 4: 64, 5: 16}
-AXIS_LIMIT = 2.5  # of the coordinates of points, whose variance is about one
+AXIS_LIMIT = 2.5  # of the axes for points, whose variance is about one
 
 
 def empty_figure(width: float, height: float) -> "Figure":
-    """A figure, in inches, drawn without a screen and without pyplot's global state."""
+    """Make a figure, with sizes in inches, without a display and without the global state of pyplot."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -36,7 +36,7 @@ def empty_figure(width: float, height: float) -> "Figure":
 
 
 def new_figure(width: float, height: float, rows: int = 1, columns: int = 1, **kwargs):  # type: ignore[no-untyped-def]
-    """A figure, in inches, and its rows and columns of axes."""
+    """Make a figure, with sizes in inches, and its rows and columns of axes."""
     figure = empty_figure(width, height)
     return figure, figure.subplots(rows, columns, squeeze=False, **kwargs)
 
@@ -47,13 +47,13 @@ def to_picture(figure: "Figure") -> Image.Image:
 
 
 def to_pixels(x: Tensor) -> np.ndarray:
-    """Images (B, C, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
+    """Convert images (B, C, H, W) in [0, 1] to uint8 (B, H, W, 3)."""
     pixels = (x.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
     return pixels.expand(*pixels.shape[:3], 3).cpu().numpy() if pixels.shape[-1] == 1 else pixels.cpu().numpy()
 
 
 def image_grid(x: Tensor, columns: int | None = None, gap: int = 2, least: int = 640) -> Image.Image:
-    """Images (B, C, H, W) in [0, 1] side by side, enlarged by whole factors up to about `least` pixels."""
+    """Arrange images (B, C, H, W) in [0, 1] in a grid, enlarged by an integer factor to about `least` pixels."""
     pixels = to_pixels(x)
     n, height, width, _ = pixels.shape
     columns = columns or ceil(sqrt(n))
@@ -67,7 +67,7 @@ def image_grid(x: Tensor, columns: int | None = None, gap: int = 2, least: int =
 
 
 def with_row_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
-    """A grid with a name to the left of each row."""
+    """Add a name to the left of each row of a grid."""
     height = picture.height / len(names)
     font = ImageFont.load_default(min(20, height / 2))
     margin = ceil(max(font.getlength(name) for name in names)) + 16
@@ -79,12 +79,12 @@ def with_row_names(picture: Image.Image, names: Sequence[str]) -> Image.Image:
 
 
 def signal_grid(x: Tensor, columns: int | None = None) -> Image.Image:
-    """Signals (B, C, L) as small curves on common axes."""
+    """Draw signals (B, C, L) as small curves on common axes."""
     return signal_frames(x[None], columns)[0]
 
 
 def signal_frames(path: Tensor, columns: int | None = None) -> list[Image.Image]:
-    """The same for each of several moments (T, B, C, L), on axes that hold them all."""
+    """Draw signals (T, B, C, L) as T frames, on axes that fit them all."""
     x = path[0]
     n = len(x)
     columns = columns or ceil(sqrt(n))
@@ -101,7 +101,7 @@ def signal_frames(path: Tensor, columns: int | None = None) -> list[Image.Image]
         low, high = path.min().item(), path.max().item()
         axes[0, 0].set_ylim(low - 0.05 * (high - low), high + 0.05 * (high - low))
     frames = [to_picture(figure)]
-    figure.set_layout_engine("none")  # stands as it is now; finding it takes most of the time
+    figure.set_layout_engine("none")  # keep the layout, which takes most of the time to compute
     for x in path[1:]:
         for curves, signal in zip(lines, x, strict=True):
             for curve, channel in zip(curves, signal, strict=True):
@@ -111,17 +111,19 @@ def signal_frames(path: Tensor, columns: int | None = None) -> list[Image.Image]
 
 
 def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = None, side: float = 6) -> Image.Image:
-    """Points (B, C) as dots, in colors where they have labels (B,); how many are left out is written.
+    """Draw points (B, C), colored by their labels (B,) if given, with a note on points outside the axes.
 
     Args:
-        limit: largest coordinate shown; by default that of `limit_of`.
-        side: of the picture, in inches.
+        x: the points.
+        label: their labels.
+        limit: largest coordinate shown; by default `limit_of(x)`.
+        side: side of the picture in inches.
     """
     limit = limit or limit_of(x)
     figure, axes = new_figure(side, side)
     draw_points(axes[0, 0], x, BLUE if label is None else label_colors(label), limit)
     outside = int((~(np.abs(to_xy(x)) <= limit).all(1)).sum())
-    if outside:  # within the axes, which then stand still in animations
+    if outside:  # inside the axes, so that these do not move in animations
         style: Any = {"fontsize": 8, "color": "dimgrey", "bbox": {"color": "white", "alpha": 0.8, "pad": 2}}
         note = f"{outside:,} of {len(x):,} points outside"
         axes[0, 0].text(0.985, 0.985, note, ha="right", va="top", transform=axes[0, 0].transAxes, **style)
@@ -135,7 +137,7 @@ def sample_grid(
     names: Sequence[str] | None = None,
     kind: Kind | None = None,
 ) -> Image.Image:
-    """Samples in their own units as one picture; labels (B,) color points, names stand beside the rows of images."""
+    """Draw samples in their own units; labels (B,) color points, names are beside the rows of images."""
     x = as_images(x, kind)
     if x.ndim == 2:
         return point_cloud(x, label)
@@ -148,7 +150,7 @@ def sample_grid(
 def trajectory_frames(
     path: Tensor, label: Tensor | None = None, frames: int = 40, kind: Kind | None = None
 ) -> list[Image.Image]:
-    """At most so many pictures of samples (T, B, C, *S) on their way, in their own units, on common axes."""
+    """Draw the trajectories (T, B, C, *S) of samples in at most `frames` frames, in their own units, on common axes."""
     most = MAX_SHOWN[path.ndim - 1]
     path, label = path[:, :most], None if label is None else label[:most]
     path = path[torch.linspace(0, len(path) - 1, min(frames, len(path))).round().long()]
@@ -161,83 +163,22 @@ def trajectory_frames(
 
 
 def write_picture(picture: Image.Image, file: Path) -> None:
-    """A picture as a file that is there as a whole, in the place of whatever had its name."""
+    """Write a picture to a file atomically."""
     with atomic_write(file) as partial:
         picture.save(partial)
 
 
 def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:
-    """An animation that rests on its last picture."""
+    """Write an animation that pauses on its last frame."""
     durations = [60] * (len(pictures) - 1) + [1500]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
-
-
-def denoising_strip(
-    x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str], kind: Kind | None = None
-) -> Image.Image:
-    """Original / noisy / denoised, one column a noise level.
-
-    Args:
-        x_0: (B, C, *S), a handful of clean samples.
-        noisy, denoised: for each level (B, C, *S).
-        titles: for each level, what to write above it.
-    """
-    if x_0.ndim < 4:
-        return (point_strip if x_0.ndim == 2 else signal_strip)(x_0, noisy, denoised, titles)
-    n = len(x_0)
-    names = ["original", *(f"{kind}\n{title}" for title in titles for kind in ("noisy", "denoised"))]
-    rows = [x_0, *(row for pair in zip(noisy, denoised, strict=True) for row in pair)]
-    x_0, *rows = [as_images(row, kind, like=x_0) for row in [x_0, *rows]]
-    figure, axes = new_figure(1.8 + 0.75 * n, 0.8 * len(rows) * x_0.shape[2] / x_0.shape[3], len(rows))
-    figure.set_layout_engine("compressed")  # leaves room for the names, and none between pictures of a fixed shape
-    for axis, row, name in zip(axes.flat, rows, names, strict=True):
-        axis.imshow(image_grid(row, columns=n, gap=1, least=0))
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=min(13, 24 * x_0.shape[2] / x_0.shape[3]))
-        axis.set_xticks([])
-        axis.set_yticks([])
-    return to_picture(figure)
-
-
-def signal_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
-    """The same for signals: rows of samples, columns of noise levels, three curves in each."""
-    n = min(len(x_0), 4)
-    figure, axes = new_figure(2.2 * len(titles), 1.6 * n + 0.4, n, len(titles), sharex=True)
-    for column, title in enumerate(titles):
-        axes[0, column].set_title(title, fontsize=13)
-        for row in range(n):
-            axis = axes[row, column]
-            axis.plot(noisy[column][row, 0].cpu(), color=GREY, linewidth=0.8, label="noisy")
-            axis.plot(x_0[row, 0].cpu(), color=BLUE, linewidth=1.6, label="original")
-            axis.plot(denoised[column][row, 0].cpu(), color=ORANGE, linewidth=1.2, label="denoised")
-            axis.tick_params(labelsize=10)
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=13)
-    return to_picture(figure)
-
-
-def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles: list[str]) -> Image.Image:
-    """The same for points: a cloud in each panel, every point in the color of the place that it came from."""
-    columns = range(len(titles))
-    figure = empty_figure(2 * (len(titles) + 2.1), 4.2)
-    rows = [["original", *(f"{name} {i}" for i in columns)] for name in ("noisy", "denoised")]
-    axes = figure.subplot_mosaic(rows, width_ratios=[2.1, *(1 for _ in columns)])  # type: ignore[arg-type]
-    colors = position_colors(x_0)
-    panels = {"original": x_0}
-    panels |= {f"{name} {i}": x for name, row in (("noisy", noisy), ("denoised", denoised)) for i, x in enumerate(row)}
-    for name, x in panels.items():
-        draw_points(axes[name], x, colors, labelsize=7)
-    axes["original"].set_title("original", fontsize=13)
-    for i, title in enumerate(titles):
-        axes[f"noisy {i}"].set_title(title, fontsize=13)
-    for name in ("noisy", "denoised"):
-        axes[f"{name} 0"].set_ylabel(name, fontsize=13)
-    return to_picture(figure)
 
 
 # ---- points ----
 
 
 def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None, labelsize: float = 9) -> None:
-    """Draw points (B, C) as translucent dots on equal axes, the smaller the more there are."""
+    """Draw points (B, C) as translucent markers on equal axes, smaller if there are more."""
     limit = limit or limit_of(x)
     size, alpha = marker_size(len(x), axis.bbox.width)
     u, v = to_xy(x).T
@@ -250,20 +191,20 @@ def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None
 
 
 def marker_size(n: int, pixels: float) -> tuple[float, float]:
-    """Area, in square points, and opacity of n dots in a panel that is so many pixels wide."""
+    """The area in square points and the opacity of n markers in a panel of this width in pixels."""
     return min(30.0, max(1.0, pixels**2 / 14 / n)), min(0.7, max(0.1, 22 / sqrt(n)))
 
 
 def to_xy(x: Tensor) -> np.ndarray:
-    """The first two coordinates (B, 2) of points (B, C); 0 for a second one that is missing."""
+    """The first two coordinates (B, 2) of points (B, C); a missing second one is 0."""
     shown = x.detach().float().cpu()[:, :2]
     return torch.nn.functional.pad(shown, (0, 2 - shown.shape[1])).numpy()
 
 
 def limit_of(x: Tensor) -> float:
-    """The largest coordinate to show of points (B, C): 2.5, so that pictures compare, doubled until 95 % are inside.
+    """The axis limit for points (B, C): 2.5, for comparable pictures, doubled until 95 % are inside.
 
-    That holds 98 % of the normal noise, and data of unit variance.
+    98 % of standard normal noise is within 2.5.
     """
     reach = np.abs(to_xy(x)).max(1)
     reach = np.sort(reach[np.isfinite(reach)])
@@ -272,14 +213,14 @@ def limit_of(x: Tensor) -> float:
 
 
 def label_colors(label: Tensor) -> np.ndarray:
-    """A color (B, 4) for each label (B,); they repeat after ten."""
+    """A color (B, 4) for each label (B,), repeated after ten."""
     from matplotlib import colormaps
 
     return colormaps["tab10"](label.cpu().numpy() % 10)
 
 
 def position_colors(x: Tensor) -> np.ndarray:
-    """A color (B, 3) for each point (B, C): the hue is its direction from the middle."""
+    """A color (B, 3) for each point (B, C), with the direction from the center as hue."""
     from matplotlib.colors import hsv_to_rgb
 
     u, v = (to_xy(x) - to_xy(x).mean(0)).T

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from PIL import Image
 
 from src.plots.axes import SIZE, draw_real_baseline, legend, log_if_wide, style_of
-from src.plots.pictures import GREY, new_figure, to_picture
+from src.plots.pictures import GRAY, new_figure, to_picture
 from src.statistics.significance import Better
 
 if TYPE_CHECKING:
@@ -67,13 +67,13 @@ def quality_against_cost(
     figure, axes = new_figure(*SIZE)
     axis = axes[0, 0]
     front = [points[i] for i in pareto_front([(p.cost, p.value) for p in points], better)]
-    band = {"color": GREY, "linewidth": 8, "alpha": 0.4, "solid_capstyle": "round", "zorder": 1}
+    band = {"color": GRAY, "linewidth": 8, "alpha": 0.4, "solid_capstyle": "round", "zorder": 1}
     axis.plot([p.cost for p in front], [p.value for p in front], label="Pareto front", **band)
     series = [name for name in dict.fromkeys(p.series for p in points) if named is None or name in named]
     rest = [p for p in points if p.series not in series]
     if rest:
         label = f"{len({p.series for p in rest})} others"
-        axis.plot([p.cost for p in rest], [p.value for p in rest], "o", markersize=4, color=GREY, label=label, zorder=2)
+        axis.plot([p.cost for p in rest], [p.value for p in rest], "o", markersize=4, color=GRAY, label=label, zorder=2)
     styles = {name: style_of(i) | ({} if joined else {"linestyle": ""}) for i, name in enumerate(series)}
     for name, style in styles.items():
         own = sorted((p for p in points if p.series == name), key=lambda p: p.cost)

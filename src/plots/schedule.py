@@ -1,4 +1,4 @@
-"""A schedule as a picture: alpha, sigma and log-SNR over t, with the noised data under them."""
+"""A noise schedule: alpha, sigma and log-SNR over t, with noised data below."""
 
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 def schedule_picture(
     schedule: Schedule, x_0: Tensor, noise: Tensor, columns: int = 11, kind: Kind | None = None
 ) -> Image.Image:
-    """Draw the schedule, and x_0 at `columns` times from 0 to 1: a sample (1, C, *S) in [-1, 1], or points (B, C)."""
+    """Draw the schedule, and x_0 noised at `columns` times: a sample (1, C, *S) in [-1, 1], or points (B, C)."""
     t = torch.linspace(0, 1, 400, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(t)
     figure, axes = new_figure(10, 5.2, 3, 1, height_ratios=[3, 3, 1.5])
@@ -54,13 +54,13 @@ def schedule_picture(
 
 
 def draw_images(axis: "Axes", images: list[Tensor]) -> None:
-    """Images (1, C, H, W) in [0, 1], side by side."""
+    """Draw images (1, C, H, W) in [0, 1] side by side."""
     axis.imshow(image_grid(torch.cat(images), columns=len(images), gap=1, least=0), aspect="auto")
     axis.axis("off")
 
 
 def draw_signals(axis: "Axes", signals: list[Tensor]) -> None:
-    """The first channels of signals (1, C, L), side by side on one scale."""
+    """Draw the first channels of signals (1, C, L) side by side on one scale."""
     for i, signal in enumerate(signals):
         u = torch.linspace(i + 0.05, i + 0.95, signal.shape[-1])
         axis.plot(u, signal[0, 0].cpu(), linewidth=0.6, color=BLUE)
@@ -69,7 +69,7 @@ def draw_signals(axis: "Axes", signals: list[Tensor]) -> None:
 
 
 def draw_clouds(axis: "Axes", clouds: list[Tensor]) -> None:
-    """Points (B, C), side by side, colored by their places in the first cloud; wide clouds are scaled down."""
+    """Draw points (B, C) side by side, colored by their position in the first cloud; wide clouds are scaled down."""
     colors = position_colors(clouds[0])
     size, alpha = marker_size(len(clouds[0]), axis.bbox.width / len(clouds))
     for i, cloud in enumerate(clouds):

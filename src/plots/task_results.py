@@ -6,11 +6,11 @@ from PIL import Image
 from torch import Tensor
 
 from src.plots.fields import as_images
-from src.plots.pictures import BLUE, GREY, ORANGE, image_grid, new_figure, sample_grid, to_picture
+from src.plots.pictures import BLUE, GRAY, ORANGE, image_grid, new_figure, sample_grid, to_picture
 from src.utils.units import Kind
 
 MAX_COMPARED = {3: 4, 4: 12}  # signals (N, C, L) and images (N, C, H, W) in a picture, by number of axes
-COLORS = {"input": GREY, "noisy": GREY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
+COLORS = {"input": GRAY, "noisy": GRAY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
 
 
 def task_results(rows: dict[str, Tensor], kind: Kind | None = None) -> Image.Image:
@@ -51,7 +51,7 @@ def signal_panels(rows: dict[str, Tensor]) -> Image.Image:
     figure, axes = new_figure(8, 1.9 * n + 0.3, n, sharex=True)
     for i, axis in enumerate(axes.flat):
         for name, x in rows.items():
-            style: dict[str, Any] = {"color": COLORS.get(name), "linewidth": 0.9 if COLORS.get(name) == GREY else 1.6}
+            style: dict[str, Any] = {"color": COLORS.get(name), "linewidth": 0.9 if COLORS.get(name) == GRAY else 1.6}
             axis.plot(x[i, 0].cpu(), label=name, **style)
         axis.grid(alpha=0.3)
     axes[0, 0].legend(fontsize=11, loc="upper right")

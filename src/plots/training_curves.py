@@ -7,7 +7,7 @@ from textwrap import fill
 from PIL import Image
 
 from src.plots.axes import SIZE, draw_real_baseline, legend, log_scale, style_of
-from src.plots.pictures import GREY, new_figure, to_picture
+from src.plots.pictures import GRAY, new_figure, to_picture
 
 
 def training_curves(
@@ -29,7 +29,7 @@ def training_curves(
     axis = axes[0, 0]
     values: list[float] = []
     for j, (x, y) in enumerate(others):
-        axis.plot(x, y, label="_" if j else f"{len(others)} others", linewidth=0.7, color=GREY, alpha=0.6)
+        axis.plot(x, y, label="_" if j else f"{len(others)} others", linewidth=0.7, color=GRAY, alpha=0.6)
         values += y
     for i, (name, runs) in enumerate(curves.items()):
         for j, (x, y) in enumerate(runs):

@@ -62,7 +62,7 @@ def test_of_points_many_are_drawn(tmp_path, monkeypatch):
     module, strips = make_module(), []
     data = GaussianMixture(n=60, val_fraction=0.5, batch_size=8)
     monkeypatch.setattr(
-        "src.plots.pictures.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
+        "src.plots.denoising_strip.point_strip", lambda x_0, *parts: strips.append(x_0) or Image.new("RGB", (9, 9))
     )
     fit(tmp_path, module, data, callbacks=[pictures(tmp_path, n=None)], max_steps=1)
     x = Pipeline(module.denoiser, DDIM(module.denoiser.schedule, 2), (2,)).sample(1000)

@@ -98,7 +98,7 @@ def context(tmp_path):
 @pytest.fixture
 def undrawn(monkeypatch):
     """Pictures are put together, but not drawn, which takes most of the time."""
-    for module in ("pictures", "metrics"):
+    for module in ("denoising_strip", "metrics", "pictures"):
         monkeypatch.setattr(f"src.plots.{module}.to_picture", lambda figure: Image.new("RGB", (1, 1)))
 
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from src.plots.denoising_strip import denoising_strip
 from src.plots.loss_curves import loss_curves
 from src.plots.pictures import (
-    denoising_strip,
     image_grid,
     limit_of,
     point_cloud,
@@ -22,7 +22,7 @@ from src.plots.pictures import (
 from src.plots.schedule import schedule_picture
 from tests.conftest import SCHEDULES
 
-COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "grey": (160, 174, 192)}
+COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "gray": (160, 174, 192)}
 
 
 def array(picture) -> np.ndarray:
@@ -319,7 +319,8 @@ def test_pictures_do_without_pyplot():
     """Its figures would live on in global state, and without a screen some of its backends fail."""
     code = """
 import sys, torch
-from src.plots.pictures import denoising_strip, signal_grid
+from src.plots.denoising_strip import denoising_strip
+from src.plots.pictures import signal_grid
 from src.plots.schedule import schedule_picture
 from src.diffusion.beta_schedules import CosineSchedule
 signal_grid(torch.randn(2, 1, 9))

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from src.plots.axes import SIZE, log_scale, shorten
-from src.plots.parallel import apart, parallel_coordinates, place
+from src.plots.parallel import apart, make_ruler, parallel_coordinates
 from src.plots.pictures import new_figure
 from src.plots.quality_against_cost import Point, pareto_front, quality_against_cost
 from src.plots.side_by_side import how_many, side_by_side
@@ -48,7 +48,7 @@ def test_pareto_front_by_brute_force(better, seed):
 )
 def test_where_values_stand_on_an_axis(texts, heights):
     """Numbers by their value, over a wide range by their logarithm; words in the order of the alphabet."""
-    assert place(texts).heights == pytest.approx(heights)
+    assert make_ruler(texts).heights == pytest.approx(heights)
 
 
 def colors_in(picture) -> set[tuple[int, ...]]:

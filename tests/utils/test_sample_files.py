@@ -22,7 +22,7 @@ def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-GREY, COLOURS, SIGNAL, POINT = (1, 6, 5), (3, 6, 5), (1, 20), (2,)
+GRAY, COLOURS, SIGNAL, POINT = (1, 6, 5), (3, 6, 5), (1, 20), (2,)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -59,7 +59,7 @@ def kinds_of_pictures():
     }
 
 
-@pytest.mark.parametrize("shape", [GREY, COLOURS], ids=["grey", "colours"])
+@pytest.mark.parametrize("shape", [GRAY, COLOURS], ids=["grey", "colours"])
 @pytest.mark.parametrize("name", kinds_of_pictures())
 def test_a_picture_is_read_as_training_reads_it(tmp_path, name, shape):
     """Of any kind, for any run: turned upright, on white, at 8 bits, in as many channels as the data have."""
@@ -77,7 +77,7 @@ def test_pictures_in_folders_below(tmp_path):
     for i, name in enumerate([*names, "__MACOSX/0/00000.png", "0/._00000.png", ".trash/a.png"]):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((6, 5), i * 50, np.uint8)).save(tmp_path / name, "PNG")
-    assert ((read_samples(tmp_path, GREY)[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [100, 50, 0]
+    assert ((read_samples(tmp_path, GRAY)[:, 0, 0, 0] + 1) * 127.5).round().tolist() == [100, 50, 0]
 
 
 def test_arrays(tmp_path, randn):
@@ -95,7 +95,7 @@ def test_arrays(tmp_path, randn):
     image = pixels(2, 1, 4, 4)
     np.save(tmp_path / "bytes.npy", image)
     expected = torch.from_numpy(image).float() / 127.5 - 1
-    torch.testing.assert_close(read_samples(tmp_path / "bytes.npy", GREY), expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(read_samples(tmp_path / "bytes.npy", GRAY), expected, atol=1e-6, rtol=0)
 
 
 def header(shape, dtype="<f4"):
@@ -172,7 +172,7 @@ DAMAGED = {
 }
 
 
-def refusal(path, shape=GREY, key="input"):
+def refusal(path, shape=GRAY, key="input"):
     with pytest.raises(UserError) as error:
         read_samples(path, shape, key)
     assert "\n" not in str(error.value)
@@ -205,7 +205,7 @@ def test_more_than_the_memory_is_not_read(tmp_path, monkeypatch):
     monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size - 1)
     assert "more than this machine's memory" in refusal(tmp_path / "x.npy")
     monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size)
-    assert len(read_samples(tmp_path / "x.npy", GREY)) == 40
+    assert len(read_samples(tmp_path / "x.npy", GRAY)) == 40
 
 
 def test_what_is_no_file_of_samples(tmp_path):

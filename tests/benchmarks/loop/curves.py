@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from PIL import Image
 
-from src.plots.pictures import BLUE, GREY, ORANGE, new_figure, to_picture
+from src.plots.pictures import BLUE, GRAY, ORANGE, new_figure, to_picture
 from tests.benchmarks.results import align
 
 if TYPE_CHECKING:
@@ -113,7 +113,7 @@ def draw_panel(above: "Axes", below: "Axes", curves: Sequence[Curve]) -> None:
     above.yaxis.set_major_formatter("{x:g}")
     for curve, color in zip(curves, COLORS, strict=False):
         dashed = "as the arithmetic" if curve is curves[0] else None
-        above.plot(curve.x, curve.expected, "--", color=GREY, linewidth=1.2, label=dashed)
+        above.plot(curve.x, curve.expected, "--", color=GRAY, linewidth=1.2, label=dashed)
         above.plot(
             curve.x, curve.seconds, "o-", color=color, markersize=4, linewidth=1.6, label=curve.name or "measured"
         )
