@@ -118,7 +118,7 @@ def frechet_distance(real: Tensor, fake: Tensor) -> float:
 def classifier_score(logits: Tensor, seed: int) -> tuple[float, float]:
     r"""The score :math:`\exp E\, KL(p(y | x) \Vert p(y))` of logits (N, K), by torchmetrics, and its standard error."""
     splits = min(10, len(logits))
-    metric = InceptionScore(feature=Identity(logits.shape[1]), splits=splits)
+    metric = InceptionScore(feature=Identity(logits.shape[1]), splits=splits, sync_on_compute=False)
     metric.update(logits)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive_seed("classifier score", seed))

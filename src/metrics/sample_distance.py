@@ -75,6 +75,7 @@ class SampleDistance(SampleMetric):
             metric, fake = frechet_metric(self.reference.features.width), self.reference.features(x)
         else:
             metric, fake = SlicedWassersteinDistance(seeded_directions(x[0].numel())), x
+        metric.sync_on_compute = False  # the other processes wait
         metric.update(self.real, real=True)
         metric.update(fake, real=False)
         return {"frechet_distance" if self.images else "sliced_wasserstein": float(metric.compute())}
