@@ -1,4 +1,4 @@
-"""What the commands share: start Hydra, and turn every mistake of a user into one line."""
+"""One-line messages for the mistakes of users, with suggestions."""
 
 import errno
 import os
@@ -21,22 +21,22 @@ from src.utils.override_syntax import read, split_flags
 from src.utils.paths import CONF
 
 NO_DEVICE = re.compile("No supported gpu backend|accelerator is not available|machine only has")
-# What the system says of a disk without space, and of a file or folder that is not one to be read or written.
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-UNUSABLE = (
+# Errors of the system: a full disk, and files and folders that cannot be read or written.
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNUSABLE_PATH = (
     errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG, errno.ELOOP,
     errno.EIO,
 )  # fmt: skip
 
 
 def overridden_keys() -> set[str]:
-    """The settings that the command line of the running command names."""
+    """The keys on the command line of the running command."""
     return {read(word).key for word in HydraConfig.get().overrides.task}
 
 
 @contextmanager
 def user_errors(config_name: str) -> Iterator[None]:
-    """Leave with one line for what the user can mend; let everything else show its traceback."""
+    """Exit with one line for an error that the user can fix; other errors keep their traceback."""
     try:
         yield
     except KeyboardInterrupt:
@@ -49,7 +49,7 @@ def user_errors(config_name: str) -> Iterator[None]:
 
 
 def exit_with_error(message: str, exit_code: int, everywhere: bool = False) -> None:
-    """Say what is wrong in one line, and leave; a signal, as what else is `everywhere`, reaches all processes."""
+    """Print an error in one line and exit; signals and errors of all processes are printed on rank 0 only."""
     sys.stdout.flush()
     if not (everywhere or exit_code >= 128) or os.environ.get("LOCAL_RANK", "0") == "0":
         print("error: " + printable(" ".join(message.split())), file=sys.stderr)
@@ -57,11 +57,11 @@ def exit_with_error(message: str, exit_code: int, everywhere: bool = False) -> N
 
 
 def user_message(error: BaseException, config_name: str) -> str | None:
-    """One line for an error that the user can mend; None for a bug of ours, which deserves its traceback."""
+    """The message for an error that the user can fix, in one line; None for a bug, which keeps its traceback."""
     if isinstance(error, UserError):
         return str(error)
     if isinstance(error, InterpolationResolutionError) and isinstance(root_cause(error), UserError | OSError):
-        return user_message(root_cause(error), config_name)  # of a resolver, which makes a folder
+        return user_message(root_cause(error), config_name)  # raised by a resolver that makes a folder
     cause = error.__cause__
     if isinstance(error, InstantiationException) and isinstance(cause, OSError):
         return user_message(cause, config_name)
@@ -74,10 +74,10 @@ def user_message(error: BaseException, config_name: str) -> str | None:
             hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
             return f"{refusal(part, cause)}{hint}"
         return None
-    if isinstance(error, OSError) and error.errno in FULL:
+    if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
-    if isinstance(error, OSError) and error.errno in UNUSABLE:
-        return f"{error.filename} cannot be used ({error.strerror}); name another file or folder, or mend it"
+    if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
+        return f"{error.filename} cannot be used ({error.strerror}); name another file or folder, or repair it"
     if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
         return (
             f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
@@ -85,11 +85,11 @@ def user_message(error: BaseException, config_name: str) -> str | None:
         )
     if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
         return (
-            f"a process that loads the data was ended from outside ({str(error).splitlines()[0].rstrip('. ')}), most "
-            "likely for want of memory: use fewer data.num_workers, or data.num_workers=0"
+            f"a data loader process was killed ({str(error).splitlines()[0].rstrip('. ')}), probably for lack of "
+            "memory: use fewer data.num_workers, or data.num_workers=0"
         )
     if type(error).__name__ == "TerminatedWorkerError":  # of joblib
-        return "the process of a job was killed, perhaps for want of memory; go on with sweep.resume=FOLDER"
+        return "the process of a job was killed, probably for lack of memory; resume with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return composition_message(error, config_name)
     if is_misconfiguration(error):
@@ -98,34 +98,34 @@ def user_message(error: BaseException, config_name: str) -> str | None:
 
 
 def root_cause(error: BaseException) -> BaseException:
-    """The first of the errors of which one led to another."""
+    """The first error of a chain of causes and contexts."""
     while error.__cause__ or error.__context__:
         error = error.__cause__ or error.__context__  # type: ignore[assignment]
     return error
 
 
 def one_line_message(error: BaseException, config_name: str = "train") -> str:
-    """What is wrong, and of a bug of ours what kind it is."""
+    """The message of an error in one line; a bug is named by its type."""
     message = user_message(error, config_name) or f"{type(error).__name__}: {error}"
     return " ".join(message.split())
 
 
 def is_misconfiguration(error: BaseException | None) -> bool:
-    """Known by its name, so that --help need not import Lightning."""
+    """True for an error that Lightning raises for a config; found by name, so that --help need not import Lightning."""
     return type(error).__name__ == "MisconfigurationException"
 
 
 def composition_message(error: BaseException, config_name: str) -> str:
-    """What is wrong with a word of the command line, and the nearest valid name."""
+    """The message for an override that Hydra refuses, with the nearest valid name."""
     text = str(error)
     if isinstance(error, OverrideParseException):
         return (
-            f"{error.override} cannot be read: write NAME=VALUE without spaces around =, and put a value with spaces, "
-            "commas, brackets, quotes or = into two pairs of quotes, as in 'name=\"a, b\"'"
+            f"{error.override} cannot be parsed: write NAME=VALUE without spaces around =, and put a value with "
+            "spaces, commas, brackets, quotes or = into two pairs of quotes, as in 'name=\"a, b\"'"
         )
     if several := re.search(r"Ambiguous value for argument '(.+?)=(.+)'\n", text):
         name, values = several.groups()
-        return f"{name}={values} are several values: a sweep over them needs -m first, a list is {name}=[{values}]"
+        return f"{name}={values} has several values: add -m to sweep over them, or write a list, {name}=[{values}]"
     if plugin := re.search(r"Could not (?:find|load) '(hydra/\w+)/(\w+)'", text):
         group, name = plugin.groups()
         return f"{group}={name}: there is no such choice. Choices: {', '.join(choices(group))}"
@@ -136,7 +136,7 @@ def composition_message(error: BaseException, config_name: str) -> str:
     if present := (
         re.search(r"Multiple values for (\S+)\.", text) or re.search(r"An item is already at '([^']+)'", text)
     ):
-        return f"+{present.group(1)}: it is there already; write {present.group(1)}= without the +"
+        return f"+{present.group(1)}: the key exists already; write {present.group(1)}= without the +"
     if key := re.search(r"Could not (?:override|delete from config\.) '([^']+)'", text):
         return f"{key.group(1)}: there is no such option.{suggest_key(key.group(1), config_name)}"
     if isinstance(error, OmegaConfBaseException) and error.full_key:
@@ -145,12 +145,12 @@ def composition_message(error: BaseException, config_name: str) -> str:
 
 
 def choices(group: str) -> list[str]:
-    """The names of a group's YAML files."""
+    """The choices of a config group."""
     return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
 
 
 def suggest_key(name: str, config_name: str) -> str:
-    """A suggestion among the options and groups, or what there is beside the one that was meant."""
+    """A suggestion among all keys and groups, or the keys beside the unknown one."""
     text = (CONF / f"{config_name}.yaml").read_text()
     groups = [p.name for p in CONF.iterdir() if p.is_dir() and re.search(rf"^  - {p.name}:", text, re.M)]
     keys = [*config_keys(config_name), *groups]
@@ -164,15 +164,15 @@ def suggest_key(name: str, config_name: str) -> str:
 
 
 def suggest(name: str, choices: list[str]) -> str:
-    """A suggestion, or nothing."""
-    leaf = name.split(".")[-1]  # right, perhaps, under a wrong parent or none, such as max_steps for trainer.max_steps
+    """A suggestion of similar names; empty if there are none."""
+    leaf = name.split(".")[-1]  # it may lack the right parent, such as max_steps for trainer.max_steps
     found = [c for c in choices if c.split(".")[-1] == leaf] or get_close_matches(name, choices, n=1, cutoff=0.5)
     return f" Did you mean {' or '.join(found[:3])}?" if found else ""
 
 
 def config_keys(config_name: str) -> list[str]:
-    """Every key of the config as it is composed with those words of the command line that choose among groups."""
-    words = [word for word in split_flags(sys.argv[1:])[0] if chooses(word)]
+    """Every key of the config that the choices of groups on the command line compose."""
+    words = [word for word in split_flags(sys.argv[1:])[0] if is_group_choice(word)]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
@@ -182,8 +182,8 @@ def config_keys(config_name: str) -> list[str]:
     return list(flat_keys(cfg))
 
 
-def chooses(text: str) -> bool:
-    """Whether a word is one that chooses among the files of a group."""
+def is_group_choice(text: str) -> bool:
+    """True if an override chooses a file of a config group."""
     with suppress(OverrideParseException):
         word = read(text)
         return word.head == word.key and (CONF / word.key).is_dir() and not word.sweeps
@@ -191,7 +191,7 @@ def chooses(text: str) -> bool:
 
 
 def flat_keys(node: Any, prefix: str = "") -> Iterator[str]:
-    """The dotted names of all nodes of a config."""
+    """The dotted keys of all nodes of a config."""
     if isinstance(node, DictConfig) and not node._is_none() and not node._is_missing():
         for key in node:
             yield prefix + str(key)

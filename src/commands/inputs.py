@@ -1,4 +1,4 @@
-"""What `input=`, `truth=` and so on of `src.sample` name."""
+"""Read the samples that `input=` and `truth=` name, and the data of a run."""
 
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,18 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> TaskInput:
     """The samples that input= and truth= name.
 
     Args:
-        cfg: the settings of the command. input=test takes the first n samples of the run's own test data, from which
-            the task makes what it works on.
+        cfg: the settings of the command; input=test names the first n samples of the run's own test data, which are
+            the truth that the task degrades.
         trained: the config of the run.
 
     Raises:
-        UserError: where they are missing, cannot be read, or are not as many.
+        UserError: if they are missing, cannot be read, or are not equal in number.
     """
     if cfg.input is None or not paths(cfg.input):
-        raise UserError("input=FILE is needed: a picture, a folder of them, a .npy or .npz file; or input=test")
+        raise UserError("input=FILE is needed: an image, a folder of images, a .npy or .npz file; or input=test")
     if cfg.input == "test":
         if cfg.truth is not None:
-            raise UserError("input=test is made from test data, which is the truth; leave truth= out")
+            raise UserError("input=test takes its truth from the test data; leave truth= out")
         return TaskInput(truth=test_samples(trained, cfg.n))
     shape = (trained.data.channels, *trained.data.size)
     x = torch.cat([read_samples(path, shape) for path in paths(cfg.input)])
@@ -39,17 +39,17 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> TaskInput:
         return TaskInput(x)
     truth = torch.cat([read_samples(path, shape, "truth") for path in paths(cfg.truth)])
     if len(truth) != len(x):
-        raise UserError(f"truth holds {len(truth)} samples, but input {len(x)}; one for each is needed")
+        raise UserError(f"truth must hold as many samples as input, {len(x)}, got {len(truth)}")
     return TaskInput(x, truth)
 
 
 def paths(value: Any) -> list[Path]:
-    """One path, or a list of them."""
+    """The paths of a setting that is one path or a list."""
     return [Path(str(name)) for name in (value if OmegaConf.is_list(value) else [value])]
 
 
 def load_data(node: DictConfig, run: Run | None = None) -> DataModule:
-    """The data of a config, set up; says where they are not those that the run was trained on."""
+    """Load the data of a config, with a warning if they have changed since `run` was trained on them."""
     data: DataModule = instantiate(node)
     data.prepare_data()
     data.setup()
@@ -65,5 +65,5 @@ def test_samples(trained: DictConfig, n: int) -> torch.Tensor:
     """The first n samples (n, C, *S) of a run's test data."""
     data = load_data(trained.data, Run(trained.paths.run))
     if n > len(data.test_set):
-        raise UserError(f"n={n} is more than the {len(data.test_set)} test samples of this run")
+        raise UserError(f"n must be <= {len(data.test_set)}, the test samples of this run, got {n}")
     return data.test_set[0, torch.arange(n)]["x"]

@@ -1,4 +1,4 @@
-"""What the settings of a command that stand in no part of it must be, read by `check_config`."""
+"""The types and ranges of the settings of each command outside its parts, for `check_options`."""
 
 from typing import Annotated, Any, Literal, TypedDict
 
@@ -11,7 +11,7 @@ OneOrMore = str | list[str]
 
 
 class SweepOptions(TypedDict):
-    """Of -m."""
+    """Sweeps, with -m."""
 
     resume: str | None
     retry: bool
@@ -20,7 +20,7 @@ class SweepOptions(TypedDict):
 
 
 class PathOptions(TypedDict):
-    """Where things lie."""
+    """Folders."""
 
     outputs: str
     data: str
@@ -28,7 +28,7 @@ class PathOptions(TypedDict):
 
 
 class TrainOptions(TypedDict):
-    """Of src.train."""
+    """The options of src.train."""
 
     name: str
     seed: Seed
@@ -47,7 +47,7 @@ class TrainOptions(TypedDict):
 
 
 class _SamplingOptions(TypedDict):
-    """Of the commands that draw samples from a run."""
+    """The options of the commands that sample from a run."""
 
     run: str | None
     ckpt: str
@@ -62,7 +62,7 @@ class _SamplingOptions(TypedDict):
 
 
 class SampleOptions(_SamplingOptions):
-    """Of src.sample and src.evaluate."""
+    """The options of src.sample and src.evaluate."""
 
     n: Count
     gif: bool
@@ -74,7 +74,7 @@ class SampleOptions(_SamplingOptions):
 
 
 class CompareOptions(_SamplingOptions):
-    """Of src.compare."""
+    """The options of src.compare."""
 
     runs: OneOrMore | None
     sweep_dir: str | None
@@ -84,4 +84,4 @@ class CompareOptions(_SamplingOptions):
     samplers: OneOrMore
     steps: Count | list[Count]
     guidance_scales: Scale | list[Scale] | None
-    n: Annotated[int, Ge(2)]  # a single sample says nothing of a distribution
+    n: Annotated[int, Ge(2)]  # one sample has no spread

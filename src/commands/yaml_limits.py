@@ -1,4 +1,4 @@
-"""YAML whose aliases stand for aliases of aliases, and so for more values than any memory holds."""
+"""Limit the size of YAML files whose nested aliases expand to more values than memory holds."""
 
 import math
 
@@ -6,17 +6,16 @@ import yaml
 
 from src.utils.errors import UserError
 
-VALUES = 20_000  # that any file may stand for; configs have some hundreds
-TIMES = 10  # a longer one may stand for so many times the values that are written in it
+VALUES = 20_000  # values that any file may expand to; configs have some hundreds
+TIMES = 10  # a longer file may expand to so many times its written values
 
 _compose = yaml.SafeLoader.get_single_node
 
 
 def limit_yaml() -> None:
-    """Have all that read YAML, Hydra and OmegaConf too, refuse a file that stands for far more than it holds.
+    """Make every YAML reader, also of Hydra and OmegaConf, refuse files that expand to far more than they hold.
 
-    Raises:
-        UserError: when such a file is read; it names the file.
+    Reading such a file then raises a UserError that names it.
     """
     yaml.SafeLoader.get_single_node = _compose_limited  # type: ignore[method-assign]
 
@@ -27,17 +26,17 @@ def _compose_limited(loader: yaml.SafeLoader) -> yaml.Node | None:
         node = _compose(loader)
         size = 0 if node is None else _size(node, sizes)
     except RecursionError as error:
-        raise UserError(f"{loader.name} is nested too deeply for a config; write it anew") from error
+        raise UserError(f"{loader.name} is nested too deeply for a config; write it again") from error
     if size > max(VALUES, TIMES * len(sizes)):
         raise UserError(
-            f"{loader.name} stands for more than {max(VALUES, TIMES * len(sizes)):,} values by aliases (*name) of "
+            f"{loader.name} expands to more than {max(VALUES, TIMES * len(sizes)):,} values by aliases (*name) of "
             "aliases; write it without them"
         )
     return node
 
 
 def _size(node: yaml.Node, sizes: dict[int, float]) -> float:
-    """Values that a node stands for, infinitely many if it is inside itself; sizes has those of the nodes seen."""
+    """The number of values that a node expands to, infinite if it contains itself; `sizes` caches the results."""
     if id(node) not in sizes:
         sizes[id(node)] = math.inf
         inside = () if isinstance(node, yaml.ScalarNode) else node.value

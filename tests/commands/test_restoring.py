@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.callbacks.checkpoint import BestLastCheckpoint
-from src.commands.restoring import check_resumable, pattern_of
+from src.commands.restoring import check_resumable, pattern_like
 from src.optim.lr_schedules import constant_lr
 from src.utils.files import Damaged, Misfit
 
@@ -79,7 +79,7 @@ def test_a_value_of_another_type_is_named(checkpoint, tmp_path, place, wrong):
 
 
 def test_patterns():
-    assert pattern_of({"a": 1, "b": [1], "c": {}, "d": True}) == {
+    assert pattern_like({"a": 1, "b": [1], "c": {}, "d": True}) == {
         "a?": float,
         "b?": (list, tuple),
         "c?": dict,

@@ -24,7 +24,7 @@ def test_bombs(tmp_path, read):
     path = tmp_path / "config.yaml"
     for text in (bomb(9), "a: &a [*a]", "[" * 5000):
         path.write_text(text)
-        with pytest.raises(UserError, match=f"{path} (stands for more than 20,000 values|is nested too deeply)"):
+        with pytest.raises(UserError, match=f"{path} (expands to more than 20,000 values|is nested too deeply)"):
             read(path)
 
 

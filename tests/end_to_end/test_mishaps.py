@@ -69,7 +69,7 @@ def test_a_killed_loader_is_said(tmp_path):
     done = forked(*words, kill_when=has_logged(run, 3), number=signal.SIGKILL, of=workers_of)
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert done.returncode == 1 and "Traceback" not in done.stderr, done.stderr
-    assert "a process that loads the data was ended from outside" in line and "data.num_workers=0" in line
+    assert "a data loader process was killed" in line and "data.num_workers=0" in line
     assert line.endswith(f"Resume it with: python -m src.train resume={run}")
     assert json.loads((run / "run.json").read_text())["failed"] in line
 

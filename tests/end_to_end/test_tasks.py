@@ -223,7 +223,10 @@ def files(tmp_path) -> Path:
         (["task=denoise", "input=test"], ["task.noise_std="]),
         (["task=denoise", "input=test", "task.noise_std=-1"], ["task.noise_std must be > 0, got -1"]),
         (["task=denoise", "input=test", "n=100000", "task.noise_std=0.1"], ["n=100000"]),
-        (["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"], ["truth holds 2", "input 1"]),
+        (
+            ["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"],
+            ["truth must hold as many samples as input, 1, got 2"],
+        ),
         (["task=denoise", "input=test", "truth={}/grey.png", "task.noise_std=0.1"], ["leave truth= out"]),
         (["task=sdedit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
         (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
