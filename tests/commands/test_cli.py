@@ -58,12 +58,12 @@ def command(monkeypatch, capsys, tmp_path):
         ("+net=mlp", "+net: the key exists already; write net= without the +"),
         ("+net.width=3", "+net.width: the key exists already; write net.width= without the +"),
         ("schedule=[", "schedule=[ cannot be parsed: write NAME=VALUE "),
-        ("net.channel_mults=[1,2", "net.channel_mults=[1,2 cannot be read: "),
-        ("name=it's", "name=it's cannot be read: "),
-        ("name=a=b", "name=a=b cannot be read: "),
-        ("trainer.max_steps 3", "trainer.max_steps 3 cannot be read: "),
-        ("foo", "foo cannot be read: "),
-        ("trainer.=3", "trainer.=3 cannot be read: "),
+        ("net.channel_mults=[1,2", "net.channel_mults=[1,2 cannot be parsed: "),
+        ("name=it's", "name=it's cannot be parsed: "),
+        ("name=a=b", "name=a=b cannot be parsed: "),
+        ("trainer.max_steps 3", "trainer.max_steps 3 cannot be parsed: "),
+        ("foo", "foo cannot be parsed: "),
+        ("trainer.=3", "trainer.=3 cannot be parsed: "),
         ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
         ("data.frequency=", "data.frequency= is empty, as where a shell variable is not set; give a value, or leave"),
@@ -98,7 +98,7 @@ def test_names_are_those_of_the_chosen_parts(command):
         (["-m", "schedule=linaer,cosine"], "schedule=linaer: there is no such choice. Did you mean linear? Choices: "),
         (["schedul=linear,cosine", "-m"], "schedul: there is no such option. Did you mean schedule?"),
         (["--multirun", "trainer.max_step=1,2"], "trainer.max_step: there is no such option. Did you mean "),
-        (["-m", "seed=[1"], "seed=[1 cannot be read: "),
+        (["-m", "seed=[1"], "seed=[1 cannot be parsed: "),
     ],
 )
 def test_a_misspelled_word_in_a_sweep(command, words, start):
@@ -121,7 +121,7 @@ def test_a_sweep_runs_wherever_its_flag_stands(command, words):
         ("sampler.step=3", "sampler.step: there is no such option. Did you mean sampler.steps?"),
         ("steps=3", "steps: there is no such option. Did you mean sampler.steps?"),
         ("rnu=latest", "rnu: there is no such option. Did you mean run?"),
-        ("latest", "latest cannot be read: "),
+        ("latest", "latest cannot be parsed: "),
     ],
 )
 def test_a_misspelled_word_of_another_command(command, word, start):
