@@ -19,7 +19,6 @@ FLOORS = (
 HEIGHT = {room: -i for i, floor in enumerate(FLOORS) for room in floor}
 HEIGHT["nets"] = HEIGHT["samplers"]  # apart: only configs name networks
 NOT_YET = {
-    "diffusion": {"utils"},
     "optim": {"utils"},
 }
 NOT_CODE = {

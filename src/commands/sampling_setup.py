@@ -107,7 +107,7 @@ def takes_label(guidance: Any) -> bool:
 def check_guidance_labels(guidance: Any) -> None:
     """Refuse a guidance toward a label if there is none."""
     for _, node in instantiable_nodes(guidance):
-        if getattr(get_object(node["_target_"]), "pushes_to_label", False):
+        if getattr(get_object(node["_target_"]), "needs_condition", False):
             name = node["_target_"].rpartition(".")[2]
             raise UserError(f"guidance: {name} needs a condition, but this run has none; use guidance=none")
 

@@ -1,4 +1,4 @@
-"""The denoiser: a network, a schedule and a parameterization, as one function from noisy to clean."""
+"""The denoiser: a network, a schedule and a parameterization as one function of (x_t, t)."""
 
 from typing import NamedTuple
 
@@ -13,10 +13,11 @@ from src.diffusion.variances import FixedSmallVariance, Variance
 
 
 class Prediction(NamedTuple):
-    """What a denoiser says of x_t.
+    """The output of a denoiser.
 
-    x_0: the expected data, shaped and typed as x_t.
-    variance: the network's second output, shaped as x_t, which only a `Variance` can read; None where that is fixed.
+    Attributes:
+        x_0: the predicted mean of the data given x_t, with the shape and dtype of x_t.
+        variance: the second output of the network, shaped as x_t, for a learned `Variance`; None for a fixed one.
     """
 
     x_0: Tensor
@@ -24,16 +25,16 @@ class Prediction(NamedTuple):
 
 
 class Denoiser(nn.Module):
-    r"""Predicts the data from a noisy sample.
+    r"""Predict the data from a noisy sample.
 
     .. math:: \hat x_0 = c_\text{skip}\, x_t + c_\text{out}\, F(c_\text{in}\, x_t,\ c_\text{noise})
 
     Args:
-        net: ``net(x, c_noise, cond)``, with the shape of x; with twice the channels where the variance is learned; and
-            given twice the channels with self-conditioning.
-        schedule: the forward process; the denoiser owns it.
+        net: ``net(x, c_noise, cond)``, with output of the shape of x. With a learned variance the output has twice the
+            channels, with self-conditioning the input.
+        schedule: the forward process.
         parameterization: the four coefficients.
-        variance: of the steps back.
+        variance: variance of the reverse steps.
         self_conditioning_prob: probability of a training step in which the network gets its own first estimate of the
             data beside x_t, instead of zeros; 0 is without self-conditioning. In sampling it gets the estimate of the
             previous step. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where it is 0.5.)
@@ -42,7 +43,7 @@ class Denoiser(nn.Module):
     Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or (B,), as `condition` gives it; estimate as x_t.
 
     Raises:
-        ValueError: where the parameterization is singular on this schedule.
+        ValueError: if the parameterization is singular on this schedule.
     """
 
     schedule: Schedule

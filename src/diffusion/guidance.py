@@ -39,7 +39,7 @@ class CFG:
     arXiv:2305.08891, eq. 15 and 16.
     """
 
-    pushes_to_label = True
+    needs_condition = True
 
     def __init__(self, scale: float = 2.0, rescale: Annotated[float, at.Interval(ge=0, le=1)] = 0.0):
         if not 0 <= rescale <= 1:
@@ -155,7 +155,7 @@ class ClassifierGuidance:
     Source: Dhariwal, Nichol 2021, arXiv:2105.05233, eq. 11 to 14.
     """
 
-    pushes_to_label = True
+    needs_condition = True
     takes_label = True  # even if the denoiser does not
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0,

@@ -25,7 +25,7 @@ ALL = {**SCHEDULES, "learned": wavy}
 
 
 def posterior_mean(schedule, s, t, x_0, x_t):
-    """That of x_s, from Bayes' rule for q(x_s | x_0) and q(x_t | x_s)."""
+    """The mean of x_s, from Bayes' rule for q(x_s | x_0) and q(x_t | x_s)."""
     alpha_s, sigma_s = (expand_like(v, x_0) for v in schedule.alpha_sigma(s))
     alpha_t, sigma_t = (expand_like(v, x_0) for v in schedule.alpha_sigma(t))
     gain, prior = alpha_t / alpha_s, sigma_s**2

@@ -34,7 +34,7 @@ def fitted(x, count, seed=0):
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_groups_that_lie_apart_are_found(shape):
-    """Of some seed: k-means may end in a place where two groups share a cluster."""
+    """Clusters of some seed: k-means may end in a place where two groups share a cluster."""
     x, which = blobs(shape, [10, 30, 60])
     for seed in range(20):
         clusters = fitted(x, 3, seed)

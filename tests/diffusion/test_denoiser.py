@@ -1,4 +1,4 @@
-"""What goes into the network, and what is made of what it says."""
+"""The input of the network, and the prediction from its output."""
 
 import pytest
 import torch
@@ -193,5 +193,5 @@ def test_with_the_projects_networks(make, randn):
 
 @pytest.mark.parametrize("share", [-0.1, 1.0, 1.5])
 def test_impossible_shares(share):
-    with pytest.raises(ValueError, match=r"self_conditioning_prob is a share of the steps, in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"self_conditioning_prob must be in \[0, 1\)"):
         Denoiser(nn.Identity(), CosineSchedule(), X0(), self_conditioning_prob=share)

@@ -150,7 +150,7 @@ def test_both_options_at_once(make):
 
 @pytest.mark.parametrize("make", TABLES)
 def test_signature_names_the_options(make):
-    """What checks configs and completes them sees the arguments of the betas and the options of every table."""
+    """The check of configs sees the arguments of the betas and the options of every schedule."""
     names = list(inspect.signature(make).parameters)
     assert names[0] == "steps" and names[-2:] == ["zero_terminal_snr", "shift"]
     assert make.__module__ == "src.diffusion.beta_schedules" and make.__doc__
@@ -230,7 +230,7 @@ def test_ratio_of_noise_and_signal_grows_evenly_before_the_first_node(make):
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_few_steps(steps):
-    """Of a table: k = T alone, or with one node inside."""
+    """Schedules of one or two steps."""
     schedule = DiscreteVP(torch.full((steps,), 0.3, dtype=torch.float64))
     alpha, sigma = schedule.alpha_sigma(nodes(steps))
     bar = 0.7 ** torch.arange(steps + 1, dtype=torch.float64)

@@ -94,7 +94,7 @@ class TestClassifierFree:
     @pytest.mark.parametrize("rescale", [0.3, 1.0])
     @pytest.mark.parametrize("process", ["cosine", "ve_sde", "flow"])
     def test_rescale_restores_the_standard_deviation(self, process, rescale, t, make_schedule, randn):
-        """Of each sample; in part as a share of the way (eq. 16)."""
+        """The standard deviation of each sample is rescaled, by the given fraction (eq. 16)."""
         schedule = make_schedule(process)
         for shape in SHAPES:
             x_t = 2 * randn(5, *shape)

@@ -78,5 +78,5 @@ def test_nothing_does_better_on_the_data_themselves(randn):
 
 
 def test_no_data():
-    with pytest.raises(ValueError, match="needs data"):
+    with pytest.raises(ValueError, match="needs at least one batch of data"):
         ideal_denoiser(torch.zeros(1, 2), torch.ones(1), torch.ones(1), [])

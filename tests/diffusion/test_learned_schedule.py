@@ -98,7 +98,7 @@ def test_every_time_alone_equals_all_at_once():
 @pytest.mark.parametrize("parameterization", [X0(), V(), EDM(0.5), PosteriorMean(100)])
 @pytest.mark.parametrize("data", [(1, 4), (2, 2, 3)])
 def test_gradient_is_that_of_the_mean_square(parameterization, data, randn):
-    """Of the schedule's weights; those of the network get the gradient of the mean. Both against plain autograd."""
+    """The schedule gets the gradient of the variance, the network that of the mean; both against plain autograd."""
     denoiser = Denoiser(Small(math.prod(data)), scrambled(hidden=8), parameterization).double()
     x_0, noise = randn(6, *data), randn(6, *data)
     t = torch.tensor([1e-5, 0.04, 0.3, 0.55, 0.8, 1.0], dtype=torch.float64)

@@ -30,7 +30,7 @@ def signs(*shape):
 
 
 def model_log_density(truth, schedule, x_0, sigma_max=1e3):
-    """Of the law that the ODE makes of its prior, for Gaussian data: an affine map of each element."""
+    """The density that the ODE makes of its prior, for Gaussian data: an affine map of each element."""
     alpha, sigma = schedule.alpha_sigma(ONE)
     level = min(float(sigma / alpha), sigma_max)  # of y = x / alpha
     stretch = (truth.std**2 + level**2).sqrt() / truth.std
@@ -126,7 +126,7 @@ def test_hutchinson_within_its_error_bars():
 
 @pytest.mark.parametrize("shape", SHAPES)
 def test_divergence(shape, randn):
-    """Of a map whose Jacobian is known, with every element depending on every other."""
+    """The divergence of a map with a known dense Jacobian."""
     n = math.prod(shape)
     matrix, x = randn(n, n), randn(3, *shape).requires_grad_()
     y = ((x.flatten(1) @ matrix.T) ** 2 / 2).view_as(x)

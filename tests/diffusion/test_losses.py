@@ -275,7 +275,7 @@ class TestBCE:
         assert_close(bce_at(q, torch.full_like(q, p)), keras_bce(q, p), rtol=1e-9, atol=1e-12)
 
     def test_its_minimum_is_at_the_truth(self, p):
-        """And is the entropy of p; on the way there the loss only falls, and its slope only grows."""
+        """The minimum is the entropy of p; the loss is monotone and convex on both sides."""
         q = torch.cat([torch.linspace(-3, 4, 70001, dtype=torch.float64), torch.tensor([p]).double()]).sort().values
         loss = bce_at(q, torch.full_like(q, p))
         assert q[loss.argmin()].item() == pytest.approx(p, abs=1e-6)
@@ -378,7 +378,7 @@ def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
     [("linear", (2,)), ("cosine", (3, 5)), ("edm", (2,)), ("flow", (1, 2, 3)), ("vp_sde", (1, 4))],
 )
 def test_hybrid_learns_the_true_variance(process, shape, variance, make_schedule, gaussian):
-    """That of x_s given x_t, for Gaussian data: v + b^2 Var(x_0 | x_t). A quick descent on the raw output.
+    """The variance of x_s given x_t, for Gaussian data: v + b^2 Var(x_0 | x_t). A quick descent on the raw output.
 
     Data and noise at plus and minus one standard deviation, in all four pairs, have the same second moments as the
     whole laws, so that the expectation of the loss is exact.

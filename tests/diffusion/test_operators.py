@@ -90,7 +90,7 @@ def test_grey_is_luma():
 
 @pytest.mark.parametrize("width", [1.0, 2.5])
 def test_blur_is_a_gaussian(width):
-    """Of a point, far from the edges, with the variance asked for; and around the edges it comes in again."""
+    """A blurred point has the given variance far from the edges, and wraps around at them."""
     x = torch.zeros(1, 1, 32, 40, dtype=torch.float64)
     x[0, 0, 3, 20] = 1
     spot = Blur(width)(x)[0, 0]

@@ -130,13 +130,13 @@ def test_edm_equals_table_1(schedule, sigma_data):
 @pytest.mark.parametrize("name", ALL)
 @pytest.mark.parametrize("sigma_data", [0.5, 2.0])
 def test_edm_targets(name, sigma_data):
-    """Of unit variance, exactly, and of all c_skip with the least weight of the network's errors, at every time."""
+    """Inputs and targets have unit variance, and c_skip minimizes the weight of the network's errors, at every time."""
     schedule, t = ALL[name](), torch.cat([T, ONE[None]])
     alpha, sigma = schedule.alpha_sigma(t)
     _, c_skip, c_out, _ = EDM(sigma_data).preconditioning(schedule, t)
 
     def variance(skip):
-        """Of x_0 - skip x_t."""
+        """The variance of x_0 - skip x_t."""
         return ((1 - skip * alpha) * sigma_data) ** 2 + (skip * sigma) ** 2
 
     assert_close(variance(c_skip) / c_out**2, torch.ones_like(t), rtol=1e-10, atol=0)

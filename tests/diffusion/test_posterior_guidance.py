@@ -130,7 +130,7 @@ def test_noise_that_drowns_the_measurement_leaves_the_denoiser_alone(schedule, r
 @pytest.mark.parametrize("scale", [0.5, 3.0])
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_dps_is_the_formula(name, scale, schedule, randn):
-    """Of an affine denoiser, whose derivative is a number."""
+    """The gradient through an affine denoiser, whose derivative is a number."""
     data, t = Data(name, 0.0, randn, batch=3), torch.tensor(0.4).double()
     alpha, sigma = schedule.alpha_sigma(t)
     x_t = randn(3, *data.shape)

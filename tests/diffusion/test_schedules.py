@@ -262,7 +262,7 @@ TABLES = (
 @pytest.mark.parametrize("make", [*TABLES, FlowSchedule, LaplaceSchedule])
 @pytest.mark.parametrize("shift", [0.5, 4.0])
 def test_shift_moves_the_log_snr(make, shift):
-    """By -2 log s at every time, the ends and what lies between nodes included."""
+    """The log-SNR changes by -2 log s at every time, at nodes, between them and at the ends."""
     t = T[:-1]
     assert_close(make(shift=shift).log_snr(t), make().log_snr(t) - 2 * math.log(shift), rtol=0, atol=1e-10)
 

@@ -106,7 +106,7 @@ def test_probabilities_of_all_levels_sum_to_one(num_levels, std, mean):
 @pytest.mark.parametrize("mean", MEANS)
 @pytest.mark.parametrize("std", [4e-3, 0.03, 0.5])
 def test_probability_of_a_level_is_the_integral_over_it(std, mean):
-    """By quadrature of the density, without a cumulative distribution; the outermost levels reach to infinity."""
+    """Quadrature of the density, without a cumulative distribution; the outermost intervals are infinite."""
     half, density = 1 / 255, stats.norm(mean, std).pdf
     for i in (0, 1, 77, 128, 254, 255):
         low = -1 - 40 * std - 5 if i == 0 else float(LEVELS[i]) - half
@@ -249,7 +249,7 @@ def equal(steps):
 
 
 def entropy(truth):
-    """Of an element, in nats."""
+    """The entropy of an element, in nats."""
     return Normal(truth.mean, truth.std).entropy().mean()
 
 

@@ -90,7 +90,7 @@ def test_every_one_is_tested():
 
 
 def test_likelihood_is_half_the_rate_of_the_snr(schedule):
-    """By central differences, between the nodes of a table."""
+    """Central differences, between the nodes of a discrete schedule."""
     t, h = (torch.tensor([1, 17, 105, 499, 731, 950, 998], dtype=torch.float64) + 0.37) / 1000, 1e-7
 
     def snr(t):

@@ -39,7 +39,7 @@ def data(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
 
 
 def spread(x: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
-    """What a network might say of the variance."""
+    """A second output of the network, for the variance."""
     return torch.tanh(x - torch.atan2(sigma, alpha))
 
 
@@ -100,7 +100,7 @@ def levels_of(scheduler):
 
 
 def output_of(scheduler, x, alpha, sigma):
-    """What the network would have to say there, for x_0 to be `data`."""
+    """The output of the network at which x_0 is `data`."""
     x_0 = data(x, alpha, sigma)
     if isinstance(scheduler, EDM):
         std = scheduler.config.sigma_data

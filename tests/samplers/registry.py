@@ -76,7 +76,7 @@ GRIDS = {
 
 
 def evaluations(name: str, sampler, schedule) -> int:
-    """How often a sampler calls the network, by what its documentation says."""
+    """The number of evaluations that the documentation of the sampler states."""
     times = sampler.times()
     steps = int((times.diff() < 0).sum())
     kind = name.split()[0]

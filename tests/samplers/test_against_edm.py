@@ -238,7 +238,7 @@ def test_euler_maruyama(name, randn):
 
 
 def norms(x):
-    """Of each sample."""
+    """The norm of each sample."""
     return np.sqrt((x**2).reshape(len(x), -1).sum(1)).reshape(-1, *[1] * (x.ndim - 1))
 
 

@@ -31,7 +31,7 @@ def errors_between(name, schedule, truth, x_t, counts):
 
 
 def errors_to_data(name, schedule, grid, truth, x_1, counts):
-    """Of walks from t = 1 to t = 0."""
+    """Errors of trajectories from t = 1 to t = 0."""
     for steps in counts:
         end = walk(DETERMINISTIC[name](schedule, steps, GRIDS[grid]), truth.denoiser(schedule), x_1)
         yield float((end - truth.ode_solution(schedule, x_1)).abs().max())

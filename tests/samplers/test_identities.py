@@ -1,4 +1,4 @@
-"""What holds exactly between samplers, and of each of them where the truth is simple."""
+"""Exact identities between samplers, and of each sampler for simple data."""
 
 import itertools
 
@@ -65,7 +65,7 @@ def test_ancestral_ddim_is_ddpm_on_all_nodes(schedule, gaussian, randn):
 
 @pytest.mark.parametrize("data", SHAPES)
 def test_euler_is_deterministic_ddim(data, schedule, randn):
-    """And what its formula says."""
+    """A step is the formula of its docstring."""
     x_1 = randn(2, *data)
     euler = trajectory(Euler(schedule, 12), x_1)
     assert_close(euler, trajectory(DDIM(schedule, 12), x_1), rtol=1e-10, atol=1e-10)
@@ -79,7 +79,7 @@ def test_euler_is_deterministic_ddim(data, schedule, randn):
 @pytest.mark.parametrize("data", SHAPES)
 @pytest.mark.parametrize("make", [Euler, Heun])
 def test_on_straight_paths_they_are_the_textbook_methods(make, data, randn):
-    r"""Of :math:`dx / dt = u`, the velocity."""
+    r"""Euler's method for :math:`dx / dt = u`, the velocity."""
     schedule, x, steps = schedules.FlowSchedule(), randn(2, *data), 10
 
     def u(x_t, t):

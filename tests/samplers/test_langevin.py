@@ -40,7 +40,7 @@ def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
 
 
 def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
-    """What a step of half the size gets wrong is half as much."""
+    """The error is proportional to the step size."""
     truth = gaussian((5,))
     (level,) = AnnealedLangevin(schedule).noise_levels(tensor([0.6]))
     denoise, (_, std) = DenoiserMemory(truth.denoiser(schedule), NoClip()), truth.moments(schedule, 0.6)
@@ -53,7 +53,7 @@ def test_that_variance_is_right_in_the_limit_of_small_steps(schedule, gaussian):
 
 
 def test_annealed_langevin_is_langevin_at_each_level(schedule, gaussian, randn):
-    """And where the data outweighs the noise it carries x / alpha from one level to the next."""
+    """Where alpha > sigma it keeps x / alpha from one level to the next."""
     truth, size, repeats = gaussian((3, 5)), 0.3, 4
     sampler = AnnealedLangevin(schedule, 6, step_size=size, steps_per_level=repeats)
     x, noise = randn(2, 3, 5), seeded(0)

@@ -49,7 +49,7 @@ def law(sampler, truth, mean, std):
 
 
 def errors_of(name, schedule, truth, counts):
-    """Of the mean with the most steps, and of the variance, relative, with each number of steps; begun at x_1's law."""
+    """Error of the mean with the most steps, and relative errors of the variance by number of steps; x_1 is exact."""
     laws = [law(make(name, schedule, steps), truth, *truth.moments(schedule, 1.0)) for steps in counts]
     return (laws[-1][0] - truth.mean).abs().max(), [float((v / truth.std**2 - 1).abs().max()) for _, v in laws]
 

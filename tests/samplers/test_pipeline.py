@@ -337,7 +337,7 @@ def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, s
 
 @pytest.mark.parametrize("size", [(), (6,), (3, 4)])
 def test_a_learned_variance_is_sampled_with(size):
-    """That with the label, though guided; and it makes a difference."""
+    """The estimate is that with the label, also under guidance; and it makes a difference."""
     denoiser = make_denoiser(size, num_classes=3, variance=LearnedRangeVariance())
     label = torch.tensor([0, 1, 2])
 

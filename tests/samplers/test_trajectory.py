@@ -85,7 +85,7 @@ class TestStates:
                 assert_close(states[-1].x_t, states[-1].x_0, rtol=1e-12, atol=1e-12)
 
     def test_sample_is_the_end_of_the_trajectory_from_the_prior(self, some):
-        """Which is the same for a sample alone, and among others in any order."""
+        """A sample is the same alone and among others in any order."""
         _, make, _, shape = some
         sampler, like = make(5), torch.empty(3, *shape, dtype=torch.float64)
         noise = SeededNoise([3, 7, "x"])
@@ -337,7 +337,7 @@ def test_langevin_diverges_from_the_size_that_is_refused(make_schedule):
 
 
 def test_every_sampler_of_the_configs_is_here():
-    """And grid: what the tests of this folder run over."""
+    """Every sampler and time grid of conf/ is among those that the tests run over."""
     conf = Path(__file__).resolve().parents[2] / "conf"
     for group, known in (("sampler", SAMPLERS), ("time_grid", GRIDS)):
         targets = {path.read_text().split("_target_: ")[1].split()[0] for path in (conf / group).glob("*.yaml")}
