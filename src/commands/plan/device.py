@@ -111,7 +111,7 @@ class Plan:
     def bandwidth(self, devices: int) -> float | None:
         """Bytes a second that each sends in a ring; several rings share the ways out of a machine."""
         if devices <= self.devices_per_node or not self.link_bandwidth or not self.network_bandwidth:
-            return self.link
+            return self.link_bandwidth
         return min(self.link_bandwidth, self.network_bandwidth)
 
 
