@@ -110,7 +110,7 @@ class SweepPlan:
         write_json(sweep / SWEEP, asdict(self))
 
     @classmethod
-    def read(cls, sweep: Path) -> "Plan":
+    def read(cls, sweep: Path) -> "SweepPlan":
         """The plan of the sweep in a folder."""
         file = sweep / SWEEP
         stat = file.stat()
@@ -141,7 +141,7 @@ class SweepProgress:
     def __init__(self) -> None:
         self.read: dict[Path, float] = {}
 
-    def __call__(self, sweep: Path, plan: "Plan") -> str:
+    def __call__(self, sweep: Path, plan: "SweepPlan") -> str:
         """The line of `progress`, in brackets; empty if it was returned a moment ago."""
         now = time.monotonic()
         if (plan.count or 0) > self.many and now - self.read.get(sweep, -self.pause) < self.pause:
