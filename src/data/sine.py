@@ -1,4 +1,4 @@
-"""Sine waves, drawn from known laws: the smallest data on which a diffusion model can be checked."""
+"""Sine waves, drawn from known distributions: the smallest data on which a diffusion model can be checked."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -26,7 +26,7 @@ class Sine(DataModule):
     Args:
         n: how many signals.
         val_fraction: share of them for validation.
-        n_test: new ones to evaluate on, of the same law.
+        n_test: new ones to evaluate on, from the same distributions.
         frequency: lowest and highest f, in cycles per window.
         amplitude: lowest and highest a, in the units of the signal.
         phase: lowest and highest phi, in radians.
@@ -69,8 +69,8 @@ class Sine(DataModule):
         self.phase = _range("phase", phase)
 
     @property
-    def laws(self) -> dict[str, Any]:
-        """The ranges of frequency, amplitude and phase, and nu: what samples can be measured against."""
+    def distributions(self) -> dict[str, Any]:
+        """The ranges of frequency, amplitude and phase, and the noise nu, which metrics compare samples with."""
         ranges = {"frequency": self.frequency, "amplitude": self.amplitude, "phase": self.phase}
         return {**ranges, "noise": self.noise}
 

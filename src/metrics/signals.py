@@ -81,8 +81,8 @@ HOW_TO_READ = [
 
 
 def known_distributions(context: EvalContext) -> dict[str, Any] | None:
-    """The range of each parameter and the standard deviation of the noise; None if the data have no `laws`."""
-    return getattr(context.data, "laws", None)
+    """The range of each parameter and the standard deviation of the noise; None if the data have no `distributions`."""
+    return getattr(context.data, "distributions", None)
 
 
 def real_waves(context: EvalContext) -> Tensor:

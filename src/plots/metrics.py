@@ -52,7 +52,7 @@ def fitted_waves(x: Tensor, waves: Tensor, titles: list[str]) -> Image.Image:
 def parameter_histograms(
     found: Mapping[str, Tensor],
     real: Mapping[str, Tensor],
-    laws: Mapping[str, tuple[float, float]],
+    distributions: Mapping[str, tuple[float, float]],
     units: Mapping[str, str],
     periods: Mapping[str, float],
 ) -> Image.Image:
@@ -60,13 +60,13 @@ def parameter_histograms(
 
     Args:
         found, real: parameters of the samples and of the data, by name.
-        laws: limits of the distributions.
+        distributions: limits of the distributions.
         units: units for the axis labels.
         periods: periods of circular parameters.
     """
     figure, axes = new_figure(3.6 * len(found), 3.2, 1, len(found))
     for axis, (name, x) in zip(axes[0], found.items(), strict=True):
-        low, high = laws[name]
+        low, high = distributions[name]
         first, last = histogram_range(x, low, high, periods.get(name))
         bins = torch.linspace(first, last, BINS + 1, dtype=torch.float64).numpy()
         for values, style in (

@@ -59,7 +59,7 @@ def context(tmp_path):
         schedule: of the denoiser; by default cosine.
         features: made of the reference; by default the pixels.
         time_sampler: of the run, as its config has them.
-        attributes: what else the data module says, such as `laws`.
+        attributes: what else the data module says, such as `distributions`.
     """
 
     def make(

@@ -77,7 +77,7 @@ def test_the_ideal_denoiser_is_that_of_the_training_data(context, rand):
     assert_close(squared_errors(made, found.ideal, found.x_0)[0, :10], torch.zeros(10).double(), rtol=0, atol=1e-9)
 
 
-# ---- the verdict ----
+# ---- the interpretation ----
 
 
 def test_perfect_memory(undrawn, context, randn):

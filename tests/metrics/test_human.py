@@ -159,7 +159,7 @@ def test_the_numbers_by_hand(images, tmp_path):
 
 
 @pytest.mark.parametrize(("wrong", "found"), [(range(13), "below chance"), ((), "above chance")])
-def test_the_verdict(images, tmp_path, wrong, found):
+def test_the_interpretation(images, tmp_path, wrong, found):
     note = HumanEvaluation(save(tmp_path / "a.csv", rows(wrong=wrong)), "abc123")(images).notes[0]
     assert f"is {found}" in note
 

@@ -75,7 +75,7 @@ def test_the_animation_ends_with_the_samples(context, rand):
     assert (np.asarray(frames[-1]) == np.asarray(image_grid(of.trajectory[-1], least=420))).all()
 
 
-def test_losses_by_noise_and_the_verdict(context, rand):
+def test_losses_by_noise_and_the_status(context, rand):
     of = context(rand(5, 1, 4, 4), rand(9, 1, 4, 4), rand(9, 1, 4, 4))
     assert "no metrics.csv" in LossByNoise().why_not_applicable(of)
     lines = ["step,epoch,val/loss_ema,val_ema/log_snr/a_-inf..0,val_ema/log_snr/b_0..inf"]

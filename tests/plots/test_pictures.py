@@ -44,8 +44,8 @@ def test_pixels_are_rounded_and_clamped():
 
 
 def test_grey_becomes_rgb_and_colors_stay():
-    grey = to_pixels(torch.rand(2, 1, 3, 4))
-    assert grey.shape == (2, 3, 4, 3) and (grey == grey[..., :1]).all()
+    gray = to_pixels(torch.rand(2, 1, 3, 4))
+    assert gray.shape == (2, 3, 4, 3) and (gray == gray[..., :1]).all()
     color = to_pixels(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1))
     assert color.tolist() == [[[[255, 0, 128]]]]
     assert to_pixels(torch.full((1, 1, 1, 1), 0.5, dtype=torch.bfloat16)).dtype == np.uint8

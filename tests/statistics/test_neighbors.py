@@ -12,7 +12,7 @@ def draws(n: int, d: int = 3, seed: int = 0) -> torch.Tensor:
 
 
 def brute_force(real, fake, k):
-    """As the papers define them, with scikit-learn's neighbours."""
+    """As the papers define them, with scikit-learn's neighbors."""
     radius = [NearestNeighbors(n_neighbors=k + 1).fit(x).kneighbors(x)[0][:, k] for x in (real, fake)]
     near = [[(real[i] - fake[j]).norm().item() for j in range(len(fake))] for i in range(len(real))]
     m, n = range(len(real)), range(len(fake))

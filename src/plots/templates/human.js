@@ -109,12 +109,12 @@ function resultOf(title, kind) {
   if (!asked.length) return "";
   const right = asked.filter(isRight).length, share = right / asked.length;
   const [low, high] = interval(right, asked.length);
-  const verdict =
+  const conclusion =
     low > 0.5 ? "more often right than by chance"
       : high < 0.5 ? "less often right than by chance: what is generated looks more real than what is real"
         : "no better than chance, as far as these answers show";
   return `<p><strong>${title}: ${right} of ${asked.length} right, ${percent(share)}</strong>
-    (95 % interval ${percent(low)} to ${percent(high)}; chance is ${percent(0.5)}): ${verdict}.</p>
+    (95 % interval ${percent(low)} to ${percent(high)}; chance is ${percent(0.5)}): ${conclusion}.</p>
     <div class="track" aria-hidden="true"><i class="chance"></i>
     <i class="interval" style="left:${100 * low}%;width:${100 * (high - low)}%"></i>
     <i class="share" style="left:${100 * share}%"></i></div>`;

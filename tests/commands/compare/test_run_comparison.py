@@ -57,7 +57,7 @@ def names(comparison):
 
 
 def test_the_best_rows_are_shown(compared, rates, drawn, tmp_path):
-    """By their losses; a run without one comes last, and the others are grey."""
+    """By their losses; a run without one comes last, and the others are gray."""
     comparison = compared(rates(0.5, 0.2, math.nan, 0.4, 0.3), shown=3)
     assert names(comparison) == ["1", "4", "3"]
     comparison.write()
