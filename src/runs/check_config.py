@@ -1,4 +1,4 @@
-"""Check a whole config against the code that it names, before any work starts."""
+"""Check a config against the signatures of its targets, before any work starts."""
 
 import logging
 import typing
@@ -16,8 +16,9 @@ from src.utils.signatures import annotations, parameters
 
 
 def check_config(cfg: dict[str, Any]) -> None:
-    """Refuse a config in which a value is left out, a `_target_` cannot be imported, or an argument is unknown, missing
-    or not what its annotation says.
+    """Refuse a config with a missing value, a `_target_` that cannot be imported, or a wrong argument.
+
+    Arguments are checked against the signature of the target: their names, types and ranges.
 
     Args:
         cfg: the resolved config, as plain containers.
@@ -25,15 +26,15 @@ def check_config(cfg: dict[str, Any]) -> None:
     Raises:
         UserError: naming the YAML path, and the nearest valid name.
     """
-    # A part is first spoken of under its own name, loss, not where it is passed on, module.loss.
+    # A part is named by its own key, loss, before the nodes that it is passed to, module.loss.
     for path in sorted(missing_values(cfg), key=key_depth):
-        raise UserError(f"{path}=VALUE is needed: this choice has no default for it")
+        raise UserError(f"{path}=VALUE must be given, since it has no default")
     for path, node in sorted(instantiable_nodes(cfg), key=lambda found: key_depth(found[0])):
         check_node(path, node)
 
 
 def check_options(cfg: dict[str, Any], options: type, path: str = "") -> None:
-    """Check those values of a config that stand in no part of it against the annotations of a class of options.
+    """Check the values of a config outside its parts against the annotations of a class of options.
 
     Raises:
         UserError: naming the first that is wrong.
@@ -48,11 +49,12 @@ def check_options(cfg: dict[str, Any], options: type, path: str = "") -> None:
 
 
 def key_depth(path: str) -> int:
+    """The number of parents of a dotted key."""
     return path.count(".")
 
 
 def missing_values(node: Any, path: str = "") -> Iterator[str]:
-    """The paths of all values that the config leaves to the user, as ???."""
+    """The paths of all values that the user must set, ???."""
     if isinstance(node, dict):
         for key, value in node.items():
             yield from missing_values(value, f"{path}.{key}" if path else str(key))
@@ -61,7 +63,7 @@ def missing_values(node: Any, path: str = "") -> Iterator[str]:
 
 
 def instantiable_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """Every node with a `_target_`, with its path."""
+    """All nodes with a `_target_`, with their paths."""
     if isinstance(node, dict):
         if "_target_" in node:
             yield path, node
@@ -73,10 +75,10 @@ def instantiable_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[st
 
 
 def check_node(path: str, node: dict[str, Any]) -> None:
-    """Check one node against the signature of its target."""
+    """Check a node against the signature of its target."""
     name = node["_target_"]
     try:
-        with muted("hydra.utils"):  # which also logs what it raises
+        with muted("hydra.utils"):  # it also logs what it raises
             target = get_object(name)
     except Exception as error:
         reason = " ".join(str(error.__cause__ or error).split())
@@ -102,7 +104,7 @@ def check_node(path: str, node: dict[str, Any]) -> None:
 
 @contextmanager
 def muted(logger: str) -> Iterator[None]:
-    """Without the messages of a logger."""
+    """Mute a logger."""
     log = logging.getLogger(logger)
     was, log.disabled = log.disabled, True
     try:

@@ -1,4 +1,4 @@
-"""The ranges of settings of parts that are not ours, whose own signatures give types alone."""
+"""The ranges of arguments of library classes, whose own signatures give types alone."""
 
 import inspect
 import re
@@ -27,7 +27,7 @@ def is_measured(name: str) -> bool:
 
 
 class Trainer:
-    """Of Lightning. What would not run here, such as a strategy that copies this process, is left out."""
+    """Lightning's Trainer, without values that do not work here, such as a strategy that forks this process."""
 
     strategy: Literal["auto", "ddp", "ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"]
     devices: (
@@ -54,7 +54,7 @@ class Trainer:
     num_sanity_val_steps: Literal[-1] | Annotated[int, Ge(0)]
     profiler: Literal["simple", "advanced", "pytorch"] | None
     reload_dataloaders_every_n_epochs: Annotated[int, Ge(0)]
-    # These would take away what a run here relies on: its checkpoints, its order of the data.
+    # Others would disable the checkpoints or the order of the data that runs rely on.
     enable_checkpointing: Literal[True] | None
     fast_dev_run: Literal[False]
     barebones: Literal[False]
@@ -62,7 +62,7 @@ class Trainer:
 
 
 class Optimizer:
-    """Of torch, whichever: the names mean the same in all."""
+    """Any optimizer of torch: the names mean the same in all."""
 
     lr: Annotated[float, Gt(0)]
     betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Annotated[float, Interval(ge=0, lt=1)]]
@@ -78,7 +78,7 @@ class Optimizer:
 
 
 class Adafactor:
-    """Of torch, with two eps."""
+    """Adafactor of torch, which has two eps."""
 
     lr: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]
@@ -86,7 +86,7 @@ class Adafactor:
 
 
 class EarlyStopping:
-    """Of Lightning."""
+    """EarlyStopping of Lightning."""
 
     monitor: Annotated[str, Predicate(is_measured)]
     patience: Annotated[int, Ge(0)]
@@ -94,13 +94,13 @@ class EarlyStopping:
 
 
 class Strategy:
-    """Of Lightning, where it starts processes."""
+    """The strategies of Lightning that start processes."""
 
     process_group_backend: Literal["gloo", "nccl"] | None
 
 
-# By where they are defined; a name that ends in a dot stands for all that is below it.
-FOREIGN = {
+# The classes with these arguments; a name that ends in a dot stands for all classes below it.
+LIBRARIES = {
     "pytorch_lightning.trainer.trainer.Trainer": Trainer,
     "pytorch_lightning.callbacks.early_stopping.EarlyStopping": EarlyStopping,
     "pytorch_lightning.strategies.ddp.DDPStrategy": Strategy,
@@ -110,11 +110,11 @@ FOREIGN = {
 
 
 def library_hints(target: Any) -> dict[str, Any]:
-    """Annotations for a target whose own say no range; none for any that is not listed."""
+    """The annotations with ranges of a library class; empty for a target that is not listed."""
     if not inspect.isclass(target):
         return {}
     name = f"{target.__module__}.{target.__qualname__}"
-    for place, hints in FOREIGN.items():
+    for place, hints in LIBRARIES.items():
         if name == place or (place.endswith(".") and name.startswith(place)):
             return typing.get_type_hints(hints, include_extras=True)
     return {}
