@@ -37,6 +37,7 @@ from src.diffusion.variances import Variance
 from src.metrics.base import Metric
 from src.metrics.features.base import ReferenceData
 from src.module import DiffusionModule
+from src.optim.ema import EMA
 from src.runs.check_config import check_config
 from src.runs.loading import build_denoiser
 from src.samplers.ancestral import DDIM

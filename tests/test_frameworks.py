@@ -53,7 +53,7 @@ def test_the_command_line_comes_before_the_framework(tmp_path):
     words = ["framework=edm", "sampler.steps=7", "time_sampler=uniform", "parameterization.sigma_data=0.3"]
     cfg = compose_config(tmp_path, "experiment=mnist_edm", *words)
     assert cfg.sampler.steps == 7 and cfg.parameterization.sigma_data == 0.3
-    assert cfg.time_sampler._target_.endswith(".Uniform")
+    assert cfg.time_sampler._target_.endswith(".UniformTimeSampler")
 
 
 def test_an_experiment_adds_to_its_framework_what_the_data_need(tmp_path):
