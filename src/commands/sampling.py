@@ -15,13 +15,13 @@ from src.commands.inputs import read_inputs
 from src.commands.sampling_output import write_quality, write_result_images
 from src.commands.sampling_setup import (
     build_pipeline,
-    check_guidance_labels,
+    check_guidance_condition,
     check_memory,
     check_settings,
     inherit_run_config,
     labels,
+    needs_label,
     resolve_device,
-    takes_label,
 )
 from src.diffusion.conditions import Labels, NoCondition
 from src.plots.pictures import MAX_SHOWN
@@ -86,10 +86,10 @@ class Sampling:
         check_memory(n, shape)
         with config_errors("condition"):
             condition = instantiate(trained.condition)
-        takes = isinstance(condition, Labels) or takes_label(to_container(cfg.guidance))
+        takes = isinstance(condition, Labels) or needs_label(to_container(cfg.guidance))
         label = labels(cfg.label, n, trained.data.num_classes if takes else 0, every=task.makes_samples)
         if label is None and isinstance(condition, NoCondition) and "guidance" in named:
-            check_guidance_labels(to_container(cfg.guidance))
+            check_guidance_condition(to_container(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)

@@ -99,13 +99,13 @@ def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Te
     return torch.tensor(chosen)[torch.arange(n) % len(chosen)]
 
 
-def takes_label(guidance: Any) -> bool:
+def needs_label(guidance: Any) -> bool:
     """True if a guidance, or one inside it, needs labels even if the net takes none."""
-    return any(getattr(get_object(node["_target_"]), "takes_label", False) for _, node in instantiable_nodes(guidance))
+    return any(getattr(get_object(node["_target_"]), "needs_label", False) for _, node in instantiable_nodes(guidance))
 
 
-def check_guidance_labels(guidance: Any) -> None:
-    """Refuse a guidance toward a label if there is none."""
+def check_guidance_condition(guidance: Any) -> None:
+    """Refuse a guidance that needs a condition if there is none."""
     for _, node in instantiable_nodes(guidance):
         if getattr(get_object(node["_target_"]), "needs_condition", False):
             name = node["_target_"].rpartition(".")[2]

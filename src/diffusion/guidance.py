@@ -8,6 +8,7 @@ import annotated_types as at
 import torch
 from torch import Tensor
 
+from src.diffusion.conditions import NULL
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.schedules import Schedule, Time, expand_like
 
@@ -28,7 +29,7 @@ class CFG:
 
     .. math:: \hat x_0 = \hat x_0(\varnothing) + w\, (\hat x_0(y) - \hat x_0(\varnothing))
 
-    Both predictions are evaluated in one call on a doubled batch. Without a label nothing changes.
+    Both predictions are evaluated in one call on a doubled batch. Without a condition nothing changes.
 
     Args:
         scale: w; 1 for conditional, 0 for unconditional sampling.
@@ -50,13 +51,13 @@ class CFG:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             if cond is None or self.scale == 1:
                 return denoise(x_t, t, cond)
-            both = torch.cat([cond, torch.full_like(cond, -1)])
+            both = torch.cat([cond, torch.full_like(cond, NULL)])
             times = torch.cat([t, t]) if t.ndim else t
             x_0, variance = denoise(torch.cat([x_t, x_t]), times, both)
-            with_label, without = x_0.chunk(2)
-            guided_x_0 = torch.lerp(without, with_label, self.scale)
+            conditional, unconditional = x_0.chunk(2)
+            guided_x_0 = torch.lerp(unconditional, conditional, self.scale)
             if self.rescale:
-                ratio = std_per_sample(with_label) / std_per_sample(guided_x_0)
+                ratio = std_per_sample(conditional) / std_per_sample(guided_x_0)
                 guided_x_0 = guided_x_0 * (1 + self.rescale * (ratio - 1))
             return Prediction(guided_x_0, None if variance is None else variance.chunk(2)[0])
 
@@ -156,7 +157,7 @@ class ClassifierGuidance:
     """
 
     needs_condition = True
-    takes_label = True  # even if the denoiser does not
+    needs_label = True  # even if the denoiser does not
 
     def __init__(self, log_prob: Callable[[Tensor, Tensor, Tensor], Tensor], scale: float = 1.0,
                  conditional: bool = False):  # fmt: skip

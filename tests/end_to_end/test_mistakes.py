@@ -181,7 +181,7 @@ def test_a_label_out_of_range(command, tmp_path):
     words = [*SMALL, "condition=labels", f"hydra.run.dir={tmp_path / 'run'}"]
     assert command("train", *words).code == 0
     for label in ("10", "-1", "three", "1.5", "[1,12]", "[]", "true"):
-        assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label=", "0 to 9")
+        assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label must", "0 to 9")
 
 
 def test_a_truncated_checkpoint(command, run, tmp_path):
