@@ -132,9 +132,9 @@ def judge(name: str, x: Tensor, truth: Digits, judges: Features, nfe: float = 0.
 
 def restore(pipeline: Pipeline, task: Any, truth: Digits) -> tuple[Tensor, Tensor, float, float]:
     """The restored digits, the input, evaluations of the network for each, and seconds."""
-    fast = default_precision(model.device.type).startswith("bf16")
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=fast), model.count_nfe() as cost:
-        result = task(model, TaskInput(truth=truth.x))
+    fast = default_precision(pipeline.device.type).startswith("bf16")
+    with torch.autocast(pipeline.device.type, torch.bfloat16, enabled=fast), pipeline.count_nfe() as cost:
+        result = task(pipeline, TaskInput(truth=truth.x))
     return result.x, result.comparison["input"], cost.evaluations / len(truth.x), cost.seconds
 
 
@@ -159,9 +159,9 @@ def bench(pipeline: Pipeline, truth: Digits, judges: Features, case: str, method
             continue
         method, *of_method = METHODS[name]
         made = make_task(task, method, [*settings, *of_method, *words])
-        x, given, nfe, seconds = restore(model, made, truth)
+        x, given, nfe, seconds = restore(pipeline, made, truth)
         if not rows:
-            other, simple = without_a_model(made.operator(model.shape), given, truth.mean)
+            other, simple = without_a_model(made.operator(pipeline.shape), given, truth.mean)
             rows = [judge("input", given, truth, judges), judge(other, simple, truth, judges)]
             print(*rows, sep="\n", flush=True)
             shown = {"input": given, other: simple}
