@@ -16,7 +16,7 @@ SHAPES = [POINTS, (1, 7), (3, 5), (1, 4, 4), (3, 4, 6)]
 
 
 class Inverted(nn.Module):
-    """The net that makes a denoiser predict what a function of (x_t, t, cond) says: its scalings, inverted."""
+    """The net that makes a denoiser predict what a function of (x_t, t, cond) says: its coefficients, inverted."""
 
     def __init__(self, predict: Callable, schedule: Schedule, parameterization: Parameterization):
         super().__init__()

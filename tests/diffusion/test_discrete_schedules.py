@@ -23,7 +23,7 @@ from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE
 from src.diffusion.schedules import VPSDE, LaplaceSchedule
 from tests.diffusion.expected import ONE
 
-TABLES = [
+BETA_SCHEDULES = [
     LinearSchedule,
     QuadraticSchedule,
     ConstantSchedule,
@@ -32,7 +32,7 @@ TABLES = [
     CosineSchedule,
     SigmoidSchedule,
 ]
-LADDERS = [VESDE, EDMSchedule, AdditiveSchedule]
+SIGMA_SCHEDULES = [VESDE, EDMSchedule, AdditiveSchedule]
 
 
 def nodes(steps=1000):
@@ -67,7 +67,7 @@ def numpy_betas(make, steps):
 # ---- variance-preserving tables ----
 
 
-@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("make", BETA_SCHEDULES)
 @pytest.mark.parametrize("steps", [100, 1000, 4000])
 def test_tables_equal_numpy(make, steps):
     betas = numpy_betas(make, steps)
@@ -116,7 +116,7 @@ def test_laplace_equals_diffusers():
     assert_close(alpha / first, theirs, rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("make", BETA_SCHEDULES)
 @pytest.mark.parametrize("steps", [60, 1000])
 def test_zero_terminal_snr(make, steps):
     schedule, plain, end = make(steps, zero_terminal_snr=True), make(steps), nodes(steps)
@@ -131,7 +131,7 @@ def test_zero_terminal_snr(make, steps):
     assert schedule.betas[-1] == 1
 
 
-@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("make", BETA_SCHEDULES)
 def test_signal_fades_evenly_in_the_last_step_to_zero_snr(make):
     schedule = make(zero_terminal_snr=True)
     alpha, sigma = schedule.alpha_sigma(torch.tensor([0.999, 0.9991, 0.99975, 1], dtype=torch.float64))
@@ -140,7 +140,7 @@ def test_signal_fades_evenly_in_the_last_step_to_zero_snr(make):
     assert_close(schedule.inverse_log_snr(ratio.log()), torch.tensor([0.999, 0.9991, 0.99975, 1]).double())
 
 
-@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("make", BETA_SCHEDULES)
 def test_both_options_at_once(make):
     both, one = make(zero_terminal_snr=True, shift=3.0), make(zero_terminal_snr=True)
     t = torch.linspace(1e-4, 0.9999, 501, dtype=torch.float64)
@@ -148,7 +148,7 @@ def test_both_options_at_once(make):
     assert both.alpha_sigma(ONE) == (0, 1)
 
 
-@pytest.mark.parametrize("make", TABLES)
+@pytest.mark.parametrize("make", BETA_SCHEDULES)
 def test_signature_names_the_options(make):
     """The check of configs sees the arguments of the betas and the options of every schedule."""
     names = list(inspect.signature(make).parameters)
@@ -158,7 +158,7 @@ def test_signature_names_the_options(make):
         make(shfit=2.0)
 
 
-# ---- ladders ----
+# ---- schedules of noise levels ----
 
 
 @pytest.mark.parametrize("steps", [10, 1000])
@@ -170,13 +170,13 @@ def test_signature_names_the_options(make):
         (AdditiveSchedule, lambda n: 0.1 * np.sqrt(1 + np.arange(n))),
     ],
 )
-def test_ladders_equal_numpy(make, again, steps):
+def test_noise_levels_equal_numpy(make, again, steps):
     alpha, sigma = make(steps).alpha_sigma(nodes(steps)[1:])
     assert_close(sigma, torch.from_numpy(again(steps)), rtol=1e-12, atol=0)
     assert (alpha == 1).all()
 
 
-def test_ladders_equal_diffusers():
+def test_noise_levels_equal_diffusers():
     n = 18
     karras = EDMEulerScheduler(sigma_min=0.002, sigma_max=80.0, rho=7.0, sigma_schedule="karras")
     karras.set_timesteps(n)
@@ -203,7 +203,7 @@ def test_additive_adds_the_same_noise_at_every_step(steps):
 # ---- between the nodes ----
 
 
-@pytest.mark.parametrize("make", TABLES + LADDERS)
+@pytest.mark.parametrize("make", BETA_SCHEDULES + SIGMA_SCHEDULES)
 def test_rounded_times_hit_their_node(make):
     """Times computed in ways that differ in the last bits give bit-identical values."""
     schedule = make(1000)
@@ -214,14 +214,14 @@ def test_rounded_times_hit_their_node(make):
     assert torch.equal(schedule.log_snr(0.29 * ONE), schedule.log_snr(nodes()[290]))
 
 
-@pytest.mark.parametrize("make", TABLES + LADDERS)
+@pytest.mark.parametrize("make", BETA_SCHEDULES + SIGMA_SCHEDULES)
 def test_interpolates_the_log_snr(make):
     schedule, k = make(1000), torch.tensor([1, 17, 500, 998, 999], dtype=torch.float64)
     between = 0.75 * schedule.log_snr(k / 1000) + 0.25 * schedule.log_snr((k + 1) / 1000)
     assert_close(schedule.log_snr((k + 0.25) / 1000), between, rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("make", TABLES + LADDERS)
+@pytest.mark.parametrize("make", BETA_SCHEDULES + SIGMA_SCHEDULES)
 def test_ratio_of_noise_and_signal_grows_evenly_before_the_first_node(make):
     schedule, share = make(1000), torch.tensor([0, 1e-5, 0.25, 0.5, 1], dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(share / 1000)
@@ -243,7 +243,7 @@ def test_few_steps(steps):
 # ---- many steps ----
 
 RATIO = 80**(1 / 7) - 0.002**(1 / 7)  # fmt: skip
-# log alpha, or log sigma of a ladder, of the continuous process.
+# log alpha, or log sigma, of the continuous process.
 LIMITS = {
     LinearSchedule: lambda t: VPSDE(0.1, 20.0).alpha_sigma(t)[0].log(),
     QuadraticSchedule: lambda t: -((0.1**0.5 + (20**0.5 - 0.1**0.5) * t) ** 3 - 0.1**1.5) / (6 * (20**0.5 - 0.1**0.5)),
@@ -318,7 +318,10 @@ def test_additive_is_brownian_motion_at_every_number_of_steps(steps):
         ),
         (lambda: ExponentialSchedule(beta_min=0.0), "schedule must have 0 < beta_min <= beta_max, got 0.0"),
         (lambda: ConstantSchedule(beta=0.0), "beta_1 = 0"),
-        *((lambda make=make: make(0), "schedule.steps must be >= 1, got 0") for make in [*TABLES, AdditiveSchedule]),
+        *(
+            (lambda make=make: make(0), "schedule.steps must be >= 1, got 0")
+            for make in [*BETA_SCHEDULES, AdditiveSchedule]
+        ),
         *((lambda make=make: make(1), "schedule.steps must be >= 2, got 1") for make in (VESDE, EDMSchedule)),
         (lambda: CosineSchedule(beta_max=1.0), "beta_1000 = 1"),
         (lambda: DiscreteVP(torch.tensor([0.1, 1.5])), "beta_2 = 1.5"),

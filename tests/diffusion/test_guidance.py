@@ -54,7 +54,7 @@ def tilted(schedule, x_t, t, label, scale, base=-1):
 
 
 @pytest.mark.parametrize("t", TIMES, ids=["one time", "a time each"])
-class TestClassifierFree:
+class TestCFG:
     def test_scale_tilts(self, t, schedule, randn):
         for shape, scale in zip(SHAPES, (-1.0, 0.5, 2.0, 3.0, 7.5), strict=True):
             x_t = randn(5, *shape)

@@ -360,13 +360,13 @@ def test_hybrid_trains_the_mean_by_the_square_and_the_variance_by_the_bound(
     leaves = randn(4, *shape), randn(4, *shape)
     hybrid, (of_mean, of_variance) = gradients(Hybrid(weightings.v_weighting, steps=50, num_levels=num_levels))
     # The squared error alone is at the times as the bound rounds them up.
-    _, on_grid = losses.round_to_step(t, 50)
-    square = MSE(weightings.v_weighting)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, on_grid, noise)
+    _, rounded = losses.round_to_step(t, 50)
+    square = MSE(weightings.v_weighting)(Oracle(lambda *_: torch.tanh(leaves[0]), schedule), x_0, rounded, noise)
     _, (square_of_mean, _) = gradients(Hybrid(weightings.v_weighting, steps=50, num_levels=num_levels, scale=0.0))
     bound, (_, bound_of_variance) = gradients(VLB(50, num_levels=num_levels))
     assert_close(hybrid, square + 0.001 * bound, rtol=1e-9, atol=1e-12)
     assert_close(of_mean, square_of_mean, rtol=1e-12, atol=0)
-    w = expand_like(weightings.v_weighting(schedule, on_grid), x_0)
+    w = expand_like(weightings.v_weighting(schedule, rounded), x_0)
     assert_close(of_mean, 2 * w * (torch.tanh(leaves[0]) - x_0) / x_0[0].numel(), rtol=1e-9, atol=1e-12)
     assert_close(of_variance, 0.001 * bound_of_variance, rtol=1e-9, atol=1e-15)
     assert of_variance.abs().max() > 1e-6

@@ -75,7 +75,7 @@ def test_true_output_gives_the_data_at_the_end(name, part, data, randn):
 
 
 @pytest.mark.parametrize("part", TRUTHS)
-def test_outputs_of_ladders_at_their_first_times(part, randn):
+def test_outputs_of_ve_schedules_at_their_first_times(part, randn):
     """Where the noise is a thousandth of the data and less."""
     schedule, (parameterization, truth) = EDMSchedule(STEPS), TRUTHS[part]
     x_0, eps, t = randn(3, 2, 3), randn(3, 2, 3), torch.tensor([1e-5, 4e-4, 2e-3], dtype=torch.float64)
@@ -91,11 +91,11 @@ def test_coefficients_of_the_input(name, part):
     """Unit variance for data of unit variance, or of sigma_data; told 1000 t, or 250 log(sigma / alpha)."""
     schedule, parameterization = ALL[name](), TRUTHS[part][0]
     alpha, sigma = schedule.alpha_sigma(T)
-    scalings = parameterization.preconditioning(schedule, T)
+    coefficients = parameterization.preconditioning(schedule, T)
     std = getattr(parameterization, "sigma_data", 1.0)
-    assert_close(scalings.c_in**2 * (alpha**2 * std**2 + sigma**2), torch.ones_like(T), rtol=1e-12, atol=0)
+    assert_close(coefficients.c_in**2 * (alpha**2 * std**2 + sigma**2), torch.ones_like(T), rtol=1e-12, atol=0)
     told = 250 * torch.log(sigma / alpha) if part.startswith("edm") else 1000 * T
-    assert_close(scalings.c_noise, told, rtol=0, atol=1e-8)
+    assert_close(coefficients.c_noise, told, rtol=0, atol=1e-8)
 
 
 def test_network_input(randn):
@@ -171,20 +171,22 @@ def test_mean_has_the_coefficients_of_ddpm(make):
     t = torch.arange(1, 1001, dtype=torch.float64) / 1000
     a, b = posterior_coefficients(schedule, t - 1 / 1000, t)
     assert_close(torch.stack([a, b]), torch.stack([of_x_t, of_x_0]), rtol=1e-9, atol=1e-12)
-    scalings = PosteriorMean(1000).preconditioning(schedule, t)
-    assert_close(scalings.c_out, 1 / of_x_0, rtol=1e-9, atol=0)
-    assert_close(scalings.c_skip, -of_x_t / of_x_0, rtol=1e-9, atol=1e-9)
+    coefficients = PosteriorMean(1000).preconditioning(schedule, t)
+    assert_close(coefficients.c_out, 1 / of_x_0, rtol=1e-9, atol=0)
+    assert_close(coefficients.c_skip, -of_x_t / of_x_0, rtol=1e-9, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ALL)
 def test_mean_within_the_first_step(name):
     """Finite down to t = 0, and the network predicts the data wherever the step ends in it."""
     schedule = ALL[name]()
-    scalings = PosteriorMean(STEPS).preconditioning(schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64))
-    assert all(v.isfinite().all() for v in scalings)
+    coefficients = PosteriorMean(STEPS).preconditioning(
+        schedule, torch.tensor([0, 1e-7, 5e-4, 1e-3], dtype=torch.float64)
+    )
+    assert all(v.isfinite().all() for v in coefficients)
     if name != "learned":
-        assert_close(scalings.c_out, torch.ones(4).double(), rtol=0, atol=1e-12)
-        assert_close(scalings.c_skip, torch.zeros(4).double(), rtol=0, atol=1e-12)
+        assert_close(coefficients.c_out, torch.ones(4).double(), rtol=0, atol=1e-12)
+        assert_close(coefficients.c_skip, torch.zeros(4).double(), rtol=0, atol=1e-12)
 
 
 # ---- where they are singular ----

@@ -190,7 +190,7 @@ def test_sde_in_closed_form():
         VPSDE(): (-beta / 2, beta),
         SubVPSDE(): (-beta / 2, beta * (1 - torch.exp(-2 * integral))),
         FlowSchedule(): (-1 / (1 - t), 2 * t / (1 - t)),
-        # The ladder's nodes are T - 1 steps apart.
+        # The nodes are T - 1 steps apart.
         discrete_schedules.VESDE(): (0 * t, 2 * sigma**2 * ratio * steps / (steps - 1)),
     }
     for schedule, expected in closed.items():
@@ -252,14 +252,14 @@ def test_flow_shift_is_a_change_of_time():
     )
 
 
-TABLES = (
+BETA_SCHEDULES = (
     beta_schedules.LinearSchedule, beta_schedules.QuadraticSchedule, beta_schedules.ConstantSchedule,
     beta_schedules.ExponentialSchedule, beta_schedules.TanhSchedule, beta_schedules.CosineSchedule,
     beta_schedules.SigmoidSchedule,
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, LaplaceSchedule])
+@pytest.mark.parametrize("make", [*BETA_SCHEDULES, FlowSchedule, LaplaceSchedule])
 @pytest.mark.parametrize("shift", [0.5, 4.0])
 def test_shift_moves_the_log_snr(make, shift):
     """The log-SNR changes by -2 log s at every time, at nodes, between them and at the ends."""
@@ -268,14 +268,15 @@ def test_shift_moves_the_log_snr(make, shift):
 
 
 @pytest.mark.parametrize(
-    "make", [*TABLES, FlowSchedule, LaplaceSchedule, partial(beta_schedules.LinearSchedule, zero_terminal_snr=True)]
+    "make",
+    [*BETA_SCHEDULES, FlowSchedule, LaplaceSchedule, partial(beta_schedules.LinearSchedule, zero_terminal_snr=True)],
 )
 def test_inverse_of_a_shifted_one(make):
     schedule = make(shift=3.0)
     assert_close(schedule.inverse_log_snr(schedule.log_snr(T)), T, rtol=0, atol=2e-9)
 
 
-@pytest.mark.parametrize("make", [*TABLES, FlowSchedule, LaplaceSchedule])
+@pytest.mark.parametrize("make", [*BETA_SCHEDULES, FlowSchedule, LaplaceSchedule])
 @pytest.mark.parametrize("shift", [0.0, -1.0, math.inf, math.nan])
 def test_refuses_an_impossible_shift(make, shift):
     with pytest.raises(ValueError, match=r"schedule\.shift must be finite and > 0"):

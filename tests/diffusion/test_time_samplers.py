@@ -171,7 +171,7 @@ def test_log_normal_levels_beyond_the_schedule_are_taken_at_its_ends(name):
         assert abs((t == end).double().mean() - share) <= 5 * (share * (1 - share) / N) ** 0.5 + 1e-9
 
 
-def test_log_normal_on_a_short_ladder():
+def test_log_normal_on_few_noise_levels():
     """Most of the levels lie beyond a process that never hides the data."""
     t = draw(LogNormalTimeSampler(0.0, 1.0), schedule=AdditiveSchedule())
     assert (t == 1).double().mean() > 0.8

@@ -30,7 +30,7 @@ def test_normal_kl_equals_torch(randn):
     assert_close(normal_kl(m_1, v_1, m_1, v_1), torch.zeros(1000).double(), rtol=0, atol=0)
 
 
-def test_prior_term_equals_torch(schedule, randn):
+def test_prior_kl_equals_torch(schedule, randn):
     for shape in SHAPES:
         x_0 = randn(4, *shape)
         alpha, sigma = schedule.alpha_sigma(ONE)

@@ -202,7 +202,7 @@ def test_align_your_steps(make_schedule, randn):
 
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("betas", ["linear", "cosine"])
-def test_dpm_2s(betas, shape, make_schedule, randn):
+def test_dpmpp_2s(betas, shape, make_schedule, randn):
     """There the evaluations half way are nodes too: with equal steps in log-SNR that is at r = 1/2."""
     schedule, x = make_schedule(betas), randn(2, *shape)
     for steps in (1, 2, 12):
@@ -218,9 +218,9 @@ def test_dpm_2s(betas, shape, make_schedule, randn):
 @pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("betas", ["linear", "cosine"])
 def test_heun(betas, shape, make_schedule, randn):
-    r"""There it is Heun's method for :math:`x / \alpha` over :math:`\sigma / \alpha`, whatever the schedule.
+    r"""There it is Heun's method for :math:`x / \alpha` over :math:`\sigma / \alpha` on every schedule.
 
-    Ours is one for x over :math:`(\alpha, \sigma)`, the same where alpha stays: on the ladder of the table's levels.
+    Ours is one for x over :math:`(\alpha, \sigma)`, which is the same where alpha is 1.
     """
     x = randn(2, *shape)
     alpha, sigma = make_schedule(betas).alpha_sigma(torch.arange(1, 1001, dtype=torch.float64) / 1000)

@@ -200,7 +200,7 @@ def decay(t):
 
 
 def ve(t):
-    return 0.01 * 5000 ** ((1000 * t - 1) / 999)  # the ladder's first level is at t = 1 / 1000
+    return 0.01 * 5000 ** ((1000 * t - 1) / 999)  # the first noise level is at t = 1 / 1000
 
 
 SDES = {

@@ -171,7 +171,7 @@ def test_the_large_variance_is_right_for_white_noise(name, make_schedule):
         assert_close((state.x_t**2).sum(), tensor(1.0), rtol=0, atol=1e-9)
 
 
-def test_dpm_2s_is_its_published_form(schedule, randn):
+def test_dpmpp_2s_is_its_published_form(schedule, randn):
     r"""With :math:`D = (1 - \frac{1}{2r}) \hat x_0 + \frac{1}{2r} \hat x_0'`, r = 1/2."""
     x_t, times = randn(2, 3, 5), equal_in_log_snr(schedule, 2, 0.8, 0.4)
     (_, sigma_t), (alpha_m, sigma_m), (alpha_s, sigma_s) = (schedule.alpha_sigma(t) for t in times)

@@ -113,8 +113,8 @@ class TestInNoise:
 
     def test_karras_is_that_of_edm(self, steps):
         """On EDM's own schedule, and that of diffusers in its float32."""
-        ladder = discrete_schedules.EDMSchedule(4000)
-        levels = noise_levels(ladder, time_grids.karras_time_grid(ladder, steps)[:-1])
+        schedule = discrete_schedules.EDMSchedule(4000)
+        levels = noise_levels(schedule, time_grids.karras_time_grid(schedule, steps)[:-1])
         i = torch.arange(steps, dtype=torch.float64)
         expected = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
         assert_close(levels, expected, rtol=1e-9, atol=0)
@@ -123,7 +123,7 @@ class TestInNoise:
         assert_close(levels, theirs.sigmas[:-1].double(), rtol=2e-5, atol=0)
 
     def test_equal_steps_of_t_on_edms_schedule_are_its_time_steps(self, steps):
-        """Its ladder of as many levels."""
+        """Its schedule of as many levels."""
         times = torch.arange(steps, 0, -1).double() / steps
         i = torch.arange(steps, dtype=torch.float64)
         expected = (80 ** (1 / 7) + i / (steps - 1) * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7
