@@ -49,7 +49,7 @@ def score(features: Features, fake: Tensor) -> Score:
     )
 
 
-def floor(features: Features, n: int, seed: int = 0) -> Score:
+def real_baseline(features: Features, n: int, seed: int = 0) -> Score:
     """Of n training digits: what a perfect model of them would have."""
     if n > (most := len(features.train)):
         raise UserError(f"n={n:,} is more than the {most:,} training digits; use fewer samples")

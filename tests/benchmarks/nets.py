@@ -36,7 +36,7 @@ from src.utils.console import log, start_logging
 from src.utils.errors import UserError
 from src.utils.hardware import default_precision
 from src.utils.paths import CONF
-from tests.benchmarks.digits import floor, reference, score
+from tests.benchmarks.digits import real_baseline, reference, score
 from tests.benchmarks.results import align, replace
 from tests.samplers.registry import sample as sample_from_noise
 
@@ -172,7 +172,7 @@ def bench_mnist(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:
         raise UserError("--data-root=FOLDER is needed: the folder of MNIST")
     digits = reference(composed(["experiment=mnist_ddpm"]), args.data_root)
     table = [["net", "parameters", "images/s", "steps", "distance", "95 % interval", "confidence"]]
-    real = floor(digits.features, args.n)
+    real = real_baseline(digits.features, args.n)
     table.append(["the data", "", "", "", f"{real.distance:.2f}", f"{real.low:.2f} to {real.high:.2f}", ""])
     for job in jobs:
         words = [*job.overrides("mnist_ddpm"), f"data.root={Path(args.data_root).absolute()}", f"seed={args.seed}"]

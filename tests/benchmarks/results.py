@@ -10,8 +10,8 @@ OVERHEAD_BATCH = 64  # samples drawn at a time when measuring overhead
 QUALITY = """\
 Squared Fréchet distance between features of a digit classifier for samples and for the 10,000 test digits, in percent
 of the variance of the latter, by the number of network evaluations. Lower is better; only distances at the same n can
-be compared. In brackets the 95 % interval of a bootstrap over samples, too wide near the floor. "at k": the sampler
-evaluates the network k times, the most that fit. All start from the same noise."""
+be compared. In brackets the 95 % interval of a bootstrap over samples, too wide near the baseline of real data.
+"at k": the sampler evaluates the network k times, the most that fit. All start from the same noise."""
 OVERHEAD = f"Time of the sampling loop outside of the network, over that in it, in batches of {OVERHEAD_BATCH}."
 
 
@@ -73,7 +73,10 @@ def markdown(about: dict[str, Any], cells: dict[str, dict[str, Any]]) -> str:
     budgets = sorted({c["budget"] for c in main})
     by_place = {(c["row"], c["budget"]): c for c in main}
     names = sorted({c["row"] for c in main})
-    special = {"real training digits": cells.get("floor"), "{} at {}".format(*REFERENCE): cells.get("ddpm@1000")}
+    special = {
+        "real training digits": cells.get("real_baseline"),
+        "{} at {}".format(*REFERENCE): cells.get("ddpm@1000"),
+    }
     table = [["sampler", *map(str, budgets)]]
     table += [[name, *(show(by_place[name, b]) if (name, b) in by_place else "" for b in budgets)] for name in names]
     reasons = [f"- `{c['row']}` at {c['budget']}: {c['reason']}" for c in [*quality, *overhead] if "reason" in c]

@@ -37,7 +37,7 @@ from src.utils.console import log, start_logging
 from src.utils.errors import UserError
 from src.utils.hardware import default_precision
 from src.utils.paths import CONF
-from tests.benchmarks.digits import floor, reference, score
+from tests.benchmarks.digits import real_baseline, reference, score
 from tests.benchmarks.results import OVERHEAD_BATCH, REFERENCE, Results, markdown, replace, show
 
 OUTPUTS = Path(os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs"))
@@ -201,12 +201,12 @@ class Bench:
         self.results.put(key, cell)
         log.info(f"{key:<32} {show(cell):<24} {time.perf_counter() - began:.0f} s  {cell.get('reason', '')}")
 
-    def floor(self) -> None:
+    def real_baseline(self) -> None:
         """The row of real digits."""
-        if self.args.fresh or "floor" not in self.results.cells:
-            found = floor(self.digits.features, self.args.n, self.args.seed)
-            cell = {"row": "floor", "budget": 0, "kind": "floor", "sampler": None}
-            self.results.put("floor", cell | found._asdict())
+        if self.args.fresh or "real_baseline" not in self.results.cells:
+            found = real_baseline(self.digits.features, self.args.n, self.args.seed)
+            cell = {"row": "real_baseline", "budget": 0, "kind": "real_baseline", "sampler": None}
+            self.results.put("real_baseline", cell | found._asdict())
 
 
 class NetTime:
@@ -276,7 +276,7 @@ def bench(args: argparse.Namespace) -> None:
     """Measure what is asked for and not there yet, cheap cells first, and print the page."""
     job = Bench(args)
     there = rows(args, job.trained)
-    job.floor()
+    job.real_baseline()
     for row in there if args.what != "quality" else ():
         job.cell(row, "overhead", OVERHEAD_AT)
     if args.what != "overhead":

@@ -38,11 +38,11 @@ def sampler(target, **settings):
 def test_the_distance_of_moved_features_is_known(randn):
     """By m in each of D directions it is D m^2; real ones in place of samples are nearer."""
     features = SimpleNamespace(test=randn(500, 4), train=randn(400, 4), logits=lambda x: 0 * x)
-    score, floor = bench.score(features, features.test + 3), bench.floor(features, 300)
+    score, real_baseline = bench.score(features, features.test + 3), bench.real_baseline(features, 300)
     assert score.distance == pytest.approx(36) and score.low < 36 < score.high and score.confidence == 0.25
-    assert 0 <= floor.low < floor.distance < 0.1
+    assert 0 <= real_baseline.low < real_baseline.distance < 0.1
     with pytest.raises(UserError, match="n=401 is more than the 400 training digits"):
-        bench.floor(features, 401)
+        bench.real_baseline(features, 401)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ def found() -> dict:
         "minutes": 6,
         "precision": "bf16",
         "samples": 100,
-        "floor": {"frechet": 0.7, "confident": 0.98},
+        "real_baseline": {"frechet": 0.7, "confident": 0.98},
         "contenders": {OURS: contender(1) | ours, PEERS[0]: contender(10), PEERS[1]: contender(20)},
         "speeds": {"bf16": {OURS: [150.0, 170.0, 160.0], PEERS[0]: [40.0, 41.0, 39.0], PEERS[1]: [50.0, 50.0, 50.0]}},
     }

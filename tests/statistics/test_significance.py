@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from src.statistics.significance import Estimate, best, decimals, differ, format_number
+from src.statistics.significance import Estimate, best, decimals, differ, format_number, wilson_interval
 
 
 @pytest.mark.parametrize("values", [(1.0, 3.0), (0.1, 0.2, 0.6), (5.0, 5.0, 5.0, 7.0)])
@@ -92,3 +92,12 @@ def test_noise_alone_is_rarely_marked():
     for rows in (2, 5):
         tables = (list(map(Estimate, map(tuple, rng.normal(size=(rows, 3))))) for _ in range(400))
         assert np.mean([best(table, "lower") is not None for table in tables]) < 0.07
+
+
+@pytest.mark.parametrize(("hits", "n"), [(0, 10), (5, 10), (10, 10), (480, 1000)])
+def test_wilsons_interval_by_its_formula(hits, n):
+    p, z2 = hits / n, 1.959964**2
+    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
+    margin = (z2 * (p * (1 - p) / n + z2 / (4 * n**2))) ** 0.5 / (1 + z2 / n)
+    low, high = wilson_interval(hits, n)
+    assert (low, high) == pytest.approx((middle - margin, middle + margin), abs=1e-6)

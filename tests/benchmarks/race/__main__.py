@@ -136,7 +136,7 @@ class Race:
         """The distance of samples to the test data, with its 95 % interval, and how many are surely a digit."""
         return measure(read_samples(file, (1, 28, 28)), self.reference)
 
-    def floor(self) -> dict[str, Any]:
+    def real_baseline(self) -> dict[str, Any]:
         """The same of as many training images."""
         return measure(self.reference.train.some(self.n, "race")["x"] * 2 - 1, self.reference)
 
@@ -226,7 +226,7 @@ def hold(args: argparse.Namespace) -> None:
         "minutes": args.minutes,
         "precision": next(iter(PRECISIONS)),
         "samples": args.samples,
-        "floor": race.floor(),
+        "real_baseline": race.real_baseline(),
         "contenders": contenders,
         "speeds": race.speeds(args.rounds),
     }

@@ -47,12 +47,12 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     best = min(one["frechet"] for name, one in found["contenders"].items() if name != ours)
     reached = [m["seconds"] for m in mine["kept"].values() if m["frechet"] <= best]
     when = f"within {min(reached):.0f} s" if reached else "at none of the measured moments"
-    floor, n, grid = found["floor"], found["samples"], mine["grid"]
+    real_baseline, n, grid = found["real_baseline"], found["samples"], mine["grid"]
     return (
         f"{found['minutes']:g} minutes of training each in {PRECISIONS[found['precision']]}, {n} samples; in brackets "
-        f"the ratio to {ours}. {n} real digits have a distance of {floor['frechet']:.2f}, and "
-        f"{100 * floor['confident']:.1f} % of them are classified with that confidence. {ours} reaches the better "
-        f"baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
+        f"the ratio to {ours}. {n} real digits have a distance of {real_baseline['frechet']:.2f}, and "
+        f"{100 * real_baseline['confident']:.1f} % of them are classified with that confidence. {ours} reaches the "
+        f"better baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
         f"imports included; {n} digits sampled this way have a distance of {grid['frechet']:.2f}, and "
         f"{100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier can also be confident "
         "about noise: see the pictures."
