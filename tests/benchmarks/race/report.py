@@ -52,8 +52,8 @@ def in_words(found: dict[str, Any], ours: str) -> str:
         f"{found['minutes']:g} minutes of training each in {PRECISIONS[found['precision']]}, {n} samples; in brackets "
         f"the ratio to {ours}. {n} real digits have a distance of {real_baseline['frechet']:.2f}, and "
         f"{100 * real_baseline['confident']:.1f} % of them are classified with that confidence. {ours} reaches the "
-        f"better baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take {mine['grid_s']:.1f} s, "
-        f"imports included; {n} digits sampled this way have a distance of {grid['frechet']:.2f}, and "
+        f"better baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take "
+        f"{mine['grid_s']:.1f} s, imports included; {n} digits sampled this way have a distance of {grid['frechet']:.2f}, and "
         f"{100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier can also be confident "
         "about noise: see the pictures."
     )
