@@ -54,7 +54,8 @@ def in_words(found: dict[str, Any], ours: str) -> str:
         f"{100 * real_baseline['confident']:.1f} % of them are classified with that confidence. {ours} reaches the "
         f"better baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take "
         f"{mine['grid_s']:.1f} s, imports included; {n} digits sampled this way have a distance of "
-        f"{grid['frechet']:.2f}, and {100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier can also be confident "
+        f"{grid['frechet']:.2f}, and {100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier "
+        "can also be confident "
         "about noise: see the pictures."
     )
 
