@@ -31,7 +31,7 @@ UNUSABLE_PATH = (
 
 def overridden_keys() -> set[str]:
     """The keys on the command line of the running command."""
-    return {read(word).key for word in HydraConfig.get().overrides.task}
+    return {read(override).key for override in HydraConfig.get().overrides.task}
 
 
 @contextmanager
@@ -172,11 +172,11 @@ def suggest(name: str, choices: list[str]) -> str:
 
 def config_keys(config_name: str) -> list[str]:
     """Every key of the config that the choices of groups on the command line compose."""
-    words = [word for word in split_flags(sys.argv[1:])[0] if is_group_choice(word)]
+    overrides = [override for override in split_flags(sys.argv[1:])[0] if is_group_choice(override)]
     GlobalHydra.instance().clear()
     with hydra.initialize_config_dir(str(CONF), version_base="1.3"):
         try:
-            cfg = hydra.compose(config_name, words)
+            cfg = hydra.compose(config_name, overrides)
         except HydraException:
             cfg = hydra.compose(config_name)
     return list(flat_keys(cfg))
@@ -185,8 +185,8 @@ def config_keys(config_name: str) -> list[str]:
 def is_group_choice(text: str) -> bool:
     """True if an override chooses a file of a config group."""
     with suppress(OverrideParseException):
-        word = read(text)
-        return word.head == word.key and (CONF / word.key).is_dir() and not word.sweeps
+        override = read(text)
+        return override.head == override.key and (CONF / override.key).is_dir() and not override.sweeps
     return False
 
 

@@ -25,8 +25,8 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     Raises:
         UserError: for settings that contradict each other.
     """
-    words = list(HydraConfig.get().overrides.task)
-    overrides = [word for word in words if read(word).key.split(".")[0] not in LAUNCH_KEYS]
+    given = HydraConfig.get().overrides.task
+    overrides = [word for word in given if read(word).key.split(".")[0] not in LAUNCH_KEYS]
     if any(read(word).key == "paths.run" for word in overrides):
         raise UserError("paths.run= cannot be set, since it is the run folder; set hydra.run.dir=FOLDER instead")
     drop_incompatible_keys(cfg, overrides)

@@ -34,10 +34,10 @@ def run_command(
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with user_errors(config_name):
         settle_environment()
-        words, flags = split_flags(sys.argv[1:])
-        words = [normalize_override(word) for word in rewrite([normalize_override(word) for word in words])]
-        check_run_dirs(words)
-        sys.argv[1:] = [*words, *flags]  # Hydra refuses overrides on both sides of a flag
+        typed, flags = split_flags(sys.argv[1:])
+        overrides = [*map(normalize_override, rewrite([*map(normalize_override, typed)]))]
+        check_run_dirs(overrides)
+        sys.argv[1:] = [*overrides, *flags]  # Hydra refuses overrides on both sides of a flag
         start(wrap_task(task, config_name))()
 
 

@@ -40,27 +40,27 @@ def normalize_override(text: str) -> str:
     """
     if text.startswith("="):
         raise UserError(f"{text}: the name before the = is missing")
-    word = parse_override(text)
-    if word.sweeps or word.removes:
-        return word.text
-    group = (CONF / word.key).is_dir()
-    if group and word.value is None:
-        raise UserError(f"{text} chooses nothing. Choices: {', '.join(choices(word.key))}")
-    if is_empty(word.value) and not group:
-        refuse_empty(word.head)
-    if word.value is None and word.key in REQUIRED_PATHS:
-        raise UserError(f"{word.key} must be a folder, got null; leave it out, or name a folder")
-    if word.key in PATH_KEYS and isinstance(word.value, bool | int | float):
-        return assignment(word.head, word.tail)
+    override = parse_override(text)
+    if override.sweeps or override.removes:
+        return override.text
+    group = (CONF / override.key).is_dir()
+    if group and override.value is None:
+        raise UserError(f"{text} chooses nothing. Choices: {', '.join(choices(override.key))}")
+    if is_empty(override.value) and not group:
+        refuse_empty(override.head)
+    if override.value is None and override.key in REQUIRED_PATHS:
+        raise UserError(f"{override.key} must be a folder, got null; leave it out, or name a folder")
+    if override.key in PATH_KEYS and isinstance(override.value, bool | int | float):
+        return assignment(override.head, override.tail)
     if (
-        word.key in PATH_KEYS
-        and isinstance(word.value, list)
-        and any(isinstance(name, int | float) for name in word.value)
+        override.key in PATH_KEYS
+        and isinstance(override.value, list)
+        and any(isinstance(name, int | float) for name in override.value)
     ):
-        return assignment(word.head, [str(name) for name in word.value])
-    if expanded(word.value) != word.value:
-        return assignment(word.head, expanded(word.value))
-    return word.text
+        return assignment(override.head, [str(name) for name in override.value])
+    if expanded(override.value) != override.value:
+        return assignment(override.head, expanded(override.value))
+    return override.text
 
 
 def parse_override(text: str) -> Word:
@@ -76,67 +76,68 @@ def parse_override(text: str) -> Word:
         raise
 
 
-def check_run_dirs(words: list[str]) -> None:
+def check_run_dirs(overrides: list[str]) -> None:
     """Refuse folders of runs and sweeps that cannot be written to, before Hydra makes them.
 
     Raises:
         UserError: naming the key.
     """
     for setting in ("hydra.run.dir", "hydra.sweep.dir"):
-        folder = override_value(setting, words)
+        folder = override_value(setting, overrides)
         if isinstance(folder, str) and "${" not in folder:
             check_writable(setting, folder)
 
 
-def training_overrides(words: list[str]) -> list[str]:
+def training_overrides(overrides: list[str]) -> list[str]:
     """The overrides of src.train; those that a run or sweep was started with are put before those that resume it.
 
     Hydra then composes the same groups again, which the resuming command line may change.
     """
-    words = sweep_overrides(words)
-    if (resume := override_value("resume", words)) is None:
-        return words
+    overrides = sweep_overrides(overrides)
+    if (resume := override_value("resume", overrides)) is None:
+        return overrides
     run = Run.find(str(resume))
     run.check_version()
     saved = run.overrides()
-    check_trusted_overrides(saved, run.path / RECORD, override_value("trust", words) is True)
-    return words if words[: len(saved)] == saved else [*saved, *words]
+    check_trusted_overrides(saved, run.path / RECORD, override_value("trust", overrides) is True)
+    return overrides if overrides[: len(saved)] == saved else [*saved, *overrides]
 
 
-def sampling_overrides(words: list[str]) -> list[str]:
+def sampling_overrides(overrides: list[str]) -> list[str]:
     """The overrides of src.sample and src.evaluate, with ++ before settings of the run's own sampler and so on.
 
     Hydra does not know those parts, so that it could not override them otherwise; `check_config` refuses unknown keys.
     """
-    parsed = [read(word) for word in sweep_overrides(words)]
-    chosen = {word.key for word in parsed}
-    return [f"++{word.text}" if changes_sampling_part(word, chosen) else word.text for word in parsed]
+    parsed = [read(override) for override in sweep_overrides(overrides)]
+    chosen = {override.key for override in parsed}
+    return [f"++{override.text}" if changes_sampling_part(override, chosen) else override.text for override in parsed]
 
 
-def changes_sampling_part(word: Word, chosen: set[str]) -> bool:
+def changes_sampling_part(override: Word, chosen: set[str]) -> bool:
     """True if an override sets a key of the run's own sampler, guidance and so on, not of a newly chosen one."""
-    part = word.key.split(".")[0]
-    return word.head == word.key != part and part in SAMPLING_GROUPS and part not in chosen
+    part = override.key.split(".")[0]
+    return override.head == override.key != part and part in SAMPLING_GROUPS and part not in chosen
 
 
-def sweep_overrides(words: list[str]) -> list[str]:
+def sweep_overrides(overrides: list[str]) -> list[str]:
     """The overrides of a resumed sweep: its own, unless the command line has others than launch keys.
 
     Raises:
         UserError: if the folder holds no sweep.
     """
-    if (folder := override_value("sweep.resume", words)) is None:
-        return words
+    if (folder := override_value("sweep.resume", overrides)) is None:
+        return overrides
     if not (Path(folder) / SWEEP).is_file():
         raise UserError(
             f"sweep.resume={folder}: the folder holds no sweep, since {SWEEP} is missing; name the folder of a sweep"
         )
-    plan, given = SweepPlan.read(Path(folder)), [word for word in words if not is_launch_key(read(word).key)]
-    typed = [] if given else [*plan.hydra_overrides, *plan.words]
-    check_trusted_overrides(typed, Path(folder) / SWEEP, override_value("trust", words) is True)
+    plan = SweepPlan.read(Path(folder))
+    given = any(not is_launch_key(read(override).key) for override in overrides)
+    saved = [] if given else [*plan.hydra_overrides, *plan.overrides]
+    check_trusted_overrides(saved, Path(folder) / SWEEP, override_value("trust", overrides) is True)
     start = ("sweep.resume", "sweep.retry", "sweep.dry_run")
-    own = [word for word in typed if read(word).key not in start and word not in words]
-    return [*own, *words, assignment("hydra.sweep.dir", Path(folder).absolute()), "hydra.mode=MULTIRUN"]
+    own = [override for override in saved if read(override).key not in start and override not in overrides]
+    return [*own, *overrides, assignment("hydra.sweep.dir", Path(folder).absolute()), "hydra.mode=MULTIRUN"]
 
 
 def is_launch_key(key: str) -> bool:

@@ -15,8 +15,15 @@ from src.utils.override_syntax import read
 
 SWEEP, JOBS = "sweep.json", "jobs"
 NONE = type(None)
-JOB = {"number": int, "words": [str], "state": str, "began": float, "ended": (float, NONE), "error": (str, NONE)}
-PLAN = {"command": str, "words": [str], "hydra_overrides": [str], "swept": [str], "jobs": [[str]], "count": (int, NONE)}
+JOB = {"number": int, "overrides": [str], "state": str, "began": float, "ended": (float, NONE), "error": (str, NONE)}
+PLAN = {
+    "command": str,
+    "overrides": [str],
+    "hydra_overrides": [str],
+    "swept": [str],
+    "jobs": [[str]],
+    "count": (int, NONE),
+}
 
 
 @dataclass
@@ -25,7 +32,7 @@ class Job:
 
     Attributes:
         number: its index in the sweep.
-        words: the overrides that differ between the jobs.
+        overrides: the overrides that differ between the jobs.
         state: its status; a job that was killed remains `running`.
         began, ended: times in seconds since 1970.
         value: the value of `sweep.objective`.
@@ -33,7 +40,7 @@ class Job:
     """
 
     number: int
-    words: list[str]
+    overrides: list[str]
     state: Literal["running", "done", "failed", "stopped"] = "running"
     began: float = 0.0
     ended: float | None = None
@@ -92,14 +99,14 @@ class SweepPlan:
 
     Attributes:
         command: the command that it runs, such as `train`.
-        words, hydra_overrides: the overrides on the command line, those of the command and those of Hydra.
+        overrides, hydra_overrides: the overrides on the command line, those of the command and those of Hydra.
         swept: the keys that differ between the jobs.
         jobs: the overrides of each job; empty for a search, which chooses them as it goes.
         count: the number of jobs, if known.
     """
 
     command: str
-    words: list[str]
+    overrides: list[str]
     hydra_overrides: list[str]
     swept: list[str]
     jobs: list[list[str]]

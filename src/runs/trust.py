@@ -131,25 +131,25 @@ def string_values(node: Any, path: str = "") -> Iterator[tuple[str, str]]:
             yield from string_values(value, f"{path}[{i}]")
 
 
-def check_trusted_overrides(words: Sequence[str], file: Path, trust: bool) -> None:
+def check_trusted_overrides(overrides: Sequence[str], file: Path, trust: bool) -> None:
     """Refuse saved overrides that do more than set values and choose among the files of conf/.
 
     Raises:
         UserError: naming the file and the override.
     """
-    for word in [] if trust else words:
-        key, _, value = word.lstrip("+~").partition("=")
+    for override in [] if trust else overrides:
+        key, _, value = override.lstrip("+~").partition("=")
         named = key.endswith("_target_") and all(is_part(name) for name in value.split(","))
         chooses = "/" in key or (CONF / key).is_dir()
         if (
-            (key.startswith("hydra") and not PLAIN_SETTING.fullmatch(word))
+            (key.startswith("hydra") and not PLAIN_SETTING.fullmatch(override))
             or not re.fullmatch(r"\w[\w.-]*(/\w+)?", key)
             or ".." in key
             or (chooses and not re.fullmatch(r"[\w,\[\] -]*", value))  # one from outside conf/
-            or "${" in word
-            or ("_target_" in word and not named)
+            or "${" in override
+            or ("_target_" in override and not named)
         ):
             raise UserError(
-                f"{file} holds the override {word}, which could run code or read other configs. If you trust who made "
-                "the folder, add trust=true"
+                f"{file} holds the override {override}, which could run code or read other configs. If you trust "
+                "who made the folder, add trust=true"
             )

@@ -79,7 +79,11 @@ def test_a_run_of_any_name_is_resumed(tmp_path, name):
 def test_a_sweep_of_any_name_goes_on(tmp_path, name):
     folder = tmp_path / name.strip("/")
     folder.mkdir(parents=True, exist_ok=True)
-    plan = {"command": "train", "words": ["seed=1,2", "sweep.resume=x"], "hydra_overrides": ["hydra/launcher=parallel"]}
+    plan = {
+        "command": "train",
+        "overrides": ["seed=1,2", "sweep.resume=x"],
+        "hydra_overrides": ["hydra/launcher=parallel"],
+    }
     (folder / "sweep.json").write_text(json.dumps(plan | {"swept": ["seed"], "jobs": [], "count": 2}))
     words = sweep_overrides([assignment("sweep.resume", folder), "sweep.retry=true"])
     assert words[:2] == ["hydra/launcher=parallel", "seed=1,2"] and words[-1] == "hydra.mode=MULTIRUN"

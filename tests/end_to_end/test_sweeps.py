@@ -54,9 +54,9 @@ def test_what_it_says(undisturbed):
     sweep, said = undisturbed
     jobs = read_jobs(sweep)
     assert [(job.number, job.state) for job in jobs] == [(n, "done") for n in range(4)]
-    assert jobs[2].words == ["schedule=cosine", "optimizer.lr=0.001"]
+    assert jobs[2].overrides == ["schedule=cosine", "optimizer.lr=0.001"]
     for job in jobs:
-        assert f"[job {job.number} of 4] {' '.join(job.words)}  done in" in said
+        assert f"[job {job.number} of 4] {' '.join(job.overrides)}  done in" in said
         results = json.loads((sweep / str(job.number) / "run.json").read_text())["results"]
         assert job.value == results["best_val_loss"]
     assert "(3 done, 1 running, about" in said and "(4 done)" in said and "4 of 4 jobs done" in said

@@ -141,9 +141,9 @@ def closing(
     elif len(valued) > 1:
         best = (max if highest else min)(valued, key=lambda job: job.value or 0.0)
         which = f"{'highest' if highest else 'lowest'} {objective or 'first metric'}"
-        lines.append(f"{which}: {best.value:.5g}, job {best.number}, {' '.join(best.words)}")
+        lines.append(f"{which}: {best.value:.5g}, job {best.number}, {' '.join(best.overrides)}")
     failed = [job for job in jobs if job.state == "failed"]
-    lines += [f"failed: job {job.number}, {' '.join(job.words)}: {job.error}" for job in failed]
+    lines += [f"failed: job {job.number}, {' '.join(job.overrides)}: {job.error}" for job in failed]
     if failed:
         lines.append(f"Try those again with: {again} sweep.retry=true")
     elif len(done) < (plan.count or 0):

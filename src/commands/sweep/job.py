@@ -78,7 +78,7 @@ def stop(sweep: Path, job: Job, message: str, code: int) -> None:
 def say(sweep: Path, plan: SweepPlan, job: Job) -> None:
     """A line of what became of this job, and how far the sweep is."""
     of = f" of {plan.count}" if plan.count else ""
-    words = " ".join(job.words)
+    words = " ".join(job.overrides)
     if job.ended is None:
         what = "begins"
     elif job.state == "failed":
