@@ -81,7 +81,7 @@ class Distances(Metric):
         return values
 
     def notes(self, context: EvalContext, n: int, n_train: int) -> list[str]:
-        """How to read the numbers, and warnings about small numbers of samples."""
+        """Explain the numbers, and warn about small numbers of samples."""
         width, n_test = context.features.width, len(context.features.test)
         text = [
             f"Features: {context.features.name}. Distances are to {n_test:,} test data. The real-data baseline is "

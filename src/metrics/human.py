@@ -204,7 +204,7 @@ def interpret_answers(proportion: Proportion) -> str:
 
 
 def answer_notes(answers: int, people: int) -> str:
-    """How to read the intervals."""
+    """Explain the intervals."""
     who = "1 person" if people == 1 else f"{people} people"
     text = f"{answers} answers by {who}, without feedback."
     if people == 1:

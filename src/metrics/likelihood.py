@@ -109,7 +109,7 @@ def mean_bits(name: str, bits: Tensor) -> MetricValue:
 
 
 def how_to_read_bits(bins: int | None) -> str:
-    """How to read bits per dimension of discrete data with so many levels, or of continuous data."""
+    """Explain bits per dimension of data with this number of levels, or of continuous data for None."""
     if bins is None:
         return (
             "Bits per dimension of a density, possibly below 0; only differences between models of the same data are "

@@ -64,7 +64,7 @@ def value_table(values: Sequence[MetricValue]) -> Table:
 
 
 def summary_rows(record: Mapping[str, Any]) -> list[list[str]]:
-    """What was evaluated, in a few lines."""
+    """The run, its sampling settings and the features, as rows of a table."""
     cost = record["nfe"] and f", {record['nfe']:g} network evaluations each, {record['seconds']:.1f} s in all"
     rows = [
         ["run", record["run"]],

@@ -56,7 +56,7 @@ class SampleDistance(SampleMetric):
 
     @property
     def min_samples(self) -> int:
-        """Of images one more than the features, for a covariance of full rank."""
+        """The smallest number of samples; for images one more than the features, for a covariance of full rank."""
         return self.reference.width + 1 if self.images else 2
 
     def prepare(self) -> None:

@@ -86,7 +86,7 @@ def known_distributions(context: EvalContext) -> dict[str, Any] | None:
 
 
 def real_waves(context: EvalContext) -> Tensor:
-    """As many real signals as samples, from the test data and, if these are too few, from the training data."""
+    """The same number of real signals as samples, from the test data, then from the training data."""
     n = len(context.x)
     real = context.test.some(n, "signals", context.seed)["x"]
     if len(real) < n:

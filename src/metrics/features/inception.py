@@ -39,7 +39,9 @@ class Inception(Features):
 
     def __init__(self, reference: ReferenceData, cache: str, weights: str | None = None, batch_size: PositiveInt = 50):
         if reference.kind != "images":
-            raise UserError(f"features=inception are for images, but the data of this run are {reference.kind}")
+            raise UserError(
+                f"features=inception must be of images, got data of kind {reference.kind}; use metrics without features"
+            )
         self.batch_size, self.name = batch_size, f"Inception-v3 of ImageNet, {WIDTH:,} features"
         device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
         self.net = load_inception(weights).to(device or torch.device("cpu"))

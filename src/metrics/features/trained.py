@@ -86,7 +86,9 @@ class TrainedFeatures(Features):
         lr: PositiveFloat = 4e-3,
     ):
         if reference.kind != "images":
-            raise UserError(f"features={self.kind} are for images, but the data of this run are {reference.kind}")
+            raise UserError(
+                f"features must be of images, got data of kind {reference.kind}; use metrics without features"
+            )
         self.width, self.epochs, self.batch_size, self.lr = width, epochs, batch_size, lr
         self.channels, self.size = reference.data.channels, tuple(reference.data.size)
         self.classes = reference.data.num_classes
