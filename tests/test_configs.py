@@ -224,8 +224,8 @@ def check_inverse_solver(cfg):
 
 
 def check_metrics(cfg):
-    (measure,) = (instantiate(node) for node in cfg.metrics.values())
-    assert isinstance(measure, Metric) and set(measure.kinds) <= set(get_args(Kind))
+    (profile_step,) = (instantiate(node) for node in cfg.metrics.values())
+    assert isinstance(profile_step, Metric) and set(measure.kinds) <= set(get_args(Kind))
 
 
 def check_features(cfg):

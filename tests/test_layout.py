@@ -20,7 +20,7 @@ PRESETS = {
 # Loggers are told apart from those of other libraries by more than their word.
 OTHER_NAMES = {"logger/csv": "MetricsCSV", "logger/wandb": "RunFolderWandbLogger"}
 # Packages that do not yet export their parts.
-NOT_EXPORTED = {"data", "loggers", "optim", "tasks"}
+NOT_EXPORTED = {"tasks"}
 
 
 def targets(node) -> list[str]:

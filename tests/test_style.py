@@ -18,9 +18,6 @@ FLOORS = (
 )
 HEIGHT = {room: -i for i, floor in enumerate(FLOORS) for room in floor}
 HEIGHT["nets"] = HEIGHT["samplers"]  # apart: only configs name networks
-NOT_YET = {
-    "optim": {"utils"},
-}
 NOT_CODE = {
     tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER,
 }  # fmt: skip
@@ -44,7 +41,7 @@ FILES = sorted(Path("src").rglob("*.py"))
 def test_imports_point_down(path):
     room = path.parts[1].removesuffix(".py")
     rooms = {name.split(".")[1] for name in imports(path) if name.startswith("src.")} - {room}
-    assert not {other for other in rooms if HEIGHT[other] >= HEIGHT[room]} - NOT_YET.get(room, set())
+    assert not {other for other in rooms if HEIGHT[other] >= HEIGHT[room]}
     assert "nets" not in rooms, "only configs name networks"
     if room in PLAIN:
         assert not {name.split(".")[0] for name in imports(path)} & {

@@ -7,7 +7,8 @@ import pytorch_lightning as pl
 import torch
 from torch import Tensor
 
-from src.data.base import BatchDataset, DataModule
+from src.data.base import DataModule
+from src.data.samples import BatchDataset
 from src.module import DiffusionModule
 from src.statistics.image_quality import image_quality
 from src.utils.ranges import PositiveInt

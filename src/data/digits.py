@@ -6,7 +6,8 @@ from typing import Annotated
 import torch
 from annotated_types import Interval
 
-from src.data.base import DataModule, InMemory, labels_if_asked, split, val_count
+from src.data.base import DataModule
+from src.data.samples import TensorSamples, labels_or_none, split, val_count
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeInt, OpenFraction, PositiveInt
 from src.utils.units import Kind
@@ -53,7 +54,7 @@ class Digits(DataModule):
 
         digits = load_digits()
         x = torch.from_numpy(digits.images).float()[:, None] / 8 - 1
-        label = labels_if_asked(torch.from_numpy(digits.target), self.num_classes)
+        label = labels_or_none(torch.from_numpy(digits.target), self.num_classes)
         train, val = split(len(x), val_count(len(x), self.val_fraction), seed=0)
-        self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
+        self.train_set, self.val_set = (TensorSamples(x[i], None if label is None else label[i]) for i in (train, val))
         self.source = f"{len(train):,} train / {len(val):,} validation digits of 8x8, from scikit-learn"

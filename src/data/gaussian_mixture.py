@@ -8,7 +8,8 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from src.data.base import DataModule, InMemory, split, val_count
+from src.data.base import DataModule
+from src.data.samples import TensorSamples, split, val_count
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveFloat, PositiveInt
 from src.utils.seeding import generator
@@ -90,7 +91,9 @@ class GaussianMixture(DataModule):
     def load(self) -> None:
         x, label = self._draw()
         train, val = split(self.n, self.n_val, self.seed)
-        self.train_set, self.val_set = (InMemory(x[i], label[i] if self.num_classes else None) for i in (train, val))
+        self.train_set, self.val_set = (
+            TensorSamples(x[i], label[i] if self.num_classes else None) for i in (train, val)
+        )
         gaussians = f"{self.modes} Gaussians on a circle" if self.modes > 1 else "a Gaussian"
         self.source = f"{len(train):,} train / {len(val):,} validation points from {gaussians}, drawn"
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from src.data.image_files import Files, Packed
+from src.data.image_files import ArchiveFiles, Files
 
 SOME = 16  # samples that are looked at
 SIZES = 1000  # files whose size is asked for; on a distant disk each takes as long as a message there and back
@@ -39,7 +39,7 @@ def digest(*parts: Tensor | str | Sequence[str]) -> str:
 def digest_of_files(files: Files) -> str:
     """Stands for the names of all images, relative to their root, and for the sizes of some, evenly spread."""
     rows = torch.linspace(0, len(files) - 1, min(SIZES, len(files))).long().unique()
-    if isinstance(files, Packed):
+    if isinstance(files, ArchiveFiles):
         sizes = files.where[rows, 2].tolist()
     else:
         sizes = [(Path(files.root) / files.name(i)).stat().st_size for i in rows.tolist()]

@@ -68,7 +68,7 @@ class Files:
 
 
 @dataclass
-class Packed(Files):
+class ArchiveFiles(Files):
     """Images in archives, which are read at the places where the images lie.
 
     Args:
@@ -113,7 +113,7 @@ def _read_ahead(path: str) -> None:
             os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
 
 
-def kind_of(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
+def entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
     """What an entry is, or leads to; a broken link counts as a file, which then cannot be read."""
     try:
         if entry.is_dir():
@@ -136,7 +136,7 @@ def split_names(names: Sequence[str]) -> tuple[list[str], Tensor, Tensor, Tensor
 
 
 @dataclass
-class Part:
+class Subset:
     """Some of the images of a folder or archive.
 
     Args:
@@ -150,7 +150,7 @@ class Part:
     prefix: str = ""
 
     @classmethod
-    def of(cls, files: Files) -> "Part":
+    def of(cls, files: Files) -> "Subset":
         """All of them."""
         return cls(files, torch.arange(len(files)))
 
@@ -169,17 +169,17 @@ class Part:
         """The numbers of the folders that these images lie in."""
         return self.files.folder[self.indices].unique().tolist()
 
-    def below(self, folder: str) -> "Part":
+    def below(self, folder: str) -> "Subset":
         """The images in one of the top-level folders."""
         prefix = f"{self.prefix}{folder}/"
         inside = torch.tensor([name.startswith(prefix) for name in self.files.folders])
-        return Part(self.files, self.indices[inside[self.files.folder[self.indices]]], prefix)
+        return Subset(self.files, self.indices[inside[self.files.folder[self.indices]]], prefix)
 
-    def only(self, chosen: Tensor) -> "Part":
+    def only(self, chosen: Tensor) -> "Subset":
         """The images at the places (n,) among these."""
-        return Part(self.files, self.indices[chosen], self.prefix)
+        return Subset(self.files, self.indices[chosen], self.prefix)
 
-    def unwrapped(self, keep: Iterable[str] = ()) -> "Part":
+    def unwrapped(self, keep: Iterable[str] = ()) -> "Subset":
         """The same images, seen from inside a folder around all of them, such as archives tend to have.
 
         A folder with nothing but images in it is not looked through, nor is one of those to keep.
@@ -189,9 +189,9 @@ class Part:
         around = 0
         while around < min(len(first), depth - 1) and first[around] == last[around] and first[around] not in keep:
             around += 1
-        return Part(self.files, self.indices, self.prefix + "".join(f"{name}/" for name in first[:around]))
+        return Subset(self.files, self.indices, self.prefix + "".join(f"{name}/" for name in first[:around]))
 
-    def split(self) -> tuple["Part", "Part", str] | None:
+    def split(self) -> tuple["Subset", "Subset", str] | None:
         """Training and validation images, where top-level folders are named so, and which others are not used.
 
         Test images are for validation where there are no others, and are not used otherwise.

@@ -9,11 +9,12 @@ import torch
 from annotated_types import Interval
 from torch import Tensor
 
-from src.data.base import DataModule, Indexed, InMemory, split, val_count
+from src.data.base import DataModule
 from src.data.identity import digest, digest_of_files
-from src.data.image_files import Part
+from src.data.image_files import Subset
 from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
-from src.data.index import Index
+from src.data.index import FileIndex
+from src.data.samples import Indexable, TensorSamples, split, val_count
 from src.data.scan import find_images
 from src.data.workers import cpus
 from src.utils.budget import CLASSES
@@ -41,7 +42,7 @@ class ImageFolder(DataModule):
         max_unreadable: share of images that may be left out because they cannot be read.
         shuffle_window: number of shards that are read and shuffled together, in an order that changes by the epoch; 0
             shuffles all images.
-        index, rescan: where lists of what does not fit in memory are kept, and whether to make them anew; see Index.
+        index, rescan: folder for the lists of files, and whether to scan again; see FileIndex.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 1 or 3, size (H, W).
             num_classes is the number of class folders, or 0 to ignore them. num_workers 0 becomes the number of cores,
             at most 8, where images are not in memory.
@@ -84,7 +85,7 @@ class ImageFolder(DataModule):
             )
         self.root, self.val_root, self.val_fraction = root, val_root, val_fraction
         self.flip, self.cache_gb, self.max_unreadable = flip, cache_gb, max_unreadable
-        self.shuffle_window, self.index = shuffle_window, Index(index, rescan)
+        self.shuffle_window, self.index = shuffle_window, FileIndex(index, rescan)
         self.decoder = Decoder(channels, size, resize)
         self.class_names: list[str] = []
         self.unused = ""
@@ -117,9 +118,9 @@ class ImageFolder(DataModule):
         files = {id(part.files): part.files for part in self.parts}
         return {"files": digest(*map(digest_of_files, files.values()))}
 
-    def _parts(self, root: str) -> tuple[Part, Part]:
+    def _parts(self, root: str) -> tuple[Subset, Subset]:
         """What to train on, whose folders name the classes, and what to validate on."""
-        train = everything = Part.of(find_images(root, "data.root", self.index)).unwrapped()
+        train = everything = Subset.of(find_images(root, "data.root", self.index)).unwrapped()
         given = everything.split()
         if given:
             train, _, self.unused = given
@@ -128,7 +129,7 @@ class ImageFolder(DataModule):
         if self.val_root is not None:
             if given:
                 self.unused = ", ".join(filter(None, (f"{given[1].prefix} ({len(given[1]):,} images)", self.unused)))
-            others = Part.of(find_images(self.val_root, "data.val_root", self.index))
+            others = Subset.of(find_images(self.val_root, "data.val_root", self.index))
             return train, self._shuffled(others.unwrapped(keep=self.class_names))
         if given:
             return train, self._shuffled(given[1])
@@ -136,11 +137,11 @@ class ImageFolder(DataModule):
         indices, val_indices = split(n, val_count(n, self.val_fraction), self.seed)
         return train.only(indices), train.only(val_indices)
 
-    def _shuffled(self, part: Part) -> Part:
-        """The same images, mixed, so that any first few of them are of all classes."""
+    def _shuffled(self, part: Subset) -> Subset:
+        """The same images, shuffled, so that any first few of them are of all classes."""
         return part.only(split(len(part), len(part), self.seed)[1])
 
-    def _classes(self, train: Part) -> list[str]:
+    def _classes(self, train: Subset) -> list[str]:
         """The names of the classes: of the folders, or the numbers that shards give."""
         if train.files.label is None:
             return [printable(name) for name in train.tops()[0] if name]
@@ -161,20 +162,20 @@ class ImageFolder(DataModule):
                 f"set data.num_classes={found}"
             )
 
-    def _read(self, part: Part, root: str, cached: bool, training: bool) -> tuple[InMemory, Part, list[str]]:
+    def _read(self, part: Subset, root: str, cached: bool, training: bool) -> tuple[TensorSamples, Subset, list[str]]:
         """The samples, the images that they are, and what is wrong with those that cannot be read."""
         label = self._labels(part, root) if self.num_classes else None
         images = OnDisk(part, self.decoder, self.shape, ahead=training and self.shuffle_window > 0)
-        x: Indexed
+        x: Indexable
         if cached:
             x, good, bad = decode_all(images)
         else:
             good, bad = self._look(part, root)
             x = images.only(good)
         label = None if label is None else label[good]
-        return InMemory(x, label, self.flip and training, self.seed), part.only(good), bad
+        return TensorSamples(x, label, self.flip and training, self.seed), part.only(good), bad
 
-    def _look(self, part: Part, root: str) -> tuple[Tensor, list[str]]:
+    def _look(self, part: Subset, root: str) -> tuple[Tensor, list[str]]:
         """The places (n,) of the images whose head is good, and what is wrong with the others."""
         files = part.files
         if files.complaints is None:
@@ -183,7 +184,7 @@ class ImageFolder(DataModule):
         damaged = torch.isin(part.indices, torch.tensor(list(files.complaints), dtype=torch.int64))
         return (~damaged).nonzero()[:, 0], [files.complaints[i] for i in part.indices[damaged].tolist()]
 
-    def _labels(self, part: Part, root: str) -> Tensor:
+    def _labels(self, part: Subset, root: str) -> Tensor:
         """The class (N,) int64 of each image: the number that its shard gives, or that of its folder."""
         if part.files.label is not None:
             label = part.files.label[part.indices]
@@ -203,7 +204,7 @@ class ImageFolder(DataModule):
                 )
         return torch.tensor([self.class_names.index(name) for name in folders])[folder]
 
-    def _remarks(self, train: Part, val: Part) -> Iterator[str]:
+    def _remarks(self, train: Subset, val: Subset) -> Iterator[str]:
         """What the user should know of how the data were understood."""
         for root, files in {self.root: train.files, self.val_root or self.root: val.files}.items():
             if files.passed_over:

@@ -12,8 +12,8 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.image_files import Files, Packed, Part
-from src.data.workers import cpus, in_processes
+from src.data.image_files import ArchiveFiles, Files, Subset
+from src.data.workers import cpus, map_in_workers
 from src.utils.errors import UserError, printable
 from src.utils.images import plain, why_unreadable
 
@@ -79,7 +79,7 @@ class OnDisk:
         ahead: whether the archive of an image is read from end to end, since others of it are soon asked for.
     """
 
-    def __init__(self, part: Part, decoder: Decoder, shape: Sequence[int], ahead: bool = False):
+    def __init__(self, part: Subset, decoder: Decoder, shape: Sequence[int], ahead: bool = False):
         self.part, self.decoder, self.shape, self.ahead = part, decoder, tuple(shape), ahead
 
     def __len__(self) -> int:
@@ -101,7 +101,7 @@ class OnDisk:
     def decode(self, i: int) -> Tensor:
         """One image (C, H, W)."""
         files, i = self.part.files, int(self.part.indices[i])
-        if self.ahead and isinstance(files, Packed):
+        if self.ahead and isinstance(files, ArchiveFiles):
             files.read_ahead(i)
         return self.decoder(files, i)
 
@@ -146,7 +146,7 @@ def _in_chunks(work: Callable[[int], Tensor], n: int, size: int, title: str) -> 
     """
     chunks = [range(start, min(start + size, n)) for start in range(0, n, size)]
     with tqdm(total=n, desc=title, delay=2, mininterval=0.5, leave=False) as bar:
-        for chunk in in_processes(partial(_chunk, work), chunks, min(cpus(), 8) if n >= 1000 else 0):
+        for chunk in map_in_workers(partial(_chunk, work), chunks, min(cpus(), 8) if n >= 1000 else 0):
             yield chunk
             bar.update(len(chunk[1]) + len(chunk[2]))
 

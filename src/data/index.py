@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from src.data.image_files import Files, Packed
+from src.data.image_files import ArchiveFiles, Files
 from src.utils.atomic import atomic_write
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_tensors
@@ -23,7 +23,7 @@ KEPT = {"version": int, "root": str, "folders": [str], "folder": TENSOR, "text":
 SETTLED = 2.0  # seconds: a younger change could be followed by another that gets the same time from the file system
 
 
-class Index:
+class FileIndex:
     """What was found in large folders and archives, in a file for each.
 
     It holds as long as every folder that was looked through, or every archive, has the same size and time of change.
@@ -44,8 +44,8 @@ class Index:
             return None
         with suppress(Damaged, OSError, KeyError):  # none there, a damaged one, or a folder has gone: look again
             kept = read_tensors(self._file(root), KEPT, "It is made anew")
-            if kept.pop("version") == VERSION and all(stamp(p) == s for p, s in kept["stamps"].items()):
-                kind = Packed if "archives" in kept else Files
+            if kept.pop("version") == VERSION and all(mtime_and_size(p) == s for p, s in kept["stamps"].items()):
+                kind = ArchiveFiles if "archives" in kept else Files
                 return kind(**{field.name: kept[field.name] for field in fields(kind)})
         return None
 
@@ -61,11 +61,11 @@ class Index:
         return Path(str(self.folder), f"{name}-{place}.pt")
 
 
-def stamp(path: Path | str) -> tuple[int, int]:
+def mtime_and_size(path: Path | str) -> tuple[int, int]:
     """What changes with a folder or file: the time of its change in nanoseconds, and its size."""
-    return stamp_of(Path(path).stat())
+    return mtime_and_size_of(Path(path).stat())
 
 
-def stamp_of(status: os.stat_result) -> tuple[int, int]:
+def mtime_and_size_of(status: os.stat_result) -> tuple[int, int]:
     """The stamp in what the system says of a folder or file."""
     return status.st_mtime_ns, status.st_size

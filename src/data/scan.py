@@ -8,8 +8,8 @@ from zipfile import ZIP_DEFLATED, ZIP_STORED, ZipFile, ZipInfo, is_zipfile
 import torch
 from torch import Tensor
 
-from src.data.image_files import Files, Packed, kind_of, split_names
-from src.data.index import Index, stamp, stamp_of
+from src.data.image_files import ArchiveFiles, Files, entry_kind, split_names
+from src.data.index import FileIndex, mtime_and_size, mtime_and_size_of
 from src.data.names import PassedOver, tidy
 from src.data.tar_shards import find_shards, scan_shards
 from src.utils.budget import check_expansion
@@ -17,7 +17,7 @@ from src.utils.errors import UserError
 from src.utils.images import ENDINGS, is_hidden, is_image
 
 
-def find_images(root: str, key: str, index: Index) -> Files:
+def find_images(root: str, key: str, index: FileIndex) -> Files:
     """The images in a folder, zip file or tar shards; the key is the setting that errors name.
 
     Raises:
@@ -61,12 +61,12 @@ def scan_folder(root: Path, key: str) -> Files:
                 beside.count("links to folders that are seen anyway")
                 continue
             seen.add(_identity(status))
-            stamps[str(path.absolute())] = stamp_of(status)  # before it is listed, so that no change is missed
+            stamps[str(path.absolute())] = mtime_and_size_of(status)  # before it is listed, so that no change is missed
             with os.scandir(path) as entries:
                 for entry in entries:
                     if is_hidden(entry.name):
                         continue
-                    kind = kind_of(entry)
+                    kind = entry_kind(entry)
                     if kind == "folder":
                         (links if entry.is_symlink() else left).append(f"{folder}{entry.name}/")
                     elif not is_image(entry.name):
@@ -85,9 +85,9 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def scan_zip(path: Path, key: str) -> Packed:
+def scan_zip(path: Path, key: str) -> ArchiveFiles:
     """The images in a zip file, in the order of their names; of several of one name the last, as when unpacked."""
-    stamps = {str(path.absolute()): stamp(path)}
+    stamps = {str(path.absolute()): mtime_and_size(path)}
     beside = PassedOver()
     found: dict[str, ZipInfo] = {}
     try:
@@ -112,11 +112,11 @@ def scan_zip(path: Path, key: str) -> Packed:
     where = torch.tensor(rows, dtype=torch.int64).view(-1, 4)
     _check_sizes(where, path, key)
     root = str(path.absolute().parent)
-    return Packed(root, *split_names(names), stamps, passed_over=str(beside), archives=[path.name], where=where)
+    return ArchiveFiles(root, *split_names(names), stamps, passed_over=str(beside), archives=[path.name], where=where)
 
 
 def _where(info: ZipInfo, file: FileIO, path: Path, key: str) -> tuple[int, int, int, int]:
-    """A row of Packed.where: the data lie behind a header of 30 bytes that ends with the lengths of two more parts."""
+    """A row of ArchiveFiles.where: the data follow a header of 30 bytes and two parts whose lengths are at its end."""
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
         raise UserError(f"{key}={path}: {info.filename} is encrypted or packed unusually; make the zip file anew")
     file.seek(info.header_offset + 26)

@@ -9,7 +9,8 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from src.data.base import BatchDataset, DataModule, InMemory, split, val_count
+from src.data.base import DataModule
+from src.data.samples import BatchDataset, TensorSamples, split, val_count
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 from src.utils.seeding import generator
@@ -77,7 +78,7 @@ class Sine(DataModule):
     def load(self) -> None:
         x = self._draw(self.n, "sine")
         train, val = split(self.n, self.n_val, self.seed)
-        self.train_set, self.val_set = InMemory(x[train]), InMemory(x[val])
+        self.train_set, self.val_set = TensorSamples(x[train]), TensorSamples(x[val])
         self.source = f"{len(train):,} train / {len(val):,} validation sine waves of length {self.size[0]}, drawn"
         peak = float(x.abs().max())
         if peak > 1 + 1e-6:
@@ -88,7 +89,7 @@ class Sine(DataModule):
 
     @cached_property
     def test_set(self) -> BatchDataset:  # type: ignore[override]
-        return InMemory(self._draw(self.n_test, "sine test"))
+        return TensorSamples(self._draw(self.n_test, "sine test"))
 
     def _draw(self, n: int, purpose: str) -> Tensor:
         """Signals (n, channels, L), those of one purpose independent of those of another."""

@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from src.data.image_files import Packed, kind_of, split_names
-from src.data.index import stamp
+from src.data.image_files import ArchiveFiles, entry_kind, split_names
+from src.data.index import mtime_and_size
 from src.data.names import PassedOver, part_of_shard, tidy
-from src.data.workers import cpus, in_processes
+from src.data.workers import cpus, map_in_workers
 from src.utils.errors import UserError
 from src.utils.images import ENDINGS, is_hidden, is_image
 
@@ -56,7 +56,7 @@ def _shards_in(folder: Path) -> list[Path]:
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
-            if kind_of(entry) == "folder" or is_image(entry.name):
+            if entry_kind(entry) == "folder" or is_image(entry.name):
                 return []
             if entry.name.endswith(".tar") and not is_hidden(entry.name):
                 found.append(folder / entry.name)
@@ -71,7 +71,7 @@ def _webdataset() -> Any:
     return webdataset
 
 
-def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
+def scan_shards(paths: Sequence[Path], root: Path, key: str) -> ArchiveFiles:
     """The images in tar shards, in their order; of several of one name in a shard the last, as when unpacked.
 
     Raises:
@@ -79,11 +79,11 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
     """
     _webdataset()
     listed = [root] if root.is_dir() else [root.parent] if "*" in root.name else []  # more may be added there
-    stamps = {str(path.absolute()): stamp(path) for path in [*paths, *listed]}
+    stamps = {str(path.absolute()): mtime_and_size(path) for path in [*paths, *listed]}
     workers = min(cpus(), 8, len(paths)) if len(paths) > 1 else 0
     shards: list[_Shard] = []
     with tqdm(total=len(paths), desc="Looking through the shards", delay=2, leave=False) as bar:
-        for shard in in_processes(_scan, paths, workers):
+        for shard in map_in_workers(_scan, paths, workers):
             if shard.wrong:
                 raise UserError(f"{key}: {paths[len(shards)]} {shard.wrong}")
             shards.append(shard)
@@ -102,7 +102,7 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> Packed:
     for shard in shards:
         beside.kinds.update(shard.beside.kinds)
     label_of = None if lacking else label
-    return Packed(
+    return ArchiveFiles(
         folder, *split_names(names), stamps, label_of, passed_over=str(beside), archives=archives, where=where
     )
 
@@ -116,7 +116,7 @@ def _prefixes(paths: Sequence[Path]) -> list[str]:
 
 @dataclass
 class _Shard:
-    """What one shard holds: names of images, their rows of Packed.where, and labels, -1 for none; or what is wrong."""
+    """Contents of a shard: names of images, their rows of ArchiveFiles.where, labels or -1; or what is wrong."""
 
     names: list[str] = field(default_factory=list)
     where: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int64))

@@ -19,7 +19,7 @@ class _Calls(Dataset):
         return self.work(item)
 
 
-def in_processes(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
+def map_in_workers(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
     """What `work` makes of each item, in order; made in this process where `workers` is 0."""
     # Its own generator, so that reading images does not move the global one.
     draws = torch.Generator()

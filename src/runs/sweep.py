@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from src.utils.atomic import write_json
+from src.utils.console import format_duration
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_json, reading
 from src.utils.override_syntax import read
@@ -79,7 +80,7 @@ def read_record(kind: Any, file: Path, wanted: dict[str, Any], advice: str) -> A
         return kind(**content)
 
 
-def forget_jobs(sweep: Path) -> None:
+def remove_job_files(sweep: Path) -> None:
     """Remove the files of the jobs of an earlier start, and no others."""
     for file in (sweep / JOBS).glob("[0-9]*.json"):
         with suppress(Damaged):
@@ -178,11 +179,3 @@ def progress(plan: SweepPlan, jobs: Sequence[Job]) -> str:
         if left:
             parts.append(f"about {format_duration(seconds)} left")
     return ", ".join(parts)
-
-
-def format_duration(seconds: float) -> str:
-    """A duration in hours, minutes or seconds, such as 1.5 h."""
-    for unit, size in (("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{seconds / size:.1f} {unit}"
-    return f"{seconds:.0f} s"

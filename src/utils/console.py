@@ -89,3 +89,10 @@ def describe(node: Any) -> str:
     arguments = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if key[0] != "_")
     name = node["_target_"].split(".")[-1]
     return f"{name}({arguments})" if arguments else name
+
+
+def format_duration(seconds: float) -> str:
+    """A length of time in three digits, in a unit from microseconds to days."""
+    units = [(172800, 86400, "days"), (3600, 3600, "h"), (60, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms")]
+    unit, name = next(((unit, name) for least, unit, name in units if seconds >= least), (1e-6, "us"))
+    return f"{seconds / unit:.3g} {name}"

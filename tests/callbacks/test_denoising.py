@@ -5,7 +5,7 @@ import torch
 from PIL import Image
 
 from src.callbacks.denoising import DenoisingTest
-from src.data.base import InMemory
+from src.data.samples import TensorSamples
 from src.diffusion.discrete_schedules import AdditiveSchedule
 from src.diffusion.time_samplers import FixedTimeSampler
 from src.loggers.metrics_csv import read_metrics
@@ -19,7 +19,7 @@ class OwnTest(Memory):
     @property
     def test_set(self):
         x = torch.randn(3000, *self.shape, generator=torch.Generator().manual_seed(5))
-        return InMemory(x, torch.arange(3000) % 4)
+        return TensorSamples(x, torch.arange(3000) % 4)
 
 
 def run(tmp_path, predict, t=1.0, n=None):

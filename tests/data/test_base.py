@@ -5,7 +5,9 @@ from itertools import chain
 import pytest
 import torch
 
-from src.data.base import DataModule, EpochBatches, InMemory, labels_if_asked, mixed, split, val_count
+from src.data.base import DataModule
+from src.data.batch_sampler import EpochBatchSampler, shuffled_order
+from src.data.samples import TensorSamples, labels_or_none, split, val_count
 from src.utils.errors import UserError
 
 
@@ -16,35 +18,35 @@ def walk(sampler, epoch=0):
 
 def test_order_is_a_function_of_seed_and_epoch():
     def order(seed, epoch):
-        return walk(EpochBatches(50, 10, shuffle=True, seed=seed), epoch)
+        return walk(EpochBatchSampler(50, 10, shuffle=True, seed=seed), epoch)
 
     assert order(1, 0) == order(1, 0)
     assert order(1, 0) != order(1, 1) != order(2, 1)
     # Nothing that ran before matters: epoch 3 is the same, walked first or last.
-    sampler = EpochBatches(50, 10, shuffle=True, seed=1)
+    sampler = EpochBatchSampler(50, 10, shuffle=True, seed=1)
     assert [walk(sampler, epoch) for epoch in range(4)][3] == order(1, 3)
 
 
 @pytest.mark.parametrize(("n", "batch_size"), [(50, 10), (53, 10), (10, 10), (7, 1)])
 def test_every_sample_once_an_epoch(n, batch_size):
-    shuffled = list(chain(*walk(EpochBatches(n, batch_size, shuffle=True))))
+    shuffled = list(chain(*walk(EpochBatchSampler(n, batch_size, shuffle=True))))
     assert len(set(shuffled)) == len(shuffled) == n - n % batch_size
-    assert list(chain(*walk(EpochBatches(n, batch_size, shuffle=False)))) == list(range(n))
+    assert list(chain(*walk(EpochBatchSampler(n, batch_size, shuffle=False)))) == list(range(n))
 
 
 @pytest.mark.parametrize("shuffle", [True, False])
 @pytest.mark.parametrize("world_size", [2, 3])
 def test_ranks_partition_each_global_batch(shuffle, world_size):
-    whole = walk(EpochBatches(50, 12, shuffle, seed=3))
-    parts = [walk(EpochBatches(50, 12, shuffle, seed=3, rank=r, world_size=world_size)) for r in range(world_size)]
+    whole = walk(EpochBatchSampler(50, 12, shuffle, seed=3))
+    parts = [walk(EpochBatchSampler(50, 12, shuffle, seed=3, rank=r, world_size=world_size)) for r in range(world_size)]
     for batch, *shares in zip(whole, *parts, strict=True):
         assert sorted(chain(*shares)) == sorted(batch)
         assert all(share == batch[rank::world_size] for rank, share in enumerate(shares))
 
 
 def test_start_skips_batches_of_the_first_epoch_only():
-    whole = EpochBatches(50, 5, shuffle=True, seed=4)
-    resumed = EpochBatches(50, 5, shuffle=True, seed=4, epoch=2, start=3)
+    whole = EpochBatchSampler(50, 5, shuffle=True, seed=4)
+    resumed = EpochBatchSampler(50, 5, shuffle=True, seed=4, epoch=2, start=3)
     assert walk(resumed, 2) == walk(whole, 2)[3:]
     assert walk(resumed, 3) == walk(whole, 3)
     assert len(resumed) == len(whole) == 10
@@ -52,7 +54,7 @@ def test_start_skips_batches_of_the_first_epoch_only():
 
 def test_flips_depend_on_seed_epoch_and_index_only():
     x = torch.arange(40 * 6, dtype=torch.float32).view(40, 1, 2, 3)
-    data = InMemory(x, flip=True, seed=5)
+    data = TensorSamples(x, flip=True, seed=5)
 
     def flipped(epoch, indices):
         out = data[epoch, indices]["x"]
@@ -64,20 +66,20 @@ def test_flips_depend_on_seed_epoch_and_index_only():
     assert flipped(0, everything) != flipped(1, everything)
     assert flipped(0, torch.randperm(40)) == flipped(0, everything)
     assert flipped(0, everything[:7]) == flipped(0, everything) & set(range(7))
-    assert InMemory(x, flip=True, seed=6)[0, everything]["x"].ne(data[0, everything]["x"]).any()
+    assert TensorSamples(x, flip=True, seed=6)[0, everything]["x"].ne(data[0, everything]["x"]).any()
 
 
 def test_flips_are_the_same_for_one_and_for_two_processes():
-    data = InMemory(torch.randn(24, 3, 4, 5), flip=True, seed=5)
-    whole = [data[where]["x"] for where in EpochBatches(24, 8, shuffle=True, seed=5)]
-    parts = [[data[where]["x"] for where in EpochBatches(24, 8, True, 5, rank, 2)] for rank in range(2)]
+    data = TensorSamples(torch.randn(24, 3, 4, 5), flip=True, seed=5)
+    whole = [data[where]["x"] for where in EpochBatchSampler(24, 8, shuffle=True, seed=5)]
+    parts = [[data[where]["x"] for where in EpochBatchSampler(24, 8, True, 5, rank, 2)] for rank in range(2)]
     for batch, first, second in zip(whole, *parts, strict=True):
         assert torch.equal(batch[0::2], first) and torch.equal(batch[1::2], second)
 
 
 def test_uint8_becomes_the_unit_range():
     x = torch.tensor([0, 51, 255], dtype=torch.uint8).view(3, 1, 1)
-    out = InMemory(x)[0, torch.tensor([2, 0, 1])]["x"]
+    out = TensorSamples(x)[0, torch.tensor([2, 0, 1])]["x"]
     torch.testing.assert_close(out.flatten(), torch.tensor([1.0, -1.0, -0.6]))
     assert x.dtype == torch.uint8
 
@@ -102,10 +104,10 @@ def test_val_count_refuses(n, share):
 
 def test_labels_if_asked():
     label = torch.tensor([0, 2, 1], dtype=torch.uint8)
-    assert labels_if_asked(label, 0) is None
-    assert labels_if_asked(label, 3).dtype == torch.int64
+    assert labels_or_none(label, 0) is None
+    assert labels_or_none(label, 3).dtype == torch.int64
     with pytest.raises(UserError, match=r"data\.num_classes=10, but the labels are 0 to 2; set data\.num_classes=3"):
-        labels_if_asked(label, 10)
+        labels_or_none(label, 10)
 
 
 class Toy(DataModule):
@@ -113,7 +115,7 @@ class Toy(DataModule):
 
     def load(self):
         self.loads += 1
-        self.train_set = self.val_set = InMemory(torch.arange(10.0).view(10, 1, 1))
+        self.train_set = self.val_set = TensorSamples(torch.arange(10.0).view(10, 1, 1))
 
 
 def test_setup_loads_once_and_loaders_walk_the_data():
@@ -135,7 +137,9 @@ def test_too_large_a_batch_is_refused():
 def test_shards_are_walked_a_window_at_a_time():
     """In another order in each epoch; and within a window all samples are mixed."""
     shards = torch.arange(60) // 6
-    orders = [mixed(60, torch.Generator().manual_seed(epoch), shards, shuffle_window=3) for epoch in range(100)]
+    orders = [
+        shuffled_order(60, torch.Generator().manual_seed(epoch), shards, shuffle_window=3) for epoch in range(100)
+    ]
     for order in orders:
         assert sorted(order.tolist()) == list(range(60))
         sets = [set(shards[part].tolist()) for part in order.split(18)]
@@ -149,7 +153,7 @@ def test_shards_are_walked_a_window_at_a_time():
 @pytest.mark.parametrize("shards", [None, torch.arange(50) % 7])
 def test_resumed_or_shared_out_an_order_of_shards_is_the_same(shards):
     def batches(**more):
-        return walk(EpochBatches(50, 4, True, 5, shards=shards, shuffle_window=2, **more), epoch=3)
+        return walk(EpochBatchSampler(50, 4, True, 5, shards=shards, shuffle_window=2, **more), epoch=3)
 
     assert batches(epoch=3, start=5) == batches()[5:]
     for rank in range(2):

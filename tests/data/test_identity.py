@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from src.commands.training_checks import check_data_unchanged
-from src.data.base import DataModule, InMemory
+from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.gaussian_mixture import GaussianMixture
+from src.data.samples import TensorSamples
 from src.data.sine import Sine
 from src.runs.data_identity import data_changes
 from src.runs.run import Run
@@ -32,7 +33,7 @@ class Own(DataModule):
         self.x, self.n_val = x, n_val
 
     def load(self):
-        self.train_set, self.val_set = InMemory(self.x[self.n_val :]), InMemory(self.x[: self.n_val])
+        self.train_set, self.val_set = TensorSamples(self.x[self.n_val :]), TensorSamples(self.x[: self.n_val])
 
 
 X = torch.rand(40, 2, 3, generator=torch.Generator().manual_seed(0))
@@ -66,7 +67,7 @@ def test_drawn_by_another_seed_or_law_they_are_others():
 
 
 def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
-    class Noisy(InMemory):
+    class Noisy(TensorSamples):
         def __getitem__(self, where):
             return {"x": torch.rand(len(where[1]), 2, 3)}
 

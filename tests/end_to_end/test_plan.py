@@ -1,4 +1,4 @@
-"""A plan of a run: its figures, its mistakes, and that it leaves nothing."""
+"""A plan of a run: its estimate, its mistakes, and that it leaves nothing."""
 
 import json
 from dataclasses import replace
@@ -12,7 +12,7 @@ WORDS = ["experiment=digits_ddpm", "net=dit", "net.width=64", "net.depth=1", "tr
 
 @pytest.fixture
 def planned(command, tmp_path, monkeypatch):
-    """`planned(*words)`: the figures."""
+    """`planned(*words)`: the estimate."""
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path / "outputs"))
 
     def run(*words):
@@ -58,9 +58,9 @@ def test_large_work_takes_as_long_as_its_flops(planned):
 
 def test_on_the_device_at_hand(planned):
     """Its speed is that of this model, measured."""
-    figures, said = planned("plan=local", "trainer=cpu", "trainer.precision=32-true")
-    assert figures["speed"]["flops"] > 0 and "measured here" in said
-    assert figures["memory"]["total"] < figures["plan"]["memory"]
+    estimate, said = planned("plan=local", "trainer=cpu", "trainer.precision=32-true")
+    assert estimate["speed"]["flops"] > 0 and "measured here" in said
+    assert estimate["memory"]["total"] < estimate["plan"]["memory"]
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,8 @@
 import torch
 from torch import nn
 
-from src.data.base import DataModule, InMemory
+from src.data.base import DataModule
+from src.data.samples import TensorSamples
 from src.diffusion.losses import MSE, Loss
 
 
@@ -43,8 +44,8 @@ class Fields(DataModule):
         x = self.scale * torch.randn(60, *self.shape, generator=g)
         x[0, 0] = torch.nan if self.holes else x[0, 0]
         label = torch.arange(60) % self.num_classes if self.num_classes else None
-        self.train_set = InMemory(x[:40], None if label is None else label[:40])
-        self.val_set = InMemory(x[40:], None if label is None else label[40:])
+        self.train_set = TensorSamples(x[:40], None if label is None else label[:40])
+        self.val_set = TensorSamples(x[40:], None if label is None else label[40:])
         self.source = "smooth fields"
 
 

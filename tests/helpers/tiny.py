@@ -5,7 +5,8 @@ import torch
 from torch import nn
 
 from src.callbacks.checkpoint import BestLastCheckpoint
-from src.data.base import DataModule, InMemory
+from src.data.base import DataModule
+from src.data.samples import TensorSamples
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Clusters, Labels
 from src.diffusion.denoiser import Denoiser
@@ -65,8 +66,8 @@ class Memory(DataModule):
     def load(self) -> None:
         g = torch.Generator().manual_seed(0)
         x, label = torch.rand(self.n + self.n_val, *SHAPE, generator=g) * 2 - 1, torch.arange(self.n + self.n_val) % 4
-        self.train_set = InMemory(x[: self.n], label[: self.n])
-        self.val_set = InMemory(x[self.n :], label[self.n :])
+        self.train_set = TensorSamples(x[: self.n], label[: self.n])
+        self.val_set = TensorSamples(x[self.n :], label[self.n :])
 
 
 class Watch(pl.Callback):

@@ -7,7 +7,8 @@ from PIL import Image
 from torch import Tensor
 
 from src import __version__
-from src.data.base import DataModule, InMemory
+from src.data.base import DataModule
+from src.data.samples import TensorSamples
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Labels, NoCondition
 from src.metrics.base import EvalContext
@@ -26,7 +27,9 @@ class Memory(DataModule):
         x, label = train
         super().__init__(x.shape[1], x.shape[2:], 0 if label is None else int(label.max()) + 1)
         unit = 2.0 if x.ndim == 4 else 1.0
-        self.train_set, self.val_set = (InMemory((unit * x - (unit - 1)).float(), label) for x, label in (train, test))
+        self.train_set, self.val_set = (
+            TensorSamples((unit * x - (unit - 1)).float(), label) for x, label in (train, test)
+        )
 
 
 class Images(Memory):

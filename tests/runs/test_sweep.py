@@ -6,7 +6,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from src.runs.sweep import Job, SweepPlan, SweepProgress, format_duration, progress, read_jobs
+from src.runs.sweep import Job, SweepPlan, SweepProgress, progress, read_jobs
+from src.utils.console import format_duration
 
 PLAN = SweepPlan("train", ["seed=1,2,3,4"], [], ["seed"], [[f"seed={n}"] for n in (1, 2, 3, 4)], 4)
 
@@ -68,8 +69,3 @@ def test_what_a_running_job_has_done_counts():
     now = time.time()
     jobs = [Job(0, [], "done", now - 90, now - 30), Job(1, [], "running", now - 30)]
     assert progress(PLAN, jobs) == f"1 done, 1 running, about {format_duration(3 * 60 - 30)} left"
-
-
-@pytest.mark.parametrize(("seconds", "text"), [(5.4, "5 s"), (90, "1.5 min"), (5400, "1.5 h")])
-def test_durations(seconds, text):
-    assert format_duration(seconds) == text

@@ -12,9 +12,9 @@ from src.callbacks.sample_images import SampleImages
 from src.commands.cli import to_container
 from src.commands.config import resolve_config
 from src.commands.options import TrainOptions
-from src.commands.plan.device import Plan, described, device_at_hand, measured_speed
-from src.commands.plan.estimate import Figures, Layout, grid_of, length_of, memory_of, time_of
-from src.commands.plan.profile import build_module, measure, trial
+from src.commands.plan.device import Plan, benchmark, local_device, with_device_info
+from src.commands.plan.estimate import CostEstimate, Layout, grid_of, length_of, memory_of, time_of
+from src.commands.plan.profile import build_module, make_step, profile_step
 from src.commands.plan.report import report
 from src.commands.run_dir import hydra_run
 from src.data.base import DataModule
@@ -46,14 +46,14 @@ def plan_run(cfg: DictConfig) -> None:
     cfg, _ = resolve_config(cfg, run)
     cfg.trainer.precision = plan.precision(cfg.trainer)
     check_config(to_container(cfg))
-    figures = calculate(cfg, plan)
-    log.info(report(cfg, figures))
+    estimate = estimate_run(cfg, plan)
+    log.info(report(cfg, estimate))
     if plan.out is not None:
-        write_json(Path(plan.out), asdict(figures))
+        write_json(Path(plan.out), asdict(estimate))
 
 
-def calculate(cfg: DictConfig, plan: Plan) -> Figures:
-    """The figures of a config."""
+def estimate_run(cfg: DictConfig, plan: Plan) -> CostEstimate:
+    """The estimate of a config."""
     data: DataModule = instantiate(cfg.data)
     devices, precision = plan.count(cfg.trainer), cfg.trainer.precision
     data.check_batch_size(devices)
@@ -61,10 +61,10 @@ def calculate(cfg: DictConfig, plan: Plan) -> Figures:
     layout = Layout(devices, data.batch_size // devices, sharded)
     length = length_of(cfg, plan, data)
 
-    here = device_at_hand(cfg.trainer.accelerator) if plan.name is None else None
+    here = local_device(cfg.trainer.accelerator) if plan.name is None else None
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
     module = build_module(cfg, callbacks, fake=True)
-    costs = measure(module, data.shape, layout.batch, precision, on_gpu=here is None or here.type != "cpu")
+    costs = profile_step(module, data.shape, layout.batch, precision, on_gpu=here is None or here.type != "cpu")
     sample_images = next((c for c in callbacks if isinstance(c, SampleImages) and not sharded), None)
     grid = grid_of(sample_images, module, data, length.steps)
     if here is None:
@@ -72,13 +72,13 @@ def calculate(cfg: DictConfig, plan: Plan) -> Figures:
     else:
 
         def step(n: int) -> Callable[[], None]:
-            return trial(build_module(cfg, callbacks), data.shape, n, precision, here)
+            return make_step(build_module(cfg, callbacks), data.shape, n, precision, here)
 
-        plan = described(plan, here)
-        speed = measured_speed(plan, costs, layout.batch, precision, here, step)
+        plan = with_device_info(plan, here)
+        speed = benchmark(plan, costs, layout.batch, precision, here, step)
         if here.type == "cpu":  # its processes share it
             speed = replace(speed, flops=speed.flops / (devices // cfg.trainer.num_nodes))
-    return Figures(
+    return CostEstimate(
         plan,
         layout,
         length,

@@ -28,7 +28,7 @@ def count_flops() -> FlopCounterMode:
     return FlopCounterMode(display=False, custom_mapping=COUNT_FUSED)
 
 
-class AsOnGPU(TorchFunctionMode):
+class GPUKernels(TorchFunctionMode):
     """Does on fake tensors of the CPU what a GPU does otherwise: fused attention, and under autocast norms in float32.
 
     Source: the lists of operations in the documentation of torch.amp.
@@ -45,17 +45,17 @@ class AsOnGPU(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class Kept:
+class SavedTensors:
     """The distinct memory that is saved for the backward pass, but for that of tensors which are there anyway."""
 
     def __init__(self, known: Iterable[Tensor]):
-        self.known = {place(tensor) for tensor in known}
+        self.known = {storage_id(tensor) for tensor in known}
         self.tensors: dict[int, Tensor] = {}
 
     def pack(self, tensor: Tensor) -> Tensor:
         """A hook of `saved_tensors_hooks`."""
-        if place(tensor) not in self.known:
-            self.tensors[place(tensor)] = tensor
+        if storage_id(tensor) not in self.known:
+            self.tensors[storage_id(tensor)] = tensor
         return tensor
 
     def forget(self) -> int:
@@ -65,7 +65,7 @@ class Kept:
         return total
 
 
-class Traffic(TorchDispatchMode):
+class MemoryTracker(TorchDispatchMode):
     """The operations done while this is active, and the most bytes alive at once of what they make.
 
     Attributes:
@@ -78,11 +78,11 @@ class Traffic(TorchDispatchMode):
         self.alive, self.now, self.peak, self.operations = set[int](), 0, 0, 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        known = {place(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
+        known = {storage_id(t) for t in tree_leaves((args, kwargs)) if isinstance(t, Tensor)}
         result = func(*args, **(kwargs or {}))
         self.operations += func.namespace == "aten" and not func.is_view
         for tensor in tree_leaves(result):
-            if isinstance(tensor, Tensor) and place(tensor) not in known | self.alive:
+            if isinstance(tensor, Tensor) and storage_id(tensor) not in known | self.alive:
                 self.add(tensor.untyped_storage())
         return result
 
@@ -97,11 +97,11 @@ class Traffic(TorchDispatchMode):
         self.now -= n
 
 
-def place(tensor: Tensor) -> int:
+def storage_id(tensor: Tensor) -> int:
     """Tells apart the memory of tensors that are alive."""
     return tensor.untyped_storage()._cdata
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
     """Bytes, of shared memory once."""
-    return sum({place(t): t.untyped_storage().nbytes() for t in tensors}.values())
+    return sum({storage_id(t): t.untyped_storage().nbytes() for t in tensors}.values())

@@ -115,7 +115,7 @@ class Plan:
         return min(self.link_bandwidth, self.network_bandwidth)
 
 
-def device_at_hand(accelerator: str) -> torch.device:
+def local_device(accelerator: str) -> torch.device:
     """The device that the trainer takes.
 
     Raises:
@@ -129,7 +129,7 @@ def device_at_hand(accelerator: str) -> torch.device:
     raise UserError(f"trainer.accelerator={accelerator}: there is none here to plan for; name one, as in plan=h100")
 
 
-def described(plan: Plan, device: torch.device) -> Plan:
+def with_device_info(plan: Plan, device: torch.device) -> Plan:
     """The plan with the name and the memory of the device at hand."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
@@ -138,13 +138,13 @@ def described(plan: Plan, device: torch.device) -> Plan:
     return replace(plan, name=name, memory=plan.memory or physical_memory())
 
 
-def measured_speed(
+def benchmark(
     plan: Plan,
     costs: Costs,
     n: int,
     precision: str,
     device: torch.device,
-    trial: Callable[[int], Callable[[], None]],
+    make_step: Callable[[int], Callable[[], None]],
 ) -> Speed:
     """What this very model reaches in a few steps, or a share of a matrix product where they would take long.
 
@@ -152,9 +152,9 @@ def measured_speed(
         plan, costs: whether the model fits, and what a step takes.
         n: the most images in a batch.
         precision, device: to measure in and on.
-        trial: makes a step of so many images.
+        make_step: makes a step of so many images.
     """
-    peak = product_speed(device, precision)
+    peak = matmul_flops(device, precision)
     expected = costs.training / (plan.mfu * peak)  # seconds an image
     images = min(n, max(1, int(SECONDS / expected)))
     needed = costs.weights + costs.averages + costs.optimizer + costs.peak
@@ -163,11 +163,11 @@ def measured_speed(
         why = "takes too long to be tried" if fits else "may not fit, and was not tried"
         said = f"assumed: {plan.mfu:.0%} (plan.mfu) of a matrix product here; the model {why}"
         return Speed(plan.mfu * peak, 0.0, said)
-    reached = images * costs.training / seconds(trial(images), device)
+    reached = images * costs.training / seconds(make_step(images), device)
     return Speed(reached, 0.0, f"measured here in steps of {images} images; {reached / peak:.0%} of a matrix product")
 
 
-def product_speed(device: torch.device, precision: Any) -> float:
+def matmul_flops(device: torch.device, precision: Any) -> float:
     """FLOP a second of a product of large matrices."""
     dtype, autocast = dtypes(precision)
     size = 8192 if device.type == "cuda" else 1024

@@ -1,4 +1,4 @@
-"""The figures of a plan: what follows from the costs of a step, the length of the run and the speed of the device."""
+"""The estimate of a plan: what follows from the costs of a step, the length of the run and the speed of the device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from src.callbacks.sample_images import POINTS, SampleImages, grid_labels
 from src.commands.plan.device import Plan, Speed
 from src.commands.plan.profile import Costs
-from src.data.base import DataModule, val_count
+from src.data.base import DataModule
+from src.data.samples import val_count
 from src.module import DiffusionModule
 from src.plots.pictures import MAX_SHOWN
 from src.samplers.pipeline import Pipeline
@@ -37,7 +38,7 @@ class Layout:
 
 
 @dataclass(frozen=True)
-class Length:
+class RunLength:
     """How long a run is.
 
     Attributes:
@@ -95,7 +96,7 @@ class Time:
     run: float
 
 
-def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> Length:
+def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> RunLength:
     """How long the run is.
 
     Raises:
@@ -116,7 +117,7 @@ def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> Length:
         each = min(n_val, limit * data.batch_size) if isinstance(limit, int) else limit * n_val
         interval = interval if isinstance(interval, int) else max(1, interval * batches)
         validated = each * max(1, steps * trainer.accumulate_grad_batches // interval)
-    return Length(steps, trainer.accumulate_grad_batches, images, images / (n - n_val) if n else None, validated)
+    return RunLength(steps, trainer.accumulate_grad_batches, images, images / (n - n_val) if n else None, validated)
 
 
 def memory_of(costs: Costs, plan: Plan, layout: Layout) -> Memory:
@@ -147,7 +148,7 @@ def memory_of(costs: Costs, plan: Plan, layout: Layout) -> Memory:
     return Memory(parts, total, most)
 
 
-def time_of(costs: Costs, plan: Plan, layout: Layout, length: Length, grid: Grid | None, speed: Speed) -> Time:
+def time_of(costs: Costs, plan: Plan, layout: Layout, length: RunLength, grid: Grid | None, speed: Speed) -> Time:
     """How long it takes, with communication as if nothing were computed meanwhile.
 
     In a ring of d devices each sends (d - 1) / d of what is gathered or scattered: of the gradients twice (DDP), of the
@@ -170,7 +171,7 @@ def time_of(costs: Costs, plan: Plan, layout: Layout, length: Length, grid: Grid
     return Time(starting, compute, communication, training, validation, one_grid, run)
 
 
-class Nothing(nn.Module):
+class ZeroNet(nn.Module):
     """A net that says zero, for counting how often it is asked."""
 
     def __init__(self, channels: int):
@@ -189,7 +190,7 @@ def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: D
     n = min(MAX_SHOWN[1 + len(data.shape)], POINTS) if sample_images.n is None else sample_images.n
     if (label := grid_labels(denoiser.condition, data, n)) is not None:
         n = len(label)
-    denoiser.net = Nothing(data.channels * denoiser.variance.outputs)
+    denoiser.net = ZeroNet(data.channels * denoiser.variance.outputs)
     sampler: Any = sample_images.make_sampler(schedule=denoiser.schedule)
     pipeline = Pipeline(denoiser, sampler, (data.channels, *[1] * len(data.size)), sample_images.guidance)
     with pipeline.count_nfe() as cost:
@@ -198,12 +199,12 @@ def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: D
 
 
 @dataclass(frozen=True)
-class Figures:
+class CostEstimate:
     """All that a plan says, in FLOP, bytes and seconds; `checkpoint` is the size of one."""
 
     plan: Plan
     layout: Layout
-    length: Length
+    length: RunLength
     costs: Costs
     memory: Memory
     speed: Speed

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
 
-from src.commands.plan.counting import AsOnGPU, Kept, Traffic, count_flops, size_of
+from src.commands.plan.counting import GPUKernels, MemoryTracker, SavedTensors, count_flops, size_of
 from src.module import DiffusionModule
 from src.runs.loading import build_denoiser
 from src.utils.errors import UserError, config_errors
@@ -55,7 +55,7 @@ class Costs:
     operations_forward: int
 
 
-def measure(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, on_gpu: bool) -> Costs:
+def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, on_gpu: bool) -> Costs:
     """What a step costs.
 
     Args:
@@ -78,12 +78,12 @@ def measure(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: 
     optimizer.step()
     state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
 
-    def step(n: int) -> tuple[float, int, Traffic]:
+    def step(n: int) -> tuple[float, int, MemoryTracker]:
         """FLOP of one image, bytes kept, and the rest."""
         optimizer.zero_grad()
         batch = fake_batch(module, shape, n, precision)
-        kept = Kept([*contents(module), *tensors(batch)])
-        with Traffic() as traffic, count_flops() as flops:
+        kept = SavedTensors([*contents(module), *tensors(batch)])
+        with MemoryTracker() as traffic, count_flops() as flops:
             with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
                 loss = loss_of(module, batch, precision)
             activations = kept.forget()
@@ -91,10 +91,10 @@ def measure(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: 
             optimizer.step()
         return flops.get_total_flops() / n, activations, traffic
 
-    with AsOnGPU() if on_gpu else nullcontext():
+    with GPUKernels() if on_gpu else nullcontext():
         (_, _, twice), (training, activations, once) = step(2 * n), step(n)
     one = fake_batch(module, shape, 1, precision)
-    with Traffic() as evaluation, count_flops() as flops, torch.no_grad():
+    with MemoryTracker() as evaluation, count_flops() as flops, torch.no_grad():
         denoiser(one["x_0"], torch.tensor(0.5), one["cond"], one["noise"])
     forward = flops.get_total_flops()
     return Costs(
@@ -155,7 +155,7 @@ def loss_of(module: DiffusionModule, batch: dict[str, Any], precision: Any) -> T
         return module.loss(module.denoiser, t=t, **batch).mean()
 
 
-def trial(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, device: torch.device) -> Any:
+def make_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, device: torch.device) -> Any:
     """A whole step of n images in earnest, to be called again and again."""
     module.to(device)
     optimizer = module.make_optimizer(p for p in module.denoiser.parameters() if p.requires_grad)

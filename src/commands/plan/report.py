@@ -1,43 +1,43 @@
-"""The figures of a plan as a table to read."""
+"""The estimate of a plan as a table to read."""
 
 from omegaconf import DictConfig
 
-from src.commands.plan.estimate import SPARE, Figures
+from src.commands.plan.estimate import SPARE, CostEstimate
 from src.commands.summary import Rows
-from src.utils.console import key_value_table
+from src.utils.console import format_duration, key_value_table
 
 SIZES = (2, 4, 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # GB that devices have
 BOTH = "with raw and with averaged weights"
 
 
-def report(cfg: DictConfig, figures: Figures) -> str:
+def report(cfg: DictConfig, estimate: CostEstimate) -> str:
     """The whole text."""
-    layout = figures.layout
+    layout = estimate.layout
     kind = "" if layout.devices == 1 else ", FSDP" if layout.sharded else ", DDP"
-    rows = [*model_rows(cfg, figures), *compute_rows(figures), *memory_rows(figures), *time_rows(figures)]
-    title = f"Plan of {cfg.name} on {layout.devices} x {figures.plan.name}{kind}; nothing is trained"
+    rows = [*model_rows(cfg, estimate), *compute_rows(estimate), *memory_rows(estimate), *time_rows(estimate)]
+    title = f"Plan of {cfg.name} on {layout.devices} x {estimate.plan.name}{kind}; nothing is trained"
     return f"\n{title}\n{key_value_table(rows)}\n"
 
 
-def model_rows(cfg: DictConfig, figures: Figures) -> Rows:
+def model_rows(cfg: DictConfig, estimate: CostEstimate) -> Rows:
     """What is trained, and for how long."""
-    length, layout = figures.length, figures.layout
+    length, layout = estimate.length, estimate.layout
     batch = f"{cfg.data.batch_size:,} images" + (f", {layout.batch:,} a device" if layout.devices > 1 else "")
     if length.batches > 1:
         batch += f"; {length.batches} batches a step"
     epochs = "plan.images=N tells how many epochs" if length.epochs is None else f"{rounded(length.epochs)} epochs"
     net = cfg.net._target_.rpartition(".")[2]
     return [
-        ("net", f"{net}, {figures.costs.parameters:,} parameters, {cfg.trainer.precision}"),
+        ("net", f"{net}, {estimate.costs.parameters:,} parameters, {cfg.trainer.precision}"),
         ("sample", " x ".join(map(str, (cfg.data.channels, *cfg.data.size)))),
         ("batch", batch),
         ("length", f"{length.steps:,} steps, {length.images:,} images, {epochs}"),
     ]
 
 
-def compute_rows(figures: Figures) -> Rows:
+def compute_rows(estimate: CostEstimate) -> Rows:
     """Operations of matrix products, convolutions and attention, which are counted."""
-    costs, length = figures.costs, figures.length
+    costs, length = estimate.costs, estimate.length
     return [
         ("compute", f"{with_prefix(costs.training * length.images, 'FLOP')} for all steps"),
         ("  a step", f"{with_prefix(costs.training * length.images / length.steps, 'FLOP')}, forward and backward"),
@@ -45,9 +45,9 @@ def compute_rows(figures: Figures) -> Rows:
     ]
 
 
-def memory_rows(figures: Figures) -> Rows:
+def memory_rows(estimate: CostEstimate) -> Rows:
     """What a device holds, and a disk."""
-    memory, plan, layout = figures.memory, figures.plan, figures.layout
+    memory, plan, layout = estimate.memory, estimate.plan, estimate.layout
     enough = next((n for n in SIZES if memory.total <= SPARE * n * 1e9), None)
     total = f"{size(memory.total)} at most at once" + (f"; {enough} GB are enough" if enough else "")
     if plan.memory and memory.most is not None:
@@ -56,43 +56,43 @@ def memory_rows(figures: Figures) -> Rows:
     return [
         ("memory" if layout.devices == 1 else "memory of each", total),
         *((f"  {name}", size(part)) for name, part in memory.parts.items()),
-        ("checkpoint", f"{size(figures.checkpoint)} on disk"),
+        ("checkpoint", f"{size(estimate.checkpoint)} on disk"),
     ]
 
 
-def time_rows(figures: Figures) -> Rows:
+def time_rows(estimate: CostEstimate) -> Rows:
     """How long it takes, and what that assumes."""
-    time, length, layout, speed = figures.time, figures.length, figures.layout, figures.speed
+    time, length, layout, speed = estimate.time, estimate.length, estimate.layout, estimate.speed
     step = time.compute + time.communication
     hours = f", {rounded(layout.devices * time.run / 3600)} device-hours" if layout.devices > 1 else ""
     bound = (
-        f", bound by starting {figures.costs.operations:,} operations (plan.launch_overhead)" if time.starting else ""
+        f", bound by starting {estimate.costs.operations:,} operations (plan.launch_overhead)" if time.starting else ""
     )
     rows = [
-        ("time, estimated", f"{duration(time.run)}{hours}; reading data and what callbacks measure come on top"),
+        ("time, estimated", f"{format_duration(time.run)}{hours}; reading data and what callbacks measure come on top"),
         ("  speed", f"{rounded(speed.flops / 1e12)} TFLOP/s on each device, {speed.source}"),
-        ("  a step", f"{duration(step)}, {rounded(length.images / length.steps / step)} images/s{bound}"),
+        ("  a step", f"{format_duration(step)}, {rounded(length.images / length.steps / step)} images/s{bound}"),
     ]
     if layout.devices > 1:
-        rows.append(("  of it sending", communication(figures, step)))
-    rows.append(("  all steps", duration(time.training)))
+        rows.append(("  of it sending", communication(estimate, step)))
+    rows.append(("  all steps", format_duration(time.training)))
     validation = "not counted: plan.images=N tells how many images there are"
     if length.validated is not None:
-        validation = f"{duration(time.validation)}, {length.validated:,.0f} images {BOTH}"
+        validation = f"{format_duration(time.validation)}, {length.validated:,.0f} images {BOTH}"
     rows.append(("  validation", validation))
-    if figures.grid:
-        n, images, evaluations = figures.grid.number, figures.grid.images, figures.grid.evaluations
+    if estimate.grid:
+        n, images, evaluations = estimate.grid.number, estimate.grid.images, estimate.grid.evaluations
         each = f"{images:,} images in {evaluations:g} evaluations {BOTH}"
-        rows.append(("  sample grids", f"{n:,} of {duration(time.grid)}, each {each}"))
+        rows.append(("  sample grids", f"{n:,} of {format_duration(time.grid)}, each {each}"))
     return rows
 
 
-def communication(figures: Figures, step: float) -> str:
-    seconds, bandwidth = figures.time.communication, figures.plan.bandwidth(figures.layout.devices)
+def communication(estimate: CostEstimate, step: float) -> str:
+    seconds, bandwidth = estimate.time.communication, estimate.plan.bandwidth(estimate.layout.devices)
     if not bandwidth:
         return "not counted: how fast these devices are linked is not known (plan.link_bandwidth=BYTES)"
     return (
-        f"{duration(seconds)}, {seconds / step:.1%}, assumed: a ring at {bandwidth / 1e9:g} GB/s, "
+        f"{format_duration(seconds)}, {seconds / step:.1%}, assumed: a ring at {bandwidth / 1e9:g} GB/s, "
         "as if nothing were computed meanwhile"
     )
 
@@ -112,10 +112,3 @@ def with_prefix(value: float, unit: str) -> str:
     while value >= 999.5 and len(prefixes) > 1:
         value, prefixes = value / 1000, prefixes[1:]
     return f"{value:.3g} {prefixes[0]}{unit}"
-
-
-def duration(seconds: float) -> str:
-    """Three digits in the unit that reads well, from microseconds to days."""
-    units = [(172800, 86400, "days"), (3600, 3600, "h"), (60, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms")]
-    unit, name = next(((unit, name) for least, unit, name in units if seconds >= least), (1e-6, "us"))
-    return f"{seconds / unit:.3g} {name}"

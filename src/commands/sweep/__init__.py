@@ -1,1 +1,1 @@
-"""Sweeps: what each job came to, and how a sweep goes on."""
+"""Sweeps: the jobs of `-m`, their status and resuming."""

@@ -1,4 +1,4 @@
-"""What happens around the jobs of a sweep: a Hydra callback, whatever sweeper and launcher are chosen."""
+"""A Hydra callback around the jobs of a sweep, for any sweeper and launcher."""
 
 import traceback
 from math import isfinite
@@ -13,65 +13,65 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.commands.cli import user_errors, user_message
 from src.commands.sweep.plugins import prepare
-from src.runs.sweep import Job, SweepPlan, forget_jobs, is_sweep, read_jobs
+from src.runs.sweep import Job, SweepPlan, is_sweep, read_jobs, remove_job_files
 from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.override_syntax import assignment, command, read
 from src.utils.processes import decide_on_rank_zero, is_worker_rank
 
 
 class Sweep(Callback):
-    """Settles the folder of a sweep before the first job, and says what came out after the last."""
+    """Resolve the folder of a sweep before the first job, and print the results after the last."""
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
-        """All jobs write to the one folder, in which the plan and what becomes of the jobs are kept."""
+        """Create the sweep folder, which holds the plan and the status of the jobs."""
         try:
             with user_errors(config.hydra.job.config_name):
                 self.start(config)
-        except Exception as error:  # of which Hydra would make a warning, and go on
+        except Exception as error:  # Hydra would only warn
             traceback.print_exception(error)
             raise SystemExit(1) from error
 
     def start(self, config: DictConfig) -> None:
-        """Settle the folder, and write the plan into it; of a dry run show it."""
-        folder = decide_on_rank_zero("sweep", lambda: settle_folder(config.hydra.sweep.dir))
+        """Resolve the folder and write the plan into it, or print the plan of a dry run."""
+        folder = decide_on_rank_zero("sweep", lambda: resolve_sweep_dir(config.hydra.sweep.dir))
         with open_dict(config.hydra):
             config.hydra.sweep.dir = folder
-            # The config of each job is composed from these words anew.
+            # The config of each job is composed from these overrides.
             config.hydra.overrides.hydra.append(assignment("hydra.sweep.dir", folder))
         if config.sweep.dry_run:
-            from src.commands.sweep.dry_run import describe
+            from src.commands.sweep.dry_run import dry_run_text
 
             remove_if_empty(Path(folder))
-            print(describe(config, planned(config).jobs))
+            print(dry_run_text(config, make_plan(config).jobs))
             raise SystemExit(0)
         prepare(config)
         if is_worker_rank():
             return
-        plan = planned(config)
-        forget_jobs(Path(folder))
+        plan = make_plan(config)
+        remove_job_files(Path(folder))
         plan.write(Path(folder))
         many = f"{plan.count} jobs" if plan.count else "jobs"
         print(f"A sweep of {many} over {', '.join(plan.swept) or 'nothing'} in {folder}", flush=True)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
-        """The table of all jobs, the best one, and those that failed."""
+        """Print the table of all jobs, the best one and the failed ones."""
         if is_worker_rank():
             return
         sweep = Path(config.hydra.sweep.dir)
         plan, jobs = SweepPlan.read(sweep), read_jobs(sweep)
         notes = print_table(sweep) if plan.command == "train" else []
         highest = config.hydra.sweeper.get("direction") == "maximize"
-        said = closing(sweep, plan, jobs, OmegaConf.select(config, "sweep.objective"), notes, highest)
-        print("\n".join(said), flush=True)
+        lines = summary_lines(sweep, plan, jobs, OmegaConf.select(config, "sweep.objective"), notes, highest)
+        print("\n".join(lines), flush=True)
         if any(job.state != "done" for job in jobs) or len(jobs) < (plan.count or 0):
             raise SystemExit(1)
 
 
-def settle_folder(name: Any) -> str:
-    """The folder of a sweep: a new or an empty one, or one of a sweep as it was.
+def resolve_sweep_dir(name: Any) -> str:
+    """Return the absolute path of the sweep folder.
 
     Raises:
-        UserError: where it is neither, or has no name.
+        UserError: if the name is empty, or the folder holds files but no sweep.
     """
     check_named("hydra.sweep.dir", name)
     folder = Path(name).absolute()
@@ -80,26 +80,26 @@ def settle_folder(name: Any) -> str:
     return str(folder)
 
 
-def planned(config: DictConfig) -> SweepPlan:
-    """What the words of a sweep stand for."""
+def make_plan(config: DictConfig) -> SweepPlan:
+    """Expand the overrides of a sweep to its jobs, where they are known beforehand."""
     hydra = config.hydra
-    words = list(hydra.overrides.task)
+    overrides = list(hydra.overrides.task)
     params = [f"{name}={value}" for name, value in (hydra.sweeper.get("params") or {}).items()]
-    last = {word.key: word for word in map(read, [*params, *words])}  # which of a setting counts
-    swept = [key for key, word in last.items() if word.sweeps]
+    last = {override.key: override for override in map(read, [*params, *overrides])}
+    swept = [key for key, override in last.items() if override.sweeps]
     jobs: list[list[str]] = []
     count = hydra.sweeper.get("n_trials")
     if hydra.sweeper._target_.endswith("BasicSweeper"):
-        (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *words]), None)
+        (jobs,) = BasicSweeper.split_arguments(OverridesParser.create().parse_overrides([*params, *overrides]), None)
         count = len(jobs)
     hydra_overrides = [
         word for word in hydra.overrides.hydra if read(word).key not in ("hydra.sweep.dir", "hydra.mode")
     ]
-    return SweepPlan(hydra.job.config_name, words, hydra_overrides, swept, jobs, count)
+    return SweepPlan(hydra.job.config_name, overrides, hydra_overrides, swept, jobs, count)
 
 
 def print_table(sweep: Path) -> list[str]:
-    """What `python -m src.compare sweep_dir=FOLDER` shows; returns in what settings the losses of the runs differ."""
+    """Run `python -m src.compare sweep_dir=FOLDER`; return the settings that make the losses incomparable."""
     from src.commands.compare.command import choose
     from src.commands.compare.run_comparison import RunComparison
     from src.commands.compare.table import loss_differs
@@ -112,24 +112,24 @@ def print_table(sweep: Path) -> list[str]:
         comparison.sample()
         comparison.write()
         return loss_differs(comparison.records)
-    except Exception as error:  # which Hydra would make a warning of, and the exit code forget
+    except Exception as error:  # Hydra would only warn
         if (message := user_message(error, "compare")) is None:
             traceback.print_exc()
-        else:  # such as that one run alone cannot be compared
+        else:  # such as a single run
             print(f"No table: {message}")
     return []
 
 
-def closing(
+def summary_lines(
     sweep: Path, plan: SweepPlan, jobs: list[Job], objective: object, losses_differ: list[str], highest: bool = False
 ) -> list[str]:
-    """The best job, those that failed and why, and what to type next.
+    """The best job, the failed ones with their errors, and the command to type next.
 
     Args:
-        sweep, plan, jobs: what there is.
-        objective: the name, or names, of what the jobs return.
-        losses_differ: the settings that make it meaningless to compare losses.
-        highest: whether the best is the highest.
+        sweep, plan, jobs: the folder, plan and jobs of the sweep.
+        objective: name or names of the results that the jobs return.
+        losses_differ: settings that make the losses incomparable.
+        highest: True if the highest result is the best.
     """
     again = command(plan.command, "-m", assignment("sweep.resume", sweep))
     done = [job for job in jobs if job.state == "done"]
@@ -137,7 +137,7 @@ def closing(
     lines = [f"{len(done)} of {plan.count or len(jobs)} jobs done in {sweep}"]
     if len(valued) > 1 and losses_differ and "loss" in str(objective):
         hint = "callbacks=quality sweep.objective=quality/frechet_distance (of images)"
-        lines.append(f"no best one: losses cannot be compared over {' and '.join(losses_differ)}; {hint} can")
+        lines.append(f"no best job: losses for different {' and '.join(losses_differ)} cannot be compared; use {hint}")
     elif len(valued) > 1:
         best = (max if highest else min)(valued, key=lambda job: job.value or 0.0)
         which = f"{'highest' if highest else 'lowest'} {objective or 'first metric'}"
@@ -145,7 +145,7 @@ def closing(
     failed = [job for job in jobs if job.state == "failed"]
     lines += [f"failed: job {job.number}, {' '.join(job.overrides)}: {job.error}" for job in failed]
     if failed:
-        lines.append(f"Try those again with: {again} sweep.retry=true")
+        lines.append(f"Run the failed jobs again with: {again} sweep.retry=true")
     elif len(done) < (plan.count or 0):
-        lines.append(f"Go on with: {again}")
+        lines.append(f"Resume with: {again}")
     return lines

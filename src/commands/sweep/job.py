@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process its launcher has given it."""
+"""One job of a sweep, in the process that its launcher has started."""
 
 import signal
 import subprocess
@@ -15,21 +15,21 @@ from omegaconf import DictConfig
 from src.commands.cli import exit_with_error, one_line_message, user_message
 from src.commands.run_dir import FailedBefore
 from src.commands.run_setup import setup_run
-from src.runs.sweep import Job, SweepPlan, SweepProgress, format_duration
-from src.utils.console import start_logging
+from src.runs.sweep import Job, SweepPlan, SweepProgress
+from src.utils.console import format_duration, start_logging
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, command, read
 from src.utils.paths import settle_strings
 from src.utils.processes import cluster_environment, is_worker_rank
 
-how_far = SweepProgress()  # of this process
+sweep_progress = SweepProgress()  # of this process
 
 
 def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
-    """Run the task; where it fails, leave the error in the folder of the sweep and let the other jobs go on.
+    """Run the task; if it fails, write the error to the sweep folder and let the other jobs run.
 
     Returns:
-        what the task does, and None where it failed.
+        The result of the task, or None if it failed.
     """
     hydra = HydraConfig.get()
     if is_worker_rank():
@@ -38,28 +38,28 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     plan = SweepPlan.read(sweep)
     job = Job(number, plan.swept_overrides(hydra.overrides.task), began=time.time())
     job.write(sweep)
-    say(sweep, plan, job)
+    print_status(sweep, plan, job)
     try:
         settle_strings(cfg)
-        value = in_processes(cfg) if wants_processes(cfg) else task(cfg)
+        value = run_subprocess(cfg) if needs_subprocess(cfg) else task(cfg)
         job.end(sweep, "done", value=value)
     except KeyboardInterrupt:
-        stop(sweep, job, "stopped before the run began", 130)
+        abort(sweep, job, "interrupted before the run began", 130)
     except Exception as error:
         code = getattr(error, "exit_code", 1)
         if code >= 128:
-            stop(sweep, job, str(error), code)
-        if user_message(error, plan.command) is None:  # a bug, which deserves its traceback
+            abort(sweep, job, str(error), code)
+        if user_message(error, plan.command) is None:  # a bug
             traceback.print_exception(error)
-        start_logging(None)  # the log of a run that never was is gone
-        before = "as when the sweep ran before: " if isinstance(error, FailedBefore) else ""
+        start_logging(None)  # the log file of a run that was not created is gone
+        before = "failed in an earlier start of the sweep, too: " if isinstance(error, FailedBefore) else ""
         job.end(sweep, "failed", error=before + one_line_message(error, plan.command))
-    say(sweep, plan, job)
+    print_status(sweep, plan, job)
     return job.value
 
 
 def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
-    """Run the task beside the first process, which reports for all."""
+    """Run the task in a worker process; rank zero writes the status."""
     try:
         settle_strings(cfg)
         task(cfg)
@@ -68,60 +68,60 @@ def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
             sys.exit(error.exit_code)
 
 
-def stop(sweep: Path, job: Job, message: str, code: int) -> None:
-    """End the whole sweep."""
+def abort(sweep: Path, job: Job, message: str, code: int) -> None:
+    """Mark the job as stopped and end the whole sweep."""
     job.end(sweep, "stopped")
     again = command(SweepPlan.read(sweep).command, "-m", assignment("sweep.resume", sweep))
-    exit_with_error(f"{message}. The sweep goes on with: {again}", code)
+    exit_with_error(f"{message}. Resume the sweep with: {again}", code)
 
 
-def say(sweep: Path, plan: SweepPlan, job: Job) -> None:
-    """A line of what became of this job, and how far the sweep is."""
+def print_status(sweep: Path, plan: SweepPlan, job: Job) -> None:
+    """Print the job's status and the sweep's progress."""
     of = f" of {plan.count}" if plan.count else ""
-    words = " ".join(job.overrides)
+    overrides = " ".join(job.overrides)
     if job.ended is None:
-        what = "begins"
+        status = "begins"
     elif job.state == "failed":
-        what = f"failed: {job.error}"
+        status = f"failed: {job.error}"
     else:
         value = f": {job.value:.5g}" if isinstance(job.value, float) else ""
-        what = f"done in {format_duration(job.ended - job.began)}{value}"
-    print(f"[job {job.number}{of}] {words}  {what}{how_far(sweep, plan)}", flush=True)
+        status = f"done in {format_duration(job.ended - job.began)}{value}"
+    print(f"[job {job.number}{of}] {overrides}  {status}{sweep_progress(sweep, plan)}", flush=True)
 
 
-def wants_processes(cfg: DictConfig) -> bool:
-    """Whether the job trains in several processes, which nobody has started yet."""
+def needs_subprocess(cfg: DictConfig) -> bool:
+    """Return whether the job trains in several processes that are not yet started."""
     trainer = cfg.get("trainer")
     several = trainer is not None and (trainer.devices != 1 or trainer.num_nodes > 1)
     return several and cluster_environment() is None
 
 
-def in_processes(cfg: DictConfig) -> Any:
-    """Run the job as a command of its own, from which Lightning can start others, and whose end ends none but it.
+def run_subprocess(cfg: DictConfig) -> Any:
+    """Run the job as a command of its own, which Lightning can start on several devices and which may exit by itself.
 
     Raises:
-        UserError: where it failed, or was stopped.
+        UserError: if it failed or was stopped.
     """
     setup, hydra = setup_run(cfg), HydraConfig.get()
     if setup.finished:
         return setup.result()
-    run, words = setup.run, [word for word in hydra.overrides.task if not read(word).key.startswith("sweep.")]
-    words += [assignment("hydra.sweep.dir", hydra.sweep.dir), assignment("hydra.run.dir", run.path)]
-    words += ["hydra.mode=RUN", "auto_resume=true"]
-    child = subprocess.Popen([sys.executable, "-m", "src.train", *words])
+    run, overrides = setup.run, [text for text in hydra.overrides.task if not read(text).key.startswith("sweep.")]
+    overrides += [assignment("hydra.sweep.dir", hydra.sweep.dir), assignment("hydra.run.dir", run.path)]
+    overrides += ["hydra.mode=RUN", "auto_resume=true"]
+    child = subprocess.Popen([sys.executable, "-m", "src.train", *overrides])
     before = signal.signal(signal.SIGTERM, lambda number, frame: child.send_signal(number))
     try:
         code = wait(child)
     finally:
         signal.signal(signal.SIGTERM, before)
     if code:
-        reason = run.metadata().get("failed") or f"it ended with exit code {code}; its messages stand above"
+        reason = run.metadata().get("failed") or f"it ended with exit code {code}; its messages are above"
         raise UserError(reason, exit_code=code if code > 128 else 1)
     return setup.result()
 
 
 def wait(child: subprocess.Popen) -> int:
-    """The exit code of a process that Ctrl-C reaches as it does this one."""
+    """Wait for a process, which receives Ctrl-C itself, and return its exit code."""
     while True:
         try:
             return child.wait()

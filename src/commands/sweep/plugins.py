@@ -1,4 +1,4 @@
-"""What is done for the sweeper and the launcher of a sweep before its first job."""
+"""Checks and preparation of the sweeper and launcher plugins before the first job."""
 
 import logging
 import re
@@ -13,13 +13,13 @@ from src.utils.errors import UserError
 
 
 def prepare(config: DictConfig) -> None:
-    """See that the engines of a sweep are there, and let a search go on with the study that it has.
+    """Check that sweeper and launcher are installed, and resume the study of a search.
 
     Args:
-        config: of the whole sweep; its folder is settled.
+        config: of the sweep, with its resolved folder.
 
     Raises:
-        UserError: where a package is missing, or SLURM.
+        UserError: if a package or SLURM is missing.
     """
     hydra = config.hydra
     check_installed(hydra)
@@ -27,24 +27,24 @@ def prepare(config: DictConfig) -> None:
         return
     if hydra.launcher._target_.endswith("SlurmLauncher") and shutil.which("srun") is None:
         raise UserError(
-            "hydra/launcher=slurm: this machine has no SLURM, since there is no srun; "
-            "sweep.dry_run=true shows what would be submitted, hydra/launcher=parallel runs the jobs here"
+            "hydra/launcher=slurm needs SLURM, but srun is not found; "
+            "use hydra/launcher=parallel on this machine, or sweep.dry_run=true to see the jobs"
         )
     if "study_name" in hydra.sweeper:
         import optuna
 
-        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweep says itself how its trials go
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # the sweep prints the status of its trials itself
         logging.getLogger("hydra_plugins.hydra_optuna_sweeper").setLevel(logging.ERROR)
         warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)  # multivariate
         if hydra.sweeper.storage:
-            go_on(hydra)
+            resume_study(hydra)
 
 
 def check_installed(hydra: DictConfig) -> None:
-    """Refuse a launcher or sweeper whose package is not there.
+    """Check that the packages of launcher and sweeper are installed.
 
     Raises:
-        UserError: saying what to install.
+        UserError: with the command that installs the missing one.
     """
     for kind in ("launcher", "sweeper"):
         plugin = re.match(r"hydra_plugins\.(hydra_(\w+?)_(launcher|sweeper))\.", hydra[kind]._target_)
@@ -59,15 +59,15 @@ def check_installed(hydra: DictConfig) -> None:
 def is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # not even the package that it is in
+    except ModuleNotFoundError:  # nor its parent package
         return False
 
 
-def go_on(hydra: DictConfig) -> None:
-    """Let a search go on with the trials that its study holds, until there are `n_trials`.
+def resume_study(hydra: DictConfig) -> None:
+    """Reduce `n_trials` by the trials that the study of a search already holds.
 
-    A trial that was running when the search was killed is asked for again with the same parameters, if the study lies
-    in the folder of the sweep; in a study elsewhere it is left as it is, since another search may be at it.
+    A trial that was running when the search was killed is queued again with the same parameters if the study is in the
+    sweep folder; in a study elsewhere it is left alone, since another search may be running it.
     """
     import optuna
 
@@ -87,4 +87,4 @@ def go_on(hydra: DictConfig) -> None:
     with open_dict(hydra):
         sweeper.n_trials = max(0, sweeper.n_trials - ended)
         if sweeper.sampler.get("seed") is not None:
-            sweeper.sampler.seed += len(trials)  # the same seed would draw the first trials again
+            sweeper.sampler.seed += len(trials)  # the same seed would repeat the first trials

@@ -1,4 +1,4 @@
-"""How the jobs of a sweep share one machine."""
+"""Sharing of one machine among the jobs of a sweep."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig
 
-GIVEN = "DIFFUSION_LAB_GPU"  # names the GPU that a process was given
+GPU_VARIABLE = "DIFFUSION_LAB_GPU"  # environment variable with the GPU of this process
 
 
 def default_n_jobs(
@@ -20,13 +20,13 @@ def default_n_jobs(
     params: Mapping[str, str] | None = None,
     max_jobs: int | None = None,
 ) -> int:
-    """How many jobs may run beside each other: as many as have cores, memory and, where there are any, a GPU each.
+    """The default number of parallel jobs: limited by cores, memory, GPUs, if there are any, and the number of jobs.
 
     Args:
-        threads: cores that a job should have.
-        memory_gib: memory that a job needs.
-        overrides, params: of the sweep, which may have fewer jobs than that.
-        max_jobs: trials that a search asks for at a time; its jobs are never more.
+        threads: least cores per job.
+        memory_gib: memory per job.
+        overrides, params: of the sweep, for the number of its jobs.
+        max_jobs: number of jobs if a search chooses them: its parallel trials.
     """
     import joblib
 
@@ -37,7 +37,7 @@ def default_n_jobs(
 
 
 def count_jobs(overrides: Sequence[str], params: Mapping[str, str]) -> int:
-    """How many jobs the overrides of a sweep stand for."""
+    """The number of jobs that the overrides of a sweep expand to."""
     parsed = OverridesParser.create().parse_overrides(
         [*(f"{name}={value}" for name, value in params.items()), *overrides]
     )
@@ -45,7 +45,7 @@ def count_jobs(overrides: Sequence[str], params: Mapping[str, str]) -> int:
 
 
 def available_gib() -> float:
-    """The memory that is free, or of a system that does not say all that there is."""
+    """The available memory, or the total where the system does not report it."""
     try:
         rows = Path("/proc/meminfo").read_text().splitlines()
         return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) / 2**20
@@ -54,7 +54,7 @@ def available_gib() -> float:
 
 
 def visible_gpus() -> list[str]:
-    """The names by which CUDA_VISIBLE_DEVICES calls the GPUs of this machine."""
+    """The GPUs of this machine, as CUDA_VISIBLE_DEVICES names them."""
     if (visible := os.environ.get("CUDA_VISIBLE_DEVICES")) is not None:
         return [name for name in visible.split(",") if name.strip()]
     import torch
@@ -63,9 +63,9 @@ def visible_gpus() -> list[str]:
 
 
 class OneGPU(Callback):
-    """Gives each process of a launcher one GPU, all in turn, for all of its jobs."""
+    """Assign one GPU to each process of a launcher, in turn, for all of its jobs."""
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
-        """Before the job has looked at the GPUs; a process that has had a job before keeps its own."""
-        if GIVEN not in os.environ and (gpus := visible_gpus()):
-            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GIVEN] = gpus[config.hydra.job.num % len(gpus)]
+        """Set CUDA_VISIBLE_DEVICES before the first job of the process; later jobs keep it."""
+        if GPU_VARIABLE not in os.environ and (gpus := visible_gpus()):
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[GPU_VARIABLE] = gpus[config.hydra.job.num % len(gpus)]

@@ -7,7 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from src.data.base import Batch, BatchDataset, DataModule
+from src.data.base import DataModule
+from src.data.samples import Batch, BatchDataset
 from src.utils.seeding import generator
 from src.utils.units import Kind
 

@@ -8,7 +8,7 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional as F
 
-from src.commands.plan.counting import AsOnGPU, Kept, Traffic, count_flops
+from src.commands.plan.counting import GPUKernels, MemoryTracker, SavedTensors, count_flops
 
 
 def attention(q, k, v):
@@ -29,7 +29,7 @@ def attention(q, k, v):
 def test_flops(work, shapes, forward, on_gpu):
     """Two for each multiplication with its addition; backward once for each of the two factors of every product."""
     factors = [torch.randn(shape, requires_grad=True) for shape in shapes]
-    with count_flops() as flops, AsOnGPU() if on_gpu else nullcontext():
+    with count_flops() as flops, GPUKernels() if on_gpu else nullcontext():
         result = work(*factors)
     assert flops.get_total_flops() == forward
     with count_flops() as flops:
@@ -40,7 +40,7 @@ def test_flops(work, shapes, forward, on_gpu):
 def test_what_is_kept():
     """Of a dense layer its input, of a sine that of the sine; weights are there anyway, and views share memory."""
     layer, x = nn.Linear(6, 4), torch.randn(3, 6)
-    kept = Kept(layer.parameters())
+    kept = SavedTensors(layer.parameters())
     with saved_tensors_hooks(kept.pack, lambda tensor: tensor):
         y = layer(x).sin()
         y = y.view(12) * y.flatten().detach()
@@ -51,7 +51,7 @@ def test_what_is_kept():
 def test_the_peak():
     """Three tensors of which at most two are alive at once; what was there before, and views, do not count."""
     x = torch.zeros(1000)
-    with Traffic() as traffic:
+    with MemoryTracker() as traffic:
         y = x + 1
         z = y.view(10, 100) * 2
         del y

@@ -8,7 +8,7 @@ from torch.profiler import ProfilerActivity, profile
 
 import src.runs.folders  # noqa: F401 - has the resolvers
 from src.commands.config import drop_incompatible_keys
-from src.commands.plan.profile import build_module, dtypes, measure, trial
+from src.commands.plan.profile import build_module, dtypes, make_step, profile_step
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
@@ -37,7 +37,7 @@ def test_a_transformer_in_closed_form(settings, on_gpu):
     w, depth, patch = 16, 3, 2
     words = ["net=dit", f"net.width={w}", f"net.depth={depth}", f"net.patch_size={patch}", "net.num_heads=2"]
     cfg = settings(*words, "trainer.precision=32-true")
-    costs = measure(build_module(cfg, fake=True), DIGITS, 5, "32-true", on_gpu)
+    costs = profile_step(build_module(cfg, fake=True), DIGITS, 5, "32-true", on_gpu)
     n = (8 // patch) ** 2
     stem, noise = n * patch**2 * w, w * w
     block = n * (3 + 1 + 4 + 4) * w * w + 2 * n * n * w + 3 * 2 * w * w  # dense layers, attention, gates and norms
@@ -61,8 +61,8 @@ def test_a_transformer_in_closed_form(settings, on_gpu):
 def test_the_peak_of_a_step_in_earnest(settings, words, precision):
     """As the profiler sees it, to 8 %: what an operation needs for itself alone is not known, nor what it saves."""
     cfg, n = settings(*words, f"trainer.precision={precision}"), 24
-    costs = measure(build_module(cfg, fake=True), DIGITS, n, precision, on_gpu=False)
-    step = trial(build_module(cfg), DIGITS, n, precision, CPU)
+    costs = profile_step(build_module(cfg, fake=True), DIGITS, n, precision, on_gpu=False)
+    step = make_step(build_module(cfg), DIGITS, n, precision, CPU)
     step()  # which makes the state of the optimizer
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
         step()
@@ -79,14 +79,14 @@ def test_half_as_much_is_kept_in_half_precision(settings):
     kept = {}
     for precision in ("32-true", "bf16-mixed"):
         cfg = settings("net=mlp", "net.width=64", f"trainer.precision={precision}")
-        kept[precision] = measure(build_module(cfg, fake=True), DIGITS, 1000, precision, False).activations
+        kept[precision] = profile_step(build_module(cfg, fake=True), DIGITS, 1000, precision, False).activations
     assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
 
 
 def test_self_conditioning_costs_a_share_of_an_evaluation(settings):
     words = ["net=mlp", "trainer.precision=32-true", "self_conditioning_prob=0.5"]
-    costs = measure(build_module(settings(*words), fake=True), DIGITS, 2, "32-true", False)
-    plain = measure(build_module(settings(*words[:2]), fake=True), DIGITS, 2, "32-true", False)
+    costs = profile_step(build_module(settings(*words), fake=True), DIGITS, 2, "32-true", False)
+    plain = profile_step(build_module(settings(*words[:2]), fake=True), DIGITS, 2, "32-true", False)
     stem = 2 * (costs.forward - plain.forward)  # reads twice the channels, and its weights have a gradient
     assert costs.training == pytest.approx(plain.training + stem + 0.5 * costs.forward)
 

@@ -1,10 +1,9 @@
-"""How sweeps share a machine, and what they say where an engine is missing."""
+"""Resources per job of a sweep, and messages for missing plugins."""
 
 import pytest
 from omegaconf import OmegaConf
 
-from src.commands.sweep import plugins as engines
-from src.commands.sweep import resources as sharing
+from src.commands.sweep import plugins, resources
 from src.utils.errors import UserError
 
 
@@ -21,13 +20,13 @@ from src.utils.errors import UserError
 )
 def test_jobs_share_a_machine_fairly(monkeypatch, cores, gib, gpus, words, max_jobs, jobs):
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
-    monkeypatch.setattr(sharing, "available_gib", lambda: gib)
-    monkeypatch.setattr(sharing, "visible_gpus", lambda: list(map(str, range(gpus))))
-    assert sharing.default_n_jobs(2, 4.0, words, {}, max_jobs) == jobs
+    monkeypatch.setattr(resources, "available_gib", lambda: gib)
+    monkeypatch.setattr(resources, "visible_gpus", lambda: list(map(str, range(gpus))))
+    assert resources.default_n_jobs(2, 4.0, words, {}, max_jobs) == jobs
 
 
 def test_free_memory_is_measured():
-    assert 0.1 < sharing.available_gib() < 1e5
+    assert 0.1 < resources.available_gib() < 1e5
 
 
 def test_processes_take_the_gpus_in_turn(monkeypatch):
@@ -35,10 +34,10 @@ def test_processes_take_the_gpus_in_turn(monkeypatch):
     job = [OmegaConf.create({"hydra": {"job": {"num": number}}}) for number in range(4)]
     given = []
     for number in (3, 0):  # of one process, which keeps the first
-        sharing.OneGPU().on_job_start(job[number])
-        given.append(sharing.os.environ["CUDA_VISIBLE_DEVICES"])
+        resources.OneGPU().on_job_start(job[number])
+        given.append(resources.os.environ["CUDA_VISIBLE_DEVICES"])
     assert given == ["5", "5"]
-    monkeypatch.delenv(sharing.GIVEN)
+    monkeypatch.delenv(resources.GPU_VARIABLE)
 
 
 @pytest.mark.parametrize(
@@ -49,17 +48,17 @@ def test_processes_take_the_gpus_in_turn(monkeypatch):
     ],
 )
 def test_a_missing_engine_says_what_to_install(monkeypatch, kind, choice, target, message):
-    monkeypatch.setattr(engines, "is_installed", lambda package: False)
+    monkeypatch.setattr(plugins, "is_installed", lambda package: False)
     nodes = {"launcher": {"_target_": "hydra._internal.x"}, "sweeper": {"_target_": "hydra._internal.y"}}
     nodes[kind]["_target_"] = f"hydra_plugins.{target}"
     config = OmegaConf.create({**nodes, "runtime": {"choices": {f"hydra/{kind}": choice}}})
     pattern = f"^hydra/{kind}={choice} needs hydra-" + message.replace("[", r"\[").replace("]", r"\]")
     with pytest.raises(UserError, match=pattern):
-        engines.check_installed(config)
+        plugins.check_installed(config)
     monkeypatch.undo()
-    engines.check_installed(config)  # as it is here
+    plugins.check_installed(config)  # as it is here
 
 
 def test_an_unknown_package_is_not_installed():
-    assert not engines.is_installed("hydra_plugins.hydra_nothing")
-    assert not engines.is_installed("nothing_plugins.hydra_nothing")
+    assert not plugins.is_installed("hydra_plugins.hydra_nothing")
+    assert not plugins.is_installed("nothing_plugins.hydra_nothing")

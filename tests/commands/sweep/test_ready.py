@@ -7,7 +7,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.singleton import Singleton
 from omegaconf import OmegaConf
 
-from src.commands.sweep.callback import planned
+from src.commands.sweep.callback import make_plan
 from src.utils.paths import CONF
 
 READY = sorted(path.stem for path in (CONF / "sweep").glob("*.yaml"))
@@ -44,7 +44,7 @@ def test_its_choices_are_there_and_it_says_what_it_is(name):
 def test_the_command_line_comes_first(name, words):
     cfg = sweep(name)
     cfg.hydra.overrides.task = words
-    jobs = planned(cfg).jobs
+    jobs = make_plan(cfg).jobs
     assert jobs == ([] if name == "optuna" else [["schedule=linear"], ["schedule=flow"]])
 
 

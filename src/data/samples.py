@@ -1,0 +1,103 @@
+"""Data sets that are read a batch at a time, and their split into training and validation samples."""
+
+from functools import lru_cache
+from typing import Protocol
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from src.utils.errors import UserError
+from src.utils.seeding import generator
+
+Batch = dict[str, Tensor]
+
+
+class Indexable(Protocol):
+    """What gives the samples (B, C, *S) at indices (B,): a tensor, or files decoded when they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, indices: Tensor, /) -> Tensor: ...
+
+
+class BatchDataset(Protocol):
+    """A data set that is read a whole batch at a time."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
+        """The samples at (epoch, indices): {"x": float (B, C, *S), "label": int64 (B,) if there are any}.
+
+        Images lie in [-1, 1]; all else is best of about unit variance.
+        The epoch is there for augmentation, which must be a function of (seed, epoch, index).
+        """
+        ...
+
+
+class TensorSamples(Dataset):
+    """Samples indexed by batches, uint8 in [0, 255] or float as they are.
+
+    Args:
+        x: (N, C, *S), in memory or decoded on demand.
+        label: (N,) int64, or None.
+        flip: mirror each image left to right with probability one half, anew in each epoch.
+        seed: of the flips.
+    """
+
+    def __init__(self, x: Indexable, label: Tensor | None = None, flip: bool = False, seed: int = 0):
+        self.x, self.label, self.flip, self.seed = x, label, flip, seed
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
+        epoch, indices = where
+        x = to_unit_range(self.x[indices])
+        if self.flip:
+            x = flip_some(x, epoch, indices, len(self), self.seed)
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[indices]}
+
+
+def to_unit_range(x: Tensor) -> Tensor:
+    """uint8 in [0, 255] to float32 in [-1, 1]; floats pass."""
+    return x.float().mul_(2 / 255).sub_(1) if x.dtype == torch.uint8 else x
+
+
+def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tensor:
+    """Mirror the images whose coin, drawn for each of the n samples from (seed, epoch), falls so."""
+    mask = flip_mask(n, epoch, seed)[indices]
+    return torch.where(mask.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
+
+
+@lru_cache(maxsize=2)  # a million take as long to draw as a batch to decode
+def flip_mask(n: int, epoch: int, seed: int) -> Tensor:
+    return torch.rand(n, generator=generator(seed, "flip", epoch)) < 0.5
+
+
+def split(n: int, n_val: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Indices (n - n_val,) of the training samples and (n_val,) of the rest, the end of a shuffle by `seed`."""
+    order = torch.randperm(n, generator=generator(seed, "split"))
+    return order[: n - n_val], order[n - n_val :]
+
+
+def val_count(n: int, val_fraction: float) -> int:
+    """The samples of n that `val_fraction` stands for: at least 1, and at most all but 1."""
+    if not 0 < val_fraction < 1:
+        raise UserError(
+            f"data.val_fraction={val_fraction} is no share for validation; use one between 0 and 1, such as 0.1"
+        )
+    if n < 2:
+        raise UserError(f"{n} sample(s) cannot be split for training and validation; give at least 2")
+    return min(max(1, round(val_fraction * n)), n - 1)
+
+
+def labels_or_none(label: Tensor, num_classes: int) -> Tensor | None:
+    """The labels (N,) as int64, or None where num_classes is 0; any other number than theirs is refused."""
+    found = int(label.max()) + 1
+    if num_classes not in (0, found):
+        raise UserError(
+            f"data.num_classes={num_classes}, but the labels are 0 to {found - 1}; "
+            f"set data.num_classes={found}, or 0 to ignore the labels"
+        )
+    return label.long() if num_classes else None
