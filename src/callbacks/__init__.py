@@ -13,6 +13,7 @@ _MODULES = {
     "OptunaPruning": "optuna_pruning",
     "OverfitOneBatch": "overfit_one_batch",
     "Progress": "progress",
+    "Quality": "quality",
     "SampleImages": "sample_images",
 }
 
