@@ -116,13 +116,13 @@ def sigmoid_weighting(schedule: Schedule, t: Time, bias: float = 2.0) -> Time:
                 = -\tfrac12 \frac{d\lambda_t}{dt}\, e^b \operatorname{sigmoid}(\lambda_t - b)
 
     The second form is that of Hoogeboom et al. for the error of the data. It grows as 1 / t towards t = 0, where the
-    log-SNR is infinite; see :func:`inside`.
+    log-SNR is infinite; see :func:`clamp_from_ends`.
 
     Source: Kingma, Gao 2023, arXiv:2303.00848, section 5; Hoogeboom et al. 2024, arXiv:2410.19324,
     section 3.
     """
-    t = inside(t)
-    return rate(schedule, t) * math.exp(bias) * torch.sigmoid(schedule.log_snr(t) - bias)
+    t = clamp_from_ends(t)
+    return noise_level_rate(schedule, t) * math.exp(bias) * torch.sigmoid(schedule.log_snr(t) - bias)
 
 
 def likelihood_weighting(schedule: Schedule, t: Time) -> Time:
@@ -131,17 +131,17 @@ def likelihood_weighting(schedule: Schedule, t: Time) -> Time:
 
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 17; Song et al. 2021, arXiv:2101.09258, eq. 7.
     """
-    t = inside(t)
-    return rate(schedule, t) * snr_at(schedule, t)
+    t = clamp_from_ends(t)
+    return noise_level_rate(schedule, t) * snr_at(schedule, t)
 
 
-def inside(t: Time) -> Time:
+def clamp_from_ends(t: Time) -> Time:
     """Clamp times to [1e-6, 1 - 1e-6], for finite weights at t = 0, and at t = 1 on schedules that end without signal,
     whose rate is infinite there and whose SNR is 0.
     """
     return t.clamp(1e-6, 1 - 1e-6)
 
 
-def rate(schedule: Schedule, t: Time) -> Time:
+def noise_level_rate(schedule: Schedule, t: Time) -> Time:
     r""":math:`-\tfrac12\, d\lambda_t / dt`: the rate of change of the noise level."""
     return -schedule.log_snr_rate(t) / 2

@@ -31,13 +31,13 @@ class Data:
 
     def __init__(self, name, noise, randn, batch=1):
         make, self.shape = MEASUREMENTS[name]
-        self.measurement, self.noise = make(torch.Size(self.shape[1:])), noise
+        self.operator, self.noise = make(torch.Size(self.shape[1:])), noise
         n = torch.Size(self.shape).numel()
         self.mean = torch.sin(torch.arange(n) + 0.5).double().view(self.shape)
-        self.a = torch.stack([self.measurement(e.view(1, *self.shape)).flatten() for e in torch.eye(n).double()], 1)
-        self.y = self.measurement(self.mean + STD * randn(batch, *self.shape))
+        self.a = torch.stack([self.operator(e.view(1, *self.shape)).flatten() for e in torch.eye(n).double()], 1)
+        self.y = self.operator(self.mean + STD * randn(batch, *self.shape))
         # What is not measured, as under a mask, has no noise either.
-        self.y = self.y + noise * self.measurement(self.measurement.pinv(randn(*self.y.shape)))
+        self.y = self.y + noise * self.operator(self.operator.pinv(randn(*self.y.shape)))
 
     def denoise(self, schedule):
         def denoise(x_t, t, cond=None):
@@ -63,7 +63,7 @@ class Data:
 @pytest.mark.parametrize("method", POSTERIORS)
 def test_the_posterior_mean_of_gaussian_data(method, name, noise, schedule, randn):
     data = Data(name, noise, randn, batch=3)
-    guided = POSTERIORS[method](data.measurement, data.y, noise, sigma_data=STD)(data.denoise(schedule), schedule)
+    guided = POSTERIORS[method](data.operator, data.y, noise, sigma_data=STD)(data.denoise(schedule), schedule)
     for t in (0.02, 0.5, 0.97):
         t = torch.tensor(t).double()
         alpha, sigma = schedule.alpha_sigma(t)
@@ -78,7 +78,7 @@ def test_a_time_for_each_sample(method, schedule, randn):
     x_t = randn(3, *data.shape)
 
     def x_0(rows, t):
-        guidance = {**POSTERIORS, "dps": DPS}[method](data.measurement, data.y[rows], 0.2)
+        guidance = {**POSTERIORS, "dps": DPS}[method](data.operator, data.y[rows], 0.2)
         return guidance(data.denoise(schedule), schedule)(x_t[rows], t).x_0
 
     each = torch.cat([x_0([i], t) for i, t in enumerate(times)])
@@ -92,7 +92,7 @@ def test_a_time_for_each_sample(method, schedule, randn):
 def test_samples_are_those_of_the_posterior(sampler, method, name, noise, make_schedule, randn):
     """All moments of first and second order, of 2,000 samples of one y."""
     schedule, data, n = make_schedule("cosine"), Data(name, noise, randn), 2000
-    guided = POSTERIORS[method](data.measurement, data.y, noise, sigma_data=STD)(data.denoise(schedule), schedule)
+    guided = POSTERIORS[method](data.operator, data.y, noise, sigma_data=STD)(data.denoise(schedule), schedule)
     g = torch.Generator().manual_seed(1)
 
     def draw(x):
@@ -103,25 +103,25 @@ def test_samples_are_those_of_the_posterior(sampler, method, name, noise, make_s
     assert_close(x.mean(0), mean[0], rtol=0, atol=5 * STD / n**0.5)
     assert_close(torch.cov(x.T), covariance, rtol=0, atol=5 * STD**2 * (2 / n) ** 0.5 + 0.01)
     if noise == 0:
-        assert_close(data.measurement(x.view(n, *data.shape)), data.y.expand(n, *data.y.shape[1:]), rtol=0, atol=1e-3)
+        assert_close(data.operator(x.view(n, *data.shape)), data.y.expand(n, *data.y.shape[1:]), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", MEASUREMENTS)
 def test_ddnm_agrees_with_the_measurement_whatever_the_denoiser(name, schedule, randn):
     data = Data(name, 0.0, randn, batch=3)
-    guided = DDNM(data.measurement, data.y)(lambda x_t, t, cond: Prediction(torch.tanh(3 * x_t)), schedule)
+    guided = DDNM(data.operator, data.y)(lambda x_t, t, cond: Prediction(torch.tanh(3 * x_t)), schedule)
     for t in (torch.tensor(0.0), torch.tensor(0.5), torch.tensor(1.0), torch.tensor([0.1, 0.6, 1.0])):
         x_t = randn(3, *data.shape)
         x_0 = guided(x_t, t.double()).x_0
-        assert_close(data.measurement(x_0), data.y)
+        assert_close(data.operator(x_0), data.y)
         beside = x_0 - torch.tanh(3 * x_t)  # changed only in what is measured
-        assert_close(data.measurement.pinv(data.measurement(beside)), beside)
+        assert_close(data.operator.pinv(data.operator(beside)), beside)
 
 
 def test_noise_that_drowns_the_measurement_leaves_the_denoiser_alone(schedule, randn):
     data = Data("average", 1e6, randn)
     for method in (DDNM, PiGDM):
-        guided = method(data.measurement, data.y, 1e6)(data.denoise(schedule), schedule)
+        guided = method(data.operator, data.y, 1e6)(data.denoise(schedule), schedule)
         for t in (0.0, 0.3, 0.9):
             x_t, t = randn(1, *data.shape), torch.tensor(t).double()
             assert_close(guided(x_t, t).x_0, data.denoise(schedule)(x_t, t).x_0, rtol=0, atol=1e-4)
@@ -135,10 +135,10 @@ def test_dps_is_the_formula(name, scale, schedule, randn):
     alpha, sigma = schedule.alpha_sigma(t)
     x_t = randn(3, *data.shape)
     x_0 = data.denoise(schedule)(x_t, t).x_0
-    residual = data.y - data.measurement(x_0)
-    towards = data.measurement.transpose(residual) / expand_like(residual.flatten(1).norm(dim=1), x_t)
+    residual = data.y - data.operator(x_0)
+    towards = data.operator.transpose(residual) / expand_like(residual.flatten(1).norm(dim=1), x_t)
     slope = alpha * STD**2 / (alpha**2 * STD**2 + sigma**2)
-    guided = DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule)
+    guided = DPS(data.operator, data.y, scale=scale)(data.denoise(schedule), schedule)
     assert_close(guided(x_t, t).x_0, x_0 + scale * sigma**2 / alpha * 2 * slope * towards, rtol=1e-6, atol=1e-9)
 
 
@@ -151,12 +151,12 @@ def test_dps_is_algorithm_1(steps, randn):
     guided, plain = (
         sampler.step(DenoiserMemory(denoise, NoClip()), x_t, t, s, torch.zeros_like)
         for denoise in (
-            DPS(data.measurement, data.y, scale=scale)(data.denoise(schedule), schedule),
+            DPS(data.operator, data.y, scale=scale)(data.denoise(schedule), schedule),
             data.denoise(schedule),
         )
     )
     x = x_t.clone().requires_grad_()
-    residual = (data.y - data.measurement(data.denoise(schedule)(x, t.t).x_0)).flatten(1)
+    residual = (data.y - data.operator(data.denoise(schedule)(x, t.t).x_0)).flatten(1)
     (gradient,) = torch.autograd.grad(residual.square().sum(), x)
     beta = 1 - (t.alpha / s.alpha) ** 2
     zeta = scale * beta / (1 - beta) ** 0.5 / residual.detach().norm(dim=1)
@@ -166,16 +166,16 @@ def test_dps_is_algorithm_1(steps, randn):
 def test_dps_has_the_same_sum_however_many_steps(make_schedule, randn):
     """Its shift is one of the score, so that short steps shift less each."""
     schedule, data = make_schedule("cosine"), Data("average", 0.0, randn)
-    guided = DPS(data.measurement, data.y, scale=3.0)(data.denoise(schedule), schedule)
+    guided = DPS(data.operator, data.y, scale=3.0)(data.denoise(schedule), schedule)
     x_1 = randn(5, *data.shape)
 
     def distance(steps):
         *_, end = DDIM(schedule, steps).trajectory(guided, x_1, torch.randn_like)
-        return (data.measurement(end.x_t) - data.y).flatten(1).norm(dim=1)
+        return (data.operator(end.x_t) - data.y).flatten(1).norm(dim=1)
 
     *_, plain = DDIM(schedule, 50).trajectory(data.denoise(schedule), x_1, torch.randn_like)
     assert_close(distance(50), distance(200), rtol=0.1, atol=0.02)
-    assert (distance(50) < 0.7 * (data.measurement(plain.x_t) - data.y).flatten(1).norm(dim=1)).all()
+    assert (distance(50) < 0.7 * (data.operator(plain.x_t) - data.y).flatten(1).norm(dim=1)).all()
 
 
 @pytest.mark.parametrize("method", [PiGDM, DPS])
@@ -185,7 +185,7 @@ class TestGradients:
         """Its derivative is that of finite differences, and nothing is left behind."""
         schedule, data = make_schedule("linear"), Data("average", 0.3, randn, batch=2)
         net = nn.Sequential(nn.Flatten(), nn.Linear(24, 24), nn.Tanh(), nn.Unflatten(1, data.shape)).double()
-        guidance, t = method(data.measurement, data.y, 0.3, scale=2.0), torch.tensor(0.5).double()
+        guidance, t = method(data.operator, data.y, 0.3, scale=2.0), torch.tensor(0.5).double()
         seen = []
 
         def denoise(x_t, t, cond):
@@ -200,7 +200,7 @@ class TestGradients:
         assert all(p.grad is None for p in net.parameters()) and torch.equal(seen[0], torch.tensor([1, 2]))
 
         def log_prob(x):
-            return guidance.log_prob(data.y - data.measurement(net(x)), schedule, t).sum()
+            return guidance.log_prob(data.y - data.operator(net(x)), schedule, t).sum()
 
         with torch.no_grad():
             x_t, h = x_t.clone(), 1e-6
@@ -220,17 +220,17 @@ class TestGradients:
 
         for t, scale in ((1.0, 1.0), (0.0, 1.0), (0.5, 0.0)):
             t = torch.tensor(t).double()
-            found = method(data.measurement, data.y, scale=scale)(no_graph, schedule)(x_t, t)
+            found = method(data.operator, data.y, scale=scale)(no_graph, schedule)(x_t, t)
             assert torch.equal(found.x_0, denoise(x_t, t).x_0)
         mixed = torch.tensor([1.0, 0.5, 0.0]).double()
-        found = method(data.measurement, data.y)(denoise, schedule)(x_t, mixed).x_0
+        found = method(data.operator, data.y)(denoise, schedule)(x_t, mixed).x_0
         changed = (found != denoise(x_t, mixed).x_0).flatten(1).any(1)
         assert changed.tolist() == [False, True, False] and found.isfinite().all()
 
     def test_scale(self, method, schedule, randn):
         data, t = Data("mask", 0.2, randn, batch=3), torch.tensor(0.5).double()
         x_t, denoise = randn(3, *data.shape), data.denoise(schedule)
-        one, three = (method(data.measurement, data.y, 0.2, scale=s)(denoise, schedule)(x_t, t).x_0 for s in (1.0, 3.0))
+        one, three = (method(data.operator, data.y, 0.2, scale=s)(denoise, schedule)(x_t, t).x_0 for s in (1.0, 3.0))
         plain = denoise(x_t, t).x_0
         assert_close(three - plain, 3 * (one - plain), rtol=1e-9, atol=1e-12)
 
