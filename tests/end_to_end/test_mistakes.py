@@ -150,7 +150,7 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
         (["run=RUN", "sampler.steps=0"], ["sampler.steps"]),
         (["run=RUN", "ckpt=worst"], ["worst.ckpt", "best, last"]),
         (["run=RUN", "device=tpu9"], ["device=tpu9", "device=cpu"]),
-        (["run=RUN", "weights=some"], ["weights=some", "ema"]),
+        (["run=RUN", "weights=some"], ["weights must be ema", "got some"]),
         (["run=RUN", "weights=true"], ["weights must be of type str or of type float, got true"]),
         (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power_function"]),
         (["run=RUN", "weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
