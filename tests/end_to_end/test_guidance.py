@@ -122,7 +122,7 @@ def test_by_a_classifier(unconditional, draw):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE is needed"]),
+        (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE must be given"]),
         (
             ["guidance=autoguidance", "guidance.guide_model.ckpt=step_3"],
             ["guidance.guide_model", "step_3.ckpt", "step_2, step_4"],
@@ -131,7 +131,7 @@ def test_by_a_classifier(unconditional, draw):
             ["guidance=autoguidance", "guidance.guide_model.ckpt=best", "guidance.guide_model.run=nowhere"],
             ["run folder nowhere"],
         ),
-        (["guidance=classifier"], ["guidance.log_prob._target_=VALUE is needed"]),
+        (["guidance=classifier"], ["guidance.log_prob._target_=VALUE must be given"]),
         (["guidance=classifier", "guidance.log_prob._target_=no.Net"], ["guidance.log_prob._target_", "no.Net"]),
         (
             ["guidance=classifier", f"guidance.log_prob._target_={FUNCTION}"],

@@ -103,11 +103,11 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         ),
         (["time_grid=trailing", "schedule.steps=20", "sampler.steps=30"], ["got 30 and 20", "use time_grid=uniform"]),
         # What is left to the user.
-        (["loss=perceptual", "loss.features._target_=???"], ["error: loss.features._target_=VALUE is needed"]),
+        (["loss=perceptual", "loss.features._target_=???"], ["error: loss.features._target_=VALUE must be given"]),
         (["loss=perceptual", "~loss.features"], ["error: loss: ", "Perceptual also needs features"]),
-        (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE is needed"]),
+        (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE must be given"]),
         (["guidance=autoguidance", "guidance.guide_model.ckpt=best"], ["guidance.guide_model.run=RUN is needed"]),
-        (["guidance=classifier"], ["guidance.log_prob._target_=VALUE is needed"]),
+        (["guidance=classifier"], ["guidance.log_prob._target_=VALUE must be given"]),
         # Choices and values that there are not.
         (["time_sampler=lognormal"], ["time_sampler=lognormal", "Did you mean log_normal?"]),
         (["weighting=minsnr"], ["weighting=minsnr", "Did you mean min_snr?"]),
