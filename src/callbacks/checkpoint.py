@@ -1,4 +1,4 @@
-"""When to write checkpoints."""
+"""Checkpoints: last.ckpt to resume from, best.ckpt, and kept ones."""
 
 import shutil
 from pathlib import Path
@@ -13,20 +13,20 @@ from src.utils.checkpoints import best_checkpoint
 from src.utils.files import check
 from src.utils.ranges import PositiveInt
 
-# What a checkpoint keeps of it; one of an earlier version may lack some.
+# The state that a checkpoint holds; earlier versions may lack some keys.
 STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}
 
 
 class BestLastCheckpoint(Checkpoint):
     """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss.
 
-    The last one is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
+    `last.ckpt` is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
     it is stopped. Two of Lightning's ModelCheckpoints would come close, but write a checkpoint that falls on a
     validation before it, and a run resumed from there never validates at that step.
 
     Args:
-        dirpath: where to write.
-        monitor: the metric whose lowest value is best.
+        dirpath: the folder of the checkpoints.
+        monitor: the metric; its lowest value is the best.
         every_n_steps: optimizer steps between two writes.
         keep_every_n_steps: also keep a `step_<N>.ckpt` for each multiple N of this; None keeps none.
     """
@@ -39,12 +39,12 @@ class BestLastCheckpoint(Checkpoint):
         keep_every_n_steps: PositiveInt | None = None,
     ):
         if keep_every_n_steps is not None and keep_every_n_steps < 1:
-            raise ValueError(f"checkpoints.keep_every_n_steps is at least 1, or null, not {keep_every_n_steps}")
+            raise ValueError(f"callbacks.checkpoint.keep_every_n_steps must be >= 1 or null, got {keep_every_n_steps}")
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
         self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
         self.best_step, self.saved_step, self.validated_step = 0, 0, 0
-        self.ended = False  # whether the run ended at the last checkpoint, before its planned length
+        self.ended = False  # True if the run ended at the last checkpoint, before its planned length
 
     @property
     def last_path(self) -> Path:
@@ -55,14 +55,14 @@ class BestLastCheckpoint(Checkpoint):
         return self.dirpath / "best.ckpt"
 
     def is_kept(self, step: int) -> bool:
-        """Whether the state after this step is kept for good."""
+        """Return whether the checkpoint of this step is kept."""
         return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
 
     def save_last(self, trainer: pl.Trainer) -> None:
-        """Write the state as it is, and first what was logged up to it.
+        """Write last.ckpt, and before it the metrics logged so far.
 
         Raises:
-            UserError: where the folder is gone, rather than to make it anew elsewhere than the rest of the run.
+            UserError: if the run folder was removed.
         """
         require_exists(self.dirpath.parent, self.dirpath.name)
         for logger in trainer.loggers:
@@ -76,10 +76,10 @@ class BestLastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.last_path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Catch up on what a run that was ended right after a checkpoint has not done.
+        """Do what a run that was killed right after a checkpoint has left undone.
 
-        That is the copy to `best.ckpt` and, after the last step, what callbacks make of the last validation for the
-        report; what that logged is written already.
+        These are the copy to `best.ckpt` and, after the last step, the results that callbacks compute from the last
+        validation; its metrics are logged already.
         """
         if trainer.is_global_zero:
             self.dirpath.mkdir(parents=True, exist_ok=True)
@@ -100,7 +100,7 @@ class BestLastCheckpoint(Checkpoint):
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit" or self.validated_step == trainer.global_step:
-            return  # the last is so where the weights are those of the validation before
+            return  # the last condition: no step since the previous validation
         self.validated_step = trainer.global_step
         value = float(trainer.callback_metrics[self.monitor])
         is_best = self.best is None or value < self.best
@@ -121,7 +121,7 @@ class BestLastCheckpoint(Checkpoint):
     def on_save_checkpoint(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
-        # trainer.max_time is that of a start: a run that goes on has it anew, and does not stop at once.
+        # trainer.max_time counts from each start; a resumed run must not stop at once.
         checkpoint["callbacks"].pop("Timer", None)
 
     def state_dict(self) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class BestLastCheckpoint(Checkpoint):
 
 
 class Finishing(_FitLoop):
-    """The loop of a run that has a checkpoint: after the last step too it lets callbacks do what comes after it."""
+    """The fit loop of a resumed run: it calls the callbacks also if no step is left."""
 
     @property
     def skip(self) -> bool:
@@ -141,17 +141,17 @@ class Finishing(_FitLoop):
 
 
 def out_of_time(trainer: pl.Trainer) -> bool:
-    """Whether trainer.max_time is over; a run that goes on has it anew."""
+    """Return whether trainer.max_time has passed since this start."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     return any((timer.time_remaining() or 0) <= 0 for timer in timers)
 
 
 def validate(trainer: pl.Trainer, log: bool) -> None:
-    """Validate as between two steps.
+    """Run a validation as between two steps.
 
     Args:
-        trainer: that is about to train.
-        log: whether to hand the values to the loggers.
+        trainer: the trainer, before its first step.
+        log: True to log the metrics.
     """
     loop = trainer.fit_loop.epoch_loop
     if not loop._should_check_val_epoch():
@@ -165,7 +165,7 @@ def validate(trainer: pl.Trainer, log: bool) -> None:
 
 
 def is_validated_next(trainer: pl.Trainer) -> bool:
-    """Whether a validation follows the batch that has just ended."""
+    """Return whether a validation follows the batch that has just ended."""
     assert trainer.fit_loop._data_fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 

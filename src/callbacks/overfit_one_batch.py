@@ -1,4 +1,4 @@
-"""Train on the same data in every epoch, in the same order."""
+"""Training on the same batches in every epoch."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 class OverfitOneBatch(pl.Callback):
     """Repeat the order of the first epoch; with trainer.limit_train_batches=1, the first batch.
 
-    Lightning's own overfit_batches replaces the sampler by one that knows nothing of batches.
+    Lightning's overfit_batches would replace the batch sampler by one that yields single samples.
     """
 
     def setup(self, trainer: Any, pl_module: pl.LightningModule, stage: str) -> None:

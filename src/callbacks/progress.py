@@ -1,4 +1,4 @@
-"""What a user sees while a run trains."""
+"""Progress bar and throughput of a run."""
 
 import sys
 import time
@@ -15,10 +15,10 @@ from src.utils.console import progress_bar
 class Progress(ProgressBar):
     """Progress bar over the whole run, with loss, speed and time left.
 
-    Also logs `train/samples_per_second` and `train/seconds`, the training time so far without validation and pictures.
+    Also logs `train/samples_per_second` and `train/seconds`, the training time without validation and plots.
 
     Args:
-        unit: what a sample is called.
+        unit: name of the samples, in the plural.
     """
 
     def __init__(self, unit: str = "samples"):
@@ -32,7 +32,7 @@ class Progress(ProgressBar):
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the whole run, with all that is not training; not those lost when it was killed."""
+        """Seconds of the whole run, including validation and plots, without those lost in a kill."""
         return self.before + time.perf_counter() - self.began
 
     def state_dict(self) -> dict[str, Any]:
@@ -65,7 +65,7 @@ class Progress(ProgressBar):
         self.since = time.perf_counter()
 
     def end_interval(self) -> None:
-        """Take in the speed since the last time."""
+        """Add the samples and seconds since the last call to the totals."""
         now = time.perf_counter()
         if self.samples:
             self.rate = self.samples / (now - self.since)
@@ -99,7 +99,7 @@ class Progress(ProgressBar):
             self.bar.set_description_str("validating", refresh=sys.stderr.isatty())
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self.since = time.perf_counter()  # validation and pictures are not training
+        self.since = time.perf_counter()  # validation and plots are not training
         if self.bar is not None:
             self.bar.set_description_str("training  ", refresh=False)
 
@@ -112,5 +112,5 @@ class Progress(ProgressBar):
 
     @property
     def mean_rate(self) -> float:
-        """Samples a second over the run, validation and pictures left out."""
+        """Mean samples per second of training, without validation and plots."""
         return self.total_samples / max(self.total_seconds, 1e-9)

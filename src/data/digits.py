@@ -44,8 +44,7 @@ class Digits(DataModule):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if self.shape != (1, 8, 8):
             raise UserError(
-                "These digits are of 1 channel and 8x8 pixels; set data.channels=1 data.size=[8,8], "
-                f"not {channels} and {list(size)}"
+                f"data.channels and data.size must be 1 and [8, 8] for these digits, got {channels} and {list(size)}"
             )
         self.val_fraction = val_fraction
 

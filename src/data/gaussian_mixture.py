@@ -63,15 +63,14 @@ class GaussianMixture(DataModule):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if self.shape != (2,):
             raise UserError(
-                "Points of the plane have 2 channels and no size; set data.channels=2 data.size=[], "
-                f"not {channels} and {list(size)}"
+                f"data.channels and data.size must be 2 and [] for points in the plane, got {channels} and {list(size)}"
             )
         if modes < 1:
-            raise UserError(f"data.modes={modes} is no number of modes; use 1 or more")
+            raise UserError(f"data.modes must be >= 1, got {modes}")
         if not 0 <= radius < float("inf"):
-            raise UserError(f"data.radius={radius} is no radius; use 0 or more")
+            raise UserError(f"data.radius must be >= 0 and finite, got {radius}")
         if not 0 < std < float("inf"):
-            raise UserError(f"data.std={std} is no standard deviation of a density; use more than 0")
+            raise UserError(f"data.std must be > 0 and finite, got {std}")
         if num_classes not in (0, modes):
             raise UserError(
                 f"data.num_classes={num_classes}, but the labels are the {modes} modes; "

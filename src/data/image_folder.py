@@ -74,15 +74,13 @@ class ImageFolder(DataModule):
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if channels not in (1, 3):
-            raise UserError(f"data.channels={channels} is no kind of image; use 1 for grey or 3 for colours")
+            raise UserError(f"data.channels must be 1 (grayscale) or 3 (RGB), got {channels}")
         if len(self.size) != 2 or min(self.size) < 1:
-            raise UserError(f"data.size={list(size)} is no size of an image; give height and width, such as [32,32]")
+            raise UserError(f"data.size must be height and width, such as [32,32], got {list(size)}")
         if resize not in ("crop", "stretch"):
-            raise UserError(f"data.resize={resize} is unknown; use crop or stretch")
+            raise UserError(f"data.resize must be crop or stretch, got {resize}")
         if shuffle_window < 0:
-            raise UserError(
-                f"data.shuffle_window={shuffle_window} is no number of shards; use 1 or more, or 0 to mix all images"
-            )
+            raise UserError(f"data.shuffle_window must be >= 0, got {shuffle_window}; 0 shuffles all images")
         self.root, self.val_root, self.val_fraction = root, val_root, val_fraction
         self.flip, self.cache_gb, self.max_unreadable = flip, cache_gb, max_unreadable
         self.shuffle_window, self.index = shuffle_window, FileIndex(index, rescan)

@@ -43,7 +43,7 @@ class Decoder:
     """Reads an image as uint8 (C, H, W): the first frame, upright, on white, at 8 bits, resized with antialiasing.
 
     Args:
-        channels: 1 for grey, 3 for RGB.
+        channels: 1 for grayscale, 3 for RGB.
         size: (H, W).
         resize: `crop` fills the shape and cuts off what is left over, evenly; `stretch` changes the proportions.
     """

@@ -14,7 +14,7 @@ Batch = dict[str, Tensor]
 
 
 class Indexable(Protocol):
-    """What gives the samples (B, C, *S) at indices (B,): a tensor, or files decoded when they are asked for."""
+    """Samples (B, C, *S) by indices (B,): a tensor, or files that are decoded on access."""
 
     def __len__(self) -> int: ...
 
@@ -41,8 +41,8 @@ class TensorSamples(Dataset):
     Args:
         x: (N, C, *S), in memory or decoded on demand.
         label: (N,) int64, or None.
-        flip: mirror each image left to right with probability one half, anew in each epoch.
-        seed: of the flips.
+        flip: True for random horizontal flips, different in each epoch.
+        seed: seed of the flips.
     """
 
     def __init__(self, x: Indexable, label: Tensor | None = None, flip: bool = False, seed: int = 0):
@@ -60,12 +60,12 @@ class TensorSamples(Dataset):
 
 
 def to_unit_range(x: Tensor) -> Tensor:
-    """uint8 in [0, 255] to float32 in [-1, 1]; floats pass."""
+    """Convert uint8 in [0, 255] to float32 in [-1, 1]; floats are returned as they are."""
     return x.float().mul_(2 / 255).sub_(1) if x.dtype == torch.uint8 else x
 
 
 def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tensor:
-    """Mirror the images whose coin, drawn for each of the n samples from (seed, epoch), falls so."""
+    """Flip images (B, C, *S) left to right with probability one half, as a function of (seed, epoch, index)."""
     mask = flip_mask(n, epoch, seed)[indices]
     return torch.where(mask.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
@@ -76,24 +76,22 @@ def flip_mask(n: int, epoch: int, seed: int) -> Tensor:
 
 
 def split(n: int, n_val: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Indices (n - n_val,) of the training samples and (n_val,) of the rest, the end of a shuffle by `seed`."""
+    """Indices (n - n_val,) of the training samples and (n_val,) of the validation samples, shuffled by `seed`."""
     order = torch.randperm(n, generator=generator(seed, "split"))
     return order[: n - n_val], order[n - n_val :]
 
 
 def val_count(n: int, val_fraction: float) -> int:
-    """The samples of n that `val_fraction` stands for: at least 1, and at most all but 1."""
+    """The number of validation samples among n: `val_fraction` of them, at least 1 and at most n - 1."""
     if not 0 < val_fraction < 1:
-        raise UserError(
-            f"data.val_fraction={val_fraction} is no share for validation; use one between 0 and 1, such as 0.1"
-        )
+        raise UserError(f"data.val_fraction must be in (0, 1), got {val_fraction}; use 0.1, for example")
     if n < 2:
         raise UserError(f"{n} sample(s) cannot be split for training and validation; give at least 2")
     return min(max(1, round(val_fraction * n)), n - 1)
 
 
 def labels_or_none(label: Tensor, num_classes: int) -> Tensor | None:
-    """The labels (N,) as int64, or None where num_classes is 0; any other number than theirs is refused."""
+    """The labels (N,) as int64, or None if num_classes is 0; UserError if it is not the number of classes."""
     found = int(label.max()) + 1
     if num_classes not in (0, found):
         raise UserError(

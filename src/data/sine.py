@@ -1,4 +1,4 @@
-"""Sine waves, drawn from known distributions: the smallest data on which a diffusion model can be checked."""
+"""Sine waves with parameters of known distribution: the smallest data to check a diffusion model on."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -57,13 +57,13 @@ class Sine(DataModule):
     ):
         super().__init__(channels, size, num_classes, batch_size, num_workers, seed)
         if len(self.size) != 1 or self.size[0] < 2:
-            raise UserError(f"data.size={list(size)} is no length of a signal; give one number above 1, such as [100]")
+            raise UserError(f"data.size must be the length of a signal, >= 2, such as [100], got {list(size)}")
         if num_classes:
             raise UserError(f"data.num_classes={num_classes}, but sine waves have no labels; set data.num_classes=0")
         if not noise >= 0:
-            raise UserError(f"data.noise={noise} is no standard deviation; use 0 or more")
+            raise UserError(f"data.noise must be >= 0, got {noise}")
         if n_test < 1:
-            raise UserError(f"data.n_test={n_test} is no number of signals; use 1 or more")
+            raise UserError(f"data.n_test must be >= 1, got {n_test}")
         self.n, self.n_val, self.n_test, self.noise = n, val_count(n, val_fraction), n_test, noise
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
@@ -107,5 +107,5 @@ class Sine(DataModule):
 def _range(name: str, values: Sequence[float]) -> tuple[float, float]:
     values = tuple(values)
     if len(values) != 2 or not all(map(isfinite, values)) or values[0] > values[1]:
-        raise UserError(f"data.{name}={list(values)} is no range; give the lowest and the highest value, as in [1, 3]")
+        raise UserError(f"data.{name} must be the lowest and the highest value, such as [1, 3], got {list(values)}")
     return float(values[0]), float(values[1])

@@ -1,4 +1,4 @@
-"""Moving averages of the weights, which sample better than the weights themselves."""
+"""Moving averages of the weights during training, which give better samples than the weights themselves."""
 
 import math
 from abc import ABC, abstractmethod
@@ -11,17 +11,18 @@ from annotated_types import Ge, Gt, Interval, MinLen
 from jaxtyping import Float
 from torch import Tensor, nn
 
-MAX_STD = 12**-0.5  # the relative width of a plain mean over the whole run, where gamma = 0
-TOLERANCE = 0.05  # how far a rebuilt profile may be from the one asked for, relative to it
+MAX_STD = 12**-0.5  # relative width of the plain mean over the whole run, where gamma = 0
+TOLERANCE = 0.05  # largest relative distance of a reconstructed profile from the requested one
 
 
 class EMA(nn.Module, ABC):
-    r"""Keeps :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` in `model`, a copy of the one it follows.
+    r"""Average :math:`\bar\theta \leftarrow d\,\bar\theta + (1 - d)\,\theta` of the weights of a model.
 
-    The decay depends on the step alone, so a resumed run continues exactly. A new one is one method, `decay_at`.
+    It is kept in `model`, a copy. The decay depends on the step alone, so a resumed run continues exactly. A subclass
+    defines `decay_at`.
 
     Args:
-        model: what to average; it is copied.
+        model: the model to average; it is copied.
     """
 
     def __init__(self, model: nn.Module):
@@ -30,11 +31,11 @@ class EMA(nn.Module, ABC):
 
     @abstractmethod
     def decay_at(self, step: int) -> float:
-        """The share d in [0, 1) that is kept after optimizer step `step`, counted from 1."""
+        """The decay d in [0, 1) at optimizer step `step`, counted from 1."""
 
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
-        """Take in the weights of `model` after optimizer step `step`."""
+        """Update the average with the weights of `model` after optimizer step `step`."""
         averages: list[Tensor] = list(self.model.parameters())
         weights = [p.detach() for p in model.parameters()]
         torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
@@ -50,9 +51,9 @@ class ConstantEMA(EMA):
     r"""Exponential moving average with a constant decay.
 
     Args:
-        model: what to average; it is copied.
-        decay: d, the share kept at each optimizer step.
-        start: optimizer steps before averaging begins; until then the copy follows the weights.
+        model: the model to average; it is copied.
+        decay: d, per optimizer step.
+        start: optimizer steps before averaging begins; until then the copy equals the weights.
         warmup: begin with a short memory, :math:`d_n = \min(d, (1 + n) / (10 + n))` after n averaged steps, so that the
             initial weights are forgotten.
 
@@ -68,7 +69,7 @@ class ConstantEMA(EMA):
     ):
         super().__init__(model)
         if not 0 <= decay < 1:
-            raise ValueError(f"ema.decay lies in [0, 1), not {decay}")
+            raise ValueError(f"ema.decay must be in [0, 1), got {decay}")
         self.decay, self.start, self.warmup = decay, start, warmup
 
     def decay_at(self, step):
@@ -84,11 +85,11 @@ class HalfLifeEMA(EMA):
     .. math:: d = 2^{-B / h}, \quad h = \min(\text{half\_life},\; \text{rampup\_ratio} \cdot \text{samples seen before})
 
     Args:
-        model: what to average; it is copied.
+        model: the model to average; it is copied.
         half_life: in samples.
-        batch_size: samples in a batch, over all processes.
-        accumulate_grad_batches: batches in an optimizer step; B is the product of the two.
-        rampup_ratio: the half-life is at most this share of the run so far; None leaves it as it is from the start.
+        batch_size: samples per batch, over all processes.
+        accumulate_grad_batches: batches per optimizer step; B is batch_size times this.
+        rampup_ratio: the half-life is at most this fraction of the samples so far; None for no ramp-up.
 
     Source: Karras et al. 2022, arXiv:2206.00364; the ramp-up is that of `training_loop.py` in NVlabs/edm.
     """
@@ -103,9 +104,9 @@ class HalfLifeEMA(EMA):
     ):
         super().__init__(model)
         if half_life <= 0:
-            raise ValueError(f"ema.half_life is a positive number of samples, not {half_life}")
+            raise ValueError(f"ema.half_life must be > 0 samples, got {half_life}")
         if rampup_ratio is not None and rampup_ratio <= 0:
-            raise ValueError(f"ema.rampup_ratio is positive or null, not {rampup_ratio}")
+            raise ValueError(f"ema.rampup_ratio must be > 0 or null, got {rampup_ratio}")
         self.half_life, self.rampup_ratio = half_life, rampup_ratio
         self.samples_per_step = batch_size * accumulate_grad_batches
 
@@ -123,10 +124,10 @@ class PowerFunctionEMA(EMA):
               d = (1 - 1/\text{step})^{\gamma + 1}
 
     With weights that change at optimizer steps only, d makes this exact. `model` is the average of the first width,
-    `others` are those of the rest. From snapshots of two or more along the run, `reconstruct` makes that of any width.
+    `others` are those of the rest. `reconstruct` makes the average of any width from snapshots along the run.
 
     Args:
-        model: what to average; it is copied.
+        model: the model to average; it is copied.
         sigma_rel: widths, as standard deviations of the weighting over t relative to T; between 0 and 0.289.
 
     Source: Karras et al. 2024, arXiv:2312.02696, section 3.1, eq. 127.
@@ -137,7 +138,7 @@ class PowerFunctionEMA(EMA):
     ):
         super().__init__(model)
         if not sigma_rel or len(set(sigma_rel)) < len(sigma_rel):
-            raise ValueError(f"ema.sigma_rel names one or more widths, each once, not {list(sigma_rel)}")
+            raise ValueError(f"ema.sigma_rel must be one or more different widths, got {list(sigma_rel)}")
         self.sigma_rel, *more = sigma_rel
         self.gamma = std_to_exp(self.sigma_rel)
         self.others = nn.ModuleList(PowerFunctionEMA(model, [width]) for width in more)
@@ -151,7 +152,7 @@ class PowerFunctionEMA(EMA):
             other.update(model, step)
 
     def snapshot(self, step: int) -> dict[str, Any]:
-        """Copies of all averages as they are after optimizer step `step`, in plain containers, for `reconstruct`."""
+        """Copies of all averages after optimizer step `step`, in plain containers, for `reconstruct`."""
 
         def kept(x: Tensor) -> Tensor:
             return x.detach().to("cpu", copy=True)
@@ -165,7 +166,7 @@ class PowerFunctionEMA(EMA):
 
 
 def std_to_exp(sigma_rel: float) -> float:
-    r"""The exponent of the power-function average of a relative width.
+    r"""The exponent gamma of the power-function average with a relative width.
 
     .. math:: \sigma_{rel}^2 = \frac{\gamma + 1}{(\gamma + 2)^2 (\gamma + 3)}
 
@@ -173,19 +174,19 @@ def std_to_exp(sigma_rel: float) -> float:
     Viète's formula, is the one with gamma > 0.
 
     Raises:
-        ValueError: for a width outside of (0, 0.289), which no gamma > 0 has.
+        ValueError: for a width outside (0, 0.289), the range of gamma > 0.
 
     Source: Karras et al. 2024, arXiv:2312.02696, eq. 123 and 126.
     """
     if not 0 < sigma_rel < MAX_STD:
-        raise ValueError(f"a relative width lies between 0 and {MAX_STD:.3f}, not {sigma_rel}")
+        raise ValueError(f"a relative width must be between 0 and {MAX_STD:.3f}, got {sigma_rel}")
     r = sigma_rel**-2
     p, q = r + 1 / 3, 2 / 27 + 4 * r / 3
     return 2 * math.sqrt(p / 3) * math.cos(math.acos(-1.5 * q / p * math.sqrt(3 / p)) / 3) - 7 / 3
 
 
 def power_function_correlation(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor]) -> Tensor:
-    r"""The integral over t of two weightings, each given as its final time T and its gamma, of shapes that broadcast.
+    r"""The inner product over t of two weightings, each a final time T and an exponent gamma, of shapes that broadcast.
 
     .. math:: \langle a, b \rangle = \frac{(\gamma_a + 1)(\gamma_b + 1)}{\gamma_a + \gamma_b + 1}
               \frac{1}{T_{late}} \left( \frac{T_{early}}{T_{late}} \right)^{\gamma_{late}}
@@ -201,7 +202,7 @@ def power_function_correlation(a: tuple[Tensor, Tensor], b: tuple[Tensor, Tensor
 def posthoc_coefficients(
     t: Float[Tensor, " n"], gamma: Float[Tensor, " n"], width: float
 ) -> tuple[Float[Tensor, " n"], float]:
-    r"""The combination of stored weightings that is nearest to that of a relative width at the last of their times.
+    r"""The linear combination of stored weightings that is nearest to the one of a relative width at the last time.
 
     .. math:: x = A^{-1} b, \quad A_{ij} = \langle p_i, p_j \rangle, \quad b_i = \langle p_i, p \rangle
 
@@ -219,17 +220,17 @@ def posthoc_coefficients(
 
 
 def reconstruct(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[str, Tensor]:
-    r"""The average of another width, at the step of the last snapshot: :math:`\sum_i x_i \hat\theta_i`.
+    r"""The average of another width at the step of the last snapshot, :math:`\sum_i x_i \hat\theta_i`.
 
     Args:
-        snapshots: of one `PowerFunctionEMA`, along one run.
-        sigma_rel: the width.
+        snapshots: of `PowerFunctionEMA.snapshot`, along one run.
+        sigma_rel: the relative width.
 
     Returns:
-        A state dict of the model that was averaged.
+        The state dict of the averaged model.
 
     Raises:
-        ValueError: for a width that the snapshots do not represent to 5 %.
+        ValueError: for a width that the snapshots do not represent within 5 %.
     """
     stored = [pair for s in snapshots for pair in zip(s["sigma_rel"], s["weights"], strict=True)]
     t = torch.tensor([s["step"] for s in snapshots for _ in s["sigma_rel"]], dtype=torch.float64)

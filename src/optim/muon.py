@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrices are made orthogonal, with Adam for what is no matrix."""
+"""Muon: orthogonalized momentum for matrices, AdamW for all other parameters."""
 
 from collections.abc import Callable, Iterable, Sequence
 from typing import Annotated, Any
@@ -9,10 +9,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-# Of the fifth-order polynomial that drives all singular values towards 1 (to within 0.7 and 1.2) in five steps.
+# Coefficients of the fifth-order polynomial that brings all singular values into [0.7, 1.2] in five steps.
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 STEPS = 5
-Share = Annotated[float, Interval(ge=0, lt=1)]
+Decay = Annotated[float, Interval(ge=0, lt=1)]
 
 
 class Muon(torch.optim.Optimizer):
@@ -22,16 +22,17 @@ class Muon(torch.optim.Optimizer):
               W \leftarrow (1 - \eta \lambda) W - 0.2\, \eta \sqrt{\max(m, n)}\; U V^\top, \quad
               G + \mu M = U \Sigma V^\top
 
-    where W is m by n; of a convolution m is the number of outputs and n that of all inputs of one. The factor makes
-    an update as large as one of AdamW, so that one learning rate serves both. :math:`U V^\top` is found by five steps
-    of a Newton-Schulz iteration.
+    where W is m by n; the kernel of a convolution is a matrix of its outputs by all inputs of one output. The factor
+    makes an update as large as one of AdamW, so that one learning rate serves both. :math:`U V^\top` is computed by
+    five steps of a Newton-Schulz iteration. torch.optim.Muon takes only matrices, not convolutions, and needs a second
+    optimizer for all other parameters.
 
     Args:
         params: parameters.
         lr: learning rate, :math:`\eta`.
         momentum: :math:`\mu`.
         betas, eps: of AdamW.
-        weight_decay: :math:`\lambda`, of all.
+        weight_decay: :math:`\lambda`, of all parameters.
         min_matrix_size: matrices with fewer rows or columns are left to AdamW.
 
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon; factor: Liu et al. 2025, arXiv:2502.16982, eq. 4.
@@ -41,15 +42,16 @@ class Muon(torch.optim.Optimizer):
         self,
         params: Iterable[nn.Parameter],
         lr: Annotated[float, Gt(0)] = 1e-3,
-        momentum: Share = 0.95,
-        betas: tuple[Share, Share] = (0.9, 0.99),
+        momentum: Decay = 0.95,
+        betas: tuple[Decay, Decay] = (0.9, 0.99),
         eps: Annotated[float, Interval(gt=0, le=1)] = 1e-8,
         weight_decay: Annotated[float, Ge(0)] = 0.01,
         min_matrix_size: Annotated[int, Ge(1)] = 16,
     ):
         if lr <= 0 or not 0 <= momentum < 1 or min_matrix_size < 1:
             raise ValueError(
-                f"lr > 0, momentum in [0, 1) and min_matrix_size > 0, not {lr}, {momentum} and {min_matrix_size}"
+                "lr must be > 0, momentum in [0, 1) and min_matrix_size >= 1, "
+                f"got {lr}, {momentum} and {min_matrix_size}"
             )
         every = list(params)
         wide = [p for p in every if p.ndim > 1 and min(len(p), p.numel() // len(p)) >= min_matrix_size]
@@ -93,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(params, mean, scale, -group["lr"] / (1 - b1**step))
 
     def states(self, params: list[Tensor], name: str) -> list[Tensor]:
-        """One tensor of the state of each parameter, zeros at first."""
+        """A tensor of the optimizer state of each parameter, initially zeros."""
         for p in params:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
@@ -101,20 +103,20 @@ class Muon(torch.optim.Optimizer):
 
 
 def full_tensor(x: Tensor) -> Tensor:
-    """Of a tensor that is split among processes all of it, on each: a part of a matrix has other singular vectors."""
+    """The whole of a sharded tensor, on each process: a part of a matrix has other singular vectors."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def redistribute(p: Tensor, x: Tensor) -> Tensor:
-    """Of x, which every process has, the part that this process has of p."""
+    """Shard x, which every process holds, like p."""
     return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else x
 
 
 def newton_schulz(matrices: Sequence[Tensor]) -> list[Tensor]:
-    """Nearly U V^T of each g = U S V^T: the singular values lie between 0.7 and 1.2, tiny ones lower.
+    """Approximate U V^T of each g = U S V^T: the singular values are between 0.7 and 1.2, tiny ones lower.
 
-    A step of the iteration is X <- Z X with Z a polynomial of X X^T. The product of all Z comes first, from X X^T
-    alone, which is small, and of all matrices with as many rows at once; float32 costs little then.
+    A step of the iteration is X <- Z X with Z a polynomial of X X^T. The product of all Z is computed first, from X X^T
+    alone, which is small, and for all matrices with the same number of rows at once; float32 is then cheap.
     """
     rows = [g.T if len(g) > g.shape[1] else g for g in matrices]
     rows = [x / (x.norm() + 1e-7) for x in rows]
@@ -128,7 +130,7 @@ def newton_schulz(matrices: Sequence[Tensor]) -> list[Tensor]:
 
 
 def newton_schulz_factor(gram: Float[Tensor, "k m m"]) -> Float[Tensor, "k m m"]:
-    """The product of the factors Z of all steps, nearly (X X^T)^(-1/2), from X X^T."""
+    """The product of the factors Z of all steps, approximately (X X^T)^(-1/2), from X X^T."""
     a, b, c = COEFFICIENTS
     product = gram  # replaced at once
     for step in range(STEPS):

@@ -1,4 +1,4 @@
-"""Where messages go: the terminal as they are, the run's log with their times."""
+"""Messages for the terminal and the log file of a run."""
 
 import logging
 import sys
@@ -14,7 +14,7 @@ from src.utils.errors import UserError
 
 log = logging.getLogger("diffusion-lab")
 
-# True of how this project works, and nothing that its user could mend.
+# Warnings of libraries about intended behavior.
 IGNORED_WARNINGS = (
     "does not have many workers",
     "your dataloader is not resumable",
@@ -41,10 +41,10 @@ def start_logging(file: Path | None) -> None:
     """Send messages to the terminal, and to `file` where one is given.
 
     Raises:
-        UserError: where something else has that name, such as a pipe, which would be waited for.
+        UserError: if the path exists and is not a file, such as a pipe.
     """
     if file is not None and file.exists() and not file.is_file():
-        raise UserError(f"{file} is no file, but the log of a run is to be written there; remove or rename it")
+        raise UserError(f"{file} must be a file, since the log of the run is written there; remove or rename it")
     root = logging.getLogger()
     for handler in list(root.handlers):
         root.removeHandler(handler)
@@ -69,7 +69,7 @@ def start_logging(file: Path | None) -> None:
 
 
 def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
-    """A bar that a terminal sees moving, and a log file hears of now and then."""
+    """A progress bar, updated often on a terminal and rarely in a log file."""
     interval = 0.3 if sys.stderr.isatty() else 20
     return tqdm(
         total=total, desc=description, dynamic_ncols=True, mininterval=interval, maxinterval=interval, **options
@@ -77,7 +77,7 @@ def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
 
 
 def key_value_table(rows: list[tuple[str, str]]) -> str:
-    """Rows of a name and a text, aligned."""
+    """Aligned rows of a name and a text."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 

@@ -1,4 +1,4 @@
-"""Image files of any kind as 8-bit pixels: the one way in which training and everything else reads them."""
+"""Decoding of image files to 8-bit pixels, for training and all other inputs."""
 
 from typing import Literal
 
@@ -31,7 +31,7 @@ def is_hidden(name: str) -> bool:
 
 
 def plain(image: Image.Image, mode: Literal["L", "RGB"]) -> Image.Image:
-    """The first frame, upright, on white, at 8 bits, in grey or RGB."""
+    """The first frame, upright, on white, at 8 bits, in grayscale or RGB."""
     image.load()  # the orientation may stand behind the pixels, and a TIFF is turned by this
     turn = TURNS.get(_orientation(image))
     image = _on_white(image if turn is None else image.transpose(turn))
@@ -48,11 +48,11 @@ def _orientation(image: Image.Image) -> int:
 
 def _on_white(image: Image.Image) -> Image.Image:
     """The image at 8 bits, without transparency."""
-    if image.mode.startswith(("I", "F")):  # 16-bit grey, which Pillow's own conversion clips
-        grey = np.asarray(image).astype(np.float64)
-        if image.mode == "F" or grey.min() < 0 or grey.max() > 65535:
+    if image.mode.startswith(("I", "F")):  # 16-bit grayscale, which Pillow's own conversion clips
+        gray = np.asarray(image).astype(np.float64)
+        if image.mode == "F" or gray.min() < 0 or gray.max() > 65535:
             raise ValueError("numbers of more than 16 bits, whose black and white are not known")
-        return Image.fromarray(np.rint(grey / 257).astype(np.uint8))
+        return Image.fromarray(np.rint(gray / 257).astype(np.uint8))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)

@@ -94,7 +94,7 @@ def test_a_kept_one_resumes_to_the_same_bits(tmp_path):
 
 
 def test_an_impossible_interval_is_refused():
-    with pytest.raises(ValueError, match="keep_every_n_steps is at least 1, or null, not 0"):
+    with pytest.raises(ValueError, match="keep_every_n_steps must be >= 1 or null, got 0"):
         BestLastCheckpoint("x", keep_every_n_steps=0)
 
 

@@ -343,12 +343,12 @@ def test_refuses_places_without_images(tmp_path):
         ([*CLASSES, "stray.png"], {"num_classes": 3}, "stray.png lies in none of the class folders"),
         ([f"train/{name}" for name in CLASSES] + ["val/fox/1.png"], {"num_classes": 3}, "val/fox/1.png lies in none"),
         (["a.png"], {}, "give at least 2"),
-        (CLASSES, {"channels": 4}, "data.channels=4"),
-        (CLASSES, {"size": [32]}, "data.size=[32]"),
-        (CLASSES, {"size": [0, 32]}, "data.size=[0, 32]"),
-        (CLASSES, {"resize": "squash"}, "data.resize=squash is unknown; use crop or stretch"),
-        (CLASSES, {"val_fraction": 0.0}, "data.val_fraction=0.0"),
-        (CLASSES, {"shuffle_window": -1}, "data.shuffle_window=-1 is no number of shards"),
+        (CLASSES, {"channels": 4}, "data.channels must be 1 (grayscale) or 3 (RGB), got 4"),
+        (CLASSES, {"size": [32]}, "got [32]"),
+        (CLASSES, {"size": [0, 32]}, "got [0, 32]"),
+        (CLASSES, {"resize": "squash"}, "data.resize must be crop or stretch, got squash"),
+        (CLASSES, {"val_fraction": 0.0}, "data.val_fraction must be in (0, 1), got 0.0"),
+        (CLASSES, {"shuffle_window": -1}, "data.shuffle_window must be >= 0, got -1"),
     ],
 )
 def test_refuses_settings(tmp_path, names, settings, message):
