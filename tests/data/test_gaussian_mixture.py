@@ -134,7 +134,7 @@ def test_one_mode_is_a_gaussian():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"channels": 3}, r"set data\.channels=2 data\.size=\[\], not 3 and \[\]"),
+        ({"channels": 3}, r"must be 2 and \[\] .*, got 3 and \[\]"),
         ({"size": [4]}, r"data\.channels and data\.size must be 2 and \[\] .*, got 2 and \[4\]"),
         ({"modes": 0, "num_classes": 0}, r"data\.modes must be >= 1, got 0"),
         ({"radius": -1.0}, r"data\.radius must be .* got -1\.0"),
