@@ -1,4 +1,4 @@
-"""What a run would cost, said before it begins: python -m src.train plan=local ..."""
+"""Estimate the cost of a run before it begins: python -m src.train plan=local ..."""
 
 import warnings
 from collections.abc import Callable
@@ -27,10 +27,10 @@ from src.utils.paths import check_writable
 
 
 def plan_run(cfg: DictConfig) -> None:
-    """Print what a run of this config would cost; nothing is trained, and nothing left behind.
+    """Print the estimated cost of a run of this config; train nothing and leave no files.
 
     Raises:
-        UserError: for the mistakes that training refuses, and where the length of the run cannot be known.
+        UserError: for mistakes that training refuses, and if the length of the run is unknown.
     """
     warnings.filterwarnings("ignore", message="Accessing the data pointer of FakeTensor")
     start_logging(None)
@@ -53,7 +53,7 @@ def plan_run(cfg: DictConfig) -> None:
 
 
 def estimate_run(cfg: DictConfig, plan: Plan) -> CostEstimate:
-    """The estimate of a config."""
+    """The cost estimate of a config."""
     data: DataModule = instantiate(cfg.data)
     devices, precision = plan.count(cfg.trainer), cfg.trainer.precision
     data.check_batch_size(devices)
@@ -76,7 +76,7 @@ def estimate_run(cfg: DictConfig, plan: Plan) -> CostEstimate:
 
         plan = with_device_info(plan, here)
         speed = benchmark(plan, costs, layout.batch, precision, here, step)
-        if here.type == "cpu":  # its processes share it
+        if here.type == "cpu":  # which all processes share
             speed = replace(speed, flops=speed.flops / (devices // cfg.trainer.num_nodes))
     return CostEstimate(
         plan,

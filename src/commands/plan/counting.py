@@ -1,4 +1,4 @@
-"""Counts of what tensor code does: floating-point operations, bytes kept, and the most bytes alive at once."""
+"""Count the FLOP, saved bytes and peak bytes of tensor code."""
 
 import weakref
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
 
 # The fused attention of the CPU, which torch does not count: two products forward, and two for each of them backward.
-# What is computed again to save memory is no work.
+# Recomputation to save memory does not count.
 FUSED = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 FUSED_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 COUNT_FUSED = {
@@ -29,7 +29,7 @@ def count_flops() -> FlopCounterMode:
 
 
 class GPUKernels(TorchFunctionMode):
-    """Does on fake tensors of the CPU what a GPU does otherwise: fused attention, and under autocast norms in float32.
+    """Run fake CPU tensors through the operations of a GPU: fused attention, and norms in float32 under autocast.
 
     Source: the lists of operations in the documentation of torch.amp.
     """
@@ -46,7 +46,7 @@ class GPUKernels(TorchFunctionMode):
 
 
 class SavedTensors:
-    """The distinct memory that is saved for the backward pass, but for that of tensors which are there anyway."""
+    """Tensors saved for the backward pass, without those that exist anyway; shared memory counts once."""
 
     def __init__(self, known: Iterable[Tensor]):
         self.known = {storage_id(tensor) for tensor in known}
@@ -59,17 +59,17 @@ class SavedTensors:
         return tensor
 
     def forget(self) -> int:
-        """The bytes so far; what is freed from now on may go."""
+        """Return the bytes saved so far, and drop the references to them."""
         total = size_of(self.tensors.values())
         self.tensors.clear()
         return total
 
 
 class MemoryTracker(TorchDispatchMode):
-    """The operations done while this is active, and the most bytes alive at once of what they make.
+    """Count operations and the peak memory of their results while active.
 
     Attributes:
-        operations: how many, without those that only look at memory in another way.
+        operations: number of operations, without views.
         peak: bytes.
     """
 
@@ -98,10 +98,10 @@ class MemoryTracker(TorchDispatchMode):
 
 
 def storage_id(tensor: Tensor) -> int:
-    """Tells apart the memory of tensors that are alive."""
+    """Identity of the memory of a live tensor."""
     return tensor.untyped_storage()._cdata
 
 
 def size_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes, of shared memory once."""
+    """Bytes; shared memory counts once."""
     return sum({storage_id(t): t.untyped_storage().nbytes() for t in tensors}.values())

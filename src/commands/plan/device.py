@@ -1,4 +1,4 @@
-"""Devices that a run is planned for: those of a data sheet, and the one at hand, whose speed is measured."""
+"""Devices to plan for: by their data sheets, or the local one by a benchmark."""
 
 import statistics
 import time
@@ -15,19 +15,25 @@ from src.utils.errors import UserError
 from src.utils.hardware import default_precision, physical_memory
 from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
-SECONDS, LONGEST = 0.5, 2.0  # that a step on trial shall and may take, of which there are a handful
+SECONDS, LONGEST = 0.5, 2.0  # intended and largest duration of one of the few benchmark steps
 
 
 @dataclass(frozen=True)
 class Speed:
-    """FLOP a second of a device, the seconds that each operation takes at least, and how that is known."""
+    """Speed of a device.
+
+    Attributes:
+        flops: FLOP/s.
+        launch_overhead: minimum seconds per operation.
+        source: where these numbers come from.
+    """
 
     flops: float
     launch_overhead: float
     source: str
 
     def seconds(self, flop: float, operations: int) -> float:
-        """The time that so much work takes, done in so many operations."""
+        """Time in seconds of this many FLOP in this many operations."""
         return max(flop / self.flops, operations * self.launch_overhead)
 
 
@@ -65,11 +71,11 @@ class Plan:
 
     @property
     def measured(self) -> bool:
-        """Whether it is for the device at hand."""
+        """True if the plan is for the local device."""
         return self.name is None
 
     def precision(self, trainer: DictConfig) -> str:
-        """The trainer's, or what `auto` would become on this device."""
+        """The trainer's precision, with `auto` resolved for this device."""
         if trainer.precision != "auto":
             return str(trainer.precision)
         if self.measured:
@@ -77,25 +83,27 @@ class Plan:
         return "bf16-mixed" if self.bf16 else "32-true"
 
     def count(self, trainer: DictConfig) -> int:
-        """Devices in all.
+        """Total number of devices.
 
         Raises:
-            UserError: where the trainer takes all that there are, of a device that is not here.
+            UserError: if the trainer takes all devices of another machine.
         """
         if self.devices is not None:
             return self.devices
         here = trainer.devices
         if here in (-1, "-1", "auto"):
             if not self.measured:
-                raise UserError(f"trainer.devices={here} means all that there are; say how many: plan.devices=8")
+                raise UserError(
+                    f"trainer.devices={here} means all devices of the machine; set their number: plan.devices=8"
+                )
             here = max(1, torch.cuda.device_count())
         return int(here if isinstance(here, int | str) else len(here)) * trainer.num_nodes
 
     def speed(self, precision: str) -> Speed:
-        """The assumed share of the peak.
+        """Assumed speed: the fraction `mfu` of the peak.
 
         Raises:
-            UserError: for a precision that the device has no units for.
+            UserError: for a precision that the device does not support.
         """
         dtype, autocast = dtypes(precision)
         names = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -109,28 +117,28 @@ class Plan:
         )
 
     def bandwidth(self, devices: int) -> float | None:
-        """Bytes a second that each sends in a ring; several rings share the ways out of a machine."""
+        """Bytes/s that each device sends in a ring; the rings of a node share its network."""
         if devices <= self.devices_per_node or not self.link_bandwidth or not self.network_bandwidth:
             return self.link_bandwidth
         return min(self.link_bandwidth, self.network_bandwidth)
 
 
 def local_device(accelerator: str) -> torch.device:
-    """The device that the trainer takes.
+    """The device that the trainer selects.
 
     Raises:
-        UserError: where there is none of the kind.
+        UserError: if the machine has none of that kind.
     """
     kinds = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     wanted = {"gpu": ("cuda", "mps"), "auto": tuple(kinds)}.get(accelerator, (accelerator,))
     for kind in wanted:
         if kinds.get(kind):
             return torch.device(kind)
-    raise UserError(f"trainer.accelerator={accelerator}: there is none here to plan for; name one, as in plan=h100")
+    raise UserError(f"trainer.accelerator={accelerator}: this machine has none; name a device, as in plan=h100")
 
 
 def with_device_info(plan: Plan, device: torch.device) -> Plan:
-    """The plan with the name and the memory of the device at hand."""
+    """The plan with name and memory of the local device."""
     if device.type == "cuda":
         found = torch.cuda.get_device_properties(device)
         return replace(plan, name=found.name, memory=plan.memory or float(found.total_memory))
@@ -146,13 +154,15 @@ def benchmark(
     device: torch.device,
     make_step: Callable[[int], Callable[[], None]],
 ) -> Speed:
-    """What this very model reaches in a few steps, or a share of a matrix product where they would take long.
+    """Speed of the model in a few training steps, or a fraction of a matrix product if they would take too long.
 
     Args:
-        plan, costs: whether the model fits, and what a step takes.
-        n: the most images in a batch.
-        precision, device: to measure in and on.
-        make_step: makes a step of so many images.
+        plan: gives the memory and the assumed fraction.
+        costs: of one step.
+        n: largest batch size.
+        precision: the trainer's precision.
+        device: the device to measure.
+        make_step: makes a training step of n images.
     """
     peak = matmul_flops(device, precision)
     expected = costs.training / (plan.mfu * peak)  # seconds an image
@@ -160,7 +170,7 @@ def benchmark(
     needed = costs.weights + costs.averages + costs.optimizer + costs.peak
     fits = plan.memory is None or needed < plan.memory / 2
     if expected > LONGEST or not fits:
-        why = "takes too long to be tried" if fits else "may not fit, and was not tried"
+        why = "takes too long to be measured" if fits else "may not fit and was not measured"
         said = f"assumed: {plan.mfu:.0%} (plan.mfu) of a matrix product here; the model {why}"
         return Speed(plan.mfu * peak, 0.0, said)
     reached = images * costs.training / seconds(make_step(images), device)
@@ -168,7 +178,7 @@ def benchmark(
 
 
 def matmul_flops(device: torch.device, precision: Any) -> float:
-    """FLOP a second of a product of large matrices."""
+    """FLOP/s of a product of large matrices."""
     dtype, autocast = dtypes(precision)
     size = 8192 if device.type == "cuda" else 1024
     a = torch.randn(size, size, device=device).to(autocast or dtype)
@@ -176,7 +186,7 @@ def matmul_flops(device: torch.device, precision: Any) -> float:
 
 
 def seconds(work: Callable[[], Any], device: torch.device) -> float:
-    """The median time of three calls after a first one."""
+    """Median time in seconds of three calls after a warm-up."""
     wait = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}.get(device.type, lambda: None)
     times = []
     for _ in range(4):

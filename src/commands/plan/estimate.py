@@ -1,4 +1,4 @@
-"""The estimate of a plan: what follows from the costs of a step, the length of the run and the speed of the device."""
+"""Cost estimate of a run from the costs of a step, its length and the speed of the device."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -18,18 +18,18 @@ from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 from src.utils.loop_counters import total_steps
 
-MODELS = 2  # that are validated and sampled from: with raw and with averaged weights
-SPARE = 0.9  # share of a device's memory that a run can have: the rest goes to its own code, and to gaps
+MODELS = 2  # validated and sampled: raw and averaged weights
+SPARE = 0.9  # usable fraction of the memory of a device; the rest is for kernels and fragmentation
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How a run is spread.
+    """Distribution of a run over devices.
 
     Attributes:
-        devices: in all.
-        batch: images on each.
-        sharded: whether they share out what has the size of the weights (FSDP), or each has it (DDP).
+        devices: total number.
+        batch: images per device.
+        sharded: True for sharded weights, gradients and optimizer state (FSDP), False for replicas (DDP).
     """
 
     devices: int
@@ -39,14 +39,14 @@ class Layout:
 
 @dataclass(frozen=True)
 class RunLength:
-    """How long a run is.
+    """Length of a run.
 
     Attributes:
-        steps: of the optimizer.
-        batches: global ones in a step.
-        images: that are trained on, again and again counted.
-        epochs: None where nobody says how many images there are.
-        validated: images that are evaluated in validation, over the whole run; None where that is not known.
+        steps: optimizer steps.
+        batches: global batches per step.
+        images: training images, with repetitions.
+        epochs: None if the number of images is unknown.
+        validated: validation images over the whole run, with repetitions; None if unknown.
     """
 
     steps: int
@@ -58,7 +58,7 @@ class RunLength:
 
 @dataclass(frozen=True)
 class Grid:
-    """The sample grids: how many in the run, and images and evaluations of the net for each in one."""
+    """Sample grids: their number in the run, images per grid, and network evaluations per image."""
 
     number: int
     images: int
@@ -70,9 +70,9 @@ class Memory:
     """Bytes on each device.
 
     Attributes:
-        parts: by name; activations are those of one batch.
-        total: the most alive at once.
-        most: images that fit beside the rest in the memory of the device; None where that is not known.
+        parts: bytes by name; activations are those of one batch.
+        total: peak.
+        most: largest batch size that fits; None if the memory is unknown.
     """
 
     parts: dict[str, float]
@@ -82,9 +82,9 @@ class Memory:
 
 @dataclass(frozen=True)
 class Time:
-    """Seconds: computing and communicating in one step, all training, all validation, one grid, all of the run.
+    """Times in seconds: compute and communication of one step, all training, all validation, one grid, the whole run.
 
-    `starting` is whether the computing is bound by the number of operations, and not by their size.
+    `starting` is True if the compute is bound by the number of operations instead of their size.
     """
 
     starting: bool
@@ -97,19 +97,21 @@ class Time:
 
 
 def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> RunLength:
-    """How long the run is.
+    """Length of the run.
 
     Raises:
-        UserError: where it cannot be known.
+        UserError: if it is unknown.
     """
     trainer, n = cfg.trainer, plan.images or cfg.data.get("n")
     n_val = cfg.data.get("val_size") or (n and val_count(n, cfg.data.get("val_fraction", 0.05)))
     batches = (n - n_val) // data.batch_size if n else 0
     if not n and trainer.max_epochs > 0:
-        raise UserError("trainer.max_epochs counts passes over the images; say how many there are: plan.images=1000000")
+        raise UserError("trainer.max_epochs counts passes over the images; set their number: plan.images=1000000")
     steps = total_steps(trainer, batches)
     if steps < 1:
-        raise UserError("a run that only time ends cannot be planned; give trainer.max_steps or trainer.max_epochs")
+        raise UserError(
+            "cannot plan a run that is limited only by trainer.max_time; set trainer.max_steps or trainer.max_epochs"
+        )
     images = steps * trainer.accumulate_grad_batches * data.batch_size
     validated = None
     if n_val:
@@ -121,10 +123,10 @@ def length_of(cfg: DictConfig, plan: Plan, data: DataModule) -> RunLength:
 
 
 def memory_of(costs: Costs, plan: Plan, layout: Layout) -> Memory:
-    """What each device holds.
+    """Memory per device.
 
-    FSDP shares out what has the size of the weights; the parts of the net that are gathered for a moment are left out.
-    DDP keeps the gradients again, in buckets to send.
+    FSDP shards weights, gradients and optimizer state; the layers gathered temporarily are neglected. DDP keeps a
+    second copy of the gradients in its communication buckets.
     """
     share = layout.devices if layout.sharded else 1
     parts = {
@@ -137,7 +139,7 @@ def memory_of(costs: Costs, plan: Plan, layout: Layout) -> Memory:
     }
     if layout.devices > 1 and not layout.sharded:
         parts["gradients in buckets"] = float(costs.gradients)
-    step = float(costs.peak)  # which has activations and gradients
+    step = float(costs.peak)  # includes activations and gradients
     if layout.sharded:
         step = max(costs.activations, costs.peak - costs.gradients) + parts["gradients"]
     total = step + sum(bytes for name, bytes in parts.items() if name not in ("activations", "gradients"))
@@ -149,10 +151,10 @@ def memory_of(costs: Costs, plan: Plan, layout: Layout) -> Memory:
 
 
 def time_of(costs: Costs, plan: Plan, layout: Layout, length: RunLength, grid: Grid | None, speed: Speed) -> Time:
-    """How long it takes, with communication as if nothing were computed meanwhile.
+    """Time of the run, without overlap of communication and compute.
 
-    In a ring of d devices each sends (d - 1) / d of what is gathered or scattered: of the gradients twice (DDP), of the
-    weights forward and backward and of the gradients once (FSDP).
+    In a ring of d devices each sends the fraction (d - 1) / d of the gradients twice (DDP), or of the weights twice,
+    forward and backward, and of the gradients once (FSDP).
     """
     flop = layout.batch * costs.training
     compute = length.batches * speed.seconds(flop, costs.operations)
@@ -172,7 +174,7 @@ def time_of(costs: Costs, plan: Plan, layout: Layout, length: RunLength, grid: G
 
 
 class ZeroNet(nn.Module):
-    """A net that says zero, for counting how often it is asked."""
+    """A network whose output is zero, to count evaluations."""
 
     def __init__(self, channels: int):
         super().__init__()
@@ -183,7 +185,7 @@ class ZeroNet(nn.Module):
 
 
 def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: DataModule, steps: int) -> Grid | None:
-    """The sample grids of the run; the module is spoilt, its net replaced."""
+    """The sample grids of the run; replaces the network of the module."""
     if sample_images is None or sample_images.n == 0:
         return None
     denoiser = module.denoiser
@@ -200,7 +202,7 @@ def grid_of(sample_images: SampleImages | None, module: DiffusionModule, data: D
 
 @dataclass(frozen=True)
 class CostEstimate:
-    """All that a plan says, in FLOP, bytes and seconds; `checkpoint` is the size of one."""
+    """The whole estimate, in FLOP, bytes and seconds; `checkpoint` is the size of one checkpoint."""
 
     plan: Plan
     layout: Layout

@@ -1,4 +1,4 @@
-"""What a training step computes and keeps, found without computing it: on fake tensors, which have shapes alone."""
+"""FLOP and memory of a training step, counted on fake tensors, which have shapes but no data."""
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -21,23 +21,23 @@ from src.utils.seeding import generator
 
 DTYPES = {"bf16": torch.bfloat16, "16": torch.float16, "32": torch.float32, "64": torch.float64}
 FAKE = FakeTensorMode(allow_non_fake_inputs=True)
-NEVER = 1e-12  # a share of the steps that no coin meets
+NEVER = 1e-12  # a probability that no draw meets
 
 
 @dataclass(frozen=True)
 class Costs:
-    """What one step takes on one device that holds everything.
+    """Costs of one training step on one device, without sharding.
 
     Attributes:
-        parameters: of the net, and of a learned schedule.
+        parameters: number of parameters of the network and of a learned schedule.
         forward: FLOP of one evaluation of one image.
-        training: FLOP of one image forward and backward.
-        weights, gradients, optimizer, averages: bytes; of the optimizer its state.
-        batch: bytes of the images with their noise and labels.
-        activations: bytes kept for the backward pass.
-        peak: the most bytes alive at once of gradients, activations and what is made on the way.
-        image: bytes that one image more adds to the peak.
-        operations, operations_forward: that a step and an evaluation consist of, whatever the batch.
+        training: FLOP of one image, forward and backward.
+        weights, gradients, optimizer, averages: bytes of weights, gradients, optimizer state and averaged weights.
+        batch: bytes of the images, their noise and their condition.
+        activations: bytes saved for the backward pass.
+        peak: peak bytes of gradients, activations and temporary tensors.
+        image: bytes that one more image adds to the peak.
+        operations, operations_forward: operations of a step and of an evaluation, for any batch size.
     """
 
     parameters: int
@@ -56,17 +56,17 @@ class Costs:
 
 
 def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, on_gpu: bool) -> Costs:
-    """What a step costs.
+    """Costs of one training step.
 
     Args:
-        module: as `build_module` makes it, fake.
+        module: from `build_module` with fake=True.
         shape: (C, *S) of one sample.
-        n: images in the batch of the device.
-        precision: the trainer's.
-        on_gpu: whether it is to run on a GPU, where some operations keep other things for the backward pass.
+        n: batch size per device.
+        precision: the trainer's precision.
+        on_gpu: True for a GPU, on which some operations save other tensors for the backward pass.
     """
     denoiser = module.denoiser
-    # In this share of the steps there is another evaluation, which is added below as a mean.
+    # Self-conditioning adds an evaluation with this probability; its mean is added below.
     share, denoiser.self_conditioning_prob = (
         denoiser.self_conditioning_prob,
         NEVER if denoiser.self_conditioning_prob else 0,
@@ -79,7 +79,7 @@ def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precis
     state = [v for values in optimizer.state.values() for v in values.values() if isinstance(v, Tensor)]
 
     def step(n: int) -> tuple[float, int, MemoryTracker]:
-        """FLOP of one image, bytes kept, and the rest."""
+        """FLOP per image, bytes saved for the backward pass, and the memory tracker."""
         optimizer.zero_grad()
         batch = fake_batch(module, shape, n, precision)
         kept = SavedTensors([*contents(module), *tensors(batch)])
@@ -114,16 +114,16 @@ def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precis
     )
 
 
-# ---- the step itself, which is also taken in earnest ----
+# ---- the training step, fake or real ----
 
 
 def build_module(cfg: DictConfig, callbacks: Iterable[Any] = (), fake: bool = False) -> DiffusionModule:
-    """The module as training has it.
+    """Build the LightningModule as training does.
 
     Args:
         cfg: the resolved config.
-        callbacks: those of the trainer, of which some freeze weights.
-        fake: give the net weights without numbers. The schedule has its own, since these decide what is done.
+        callbacks: the trainer's callbacks, some of which freeze weights.
+        fake: make the weights of the network fake tensors. Those of the schedule are real: values depend on them.
     """
     with default_dtype(dtypes(cfg.trainer.precision)[0]):
         denoiser = build_denoiser(cfg, FAKE if fake else nullcontext())
@@ -142,7 +142,7 @@ def make_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precisio
 
 
 def fake_batch(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any) -> dict[str, Any]:
-    """The same without numbers."""
+    """The same with fake tensors."""
     with FAKE:
         return make_batch(module, shape, n, precision)
 
@@ -156,7 +156,7 @@ def loss_of(module: DiffusionModule, batch: dict[str, Any], precision: Any) -> T
 
 
 def make_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, device: torch.device) -> Any:
-    """A whole step of n images in earnest, to be called again and again."""
+    """Make a function that runs a real training step on n images."""
     module.to(device)
     optimizer = module.make_optimizer(p for p in module.denoiser.parameters() if p.requires_grad)
     with device:
@@ -172,10 +172,10 @@ def make_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision
 
 
 def dtypes(precision: Any) -> tuple[torch.dtype, torch.dtype | None]:
-    """What weights are kept in, and what autocast multiplies in, or None, of one of Lightning's names.
+    """Data types of the weights and of autocast (None without), by Lightning's name of the precision.
 
     Raises:
-        UserError: for a name without a plain meaning.
+        UserError: for a precision that is not supported here.
     """
     bits, _, kind = str(precision).partition("-")
     if bits not in DTYPES or kind not in ("", "mixed", "true"):
@@ -186,7 +186,7 @@ def dtypes(precision: Any) -> tuple[torch.dtype, torch.dtype | None]:
 
 @contextmanager
 def default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """What is made is of this type: fake tensors cannot be converted in place."""
+    """Make new tensors of this type, since fake tensors cannot be converted in place."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

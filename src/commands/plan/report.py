@@ -1,4 +1,4 @@
-"""The estimate of a plan as a table to read."""
+"""The cost estimate as a table of text."""
 
 from omegaconf import DictConfig
 
@@ -6,12 +6,12 @@ from src.commands.plan.estimate import SPARE, CostEstimate
 from src.commands.summary import Rows
 from src.utils.console import format_duration, key_value_table
 
-SIZES = (2, 4, 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # GB that devices have
+SIZES = (2, 4, 8, 12, 16, 24, 32, 40, 48, 80, 96, 141, 180, 288)  # common sizes of device memory in GB
 BOTH = "with raw and with averaged weights"
 
 
 def report(cfg: DictConfig, estimate: CostEstimate) -> str:
-    """The whole text."""
+    """The whole report."""
     layout = estimate.layout
     kind = "" if layout.devices == 1 else ", FSDP" if layout.sharded else ", DDP"
     rows = [*model_rows(cfg, estimate), *compute_rows(estimate), *memory_rows(estimate), *time_rows(estimate)]
@@ -20,7 +20,7 @@ def report(cfg: DictConfig, estimate: CostEstimate) -> str:
 
 
 def model_rows(cfg: DictConfig, estimate: CostEstimate) -> Rows:
-    """What is trained, and for how long."""
+    """Network, data and length of the run."""
     length, layout = estimate.length, estimate.layout
     batch = f"{cfg.data.batch_size:,} images" + (f", {layout.batch:,} a device" if layout.devices > 1 else "")
     if length.batches > 1:
@@ -36,7 +36,7 @@ def model_rows(cfg: DictConfig, estimate: CostEstimate) -> Rows:
 
 
 def compute_rows(estimate: CostEstimate) -> Rows:
-    """Operations of matrix products, convolutions and attention, which are counted."""
+    """FLOP of matrix products, convolutions and attention."""
     costs, length = estimate.costs, estimate.length
     return [
         ("compute", f"{with_prefix(costs.training * length.images, 'FLOP')} for all steps"),
@@ -46,7 +46,7 @@ def compute_rows(estimate: CostEstimate) -> Rows:
 
 
 def memory_rows(estimate: CostEstimate) -> Rows:
-    """What a device holds, and a disk."""
+    """Memory per device, and size of a checkpoint."""
     memory, plan, layout = estimate.memory, estimate.plan, estimate.layout
     enough = next((n for n in SIZES if memory.total <= SPARE * n * 1e9), None)
     total = f"{size(memory.total)} at most at once" + (f"; {enough} GB are enough" if enough else "")
@@ -61,7 +61,7 @@ def memory_rows(estimate: CostEstimate) -> Rows:
 
 
 def time_rows(estimate: CostEstimate) -> Rows:
-    """How long it takes, and what that assumes."""
+    """Time of the run, and its assumptions."""
     time, length, layout, speed = estimate.time, estimate.length, estimate.layout, estimate.speed
     step = time.compute + time.communication
     hours = f", {rounded(layout.devices * time.run / 3600)} device-hours" if layout.devices > 1 else ""
