@@ -16,7 +16,7 @@ from src.commands.overrides import check_run_dirs, normalize_override
 from src.commands.yaml_limits import limit_yaml
 from src.runs.trust import trust_configs
 from src.utils.override_syntax import split_flags
-from src.utils.paths import CONF, settle_environment, settle_strings
+from src.utils.paths import CONF, resolve_environment, resolve_strings
 
 
 def run_command(
@@ -33,7 +33,7 @@ def run_command(
     limit_yaml()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with user_errors(config_name):
-        settle_environment()
+        resolve_environment()
         typed, flags = split_flags(sys.argv[1:])
         overrides = [*map(normalize_override, rewrite([*map(normalize_override, typed)]))]
         check_run_dirs(overrides)
@@ -51,7 +51,7 @@ def wrap_task(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[
 
                 return run_job(task, cfg)
             with user_errors(config_name):  # here too: Hydra prints the command line of a job that raises
-                settle_strings(cfg)
+                resolve_strings(cfg)
                 return task(cfg)
 
     return job

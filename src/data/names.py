@@ -1,4 +1,4 @@
-"""What names say: which files are images, which part of the data a folder is, and what is passed over."""
+"""Names of folders and files: the split that a folder is, and the files that are passed over."""
 
 import posixpath
 import re
@@ -40,7 +40,7 @@ def tidy(name: str) -> str:
 
 
 class PassedOver:
-    """Counts what is found beside the images, by kind, for the user to be told."""
+    """Numbers of files beside the images, by kind, for the summary."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()

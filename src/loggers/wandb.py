@@ -1,4 +1,4 @@
-"""Runs in Weights & Biases."""
+"""Logger to Weights & Biases."""
 
 import os
 import shutil
@@ -18,16 +18,16 @@ class RunFolderWandbLogger(WandbLogger):
     """Logger to Weights & Biases: metrics, pictures, config and finally the checkpoints; all files stay in the run
     folder.
 
-    Lightning's own hands over the checkpoints of its ModelCheckpoint alone, and none where it is offline.
+    Lightning's logger uploads only checkpoints of its ModelCheckpoint, and none offline.
 
     Args:
-        folder: the run folder. A run that is resumed there goes on under the same id.
-        offline: write files for a later `wandb sync`, and need neither an account nor a network.
-        artifact: whether to hand over best.ckpt and last.ckpt.
-        arguments: of `wandb.init`, such as project and name, where they are not None.
+        folder: the run folder; a resumed run keeps its id.
+        offline: True to write files for a later `wandb sync`, without account and network.
+        artifact: True to upload best.ckpt and last.ckpt at the end.
+        arguments: arguments of `wandb.init`, such as project and name; None is left out.
 
     Raises:
-        UserError: where wandb is not installed, or nobody is logged in, which is known without the network.
+        UserError: if wandb is not installed, or nobody is logged in.
     """
 
     def __init__(self, folder: str, offline: bool = False, artifact: bool = True, **arguments: Any):
@@ -42,10 +42,10 @@ class RunFolderWandbLogger(WandbLogger):
     @property
     @rank_zero_experiment
     def experiment(self) -> Any:
-        """The run of wandb, which begins here.
+        """The run of wandb, started on first access.
 
         Raises:
-            UserError: where wandb refuses it or cannot be reached.
+            UserError: if wandb refuses it or cannot be reached.
         """
         if self._experiment is not None:
             return self._experiment
@@ -61,7 +61,7 @@ class RunFolderWandbLogger(WandbLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Hand over the checkpoints, and end the run of wandb, so that the next job of a sweep begins its own."""
+        """Upload the checkpoints and end the run of wandb, so that the next job of a sweep starts its own."""
         if self._experiment is None:
             return
         if self.artifact and status == "success":
@@ -70,7 +70,7 @@ class RunFolderWandbLogger(WandbLogger):
         self._experiment = None
 
     def log_checkpoints(self) -> None:
-        """best.ckpt and last.ckpt as an artifact of the type `model`."""
+        """Upload best.ckpt and last.ckpt as an artifact of type `model`."""
         import wandb
 
         artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
@@ -81,14 +81,14 @@ class RunFolderWandbLogger(WandbLogger):
         self.experiment.log_artifact(artifact)
 
     def copy(self, path: Path) -> Path:
-        """A copy beside wandb's other files, since a resumed run may replace the file before `wandb sync` reads it."""
+        """Copy a file beside the other files of wandb, since a resumed run may replace it before `wandb sync`."""
         copy = Path(self.experiment.dir).parent / "checkpoints" / path.name
         copy.parent.mkdir(exist_ok=True)
         return Path(shutil.copyfile(path, copy))
 
 
 def check_login(offline: bool) -> None:
-    """Refuse, before a run begins, what would end it when its first values are logged."""
+    """Check that wandb is installed and logged in, before the run begins."""
     try:
         import wandb
     except ImportError as error:
@@ -109,6 +109,6 @@ def check_login(offline: bool) -> None:
 
 
 def previous_run_id(folder: Path) -> str | None:
-    """The id under which the run in this folder began, from the name of the folder that wandb made."""
+    """The id of the wandb run in this folder, from the folder that wandb has made, or None."""
     began = sorted(folder.glob("wandb/*run-*-*"))
     return began[0].name.rpartition("-")[2] if began else None

@@ -1,4 +1,4 @@
-"""What the machine does well, and which process this is."""
+"""Properties of the machine: default precision, memory, and the compiler."""
 
 import os
 import shutil
@@ -11,9 +11,9 @@ from src.utils.errors import UserError
 
 
 def default_precision(accelerator: str) -> str:
-    """The fastest precision that trains as well as float32: bf16 autocast where the hardware multiplies in bf16.
+    """The fastest precision that trains as well as float32: bf16 autocast on hardware with bf16 units.
 
-    Without such units a CPU converts back and forth, and is slower than in float32.
+    A CPU without such units converts back and forth, and is slower than in float32.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -23,7 +23,7 @@ def default_precision(accelerator: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the CPU has bf16 units (AVX512-BF16 or AMX)."""
+    """Return whether the CPU has bf16 units (AVX512-BF16 or AMX)."""
     try:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:  # private names, which another version of torch may lack
@@ -31,20 +31,20 @@ def cpu_has_bf16() -> bool:
 
 
 def is_main_process() -> bool:
-    """Whether this process is the one that writes; known from the launcher's variables before there is a trainer."""
+    """Return whether this is rank zero, from the variables of the launcher, so before there is a trainer."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 def physical_memory() -> float | None:
-    """Bytes of this machine; None where it does not say."""
+    """The memory of the machine in bytes, or None if unknown."""
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:
-    """Let torch.compile rewrite the network when it is first called; its weights keep their names.
+    """Compile the network in place by torch.compile when it is first called; its weights keep their names.
 
     Raises:
-        UserError: where what it needs is not installed.
+        UserError: if no compiler is installed.
     """
     compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
     if device.type == "cpu" and not any(map(shutil.which, compilers)):

@@ -1,4 +1,4 @@
-"""Names of files and folders: ~ is the home of the user, an empty one names nothing, and not all can be written to."""
+"""Paths in settings: ~ is expanded, empty ones are refused, and folders to write to are checked."""
 
 import os
 import tempfile
@@ -12,11 +12,11 @@ from omegaconf import DictConfig, ListConfig
 from src.utils.errors import UserError
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
-OUTPUTS = "DIFFUSION_LAB_OUTPUTS"  # the variable of the environment that says where everything is written
+OUTPUTS = "DIFFUSION_LAB_OUTPUTS"  # environment variable for the folder of all outputs
 
 
 def expanded(value: Any) -> Any:
-    """A value, or those of a list, with the home of the user for a ~ at its beginning."""
+    """A value, or a list of values, with ~ at the beginning expanded to the home of the user."""
     if isinstance(value, list):
         return [expanded(item) for item in value]
     tilde = isinstance(value, str) and value.startswith("~")
@@ -24,20 +24,20 @@ def expanded(value: Any) -> Any:
 
 
 def is_empty(value: Any) -> bool:
-    """Whether it is a string without anything in it, or a list that holds one."""
+    """Return whether the value is an empty string or a list with one."""
     return any(map(is_empty, value)) if isinstance(value, list) else isinstance(value, str) and not value.strip()
 
 
 def refuse_empty(setting: str) -> None:
-    """Say that a setting has an empty value, which would do something else than what is meant."""
+    """Raise UserError for a setting with an empty value."""
     raise UserError(f"{setting}= is empty, as where a shell variable is not set; give a value, or leave it out")
 
 
-def settle_environment() -> None:
-    """Read the variable of the environment as a setting is read.
+def resolve_environment() -> None:
+    """Expand ~ in the environment variable for the outputs.
 
     Raises:
-        UserError: where it is empty.
+        UserError: if it is empty.
     """
     if (value := os.environ.get(OUTPUTS)) is not None:
         if is_empty(value):
@@ -45,10 +45,10 @@ def settle_environment() -> None:
         os.environ[OUTPUTS] = expanded(value)
 
 
-def settle_strings(cfg: DictConfig) -> None:
-    """Refuse empty strings in a composed config, and expand ~ at the beginning of the others.
+def resolve_strings(cfg: DictConfig) -> None:
+    """Expand ~ at the beginning of all strings of a composed config, and refuse empty ones.
 
-    Of parts that are not ours, such as a logger of Lightning, empty strings may mean something.
+    Parts of other libraries, such as a logger of Lightning, may have empty strings.
 
     Raises:
         UserError: naming the setting.
@@ -56,7 +56,7 @@ def settle_strings(cfg: DictConfig) -> None:
     for node, key in strings(cfg):
         text = node._get_node(key)._value()
         if "${" in text and "oc.env:" not in text:
-            continue  # the setting that it is taken from is looked at itself
+            continue  # the setting that it refers to is checked itself
         value = node[key]
         if is_empty(value) and is_ours(node):
             refuse_empty(node._get_full_key(key))
@@ -65,7 +65,7 @@ def settle_strings(cfg: DictConfig) -> None:
 
 
 def strings(node: Any) -> Iterator[tuple[Any, Any]]:
-    """Every string of a config, as the node that holds it and its key there."""
+    """Yield every string of a config, as its node and key."""
     if not isinstance(node, DictConfig | ListConfig) or node._is_none() or node._is_missing():
         return
     if node._is_interpolation():
@@ -86,15 +86,15 @@ def is_ours(node: Any) -> bool:
 
 
 def check_writable(setting: str, folder: str | Path, instead: str = "name another folder") -> Path:
-    """See whether a folder can be written into, or made: by a file without a name in what there is of its path.
+    """Check that a folder can be written to or created, by a temporary file in its first existing parent.
 
     Args:
-        setting: what named it.
-        folder: of files to be written.
-        instead: what to do where that cannot be.
+        setting: the setting with its path, for the message.
+        folder: the folder.
+        instead: advice for the message.
 
     Raises:
-        UserError: saying why it cannot be written to.
+        UserError: if it cannot be written to.
     """
     folder = Path(folder)
     there = next(path for path in (folder, *folder.parents) if os.path.lexists(path))

@@ -1,4 +1,4 @@
-"""The processes of one run that torchrun or srun has started, before Lightning connects them."""
+"""The processes of one run, started by torchrun or srun, before Lightning connects them."""
 
 import json
 import os
@@ -16,10 +16,10 @@ STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "S
 
 
 def cluster_environment() -> Any:
-    """Lightning's view of the launcher that started this process beside others; None where it runs alone.
+    """Lightning's environment of the launcher that started this process with others, or None if it runs alone.
 
     Raises:
-        UserError: where the launcher was not told what Lightning wants to know.
+        UserError: if the launcher lacks a setting that Lightning needs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
         return None  # which need not import torch
@@ -36,20 +36,20 @@ def cluster_environment() -> Any:
 
 
 def is_worker_rank() -> bool:
-    """Whether another process, started together with this one, decides where the run is."""
+    """Return whether this process was started with others and is not rank zero."""
     environment = cluster_environment()
     return environment is not None and environment.global_rank() > 0
 
 
 def decide_on_rank_zero(question: str, decide: Callable[[], Any]) -> Any:
-    """What the first process decides, on every process that was started together with it.
+    """Call a function on rank zero, and return its result on every process.
 
     Args:
-        question: a name, its own for each thing to agree on.
-        decide: gives plain containers; called in the first process only.
+        question: a name for the decision, different for each.
+        decide: returns plain containers; called on rank zero only.
 
     Raises:
-        UserError: what `decide` raises. The others, to whom its message is of no use, leave quietly.
+        UserError: on rank zero, what `decide` raises; the other processes exit without a message.
     """
     environment = cluster_environment()
     if environment is None:
@@ -73,7 +73,7 @@ def decide_on_rank_zero(question: str, decide: Callable[[], Any]) -> Any:
 
 @cache
 def rendezvous_store(address: str, port: int, first: bool) -> Any:
-    """A store that all processes reach: torchrun's own, or one that the first process keeps open until it ends."""
+    """A key-value store for all processes: that of torchrun, or one of rank zero, open until it ends."""
     from torch.distributed import TCPStore
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":

@@ -134,7 +134,7 @@ def test_goes_through_a_checkpoint():
 
 @pytest.mark.parametrize("decay", [1.0, -0.1, 2])
 def test_refuses(decay):
-    with pytest.raises(ValueError, match=r"ema.decay lies in \[0, 1\)"):
+    with pytest.raises(ValueError, match=r"ema.decay must be in \[0, 1\)"):
         ConstantEMA(model(), decay)
 
 
@@ -179,7 +179,7 @@ def test_the_ramp_up_is_that_of_nvlabs(batch, accumulate_grad_batches, rampup):
     ("arguments", "message"), [({"half_life": 0}, "half_life"), ({"half_life": 9, "rampup_ratio": 0.0}, "rampup_ratio")]
 )
 def test_refuses_an_impossible_half_life(arguments, message):
-    with pytest.raises(ValueError, match=f"ema.{message} is"):
+    with pytest.raises(ValueError, match=f"ema.{message} must be"):
         HalfLifeEMA(model(), **arguments)
 
 

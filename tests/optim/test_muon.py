@@ -84,5 +84,5 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
 
 @pytest.mark.parametrize("wrong", [{"lr": 0}, {"momentum": 1.0}, {"min_matrix_size": 0}])
 def test_impossible_settings_are_refused(wrong):
-    with pytest.raises(ValueError, match="lr > 0"):
+    with pytest.raises(ValueError, match="lr must be > 0"):
         Muon([nn.Parameter(torch.zeros(3))], **wrong)

@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from src.utils import paths
 from src.utils.errors import UserError
-from src.utils.paths import check_writable, settle_environment, settle_strings
+from src.utils.paths import check_writable, resolve_environment, resolve_strings
 
 
 @pytest.fixture(autouse=True)
@@ -28,7 +28,7 @@ def test_a_tilde_is_the_home(home, monkeypatch):
         }
     )
     OmegaConf.set_struct(cfg, True)
-    settle_strings(cfg)
+    resolve_strings(cfg)
     data = cfg.data
     assert [data.root, data.other, data.env] == [f"{home}/x", f"{home}/x", f"{home}/d/y"]
     assert (data.middle, data.none, cfg.n) == ("a/~/b", None, 3) and OmegaConf.is_missing(cfg, "needed")
@@ -49,23 +49,23 @@ def test_a_tilde_is_the_home(home, monkeypatch):
 def test_an_empty_string_is_refused(monkeypatch, cfg, key):
     monkeypatch.setenv("UNSET_BY_MISTAKE", "")
     with pytest.raises(UserError) as error:
-        settle_strings(OmegaConf.create(cfg))
+        resolve_strings(OmegaConf.create(cfg))
     assert str(error.value).startswith(f"{key}= is empty")
 
 
 def test_empty_strings_of_parts_of_others_are_theirs():
-    settle_strings(
+    resolve_strings(
         OmegaConf.create({"logger": {"_target_": "pytorch_lightning.loggers.TensorBoardLogger", "name": ""}})
     )
 
 
 def test_the_environment_is_read_like_a_setting(home, monkeypatch):
     monkeypatch.setenv(paths.OUTPUTS, "~/outputs")
-    settle_environment()
+    resolve_environment()
     assert os.environ[paths.OUTPUTS] == f"{home}/outputs"
     monkeypatch.setenv(paths.OUTPUTS, "")
     with pytest.raises(UserError, match=r"^DIFFUSION_LAB_OUTPUTS= is empty"):
-        settle_environment()
+        resolve_environment()
 
 
 def test_a_folder_to_write_to_is_tried_without_a_trace(tmp_path):

@@ -19,7 +19,7 @@ from src.runs.sweep import Job, SweepPlan, SweepProgress
 from src.utils.console import format_duration, start_logging
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, command, read
-from src.utils.paths import settle_strings
+from src.utils.paths import resolve_strings
 from src.utils.processes import cluster_environment, is_worker_rank
 
 sweep_progress = SweepProgress()  # of this process
@@ -40,7 +40,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
     job.write(sweep)
     print_status(sweep, plan, job)
     try:
-        settle_strings(cfg)
+        resolve_strings(cfg)
         value = run_subprocess(cfg) if needs_subprocess(cfg) else task(cfg)
         job.end(sweep, "done", value=value)
     except KeyboardInterrupt:
@@ -61,7 +61,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
 def follow_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> None:
     """Run the task in a worker process; rank zero writes the status."""
     try:
-        settle_strings(cfg)
+        resolve_strings(cfg)
         task(cfg)
     except UserError as error:
         if error.exit_code >= 128:
