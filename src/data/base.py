@@ -66,7 +66,7 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def loaded(self) -> bool:
-        """Whether `load` is done."""
+        """True if `load` was called."""
         return "train_set" in vars(self)
 
     def setup(self, stage: str | None = None) -> None:
@@ -76,28 +76,28 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def test_set(self) -> BatchDataset:
-        """What a finished model is evaluated on: the validation samples, where there are no others."""
+        """The samples for evaluation; by default the validation samples."""
         return self.val_set
 
     def identity(self) -> dict[str, Any]:
-        """What tells these data from others, wherever they lie: a run goes on with the same ones only.
+        """A fingerprint of the data, independent of where they are stored: a run resumes with the same data only.
 
-        Numbers of samples, and of some of them the means; data that come from files may tell more.
+        The numbers of samples and the means of some; data from files may add more.
         """
         parts = {"training samples": self.train_set, "validation samples": self.val_set}
         return {name: len(part) for name, part in parts.items()} | self.contents()
 
     def contents(self) -> dict[str, Any]:
-        """What `identity` tells beside the numbers, by a name that reads well after "other"."""
+        """The parts of `identity` beside the numbers, by a name that reads well after "other"."""
         return {"values in them": some_samples(self.train_set) + some_samples(self.val_set)}
 
     def warn(self, text: str) -> None:
-        """Add to what the user must know."""
+        """Prepend a text to `warning`."""
         self.warning = f"{text}. {self.warning}" if self.warning else text
 
     @property
     def kind(self) -> Kind:
-        """What one sample is."""
+        """The kind of a sample."""
         return kind_of(len(self.size))
 
     @property

@@ -1,4 +1,4 @@
-"""What tells data from others, wherever they lie."""
+"""Fingerprints that identify data independently of where they are stored."""
 
 from collections.abc import Sequence
 from hashlib import blake2b
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from src.data.image_files import ArchiveFiles, Files
 
-SOME = 16  # samples that are looked at
-SIZES = 1000  # files whose size is asked for; on a distant disk each takes as long as a message there and back
+SOME = 16  # samples whose means are compared
+SIZES = 1000  # files whose size is read; on a network disk each takes a round trip
 
 
 def some_samples(data: Any) -> list[float]:
-    """The means of the first, the last and some samples between, of each part of a batch.
+    """The means of evenly spaced samples, for each tensor of a batch.
 
-    Numbers, not a digest, since what is computed differs in its last bits from one machine to another. Empty where the
-    samples differ each time that they are asked for.
+    Numbers instead of a hash, since computed data differ in their last bits between machines. Empty if the samples
+    differ at each access.
     """
     rows = torch.linspace(0, len(data) - 1, min(SOME, len(data))).long()
     with torch.random.fork_rng(devices=[]):
@@ -29,7 +29,7 @@ def some_samples(data: Any) -> list[float]:
 
 
 def digest(*parts: Tensor | str | Sequence[str]) -> str:
-    """Sixteen letters that stand for tensors and texts."""
+    """A hash of tensors and texts, 16 hexadecimal digits."""
     found = blake2b(digest_size=8)
     for part in parts:
         found.update(part.contiguous().numpy().data if isinstance(part, Tensor) else repr(part).encode())
@@ -37,7 +37,7 @@ def digest(*parts: Tensor | str | Sequence[str]) -> str:
 
 
 def digest_of_files(files: Files) -> str:
-    """Stands for the names of all images, relative to their root, and for the sizes of some, evenly spread."""
+    """A hash of the names of all images, relative to their root, and the sizes of some, evenly spaced."""
     rows = torch.linspace(0, len(files) - 1, min(SIZES, len(files))).long().unique()
     if isinstance(files, ArchiveFiles):
         sizes = files.where[rows, 2].tolist()

@@ -1,4 +1,4 @@
-"""Lists of images, kept for the next start."""
+"""A cache of file lists for the next start."""
 
 import os
 import re
@@ -24,22 +24,21 @@ SETTLED = 2.0  # seconds: a younger change could be followed by another that get
 
 
 class FileIndex:
-    """What was found in large folders and archives, in a file for each.
+    """A cache of the file lists of large folders and archives, one file each.
 
-    It holds as long as every folder that was looked through, or every archive, has the same size and time of change.
-    Files added, removed or renamed change their folder; one that is overwritten in place does not, and counts as
-    readable, or as damaged, as it was. That is what `rescan` is for.
+    It is valid while every folder or archive has the same size and modification time. Files that are added, removed or
+    renamed change their folder; one that is overwritten in place does not, and needs `rescan`.
 
     Args:
-        folder: where the files are kept; None keeps none.
-        rescan: whether to make them anew.
+        folder: the folder of the cache; None for no cache.
+        rescan: True to scan again.
     """
 
     def __init__(self, folder: str | None, rescan: bool):
         self.folder, self.rescan = folder, rescan
 
     def load(self, root: Path) -> Files | None:
-        """What is kept of a root, if that has not changed."""
+        """The cached list of a root, or None if there is none or the root has changed."""
         if self.folder is None or self.rescan:
             return None
         with suppress(Damaged, OSError, KeyError):  # none there, a damaged one, or a folder has gone: look again
@@ -50,7 +49,7 @@ class FileIndex:
         return None
 
     def save(self, root: Path, files: Files) -> None:
-        """Keep what was found, unless the root is still being changed, or there is no place for it."""
+        """Write the list to the cache, unless the root was changed just now or the cache cannot be written."""
         if self.folder is not None and max(s[0] for s in files.stamps.values()) < (time.time() - SETTLED) * 1e9:
             with suppress(OSError, UserError), atomic_write(self._file(root)) as file:
                 torch.save({"version": VERSION, **vars(files)}, file)
@@ -62,10 +61,10 @@ class FileIndex:
 
 
 def mtime_and_size(path: Path | str) -> tuple[int, int]:
-    """What changes with a folder or file: the time of its change in nanoseconds, and its size."""
+    """The modification time of a folder or file in nanoseconds, and its size."""
     return mtime_and_size_of(Path(path).stat())
 
 
 def mtime_and_size_of(status: os.stat_result) -> tuple[int, int]:
-    """The stamp in what the system says of a folder or file."""
+    """The same from the status of a folder or file."""
     return status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""Work that is shared out among processes."""
+"""Worker processes that load data."""
 
 import os
 import signal
@@ -20,7 +20,7 @@ class _Calls(Dataset):
 
 
 def map_in_workers(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
-    """What `work` makes of each item, in order; made in this process where `workers` is 0."""
+    """Yield `work(item)` for each item, in order, computed by worker processes; by this process if `workers` is 0."""
     # Its own generator, so that reading images does not move the global one.
     draws = torch.Generator()
     yield from DataLoader(_Calls(work), batch_size=None, sampler=items, num_workers=workers, generator=draws)
@@ -36,10 +36,10 @@ def outlive_signals(worker: int) -> None:
 
 
 def default_from_now(number: int, frame: Any) -> None:
-    """Take no notice of a signal, once."""
+    """Ignore a signal once."""
     signal.signal(number, signal.SIG_DFL)
 
 
 def cpus() -> int:
-    """Cores that this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
