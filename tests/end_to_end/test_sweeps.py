@@ -129,7 +129,7 @@ def test_ctrl_c_ends_the_sweep_and_says_how_it_goes_on(tmp_path):
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
-        (["sweep.resume=nowhere"], ["sweep.resume=nowhere", "no sweep in that folder"]),
+        (["sweep.resume=nowhere"], ["sweep.resume=nowhere", "holds no sweep"]),
         (["sweep=schedulez"], ["sweep=schedulez", "Did you mean schedules?"]),
         (["sweep.rezume=x"], ["sweep.rezume", "Did you mean sweep.resume?"]),
     ],
