@@ -1,4 +1,4 @@
-"""Atomic writes: a file or folder is there as a whole or not at all, also after a kill or a power cut."""
+"""Atomic writes: after a kill or a power cut, a file or folder is either complete or absent."""
 
 import json
 import os
@@ -17,24 +17,26 @@ def atomic_write(path: Path, partial: Path | None = None) -> Iterator[Path]:
 
     Args:
         path: the file to write.
-        partial: the path to write to; by default a hidden one beside `path` for this process, since several processes
-            may write at once. A given one is the same after a kill, so that kills do not fill the disk; it may be a
-            folder, and replace one.
+        partial: the temporary path; by default a hidden one beside `path`, with the process id, since several processes
+            may write at once. A given path is reused after a kill, so that kills do not fill the disk; it may be a
+            folder, which replaces the folder `path`.
 
     Raises:
         UserError: if `path` is a folder and `partial` is not given.
     """
     if partial is None:
         if path.is_dir():
-            raise UserError(f"{path} is a folder, but a file of that name is to be written; remove or rename it")
+            raise UserError(f"{path} must be a file, got a folder; remove or rename it")
         path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")  # numpy goes by the suffix
+        partial = path.with_name(
+            f".{path.stem}.{os.getpid()}{path.suffix}"
+        )  # numpy appends its suffix if it is missing
     elif partial.is_dir():
         remove(partial)
     try:
         yield partial
         if partial.is_file():
-            with partial.open("rb") as file:  # so that a power cut leaves no empty file of that name
+            with partial.open("rb") as file:  # so that a power cut does not leave an empty file
                 os.fsync(file.fileno())
         replace(partial, path)
     finally:
@@ -48,7 +50,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, content: Any) -> None:
-    """Write a JSON file atomically; values that JSON lacks become text."""
+    """Write a JSON file atomically; values that JSON cannot represent are written as text."""
     write_text(path, json.dumps(content, indent=2, default=str) + "\n")
 
 
@@ -56,21 +58,21 @@ def save_tensors(content: dict[str, Any], path: Path, name: str) -> None:
     """Write plain containers and tensors atomically by torch.save.
 
     Args:
-        content: what to save.
+        content: the containers and tensors.
         path: the file, in a folder whose parent exists.
-        name: of the content, for the error message.
+        name: the name of the content in the error message.
 
     Raises:
         UserError: if writing fails.
     """
-    import torch  # takes a second to import, which --help need not wait for
+    import torch  # its import takes a second, which --help does not need
 
     try:
-        path.parent.mkdir(exist_ok=True)  # not its parents, which are gone only if the run folder was removed
+        path.parent.mkdir(exist_ok=True)  # without parents: if they are missing, the run folder was removed
         with atomic_write(path, partial_path(path)) as partial, partial.open("wb") as file:
             torch.save(content, file)
     except (OSError, RuntimeError) as error:  # torch raises RuntimeError for a full disk
-        kept = f"the previous {path} is kept" if path.exists() else "there is no earlier one"
+        kept = f"the previous {path} is kept" if path.exists() else "there is no earlier file"
         raise UserError(
             f"{name} could not be written to {path.parent} ({root_message(error)}); {kept}. "
             "Free some space and resume the run"
@@ -81,19 +83,20 @@ def require_exists(folder: Path, name: str = "") -> None:
     """Refuse to write into a run folder, or to a file in it, that was removed during the run.
 
     Raises:
-        UserError: if it does not exist.
+        UserError: if the folder or file does not exist.
     """
     if not (folder / name).exists():
+        missing = folder / name if folder.exists() else folder
         raise UserError(
-            f"{folder} was removed or renamed while a run was writing to it, or {name or 'all'} in it; the run has "
-            "stopped. Where the folder is now, it goes on from the last checkpoint there: resume=FOLDER"
+            f"{missing} was removed or renamed during the run, which has stopped. "
+            "Resume from the last checkpoint with resume=FOLDER, the present path of the run folder"
         )
 
 
 def replace(new: Path, path: Path) -> None:
-    """Put a file or folder in the place of another: a file in one move, a folder in two with a backup in between.
+    """Replace a file or folder by another: a file in one move, a folder in two moves with a backup in between.
 
-    After a kill between the two, `restore_backup` moves the old one back.
+    After a kill between the two moves, `restore_backup` moves the old folder back.
     """
     if not (new.is_dir() or path.is_dir()):
         new.replace(path)
@@ -107,7 +110,7 @@ def replace(new: Path, path: Path) -> None:
 
 
 def restore_backup(path: Path) -> None:
-    """Move a backup that a killed `replace` has left back to its path, if nothing is there."""
+    """Move the backup of an interrupted `replace` back to its path, if that is free."""
     if not path.exists() and backup_path(path).exists():
         backup_path(path).rename(path)
 
@@ -118,7 +121,7 @@ def backup_path(path: Path) -> Path:
 
 
 def partial_path(path: Path) -> Path:
-    """The path of an unfinished checkpoint, which only one process writes."""
+    """The temporary path of a checkpoint while it is written; only one process writes it."""
     return path.with_name(f".{path.name}.partial")
 
 

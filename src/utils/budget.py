@@ -1,21 +1,21 @@
-"""How much of a file is read: nobody's data, but files made to fill a memory, go beyond."""
+"""Limits on the memory that an input file may take, against files crafted to exhaust it."""
 
 from src.utils.errors import UserError
 
-LARGEST_IMAGE = 1 << 29  # bytes of the file of one image
-FREE = 1 << 26  # bytes that any packed file may unpack to
-TIMES = 100  # a packed file may unpack to so many times its size; images and labels stay below 20 times
-CLASSES = 1 << 16  # labels may be below this, or below the number of images
+LARGEST_IMAGE = 1 << 29  # bytes of one image file
+FREE = 1 << 26  # bytes that any compressed file may decompress to
+TIMES = 100  # largest ratio of decompressed to compressed size; that of images and labels is below 20
+CLASSES = 1 << 16  # labels must be below this or below the number of images
 
 
 def check_expansion(packed: int, unpacked: int, what: str) -> None:
-    """Refuse what unpacks to far more bytes than it has.
+    """Refuse a file with an implausible compression ratio.
 
     Raises:
-        UserError: naming it, and the limit.
+        UserError: naming the file and the limit.
     """
     if unpacked > max(FREE, TIMES * packed):
         raise UserError(
             f"{what} unpacks from {packed:,} to {unpacked:,} bytes; more than {TIMES} times its size is not read. "
-            "It holds no real data: make or copy it again"
+            "Create or copy the file again"
         )

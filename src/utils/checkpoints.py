@@ -1,4 +1,4 @@
-"""Checkpoints that are written whole or not at all, and that load without running code."""
+"""Checkpoints that are written atomically and loaded without running code from them."""
 
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ from src.utils.merge_shards import merge_shards
 from src.utils.sharded import SHARDED, is_sharded
 
 CHECKPOINT = {"global_step": int, "state_dict": dict}
-# What Lightning restores of one, but for its weights and the state of its optimizers, which may be sharded.
+# The entries that Lightning restores, except the weights and the optimizer states, which may be sharded.
 REST = {
     "global_step": int,
     "epoch": int,
@@ -23,13 +23,13 @@ REST = {
     "lr_schedulers": [dict],
 }
 RESUMABLE = CHECKPOINT | REST | {"optimizer_states": [{"state": dict, "param_groups": [dict]}]}
-GO_ON = "Go on from another one, or begin a new run"
-# What tells whether the last one is the best.
+GO_ON = "Resume from another checkpoint, or start a new run"
+# The entries that tell if the last checkpoint is the best one.
 NEWEST = {"global_step": int, "callbacks": {"BestLastCheckpoint?": {"best": (float, type(None)), "best_step": int}}}
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes beside the old file and then takes its place, so that a kill or a full disk leaves the old one.
+    """Reads and writes checkpoints; a write replaces the old file at its end, so that a kill or a full disk keeps it.
 
     Lightning's own writer goes through the system's temporary folder, whose move across file systems is not atomic.
     """
@@ -47,16 +47,16 @@ def load_checkpoint(
     wanted: Any = CHECKPOINT,
     mmap: bool = False,
 ) -> dict[str, Any]:
-    """Read a checkpoint onto the CPU: plain containers and tensors only, so that nobody's code runs.
+    """Read a checkpoint onto the CPU: plain containers and tensors only, so that no code in it runs.
 
     Args:
-        path: of the file, or of the folder that several processes have written.
-        instead: what to do where it cannot be read.
-        wanted: what it must hold, as `files.check` reads it.
-        mmap: leave the tensors of a file on the disk until they are used.
+        path: the file, or the folder of a sharded checkpoint.
+        instead: advice for the error message.
+        wanted: the pattern of its content, for `files.check`.
+        mmap: True to map the tensors of a file into memory instead of reading them.
 
     Raises:
-        UserError: where there is no such file, or it is truncated, altered or no checkpoint.
+        UserError: if the file is missing, truncated, altered or not a checkpoint.
     """
     if not path.is_file() and not is_sharded(path):
         raise UserError(f"there is no checkpoint {path}")
@@ -69,9 +69,9 @@ def load_checkpoint(
 
 
 def best_checkpoint(folder: Path) -> Path:
-    """best.ckpt of a folder; or last.ckpt where that is the best one, and a kill came before the copy.
+    """The path of the best checkpoint of a folder.
 
-    A run that was never validated has no better one either.
+    It is best.ckpt, or last.ckpt if that is the best but the run was killed before the copy, or was never validated.
     """
     best, last = folder / "best.ckpt", folder / "last.ckpt"
     restore_backup(best)
@@ -86,7 +86,7 @@ def best_checkpoint(folder: Path) -> Path:
 
 
 def without_tensors(path: Path, wanted: Any = dict) -> dict[str, Any]:
-    """A checkpoint of which the tensors are left on the disk; empty where it cannot be read, or is not as wanted."""
+    """The content of a checkpoint with tensors mapped from the disk; empty if it is unreadable or does not match."""
     try:
         file = path / SHARDED if path.is_dir() else path
         need_file(file)

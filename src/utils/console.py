@@ -38,7 +38,7 @@ IGNORED_WARNINGS = (
 
 
 def start_logging(file: Path | None) -> None:
-    """Send messages to the terminal, and to `file` where one is given.
+    """Send messages to the terminal, and to `file` if given.
 
     Raises:
         UserError: if the path exists and is not a file, such as a pipe.
@@ -65,7 +65,7 @@ def start_logging(file: Path | None) -> None:
         logging.getLogger(noisy).propagate = True
     for text in IGNORED_WARNINGS:
         warnings.filterwarnings("ignore", message=f"(?s).*{text}")
-    warnings.filterwarnings("ignore", module=r"PIL\.")  # what it says of damaged EXIF data, while the pixels are good
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF data of readable images
 
 
 def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
@@ -77,13 +77,13 @@ def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
 
 
 def key_value_table(rows: list[tuple[str, str]]) -> str:
-    """Aligned rows of a name and a text."""
+    """Format rows of (name, text) as two aligned columns."""
     width = max(len(name) for name, _ in rows)
     return "\n".join(f"  {name:<{width}}  {text}" for name, text in rows)
 
 
 def describe(node: Any) -> str:
-    """`Name(argument=value, ...)` of a part, without what the code adds; of anything else its text."""
+    """Format a config node as `Name(argument=value, ...)`, without keys that begin with _; any other value as text."""
     if not isinstance(node, Mapping) or "_target_" not in node:
         return "none" if node is None else str(node)
     arguments = ", ".join(f"{key}={describe(value)}" for key, value in node.items() if key[0] != "_")
@@ -92,7 +92,7 @@ def describe(node: Any) -> str:
 
 
 def format_duration(seconds: float) -> str:
-    """A length of time in three digits, in a unit from microseconds to days."""
+    """Format a duration with three digits, in a unit from microseconds to days."""
     units = [(172800, 86400, "days"), (3600, 3600, "h"), (60, 60, "min"), (1, 1, "s"), (1e-3, 1e-3, "ms")]
     unit, name = next(((unit, name) for least, unit, name in units if seconds >= least), (1e-6, "us"))
     return f"{seconds / unit:.3g} {name}"

@@ -1,41 +1,41 @@
-"""The errors that a user can mend: shown as one line, without a traceback."""
+"""Errors that the user can fix, shown in one line without a traceback."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 
 class UserError(Exception):
-    """Something in the user's hands is wrong; the message names it and says what to do.
+    """An error that the user can fix; the message names its cause and the fix.
 
     Args:
-        message: one line.
-        exit_code: what the command exits with.
+        message: the message, in one line.
+        exit_code: the exit code of the command.
     """
 
-    everywhere = False  # whether every process of the run raises it, of which one says it
+    everywhere = False  # True if every process of the run raises it, so that only one prints it
 
     def __init__(self, message: str, exit_code: int = 1):
         super().__init__(message)
         self.exit_code = exit_code
 
 
-# What a part raises where it cannot be made of the values that it is given.
+# Errors of a part for arguments that it does not accept.
 OF_VALUES = (ValueError, TypeError, ArithmeticError, LookupError, MemoryError, RuntimeError)
 
 
 def refusal(part: str, error: BaseException) -> UserError:
-    """One line on a part of the config that could not be made."""
-    said = str(error) if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {error}"
-    return UserError(f"{part}: {said}")
+    """The UserError for a part of the config that cannot be instantiated."""
+    message = str(error) if isinstance(error, UserError | ValueError) else f"{type(error).__name__}: {error}"
+    return UserError(f"{part}: {message}")
 
 
 def not_finite(source: object, name: str) -> UserError:
-    """One line on a checkpoint of which this tensor holds NaN or infinite numbers."""
-    return UserError(f"{source} holds numbers that are not finite: {name}. Use a checkpoint from before they were")
+    """The UserError for a checkpoint with NaN or infinite numbers in the named tensor."""
+    return UserError(f"{source} holds numbers that are not finite: {name}. Use an earlier checkpoint")
 
 
 def printable(text: str) -> str:
-    r"""The text in one line that any terminal, log and page takes: a byte that is not UTF-8 as `\xe9`, for example."""
+    r"""Escape the unprintable characters of a text; a byte that is not UTF-8 becomes `\xe9`, for example."""
     if text.isprintable():
         return text
     bytes_ = {c: f"\\x{ord(c) - 0xDC00:02x}" for c in set(text) if "\udc80" <= c <= "\udcff"}
@@ -44,7 +44,7 @@ def printable(text: str) -> str:
 
 @contextmanager
 def file_errors(file: object) -> Iterator[None]:
-    """Say which file a UserError speaks of."""
+    """Prefix a UserError with the file that it is about."""
     try:
         yield
     except UserError as error:
@@ -53,7 +53,7 @@ def file_errors(file: object) -> Iterator[None]:
 
 @contextmanager
 def config_errors(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> Iterator[None]:
-    """Say of which part of the config an error speaks, raised where the part is made or put together with others."""
+    """Re-raise an error as a UserError prefixed with the part of the config that it comes from."""
     try:
         yield
     except kinds as error:

@@ -1,7 +1,7 @@
-"""Files that the project wrote, read again: a damaged one is named in one line that says what to do.
+"""Read files that this project wrote, with one-line errors for damaged ones.
 
-Each reader raises `Damaged`, and nothing else, for whatever is wrong with the file: it is missing, cut off, altered, of
-another kind, or lacks what it should hold. A cache is made anew instead.
+Each reader raises `Damaged`, and nothing else, if the file is missing, truncated, altered, of another format, or lacks
+the expected content. A damaged cache is computed again instead.
 """
 
 import csv
@@ -16,22 +16,22 @@ from src.utils.atomic import atomic_write
 from src.utils.errors import UserError
 
 LARGEST = 256 << 20  # bytes of a text file
-MOST_NODES = 1_000_000  # of a YAML file, whose aliases can stand for any number
-DEEPEST = 100  # level of a YAML file
-DIRECTORY = 0x10  # attribute of a record in a zip file that torch takes for a folder, and does not read
+MOST_NODES = 1_000_000  # values in a YAML file, whose aliases can multiply them
+DEEPEST = 100  # levels of a YAML file
+DIRECTORY = 0x10  # attribute by which torch takes a zip record for a folder and skips it
 
 
 class Damaged(UserError):
-    """A file of ours that cannot be used."""
+    """A file of this project that cannot be used."""
 
 
 @contextmanager
 def reading(file: Path, advice: str) -> Iterator[None]:
-    """Name the file in whatever goes wrong while it is read and checked.
+    """Re-raise any error while a file is read and checked as `Damaged`, with the name of the file.
 
     Args:
         file: the file.
-        advice: what to do about it: a sentence.
+        advice: a sentence that says what to do about it.
 
     Raises:
         Damaged: in place of every other error.
@@ -51,29 +51,29 @@ def is_missing(file: Path) -> bool:
 
 
 def reason(error: Exception) -> str:
-    """Why a file cannot be used, in a line."""
+    """Describe in one line why a file cannot be used."""
     if isinstance(error, Misfit):
         return f"is damaged: {error}"
-    said = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}" or type(error).__name__
-    return f"cannot be read: it is truncated, damaged or of another kind ({' '.join(said.split())[:200]})"
+    message = error.strerror if isinstance(error, OSError) and error.strerror else f"{error}" or type(error).__name__
+    return f"cannot be read: it is truncated, damaged or of another kind ({' '.join(message.split())[:200]})"
 
 
 class Misfit(ValueError):
-    """Content that can be read, and is not what the file should hold."""
+    """Readable content that does not match the expected pattern."""
 
 
 def check(value: Any, wanted: Any, name: str = "") -> None:
     """Compare plain containers with a pattern.
 
     Args:
-        value: what a file holds.
-        wanted: a type, several in a tuple, `[pattern]` of the items of a list, or a dict of patterns, in which a key
-            that ends in ? may be missing, and * stands for all keys. `Any` fits everything, an int fits float, and a
-            bool is no number.
-        name: that of the value, for messages.
+        value: the content of a file.
+        wanted: a type, a tuple of types, `[pattern]` for the items of a list, or a dict of patterns, in which a key
+            that ends in ? is optional and * matches all keys. `Any` matches everything, an int matches float, and a
+            bool is not a number.
+        name: the name of the value in messages.
 
     Raises:
-        Misfit: naming the first place where they differ.
+        Misfit: naming the first difference.
     """
     if isinstance(wanted, dict):
         check(value, dict, name)
@@ -100,7 +100,7 @@ def check(value: Any, wanted: Any, name: str = "") -> None:
 
 
 def read_text(file: Path, advice: str, encoding: str = "utf-8", errors: str = "strict") -> str:
-    """A text file, in UTF-8 unless it is one of the user's."""
+    """Read a text file."""
     with reading(file, advice):
         need_file(file)
         if file.stat().st_size > LARGEST:
@@ -109,7 +109,7 @@ def read_text(file: Path, advice: str, encoding: str = "utf-8", errors: str = "s
 
 
 def read_json(file: Path, wanted: Any, advice: str) -> Any:
-    """What a JSON file holds, which `check` compares with what is wanted."""
+    """Read a JSON file and check its content against the pattern `wanted`."""
     text = read_text(file, advice)
     with reading(file, advice):
         content = json.loads(text)
@@ -118,14 +118,14 @@ def read_json(file: Path, wanted: Any, advice: str) -> Any:
 
 
 def read_yaml(file: Path, wanted: Any, advice: str) -> Any:
-    """The same of a YAML file: plain containers only, with a bound to what its aliases stand for."""
+    """Read a YAML file and check its content: plain containers only, with limits on its depth and expanded size."""
     import yaml
 
     text = read_text(file, advice)
     with reading(file, advice):
-        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the former, ten times as fast, is there mostly
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # CSafeLoader is ten times as fast, but needs libyaml
         depth = 0
-        for event in yaml.parse(text, loader):  # since libyaml's loader overflows the stack of the process
+        for event in yaml.parse(text, loader):  # beforehand, since libyaml's loader overflows the stack
             depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
             if depth > DEEPEST:
                 raise Misfit(f"it is more than {DEEPEST} levels deep")
@@ -137,32 +137,32 @@ def read_yaml(file: Path, wanted: Any, advice: str) -> Any:
 
 
 def need_file(file: Path) -> None:
-    """Refuse a folder, and a pipe, which would be waited for."""
+    """Refuse a folder, and a pipe, which would block."""
     if file.exists() and not file.is_file():
-        raise ValueError("it is no file")
+        raise ValueError("it is not a file")
 
 
 def nodes(value: Any) -> Iterator[Any]:
-    """Every value in plain containers, as often as it is reached."""
+    """Yield every value in plain containers; a shared one as often as it is referenced."""
     yield value
     for child in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         yield from nodes(child)
 
 
 def read_rows(file: Path, advice: str) -> list[list[str]]:
-    """The rows of a CSV file; a last line that a kill has cut off is left out."""
+    """Read the rows of a CSV file, without a last line that a kill truncated."""
     text = read_text(file, advice)
     with reading(file, advice):
         return list(csv.reader(line for line in text.splitlines(keepends=True) if line.endswith("\n")))
 
 
 def read_arrays(file: Path, names: dict[str, str], advice: str) -> dict[str, Any]:
-    """The arrays of a .npz file, with their checksums verified.
+    """Read the arrays of a .npz file and verify their checksums.
 
     Args:
         file: the file.
-        names: those that it must hold, with the kinds of their dtype, such as {"x": "f"}.
-        advice: what to do where it cannot be read.
+        names: the required arrays with the kinds of their dtype, such as {"x": "f"}.
+        advice: a sentence that says what to do if it cannot be read.
     """
     import numpy as np
 
@@ -174,18 +174,18 @@ def read_arrays(file: Path, names: dict[str, str], advice: str) -> dict[str, Any
             if name not in arrays:
                 raise Misfit(f"{name} is missing")
             if arrays[name].dtype.kind not in kinds:
-                raise Misfit(f"{name} is of {arrays[name].dtype}")
+                raise Misfit(f"{name} must have a dtype of kind {' or '.join(kinds)}, got {arrays[name].dtype}")
         return arrays
 
 
 def read_tensors(file: Path, wanted: Any, advice: str, mmap: bool = False) -> dict[str, Any]:
-    """What torch.save wrote, onto the CPU: plain containers and tensors only, with their checksums verified.
+    """Read a file of torch.save onto the CPU: plain containers and tensors only, with their checksums verified.
 
     Args:
         file: the file.
-        wanted: the pattern that it must have.
-        advice: what to do where it cannot be read.
-        mmap: leave the tensors on the disk until they are used.
+        wanted: the pattern of its content, for `check`.
+        advice: a sentence that says what to do if it cannot be read.
+        mmap: True to map the tensors into memory instead of reading them.
     """
     import torch
 
@@ -199,10 +199,10 @@ def read_tensors(file: Path, wanted: Any, advice: str, mmap: bool = False) -> di
 def verify_archive(file: Path) -> None:
     """Compare every record of a zip file with its CRC32, which torch.load does not.
 
-    Records are as torch and numpy write them: not compressed, so that what is read is no larger than the file.
+    Records must be uncompressed, as torch and numpy write them, so that the content is not larger than the file.
 
     Raises:
-        ValueError, OSError: where it is no such file, or a record differs.
+        ValueError, OSError: if it is not such a file, or a record differs.
     """
     need_file(file)
     with file.open("rb") as raw, zipfile.ZipFile(raw) as archive:
@@ -210,23 +210,26 @@ def verify_archive(file: Path) -> None:
             if record.compress_type or record.file_size != record.compress_size or record.external_attr & DIRECTORY:
                 raise ValueError(f"{record.filename} is altered")
             with archive.open(record) as part:
-                while part.read(1 << 20):  # raises at the end of a record that differs from its checksum
+                while part.read(1 << 20):  # raises at the end of a record if its checksum differs
                     pass
 
 
 def cached(file: Path, make: Callable[[], dict[str, Any]], wanted: Any) -> dict[str, Any]:
-    """What a cache keeps, made and kept where it is missing or damaged.
+    """Return the content of a cache; compute and save it if the file is missing or damaged.
 
     Args:
-        file: of the cache.
-        make: makes its content: plain containers and tensors.
-        wanted: the pattern that it must have.
+        file: the cache.
+        make: computes the content, in plain containers and tensors.
+        wanted: the pattern of the content, for `check`.
     """
     import torch
 
     with suppress(Damaged):
-        return read_tensors(file, wanted, "It is made anew")
+        return read_tensors(file, wanted, "It is computed again")
     content = make()
-    with suppress(OSError, UserError), atomic_write(file) as partial:  # if it cannot be kept, it is made again
+    with (
+        suppress(OSError, UserError),
+        atomic_write(file) as partial,
+    ):  # if it cannot be saved, the next call computes it again
         torch.save(content, partial)
     return content

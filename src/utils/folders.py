@@ -1,4 +1,4 @@
-"""The folders that commands write into: new or empty ones, and those that they made themselves."""
+"""Checks of the folders that commands write to: new, empty, or made by this project."""
 
 import re
 from contextlib import suppress
@@ -10,16 +10,16 @@ from src.utils.paths import check_writable
 
 LOCK = ".lock"
 RUN = "run.json"  # in a run folder
-MARK = ".diffusion-lab"  # in a folder of results, so that they can be made anew there
-# What results look like.
+MARK = ".diffusion-lab"  # in a folder of results, which may be overwritten
+# Suffixes and folder names of results.
 RESULTS = (".npz", ".png", ".gif", ".json", ".html", ".csv", ".md")
 RESULT_FOLDERS = ("input", "result", "images")
-# What a command that is killed leaves before it has written which folder this is; see `whole`.
+# A temporary file that a killed command leaves before it marks its folder; see `atomic_write`.
 PARTIAL = re.compile(r"\.\w+\.\d+\.json")
 
 
 def check_named(setting: str, value: Any) -> None:
-    """Refuse an empty name, which would be the working directory.
+    """Refuse an empty folder name, which would mean the working directory.
 
     Raises:
         UserError: naming the setting.
@@ -29,7 +29,7 @@ def check_named(setting: str, value: Any) -> None:
 
 
 def check_empty(setting: str, folder: Path) -> None:
-    """Refuse a folder that holds files of others, which a command that writes there could overwrite.
+    """Refuse a folder that holds other files, which a command could overwrite.
 
     Raises:
         UserError: naming one of them.
@@ -44,7 +44,7 @@ def check_empty(setting: str, folder: Path) -> None:
 
 
 def check_out(folder: str | Path) -> None:
-    """Refuse a folder for results that cannot be written to, or holds what looks like results and is of others.
+    """Refuse a folder for results that cannot be written to, or that holds similar files of another origin.
 
     Raises:
         UserError: naming the file that could be overwritten.
@@ -55,31 +55,31 @@ def check_out(folder: str | Path) -> None:
     for item in sorted(folder.iterdir()):
         if item.suffix in RESULTS or item.name in RESULT_FOLDERS:
             raise UserError(
-                f"out={folder} holds {item.name}, which no command of this project wrote, and which it could "
-                "overwrite; name another folder"
+                f"out={folder} holds {item.name}, which no command of this project wrote and which could be "
+                "overwritten; name another folder"
             )
 
 
 def is_ours(folder: Path) -> bool:
-    """Whether a folder lies in one of a run, or one that was made for results."""
+    """Return True if a folder is, or lies in, a run folder or a folder of results."""
     folder = folder.absolute()
     return any((parent / name).exists() for parent in (folder, *folder.parents) for name in (MARK, RUN))
 
 
 def make_out(folder: Path) -> None:
-    """Make a folder for results, and note that what is in it can be made again."""
+    """Create a folder for results, and mark it as one whose files may be overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
     if not is_ours(folder):
         (folder / MARK).touch()
 
 
 def is_leftover(item: Path) -> bool:
-    """Whether it is what a command leaves that is killed when it has just taken the folder."""
+    """Return True for a file that a command leaves if it is killed right after it locks the folder."""
     return (item.name == LOCK and item.stat().st_size == 0) or PARTIAL.fullmatch(item.name) is not None
 
 
 def remove_if_empty(folder: Path) -> None:
-    """Remove a folder that was made for a command that came to nothing."""
+    """Remove the folder of a command that failed before it wrote anything; never the working directory."""
     if folder != Path.cwd():
         with suppress(OSError):
             folder.rmdir()

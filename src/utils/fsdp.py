@@ -1,4 +1,4 @@
-"""Weights, gradients and optimizer state split among processes: fully sharded data parallel training."""
+"""Fully sharded data parallel training: weights, gradients and optimizer state are split among the processes."""
 
 from pathlib import Path
 from typing import Any, Literal
@@ -17,12 +17,12 @@ from src.utils.sharded import checksums, safe_shard_loading, shard_files, write_
 class FSDP2Strategy(ModelParallelStrategy):
     """Fully sharded data parallelism: weights, averages, gradients and optimizer state are divided among the processes.
 
-    They are gathered part by part as a batch passes through the net. A checkpoint is a folder with a file of each
-    process, which any number of processes can go on from; it is there as a whole or not at all.
+    They are gathered module by module as a batch passes through the net. A checkpoint is a folder with one file per
+    process, written atomically; a run may resume from it with another number of processes.
 
     Args:
-        min_parameters: parts of the net with fewer are gathered together with what is around them.
-        process_group_backend: None takes that of the device.
+        min_parameters: number of parameters below which a module is gathered with its parent module.
+        process_group_backend: the communication backend; None for the default of the device.
 
     Source: Zhao et al. 2023, arXiv:2304.11277; `fully_shard` in torch.
     """
@@ -38,23 +38,23 @@ class FSDP2Strategy(ModelParallelStrategy):
         super().setup_environment()
 
     def shard(self, model: nn.Module) -> None:
-        """Split the weights of a model, its large parts first."""
+        """Shard the weights of a model, children before their parents."""
         from torch.distributed.fsdp import fully_shard
         from torch.distributed.tensor import DTensor
 
         mesh = self.device_mesh["data_parallel"]
-        for part in reversed(list(model.modules())):  # children come before what they are in
+        for part in reversed(list(model.modules())):  # children come before their parents
             if isinstance(part, nn.ModuleList | nn.ModuleDict):
-                continue  # nothing passes through them
+                continue  # it has no forward pass
             own = [p for p in part.parameters() if not isinstance(p, DTensor)]
             if part is model or (own and sum(p.numel() for p in own) >= self.min_parameters):
                 fully_shard(part, mesh=mesh)
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        """Load a folder, each process its part, or a file; all processes raise the same error.
+        """Load a sharded checkpoint, each process its shard, or a single file; all processes raise the same error.
 
         Raises:
-            UserError: where it is damaged, or a weight is not finite.
+            UserError: if it is damaged, or a weight is not finite.
         """
         path = Path(self.broadcast(str(checkpoint_path)))
         try:
@@ -64,9 +64,9 @@ class FSDP2Strategy(ModelParallelStrategy):
             raise
 
     def load_checked(self, path: Path) -> dict[str, Any]:
-        """What a checkpoint holds beside the weights and the state of optimizers, which are loaded."""
+        """Load the weights and optimizer states of a checkpoint, and return its other entries."""
         if path.is_file():
-            load_checkpoint(path, GO_ON, RESUMABLE, mmap=True)  # the checks, of what torch then reads without any
+            load_checkpoint(path, GO_ON, RESUMABLE, mmap=True)  # checks the file, which torch then reads unchecked
             return super().load_checkpoint(path, weights_only=True)
         finite = self.finite_tensors()
         with safe_shard_loading(path, GO_ON, self.checksums(path)):
@@ -79,7 +79,7 @@ class FSDP2Strategy(ModelParallelStrategy):
         path = Path(self.broadcast(str(filepath)))
         partial = partial_path(path)
         if self.is_global_zero:
-            remove(partial)  # of a process that was killed
+            remove(partial)  # left by a killed process
         self.barrier()
         super().save_checkpoint(checkpoint, partial, storage_options)
         self.barrier()
@@ -90,19 +90,19 @@ class FSDP2Strategy(ModelParallelStrategy):
         self.barrier()
 
     def checksums(self, folder: Path) -> dict[str, int]:
-        """Those of the files of a sharded checkpoint, each computed by one process and known to all."""
+        """The checksums of the files of a sharded checkpoint, by name; each process computes a share of them."""
         names = self.broadcast(shard_files(folder) if self.is_global_zero else [])
         shares = self.gather_objects(checksums(folder, names[self.global_rank :: self.world_size]))
         return {name: digest for share in shares for name, digest in share.items()}
 
     def finite_tensors(self) -> set[str]:
-        """The names of the tensors of the model whose part in this process is finite."""
+        """The names of the model's tensors whose shard on this process is finite."""
         state = self.model.state_dict() if self.model else {}
         local = {name: getattr(value, "_local_tensor", value) for name, value in state.items()}
         return {name for name, value in local.items() if value.isfinite().all()}
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """This value of each process."""
+        """The values of all processes, by rank."""
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value)
         return values

@@ -13,7 +13,7 @@ from src.utils.errors import UserError
 def default_precision(accelerator: str) -> str:
     """The fastest precision that trains as well as float32: bf16 autocast on hardware with bf16 units.
 
-    A CPU without such units converts back and forth, and is slower than in float32.
+    A CPU without such units converts to float32 and back, which is slower than float32 alone.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
         return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
@@ -23,7 +23,7 @@ def default_precision(accelerator: str) -> str:
 
 
 def cpu_has_bf16() -> bool:
-    """Return whether the CPU has bf16 units (AVX512-BF16 or AMX)."""
+    """Return True if the CPU has bf16 units (AVX512-BF16 or AMX)."""
     try:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
     except AttributeError:  # private names, which another version of torch may lack
@@ -31,7 +31,7 @@ def cpu_has_bf16() -> bool:
 
 
 def is_main_process() -> bool:
-    """Return whether this is rank zero, from the variables of the launcher, so before there is a trainer."""
+    """Return True on rank zero; known from the launcher's variables before a trainer exists."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
@@ -41,12 +41,12 @@ def physical_memory() -> float | None:
 
 
 def compile_net(net: nn.Module, device: torch.device) -> None:
-    """Compile the network in place by torch.compile when it is first called; its weights keep their names.
+    """Compile the network in place with torch.compile at its first call; its weights keep their names.
 
     Raises:
         UserError: if no compiler is installed.
     """
     compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
-        raise UserError("compile=true needs a C++ compiler on a CPU, such as g++; install one, or leave it out")
+        raise UserError("compile=true needs a C++ compiler on a CPU, such as g++; install one, or set compile=false")
     net.compile()

@@ -14,7 +14,7 @@ ADVICE = "Use another checkpoint"
 
 
 def merge_shards(folder: Path) -> dict[str, Any]:
-    """Load a sharded checkpoint as the one that a single process would have written; it has to fit in memory.
+    """Load a sharded checkpoint in the format of a single process; it has to fit in memory.
 
     Raises:
         Damaged: if a file is missing, truncated or altered.

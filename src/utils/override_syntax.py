@@ -1,4 +1,4 @@
-"""Words of a command line: read as Hydra reads them, and written so that it reads what is meant."""
+"""Parse overrides of the command line as Hydra does, and quote values so that Hydra parses them unchanged."""
 
 import re
 import shlex
@@ -13,7 +13,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-# An interpolation of which more must be known than the environment.
+# An interpolation that needs the config, not only the environment.
 OF_THE_CONFIG = re.compile(r"(?<!\\)(?:\\\\)*\$\{(?!oc\.env:)")
 
 
@@ -22,12 +22,12 @@ class Word:
     """An override, such as data.root=FOLDER, +net.width=8, ~clip or data@other=mnist.
 
     Attributes:
-        text: as Hydra is given it.
-        head: what stands before the =, with +, ++ or ~ and the package.
+        text: the override as written.
+        head: the part before the =, with +, ++ or ~ and the package.
         key: the setting or group alone.
-        value: what Hydra reads, with variables of the environment filled in; None where it stands for several.
-        sweeps: whether it stands for several values.
-        removes: whether it takes the setting out, as ~clip does.
+        value: the parsed value, with environment variables resolved; None for a sweep.
+        sweeps: True for a sweep over several values.
+        removes: True if it deletes the setting, such as ~clip.
     """
 
     text: str
@@ -39,16 +39,16 @@ class Word:
 
     @property
     def tail(self) -> str:
-        """What stands behind the =, unread."""
+        """The text after the =, unparsed."""
         return self.text.strip()[len(self.head) + 1 :]
 
 
 @cache
 def read(text: str) -> Word:
-    """What a word means.
+    """Parse an override.
 
     Raises:
-        hydra.errors.OverrideParseException: where Hydra cannot read it.
+        hydra.errors.OverrideParseException: if Hydra cannot parse it.
     """
     (override,) = OverridesParser.create().parse_overrides([text])
     sweeps = override.is_sweep_override()
@@ -57,22 +57,22 @@ def read(text: str) -> Word:
 
 
 def resolved(value: Any) -> Any:
-    """A value with the variables of the environment in it filled in; as it is where the config has to be known."""
+    """Resolve the environment variables in a value; leave it unchanged if it also refers to the config."""
     if isinstance(value, list):
         return [resolved(item) for item in value]
     if isinstance(value, str) and "${" in value and not OF_THE_CONFIG.search(value):
-        with suppress(OmegaConfBaseException):  # such as of a variable that is not set, which Hydra will complain of
+        with suppress(OmegaConfBaseException):  # such as for an unset variable, which Hydra reports later
             return OmegaConf.create({"value": value})["value"]
     return value
 
 
 def override_value(key: str, words: Sequence[str]) -> Any:
-    """What the words say of a setting, the last of them first; None where they say nothing."""
+    """The value of a setting in overrides, of which the last counts; None if it is not among them."""
     return next((word.value for word in map(read, reversed(words)) if word.key == key and not word.removes), None)
 
 
 def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The overrides of a command line, and Hydra's options, such as -m and --cfg job, wherever they stand."""
+    """Split a command line into overrides and Hydra's options, such as -m and --cfg job, in any order."""
     words = get_args_parser().parse_known_intermixed_args(list(arguments))[0].overrides
     left, flags = list(words), []
     for argument in arguments:
@@ -84,12 +84,12 @@ def split_flags(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def assignment(head: str, value: Any) -> str:
-    """`head=value`, from which Hydra reads exactly this value, whatever characters are in it."""
+    """Format `head=value` so that Hydra parses exactly this value."""
     return f"{head}={written(value)}"
 
 
 def written(value: Any) -> str:
-    """A value in the grammar of Hydra; in quotes where it would read something else."""
+    """Format a value in Hydra's grammar, in quotes if it would be parsed as another value without them."""
     if value is None:
         return "null"
     if isinstance(value, bool | int | float):
@@ -104,15 +104,15 @@ def written(value: Any) -> str:
 
 
 def in_quotes(text: str) -> str:
-    """What stands between double quotes for this text: backslashes count only before a quote."""
+    """Escape a text for double quotes in Hydra's grammar, where backslashes count only before a quote."""
     return re.sub(r'(\\*)("|\Z)', lambda found: found[1] * 2 + ('\\"' if found[2] else ""), text)
 
 
 def without_interpolation(text: str) -> str:
-    """What OmegaConf reads as this text, even with ${...} in it."""
+    """Escape every ${ of a text, so that OmegaConf does not interpolate it."""
     return re.sub(r"(\\*)\$\{", lambda found: found[1] * 2 + r"\${", text)
 
 
 def command(module: str, *words: str) -> str:
-    """A command line of ours, to be pasted into a shell."""
+    """Format a command of this project for a shell."""
     return shlex.join(["python", "-m", f"src.{module}", *words])

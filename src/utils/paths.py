@@ -1,4 +1,4 @@
-"""Paths in settings: ~ is expanded, empty ones are refused, and folders to write to are checked."""
+"""Paths in settings: expand ~, refuse empty paths, and check folders that are written to."""
 
 import os
 import tempfile
@@ -16,21 +16,21 @@ OUTPUTS = "DIFFUSION_LAB_OUTPUTS"  # environment variable for the folder of all 
 
 
 def expanded(value: Any) -> Any:
-    """A value, or a list of values, with ~ at the beginning expanded to the home of the user."""
+    """Expand ~ at the beginning of a value, or of the values of a list, to the user's home."""
     if isinstance(value, list):
         return [expanded(item) for item in value]
     tilde = isinstance(value, str) and value.startswith("~")
-    return os.path.expanduser(value) if tilde else value  # noqa: PTH111 - which leaves a ~ that is no home
+    return os.path.expanduser(value) if tilde else value  # noqa: PTH111 - unlike pathlib, it keeps an unknown ~user
 
 
 def is_empty(value: Any) -> bool:
-    """Return whether the value is an empty string or a list with one."""
+    """Return True for an empty string, or a list that contains one."""
     return any(map(is_empty, value)) if isinstance(value, list) else isinstance(value, str) and not value.strip()
 
 
 def refuse_empty(setting: str) -> None:
     """Raise UserError for a setting with an empty value."""
-    raise UserError(f"{setting}= is empty, as where a shell variable is not set; give a value, or leave it out")
+    raise UserError(f"{setting}= is empty (an unset shell variable?); set a value, or leave it out")
 
 
 def resolve_environment() -> None:
@@ -80,7 +80,7 @@ def strings(node: Any) -> Iterator[tuple[Any, Any]]:
 
 
 def is_ours(node: Any) -> bool:
-    """Whether a node is a part of this project, or of no part."""
+    """Return True if a node has no `_target_`, or one in this project."""
     target = node._get_node("_target_") if isinstance(node, DictConfig) else None
     return target is None or str(target._value()).startswith("src.")
 
@@ -89,9 +89,9 @@ def check_writable(setting: str, folder: str | Path, instead: str = "name anothe
     """Check that a folder can be written to or created, by a temporary file in its first existing parent.
 
     Args:
-        setting: the setting with its path, for the message.
+        setting: the setting that the error message names.
         folder: the folder.
-        instead: advice for the message.
+        instead: advice for the error message.
 
     Raises:
         UserError: if it cannot be written to.
@@ -101,7 +101,7 @@ def check_writable(setting: str, folder: str | Path, instead: str = "name anothe
     try:
         for part in folder.parts[len(there.parts) :]:
             with suppress(FileNotFoundError):
-                (there / part).lstat()  # which fails where the name is too long
+                (there / part).lstat()  # fails if the name is too long
         with tempfile.TemporaryFile(dir=there):
             pass
     except (OSError, ValueError) as error:  # ValueError: a name with a null byte

@@ -10,8 +10,8 @@ from typing import Any
 
 from src.utils.errors import UserError
 
-# By which a run is stopped. The third comes when a terminal is closed; the last from SLURM before a job's time is over,
-# where the job asked for it with --signal=USR1@SECONDS.
+# Signals that stop a run. SIGHUP is sent when a terminal is closed, SIGUSR1 by SLURM before the time of a job ends, if
+# the job asks for it with --signal=USR1@SECONDS.
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1") if hasattr(signal, name)]
 
 
@@ -22,21 +22,21 @@ def cluster_environment() -> Any:
         UserError: if the launcher lacks a setting that Lightning needs.
     """
     if "TORCHELASTIC_RUN_ID" not in os.environ and "SLURM_PROCID" not in os.environ:
-        return None  # which need not import torch
+        return None  # without an import of torch
     from pytorch_lightning.plugins.environments import SLURMEnvironment, TorchElasticEnvironment
 
     for kind in (TorchElasticEnvironment, SLURMEnvironment):
         if kind.detect():
             try:
                 environment = kind()
-            except RuntimeError as error:  # such as tasks that are not given per node
+            except RuntimeError as error:  # such as a missing number of tasks per node
                 raise UserError(str(error)) from error
             return environment if environment.world_size() > 1 else None
     return None
 
 
 def is_worker_rank() -> bool:
-    """Return whether this process was started with others and is not rank zero."""
+    """Return True if this process was started with others and is not rank zero."""
     environment = cluster_environment()
     return environment is not None and environment.global_rank() > 0
 
@@ -78,5 +78,5 @@ def rendezvous_store(address: str, port: int, first: bool) -> Any:
 
     if os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         return TCPStore(address, port, is_master=False)
-    beside = port + 5000 if port + 5000 < 1 << 16 else port - 5000  # the port itself is for the training
+    beside = port + 5000 if port + 5000 < 1 << 16 else port - 5000  # the port itself is used by the training
     return TCPStore(address, beside, is_master=first, wait_for_workers=False)

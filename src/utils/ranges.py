@@ -1,4 +1,4 @@
-"""Annotations of numbers whose range is limited, by the names that pydantic has for them."""
+"""Annotations of numbers with a limited range, named as in pydantic."""
 
 from typing import Annotated
 
@@ -10,4 +10,4 @@ PositiveFloat = Annotated[float, Gt(0)]
 NonNegativeFloat = Annotated[float, Ge(0)]
 Fraction = Annotated[float, Interval(ge=0, le=1)]
 OpenFraction = Annotated[float, Interval(gt=0, lt=1)]
-Probability = Annotated[float, Interval(ge=0, lt=1)]  # of leaving something out, such as dropout
+Probability = Annotated[float, Interval(ge=0, lt=1)]  # such as that of dropout

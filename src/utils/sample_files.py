@@ -1,4 +1,4 @@
-"""Samples in files: pictures, folders of them, and arrays."""
+"""Read and write samples: pictures, folders of pictures, and arrays."""
 
 import os
 import zipfile
@@ -22,58 +22,59 @@ ARRAYS = (".npy", ".npz")
 
 
 def read_samples(path: Path, shape: Sequence[int], key: str = "input") -> Tensor:
-    """The samples (N, C, *S) of a file or folder, in the [-1, 1] of the model.
+    """Read the samples (N, C, *S) of a file or folder, in the units of the model: images are in [-1, 1].
 
-    Pictures are read as those of training are, but keep their size; as many channels as the model has are made of them.
-    An array, x of a .npz such as the commands write, holds one sample or several, images in [0, 1] (or uint8), signals
-    as they are.
+    Pictures are decoded as in training and converted to the channels of the model, but keep their size. An array, in a
+    .npz file named x, holds one or more samples; images are in [0, 1] or uint8, other samples are not converted.
 
     Args:
         path: a picture, a folder of pictures of one size, a .npy or a .npz file.
-        shape: (C, *S) of the model's samples; S is not that of what is read, which the caller checks.
-        key: the setting that errors name.
+        shape: the shape (C, *S) of the model's samples; only C and the number of axes are used, the caller checks S.
+        key: the setting that error messages name.
 
     Raises:
-        UserError: where there is nothing to read, or not what is wanted.
+        UserError: if the path does not exist, or its content does not fit the model.
     """
     images = len(shape) == 3
     if not path.exists():
         raise UserError(f"{key}={path} does not exist; give a picture, a folder of them, a .npy or a .npz file")
-    if not (path.is_file() or path.is_dir()):  # a pipe would be waited for
-        raise UserError(f"{key}={path} is neither a file nor a folder")
+    if not (path.is_file() or path.is_dir()):  # a pipe would block
+        raise UserError(f"{key}={path} must be a file or a folder")
     if path.suffix.lower() in ARRAYS:
         x = read_array(path, 1 + len(shape), key)
     elif not images:
-        raise UserError(f"{key}={path}: signals and points are read from .npy and .npz files")
+        raise UserError(f"{key}={path} must be a .npy or .npz file, since the samples are not images")
     elif shape[0] not in (1, 3):
-        raise UserError(f"{key}={path}: data of {shape[0]} channels are read from .npy and .npz files")
+        raise UserError(f"{key}={path} must be a .npy or .npz file, since the samples have {shape[0]} channels")
     else:
         x = read_pictures(path, shape[0], key)
     return to_model(x, "images") if images else x
 
 
 def read_array(path: Path, axes: int, key: str) -> Tensor:
-    """An array as (N, C, *S) float32; what lacks axes has one sample, or one channel."""
+    """Read an array as (N, C, *S) float32; missing leading axes have size 1."""
     try:
         array = load_array(path, axes)
     except UserError as error:
         raise UserError(f"{key}={path} {error}") from error
-    except Exception as error:  # of a damaged file anything, from BadZipFile to zlib.error
+    except Exception as error:  # damaged files raise anything, from BadZipFile to zlib.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{key}={path} cannot be read ({reason}); give another file") from error
     images = axes == 4
-    with np.errstate(over="ignore"):  # what is too large is refused below, as infinite
+    with np.errstate(over="ignore"):  # too large numbers become infinite and are refused below
         x = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 and images else 1))
     x = x[(None,) * (axes - x.ndim)]
     if not x.isfinite().all():
-        raise UserError(f"{key}={path} holds numbers that are not finite")
+        raise UserError(f"{key}={path} holds numbers that are not finite; replace them")
     if images and not (x.min() > -4 and x.max() < 5):
-        raise UserError(f"{key}={path} reaches from {x.min():.3g} to {x.max():.3g}, but images are [0, 1], or uint8")
+        raise UserError(
+            f"{key}={path}: images must be in [0, 1] or uint8, got {x.min():.3g} to {x.max():.3g}; scale them"
+        )
     return x
 
 
 def load_array(path: Path, axes: int) -> np.ndarray:
-    """The array of a .npy file, or x of a .npz, whose header is judged before the numbers are read."""
+    """Load the array of a .npy file, or x of a .npz file, after a check of its header."""
     with path.open("rb") as file:
         if path.suffix.lower() == ".npy":
             check_header(file, path.stat().st_size, axes)
@@ -82,76 +83,81 @@ def load_array(path: Path, axes: int) -> np.ndarray:
         with zipfile.ZipFile(file) as archive:
             if "x.npy" not in archive.namelist():
                 there = ", ".join(name.removesuffix(".npy") for name in archive.namelist()[:5])
-                raise UserError(f"holds no array named x, but {there or 'nothing'}; save the samples as x")
+                raise UserError(f"must hold an array named x, got {there or 'none'}; save the samples as x")
             packed = archive.getinfo("x.npy")
             check_expansion(packed.compress_size, packed.file_size, "holds an x that")
             with archive.open("x.npy") as member:
                 check_header(member, packed.file_size, axes)
             with archive.open("x.npy") as member:
                 array = npy.read_array(member, allow_pickle=False)
-                member.read()  # to the end, where the checksum is compared
+                member.read()  # to the end, where the checksum is verified
                 return array
 
 
 def check_header(file: IO[bytes], size: int, axes: int) -> None:
-    """Refuse an array that is none of samples, or is not all there, or would not fit in memory.
+    """Check the header of a .npy file.
 
     Args:
-        file: at its beginning.
-        size: of all of it, in bytes.
-        axes: those of a batch.
+        file: the open file, at its beginning.
+        size: its size in bytes.
+        axes: the number of axes of a batch.
+
+    Raises:
+        UserError: if the array does not hold samples, is truncated, or does not fit in memory.
     """
     short = npy.read_magic(file) == (1, 0)
     shape, _, dtype = (npy.read_array_header_1_0 if short else npy.read_array_header_2_0)(file)
     if dtype.kind not in "fiub" or not max(1, axes - 2) <= len(shape) <= axes or not all(shape):
-        raise UserError(f"holds {dtype} of shape {shape}; numbers (N, C, ...) are needed")
+        raise UserError(f"must hold numbers of shape (N, C, ...), got {dtype} of shape {shape}")
     if file.tell() + prod(shape) * dtype.itemsize != size:
-        raise UserError(f"is cut off or damaged: {dtype} of shape {shape} would take another number of bytes")
+        raise UserError(f"is truncated or damaged: its size does not fit {dtype} of shape {shape}")
     if hasattr(os, "sysconf") and prod(shape) * (4 + dtype.itemsize) > memory():
-        raise UserError(f"holds {dtype} of shape {shape}, which is more than this machine's memory; give fewer samples")
+        raise UserError(f"must fit in the memory of this machine, got {dtype} of shape {shape}; give fewer samples")
 
 
 def memory() -> int:
-    """That of this machine, in bytes."""
+    """The memory of this machine in bytes."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def read_pictures(path: Path, channels: int, key: str) -> Tensor:
-    """Pictures as (N, C, H, W) float32 in [0, 1], those of a folder in the order of their names."""
+    """Read pictures as (N, C, H, W) float32 in [0, 1]; those of a folder are sorted by name."""
     files = picture_files(path) if path.is_dir() else [path]
     if not files:
-        raise UserError(f"{key}={path} holds no picture; files that end in {', '.join(ENDINGS)} are looked for")
+        raise UserError(f"{key}={path} must hold pictures, whose names end in {', '.join(ENDINGS)}")
     pictures = []
     for file in files:
         pictures.append(read_picture(file, channels, key))
-        if pictures[-1].shape != pictures[0].shape:  # before the next one, so that many of them fill no memory
+        if pictures[-1].shape != pictures[0].shape:  # checked one by one, so that many do not fill the memory
             there, first = (" x ".join(map(str, picture.shape[1:])) for picture in (pictures[-1], pictures[0]))
             raise UserError(
-                f"{key}={path}: {file.relative_to(path)} is {there}, but {files[0].relative_to(path)} {first}; "
-                "give pictures of one size"
+                f"{key}={path}: all pictures must have the same size, got {there} for {file.relative_to(path)} and "
+                f"{first} for {files[0].relative_to(path)}; resize them"
             )
     return torch.stack(pictures).float() / 255
 
 
 def picture_files(folder: Path) -> list[Path]:
-    """Those of a folder and the folders below it."""
+    """The sorted paths of the pictures in a folder and its subfolders."""
     found = (path for path in folder.rglob("*") if is_image(path.name))
     inside = sorted(path.relative_to(folder).as_posix() for path in found if path.is_file() or not path.exists())
     return [folder / name for name in inside if not any(map(is_hidden, name.split("/")))]
 
 
 def read_picture(file: Path, channels: int, key: str) -> Tensor:
-    """One picture as (C, H, W) uint8."""
+    """Read a picture as (C, H, W) uint8."""
     try:
         with Image.open(file) as image:
             pixels = torch.from_numpy(np.array(plain(image, "L" if channels == 1 else "RGB")))
     except Exception as error:
-        raise UserError(f"{key}={file} is no picture that can be read ({why_unreadable(error)})") from error
+        raise UserError(
+            f"{key}={file} cannot be read as a picture ({why_unreadable(error)}); give another file"
+        ) from error
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
 
 def write_pictures(x: Tensor, folder: Path, first: int = 0) -> None:
-    """Write images (N, C, H, W) in [0, 1] as PNG files, one each, named by their number."""
+    """Write images (N, C, H, W) in [0, 1] as one PNG file each, named by their number from `first`."""
     folder.mkdir(parents=True, exist_ok=True)
     pixels = (x.float().clamp(0, 1) * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy()
     for i, picture in enumerate(pixels, first):

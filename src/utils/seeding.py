@@ -1,4 +1,7 @@
-"""Seeds as functions of what they are for, so that no draw depends on what ran before it."""
+"""Seeds derived from keys, so that no random draw depends on the draws before it.
+
+The strings among the keys are part of the seeds: changing one changes all numbers drawn from it.
+"""
 
 from hashlib import blake2b
 
@@ -6,7 +9,7 @@ import torch
 
 
 def derive_seed(*keys: int | str) -> int:
-    """Mix any keys into one seed in [0, 2^63): equal keys give equal seeds, other keys unrelated ones."""
+    """Hash keys to a seed in [0, 2^63); different keys give independent seeds."""
     return int.from_bytes(blake2b(repr(keys).encode(), digest_size=8).digest(), "big") >> 1
 
 

@@ -1,7 +1,7 @@
-"""Reading the folder of a sharded checkpoint: its files are those that were written, and none of them runs code.
+"""Safe reading of sharded checkpoints: verify checksums and run no code from the files.
 
-torch.distributed.checkpoint writes no checksum, and reads its index, `.metadata`, by pickle, and single values by
-torch.load as it likes.
+torch.distributed.checkpoint itself writes no checksums, and unpickles its index, `.metadata`, and all values that are
+not tensors.
 """
 
 import os
@@ -19,7 +19,7 @@ INDEX = ".metadata"
 SHARDED = "meta.pt"  # all but the tensors
 DIGESTS = "digests.json"  # the CRC32 of each of the other files
 FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-# What an index is made of.
+# The classes in an index.
 METADATA = ("ChunkStorageMetadata", "TensorProperties", "TensorStorageMetadata", "BytesStorageMetadata", "StorageMeta",
             "Metadata", "MetadataIndex", "_MEM_FORMAT_ENCODING")  # fmt: skip
 ALLOWED = {
@@ -36,29 +36,29 @@ ALLOWED = {
 
 
 class IndexUnpickler(pickle.Unpickler):
-    """Makes what an index of torch.distributed.checkpoint holds, and nothing else."""
+    """Unpickler that accepts only the classes in an index of torch.distributed.checkpoint."""
 
     def find_class(self, module: str, name: str) -> Any:
         import torch
 
         found = super().find_class(module, name) if (module, name) in ALLOWED or module == "torch" else None
         if (module, name) not in ALLOWED and not isinstance(found, torch.dtype):
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which is not of an index")
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which an index does not contain")
         return found
 
 
 def is_sharded(path: Path) -> bool:
-    """Whether this is the folder of a sharded checkpoint, whole or not."""
+    """Return True for the folder of a sharded checkpoint, complete or not."""
     return any((path / name).is_file() for name in (SHARDED, INDEX, DIGESTS))
 
 
 def shard_files(folder: Path) -> list[str]:
-    """The names of the files that have a digest."""
+    """The sorted names of all files in the folder except that of the checksums."""
     return sorted(path.name for path in folder.iterdir() if path.is_file() and path.name != DIGESTS)
 
 
 def checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """The CRC32 of files in a folder, without those that cannot be read."""
+    """The CRC32 of files in a folder, by name; unreadable files are left out."""
     found: dict[str, int] = {}
     for name in names:
         with suppress(OSError), (folder / name).open("rb") as file:
@@ -70,14 +70,14 @@ def checksums(folder: Path, names: Sequence[str]) -> dict[str, int]:
 
 
 def write_checksums(folder: Path, found: dict[str, int]) -> None:
-    """Keep the digests of its files in the folder."""
+    """Write the checksums of the files to their folder."""
     write_json(folder / DIGESTS, {"crc32": found})
 
 
 def check_checksums(folder: Path, found: dict[str, int], advice: str) -> None:
-    """Compare the digests of the files of a folder with those that were kept when it was written.
+    """Compare the checksums of the files of a folder with those that were written with it.
 
-    A folder of an earlier version has none, and is not checked.
+    A folder of an earlier version has no checksums and is not checked.
 
     Raises:
         Damaged: naming the first file that is missing or differs.
@@ -92,16 +92,16 @@ def check_checksums(folder: Path, found: dict[str, int], advice: str) -> None:
 
 @contextmanager
 def safe_shard_loading(folder: Path, advice: str, found: dict[str, int] | None = None) -> Iterator[None]:
-    """Within it torch reads the folder of a sharded checkpoint, whose files were looked at, without running code.
+    """Verify a sharded checkpoint, and let torch read it within the block without running code from it.
 
     Args:
-        folder: of the checkpoint.
-        advice: what to do where it cannot be read: a sentence.
-        found: the digests of its files; computed where None.
+        folder: the checkpoint.
+        advice: a sentence that says what to do if it cannot be read.
+        found: the checksums of its files; computed if None.
 
     Raises:
-        Damaged: where a file is missing or differs from its digest, the index names anything but what an index is made
-            of, or torch finds a part missing or cut off.
+        Damaged: if a file is missing or differs from its checksum, the index names any other class, or torch finds a
+            shard missing or truncated.
     """
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -109,11 +109,11 @@ def safe_shard_loading(folder: Path, advice: str, found: dict[str, int] | None =
     with reading(folder / INDEX, advice), (folder / INDEX).open("rb") as file:
         IndexUnpickler(file).load()
     before = os.environ.get(FORCED)
-    os.environ[FORCED] = "1"  # of the values that are no tensors, which it would unpickle
+    os.environ[FORCED] = "1"  # for the values that are not tensors, which torch would unpickle
     try:
         yield
-    except CheckpointException as error:  # which is no Exception
-        raise Damaged(f"{folder} is not whole: a part of it is missing, cut off or damaged. {advice}") from error
+    except CheckpointException as error:  # a BaseException
+        raise Damaged(f"{folder} is incomplete: a shard is missing, truncated or damaged. {advice}") from error
     finally:
         if before is None:
             del os.environ[FORCED]

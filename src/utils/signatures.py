@@ -8,11 +8,11 @@ from typing import Any
 def parameters(target: Any) -> dict[str, inspect.Parameter]:
     """The parameters of a callable by name, with the keys of an unpacked TypedDict in place of its `**options`.
 
-    The default of a key that may be left out is `...`. A callable without a signature takes any keyword argument.
+    The default of an optional key is `...`. A callable without a signature takes any keyword argument.
     """
     try:
         found = dict(inspect.signature(target).parameters)
-    except (TypeError, ValueError):  # built-in callables have none
+    except (TypeError, ValueError):  # built-in callables have no signature
         return {"kwargs": inspect.Parameter("kwargs", inspect.Parameter.VAR_KEYWORD)}
     options = unpacked(target)
     if options is None:
@@ -25,7 +25,7 @@ def parameters(target: Any) -> dict[str, inspect.Parameter]:
 
 
 def annotations(target: Any) -> dict[str, Any]:
-    """The annotations of a callable's parameters, resolved; empty where they cannot be."""
+    """The resolved annotations of a callable's parameters; empty if they cannot be resolved."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = typing.get_type_hints(function, include_extras=True)
@@ -36,7 +36,7 @@ def annotations(target: Any) -> dict[str, Any]:
 
 
 def unpacked(target: Any) -> Any:
-    """The TypedDict of a callable's `**options: Unpack[TypedDict]`; None where it has no such parameter."""
+    """The TypedDict of a callable's `**options: Unpack[TypedDict]`; None if it has no such parameter."""
     function = target.__init__ if inspect.isclass(target) else target
     try:
         hints = typing.get_type_hints(function, include_extras=True).values()

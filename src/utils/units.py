@@ -9,24 +9,24 @@ BY_AXES: dict[int, Kind] = {0: "points", 1: "signals", 2: "fields", 3: "volumes"
 
 
 def kind_of(axes: int) -> Kind:
-    """The kind of samples (C, *S) with so many axes in S, where the data do not say that they are images."""
+    """The kind of samples (C, *S) with this number of axes in S, for data that are not images."""
     if axes not in BY_AXES:
-        raise ValueError(f"samples must have 0 to 3 axes beside the channels, got {axes}")
+        raise ValueError(f"samples must have 0 to 3 axes besides the channels, got {axes}")
     return BY_AXES[axes]
 
 
 def scale(kind: Kind) -> float:
-    """One unit of the data in units of the model: images are [0, 1] outside and [-1, 1] inside."""
+    """One unit of the data in units of the model: the data of images are in [0, 1], the model's in [-1, 1]."""
     return 2.0 if kind == "images" else 1.0
 
 
 def to_units(x: Tensor, kind: Kind, clip: bool = True) -> Tensor:
-    """From the units of the model to those of the data: images to [0, 1], all else as it is."""
+    """Convert samples from the units of the model to those of the data: images to [0, 1], others unchanged."""
     if kind != "images":
         return x
     return ((x + 1) / 2).clamp(0, 1) if clip else (x + 1) / 2
 
 
 def to_model(x: Tensor, kind: Kind) -> Tensor:
-    """The inverse of `to_units` without clipping."""
+    """Convert samples from the units of the data to those of the model: images to [-1, 1], others unchanged."""
     return 2 * x - 1 if kind == "images" else x

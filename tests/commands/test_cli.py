@@ -66,7 +66,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("trainer.=3", "trainer.=3 cannot be parsed: "),
         ("clip=null", "clip=null chooses nothing. Choices: auto, dynamic, none, static"),
         ("=3", "=3: the name before the = is missing"),
-        ("data.frequency=", "data.frequency= is empty, as where a shell variable is not set; give a value, or leave"),
+        ("data.frequency=", "data.frequency= is empty (an unset shell variable?); set a value, or leave"),
         ("hydra.run.dir=null", "hydra.run.dir must be a folder, got null"),
         ("seed=1,2", "seed=1,2 has several values: add -m to sweep over them, or write a list, seed=[1,2]"),
         ("name=${foo}", "name: Interpolation key 'foo' not found"),

@@ -74,7 +74,7 @@ def test_a_value_of_another_type_is_named(checkpoint, tmp_path, place, wrong):
     with pytest.raises(Damaged) as caught:
         check_resumable(tmp_path / "last.ckpt", *parts())
     said = str(caught.value)
-    assert f"{tmp_path}/last.ckpt is damaged: {place[0]}" in said and "Go on from another one" in said
+    assert f"{tmp_path}/last.ckpt is damaged: {place[0]}" in said and "Resume from another checkpoint" in said
     assert "\n" not in said
 
 

@@ -302,7 +302,7 @@ def test_only_the_first_five_damaged_images_are_named(tmp_path):
     for name in tree(tmp_path, CLASSES).rglob("*.*"):
         name.write_bytes(b"")
     told = refused(tmp_path)
-    assert told.startswith("9 of 9") and told.count("no image of a known kind") == 5 and ", ...;" in told
+    assert told.startswith("9 of 9") and told.count("not an image of a known format") == 5 and ", ...;" in told
 
 
 def test_an_image_that_breaks_off_is_named_in_one_line(tmp_path):

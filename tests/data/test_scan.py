@@ -97,7 +97,7 @@ def test_names_that_are_not_text_are_escaped_where_they_are_shown(tmp_path):
     (root / dog / "bad\n.png").write_bytes(b"no image")
     data = images(root, num_classes=2, max_unreadable=0.5)
     assert data.class_names == [r"c\xe9t", r"d\nog"] and len(data.train_set) == 3
-    assert r"cannot be read: d\nog/bad\n.png (no image of a known kind)" in data.warning
+    assert r"cannot be read: d\nog/bad\n.png (not an image of a known format)" in data.warning
 
 
 # ---- parts of the data ----

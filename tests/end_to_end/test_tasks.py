@@ -203,7 +203,7 @@ def files(tmp_path) -> Path:
     [
         (["task=inpaint"], ["input=FILE is needed"]),
         (["task=inpaint", "input=nowhere.png"], ["input=nowhere.png does not exist"]),
-        (["task=inpaint", "input={}/text.png"], ["no picture that can be read"]),
+        (["task=inpaint", "input={}/text.png"], ["cannot be read as a picture"]),
         (["task=inpaint", "input={}/colors.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
         (["task=denoise", "input={}/colors.npy"], ["3 channel", "trained on 1"]),
         (["task=sdedit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),

@@ -235,6 +235,6 @@ def test_a_file_that_is_gone_is_not_begun_anew(logger):
     logger.log_metrics({"loss": 1.0}, step=1)
     logger.save()
     logger.path.unlink()
-    with pytest.raises(UserError, match="was removed or renamed while a run was writing to it"):
+    with pytest.raises(UserError, match="was removed or renamed during the run"):
         logger.log_metrics({"loss": 2.0}, step=2)
     assert not logger.path.exists()

@@ -73,7 +73,7 @@ def test_a_failure_in_mid_file_leaves_the_old_one(path, monkeypatch, error, earl
     message = message_of(lambda: save(NEW, path))
     assert "the checkpoint of step 7 could not be written" in message and str(path.parent) in message
     assert str(error).splitlines()[0] in message
-    assert (f"the previous {path} is kept" if earlier else "there is no earlier one") in message
+    assert (f"the previous {path} is kept" if earlier else "there is no earlier file") in message
     assert not list(path.parent.glob(".*"))
     assert path.exists() == earlier
     monkeypatch.setattr(torch, "save", written)
@@ -177,4 +177,4 @@ def test_a_checkpoint_that_lacks_what_lightning_restores(path, key, value):
     if isinstance(value, dict) and key in ("callbacks", "state_dict"):
         return
     message = message_of(lambda: AtomicCheckpointIO().load_checkpoint(path))
-    assert message.startswith(f"{path} is damaged: {key}") and "begin a new run" in message
+    assert message.startswith(f"{path} is damaged: {key}") and "start a new run" in message

@@ -138,10 +138,10 @@ def flipped(content, at):
 
 
 DAMAGED = {
-    "text.png": (b"no picture", "no image of a known kind"),
+    "text.png": (b"no picture", "not an image of a known format"),
     "cut.png": (PICTURE.getvalue()[:1000], "truncated"),
-    "broken.png": (flipped(PICTURE.getvalue(), 1000), "no picture that can be read"),
-    "empty.png": (b"", "no image of a known kind"),
+    "broken.png": (flipped(PICTURE.getvalue(), 1000), "cannot be read as a picture"),
+    "empty.png": (b"", "not an image of a known format"),
     "bomb.png": (png(20000, 20000), "decompression bomb"),
     "text.npz": (b"no array", "File is not a zip file"),
     "text.npy": (b"no array", "magic string"),
@@ -150,15 +150,15 @@ DAMAGED = {
     "cut.npz": (saved(IMAGES, np.savez)[:800], "not a zip file"),
     "flipped.npz": (flipped(saved(IMAGES, np.savez), 400), "CRC"),
     "flipped_packed.npz": (flipped(saved(IMAGES, np.savez_compressed), 400), "cannot be read"),
-    "cut.npy": (saved(IMAGES)[:800], "cut off"),
-    "longer.npy": (saved(IMAGES) + b"more", "cut off or damaged"),
+    "cut.npy": (saved(IMAGES)[:800], "truncated"),
+    "longer.npy": (saved(IMAGES) + b"more", "truncated or damaged"),
     "flipped_header.npy": (flipped(saved(IMAGES), 12), "cannot be read"),
-    "huge.npy": (header((10**12, 1, 6, 5)), "cut off"),
-    "huge.npz": (packed("x.npy", header((10**12, 1, 6, 5))), "cut off"),
+    "huge.npy": (header((10**12, 1, 6, 5)), "truncated"),
+    "huge.npz": (packed("x.npy", header((10**12, 1, 6, 5))), "truncated"),
     "objects.npy": (saved(np.array([{}])), "object"),
     "objects.npz": (saved(np.array([{}]), np.savez), "object"),
-    "other.npz": (packed("y.npy", saved(IMAGES)), "no array named x, but y"),
-    "nothing.npz": (packed("x.txt", ""), "no array named x, but x.txt"),
+    "other.npz": (packed("y.npy", saved(IMAGES)), "must hold an array named x, got y"),
+    "nothing.npz": (packed("x.txt", ""), "must hold an array named x, got x.txt"),
     "words.npy": (saved(np.array(["a"])), "numbers"),
     "complex.npy": (saved(np.zeros((1, 1, 6, 5), complex)), "numbers"),
     "records.npy": (saved(np.zeros(3, [("a", float)])), "numbers"),
@@ -168,7 +168,7 @@ DAMAGED = {
     "nan.npy": (saved(np.full((1, 1, 4, 4), np.nan)), "not finite"),
     "infinite.npz": (saved(np.full((1, 1, 4, 4), np.inf), np.savez), "not finite"),
     "too_large.npy": (saved(np.full((1, 1, 4, 4), 1e300)), "not finite"),
-    "bytes_as_floats.npy": (saved(np.full((1, 1, 4, 4), 200.0)), "images are [0, 1]"),
+    "bytes_as_floats.npy": (saved(np.full((1, 1, 4, 4), 200.0)), "images must be in [0, 1]"),
 }
 
 
@@ -203,7 +203,7 @@ def test_a_pipe_among_pictures_is_not_opened(tmp_path):
 def test_more_than_the_memory_is_not_read(tmp_path, monkeypatch):
     np.save(tmp_path / "x.npy", IMAGES)
     monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size - 1)
-    assert "more than this machine's memory" in refusal(tmp_path / "x.npy")
+    assert "must fit in the memory of this machine" in refusal(tmp_path / "x.npy")
     monkeypatch.setattr(sample_files, "memory", lambda: 5 * IMAGES.size)
     assert len(read_samples(tmp_path / "x.npy", GRAY)) == 40
 
@@ -217,17 +217,17 @@ def test_what_is_no_file_of_samples(tmp_path):
     os.mkfifo(tmp_path / "pipe.npy")
     for name, said in (
         ("nowhere.png", "does not exist"),
-        ("empty", "holds no picture"),
+        ("empty", "must hold pictures"),
         ("arrays.npy", "cannot be read"),
-        ("two", "b.png is 4 x 5, but a.png 4 x 4"),
-        ("pipe.npy", "neither a file nor a folder"),
+        ("two", "got 4 x 5 for b.png and 4 x 4 for a.png"),
+        ("pipe.npy", "must be a file or a folder"),
     ):
         message = refusal(tmp_path / name)
         assert said in message and message.startswith(f"input={tmp_path / name}")
-    assert "data of 2 channels are read from .npy" in refusal(tmp_path / "two", (2, 4, 4))
+    assert "must be a .npy or .npz file, since the samples have 2 channels" in refusal(tmp_path / "two", (2, 4, 4))
 
 
 def test_signals_are_no_pictures(tmp_path):
     Image.fromarray(pixels(4, 4)).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"signals and points are read from \.npy"):
+    with pytest.raises(UserError, match=r"must be a \.npy or \.npz file, since the samples are not images"):
         read_samples(tmp_path / "a.png", SIGNAL)
