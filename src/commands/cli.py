@@ -155,6 +155,8 @@ def suggest_key(name: str, config_name: str) -> str:
     groups = [p.name for p in CONF.iterdir() if p.is_dir() and re.search(rf"^  - {p.name}:", text, re.M)]
     keys = [*config_keys(config_name), *groups]
     parent, _, leaf = name.rpartition(".")
+    if name in keys:
+        return f" Another override removes {parent}"
     beside = [k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent]
     beside = [k for k in beside if k[0] != "_"]
     if beside:

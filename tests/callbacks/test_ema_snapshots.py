@@ -118,5 +118,5 @@ def test_a_full_disk_is_said_in_one_line(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("arguments", [{"count": 0}, {"every_n_steps": 0}])
 def test_refuses(arguments):
-    with pytest.raises(ValueError, match="at least 1"):
+    with pytest.raises(ValueError, match="must be >= 1"):
         EMASnapshots("x", **arguments)

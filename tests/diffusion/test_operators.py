@@ -113,5 +113,5 @@ def test_what_a_strong_blur_hides_is_not_enlarged():
 
 @pytest.mark.parametrize("make", [lambda: Downsample(0), lambda: Blur(0.0), lambda: Blur(-1.0)])
 def test_impossible_values(make):
-    with pytest.raises(ValueError, match=r"at least 1|above 0"):
+    with pytest.raises(ValueError, match="must be"):
         make()

@@ -123,4 +123,4 @@ def test_jobs_as_tasks_of_ray(tmp_path):
 def test_slurm_where_there_is_none_is_refused(command, tmp_path):
     pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
     done = command("train", *JOBS, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=slurm")
-    assert done.code == 1 and "no srun; sweep.dry_run=true shows" in done.error
+    assert done.code == 1 and "srun is not found" in done.error and "sweep.dry_run=true" in done.error

@@ -85,6 +85,10 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
             ["parameterization=eps", "schedule=linear", "schedule.zero_terminal_snr=true"],
             ["parameterization=eps", "use parameterization=v"],
         ),
+        (
+            ["callbacks.sample_images.n=3"],
+            ["callbacks.sample_images.n", "Another override removes callbacks.sample_images"],
+        ),
         (["sampler=euler_maruyama", "schedule=flow"], ["sampler", "euler_maruyama", "use sampler=ddpm"]),
         (
             ["loss=mse", "variance=learned_range"],

@@ -65,7 +65,7 @@ def test_a_failed_requeue_is_said(tmp_path, monkeypatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     words = [*LONG, f"paths.outputs={tmp_path}"]
     stopped = forked(*words, kill_when=goes_on_from(tmp_path, 0), number=signal.SIGUSR1)
-    assert "SLURM did not take job 4711 back" in stopped.stderr and len(runs(tmp_path)) == 1
+    assert "SLURM did not requeue job 4711" in stopped.stderr and len(runs(tmp_path)) == 1
 
 
 def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
@@ -81,7 +81,7 @@ def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
     assert done.returncode == 0 and runs(outputs) == [first, other], done.stderr
     assert_same_run(whole, first)
     again = forked(*here)
-    assert again.returncode == 0 and f"{first} is finished already" in again.stderr
+    assert again.returncode == 0 and f"{first} is already finished" in again.stderr
     assert runs(outputs) == [first, other]
 
 

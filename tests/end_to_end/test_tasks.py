@@ -222,7 +222,7 @@ def files(tmp_path) -> Path:
         (["task=sdedit", "input=test", "task.t_start=2"], ["task.t_start must be in (0, 1], got 2"]),
         (["task=denoise", "input=test"], ["task.noise_std="]),
         (["task=denoise", "input=test", "task.noise_std=-1"], ["task.noise_std must be > 0, got -1"]),
-        (["task=denoise", "input=test", "n=100000", "task.noise_std=0.1"], ["n=100000"]),
+        (["task=denoise", "input=test", "n=100000", "task.noise_std=0.1"], ["n must be <=", "got 100000"]),
         (
             ["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"],
             ["truth must hold as many samples as input, 1, got 2"],

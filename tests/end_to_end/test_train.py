@@ -97,7 +97,7 @@ def test_the_run_folder_holds_what_is_promised(finished):
 
 def test_the_summary_and_the_report_say_what_is_needed(finished):
     run, out = finished
-    for text in ("scikit-learn", "1 x 8 x 8", "parameters", "cosine(steps=1000", "cpu", "tensorboard --logdir"):
+    for text in ("scikit-learn", "1 x 8 x 8", "parameters", "CosineSchedule(steps=1000", "cpu", "tensorboard --logdir"):
         assert text in out, text
     assert f"python -m src.sample run={run}" in out
     assert f"python -m src.train resume={run}" in out

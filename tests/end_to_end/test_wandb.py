@@ -57,7 +57,7 @@ def test_an_offline_run_holds_metrics_pictures_config_and_checkpoints(command, t
     done = command(
         "train",
         *OFFLINE,
-        *(word for word in tiny if "pictures" not in word),
+        *(word for word in tiny if "sample_images" not in word),
         "callbacks.sample_images.every_n_steps=1",
         "logger.wandb.tags=[one,two]",
         f"hydra.run.dir={run}",

@@ -236,7 +236,7 @@ def test_mistakes_in_masks(name, tmp_path):
         (lambda: super_resolution(guided(), 1), (1, 4, 6), "task.factor must be >= 2 .*got 1"),
         (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run on 3 channels, but this one has 1"),
         (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run on"),
-        (lambda: deblur(guided(), 0), (1, 4, 6), "task: width is above 0, not 0"),
+        (lambda: deblur(guided(), 0), (1, 4, 6), "task: width must be > 0, got 0"),
         (lambda: deblur(guided()), (2,), "this one was trained on points"),
     ],
 )
