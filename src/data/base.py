@@ -17,25 +17,25 @@ from src.utils.units import Kind, kind_of, to_units
 
 
 class DataModule(pl.LightningDataModule):
-    """Base of all data. A new one sets `train_set`, `val_set` and `source` in `load`.
+    """Base class of all data; a subclass sets `train_set`, `val_set` and `source` in `load`.
 
     Attributes:
         channels, size: shape of a sample, (C, *S).
-        num_classes: number of labels; 0 where there are none.
+        num_classes: number of classes; 0 for data without labels.
         kind: points, signals, images, fields or volumes. Samples with two axes are fields unless their class says
             `kind = "images"`: those lie in [-1, 1], and are shown, kept and compared in [0, 1].
-        shards, shuffle_window: of the training samples, see `shuffled_order`; set in `load` for data that are slow to
-            read at random.
-        source: where the data came from, a line for the summary; set in `load`.
-        warning: what the user must know of the data, or None; set in `load`.
-        position: the (epoch, batch) at which training begins; set where a run is resumed.
-        repeat: whether every epoch has the order and the augmentation of the first.
+        shards, shuffle_window: shuffling of the training samples, see `shuffled_order`; set in `load` for data that
+            are slow to read at random.
+        source: origin of the data, one line for the summary; set in `load`.
+        warning: a warning for the user, or None; set in `load`.
+        position: the (epoch, batch) at which training begins; set when a run is resumed.
+        repeat: True to give every epoch the order and the augmentation of the first.
 
     Args:
         channels, size, num_classes: as above.
-        batch_size: size of a global batch, shared out among the processes.
+        batch_size: size of a global batch, divided among the processes.
         num_workers: processes that load batches; 0 loads them in the training process, best for data in memory.
-        seed: of order, split and augmentation.
+        seed: seed of order, split and augmentation.
     """
 
     train_set: BatchDataset
@@ -82,13 +82,13 @@ class DataModule(pl.LightningDataModule):
     def identity(self) -> dict[str, Any]:
         """A fingerprint of the data, independent of where they are stored: a run resumes with the same data only.
 
-        The numbers of samples and the means of some; data from files may add more.
+        It holds the numbers of samples and the means of some; data from files may add more.
         """
         parts = {"training samples": self.train_set, "validation samples": self.val_set}
         return {name: len(part) for name, part in parts.items()} | self.contents()
 
     def contents(self) -> dict[str, Any]:
-        """The parts of `identity` beside the numbers, by a name that reads well after "other"."""
+        """The parts of `identity` other than the numbers; messages put the word "other" before each name."""
         return {"values in them": some_samples(self.train_set) + some_samples(self.val_set)}
 
     def warn(self, text: str) -> None:
@@ -107,40 +107,42 @@ class DataModule(pl.LightningDataModule):
 
     @property
     def train_batches(self) -> int:
-        """Global batches in an epoch."""
+        """The number of global batches in an epoch."""
         return len(self.train_set) // self.batch_size
 
     def val_batch_size(self, batch: int) -> int:
-        """Size of a global batch of the validation data, of which the last may be smaller."""
+        """The size of a global batch of the validation data; the last may be smaller."""
         return min(self.batch_size, len(self.val_set) - batch * self.batch_size)
 
     def check_batch_size(self, world_size: int) -> None:
-        """Refuse a batch size that the data, where they are loaded, or the processes cannot fill.
+        """Check that the processes, and the data if they are loaded, can fill the batches.
 
         Raises:
-            UserError: naming a size that fits.
+            UserError: if they cannot; the message names a size that fits.
         """
         if self.batch_size < 1 or self.batch_size % world_size:
             fitting = max(1, round(self.batch_size / world_size)) * world_size
             raise UserError(
-                f"data.batch_size={self.batch_size}, the global batch, cannot be shared out evenly among {world_size} "
-                f"processes; use {fitting}"
+                f"data.batch_size, the global batch, must be a positive multiple of the {world_size} processes, got "
+                f"{self.batch_size}; use {fitting}"
             )
         if self.loaded and len(self.train_set) < self.batch_size:
             n = len(self.train_set)
-            raise UserError(f"data.batch_size={self.batch_size} is more than the {n} training samples; use at most {n}")
+            raise UserError(
+                f"data.batch_size must be at most {n}, the number of training samples, got {self.batch_size}"
+            )
 
     def check_samples(self) -> None:
-        """Look at the first training and validation samples before anything is trained on them.
+        """Check the first training and validation samples before the training.
 
         Raises:
-            UserError: where they are no finite floats of the stated shape, images outside [-1, 1], or labels that do
-                not fit num_classes.
+            UserError: if they are not finite floats of the stated shape, images are outside [-1, 1], or labels do not
+                fit num_classes.
         """
         name = type(self).__name__
         for part, data in {"train_set": self.train_set, "val_set": self.val_set}.items():
             if not len(data):
-                raise UserError(f"data: {name}.{part} is empty")
+                raise UserError(f"data: {name}.{part} must not be empty; give at least one sample")
             batch = data[0, torch.arange(min(8, len(data)))]
             x, label = batch["x"], batch.get("label")
             if not x.is_floating_point() or x.shape[1:] != self.shape:
@@ -149,7 +151,9 @@ class DataModule(pl.LightningDataModule):
                     f"data.channels and data.size say, got {x.dtype} of shape {tuple(x.shape)}"
                 )
             if not x.isfinite().all():
-                raise UserError(f"data: {name}.{part} has values that are not finite; remove or replace them")
+                raise UserError(
+                    f"data: {name}.{part} must be finite, got NaN or infinity; remove or replace these values"
+                )
             if self.kind == "images" and x.abs().max() > 1.001:
                 raise UserError(
                     f"data: images must lie in [-1, 1], but {name}.{part} reaches {x.abs().max():.3g}; scale them, or "
@@ -162,7 +166,7 @@ class DataModule(pl.LightningDataModule):
                 )
 
     def to_units(self, x: Tensor, clip: bool = True) -> Tensor:
-        """From the units of the model to the data's own: images to [0, 1], all else as it is."""
+        """Convert from the units of the model to those of the data: images to [0, 1], all else unchanged."""
         return to_units(x, self.kind, clip)
 
     def train_dataloader(self) -> DataLoader:

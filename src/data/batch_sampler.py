@@ -30,18 +30,18 @@ class EpochBatchSampler(Sampler[tuple[int, Tensor]]):
     """The batches of an epoch, as (epoch, indices): this process's share of each global batch.
 
     Shuffled, the order is a function of (seed, epoch) and incomplete batches are left out; otherwise samples come in
-    order and the last batch may be smaller. `start` batches are skipped in the first epoch walked, which is how a
-    resumed run goes on in mid-epoch.
+    order and the last batch may be smaller. The first `start` batches of the first epoch are
+    skipped, so that a resumed run continues within an epoch.
 
     Args:
-        n: samples in the data set.
+        n: number of samples in the data set.
         batch_size: size of a global batch, over all processes.
-        shuffle: whether to shuffle.
-        seed: of the order.
-        rank, world_size: this process and how many there are; it takes every world_size-th sample.
-        epoch, start: where to begin.
+        shuffle: True to shuffle.
+        seed: seed of the order.
+        rank, world_size: this process and their number; it takes every world_size-th sample.
+        epoch, start: the epoch and the batch at which to begin.
         shards, shuffle_window: see `shuffled_order`, for data that should not be read at random.
-        repeat: give every epoch the order and the augmentation of the first.
+        repeat: True to give every epoch the order and the augmentation of the first.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class EpochBatchSampler(Sampler[tuple[int, Tensor]]):
         self.shards, self.shuffle_window, self.repeat = shards, shuffle_window, repeat
 
     def set_epoch(self, epoch: int) -> None:
-        """Called by Lightning before each epoch."""
+        """Set the epoch; Lightning calls this before each one."""
         self.epoch = epoch
 
     def __len__(self) -> int:

@@ -1,4 +1,4 @@
-"""The 8×8 digits that scikit-learn carries: real images, without a download."""
+"""The 8×8 digits of scikit-learn: real images without a download."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -16,15 +16,15 @@ from src.utils.units import Kind
 class Digits(DataModule):
     """1,797 handwritten digits of 8×8 pixels; values 0 to 16 are scaled to [-1, 1].
 
-    Samples: float32 (1, 8, 8) and labels 0 to 9. The split is the same whatever the seed, so that runs compare.
+    Samples: float32 (1, 8, 8) and labels 0 to 9. The split does not depend on the seed, so that runs are comparable.
 
     Args:
-        val_fraction: share of the digits for validation.
+        val_fraction: fraction of the digits for validation.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes is 10, or 0 to ignore
             the labels.
 
     Raises:
-        UserError: for another shape or number of classes.
+        UserError: if the shape or the number of classes is another.
 
     Source: Alpaydin, Kaynak 1998, Optical Recognition of Handwritten Digits, UCI (test part).
     """

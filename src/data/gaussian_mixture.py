@@ -1,4 +1,4 @@
-"""Points of the plane from a Gaussian mixture: data whose density, and so whose best denoiser, is known."""
+"""Points in the plane from a Gaussian mixture, whose density and optimal denoiser are known."""
 
 from collections.abc import Sequence
 from math import isfinite, log, pi
@@ -21,8 +21,9 @@ class GaussianMixture(DataModule):
     .. math:: p(x) = \sum_{k=0}^{K-1} w_k\, N(x;\, \mu_k,\, s^2 I), \quad
               \mu_k = r\, (\cos 2 \pi k / K,\ \sin 2 \pi k / K)
 
-    Samples: float32 (2,), for S is empty, and labels k. With equal weights and K > 2 each axis has mean 0 and variance
-    r^2 / 2 + s^2, by default 1. The points leave [-1, 1]: samplers clip them at 2 (clip.bound=2) or not (clip=none).
+    Samples: float32 (2,), since S is empty, and labels k. With equal weights and K > 2 each axis has mean 0 and
+    variance r^2 / 2 + s^2, by default 1. The points exceed [-1, 1]: clip samples at 2 (clip.bound=2) or not at all
+    (clip=none).
 
     Attributes:
         means: mu, (K, 2) float64.
@@ -30,17 +31,17 @@ class GaussianMixture(DataModule):
         std: s.
 
     Args:
-        n: how many points.
-        val_fraction: share of them for validation.
+        n: number of points.
+        val_fraction: fraction of them for validation.
         modes: K.
         radius: r.
         std: s.
-        weights: K numbers above 0 in proportion to w, as in [2, 1, 1]; None for equal ones.
+        weights: K numbers > 0 in proportion to w, such as [2, 1, 1]; None for equal weights.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 2, size is empty,
-            num_classes is K, or 0 to leave the labels out. The seed also draws the points.
+            num_classes is K, or 0 to ignore the labels. The seed also draws the points.
 
     Raises:
-        UserError: where a value is impossible.
+        UserError: if a value is out of its range.
 
     Source: the ring of eight as in Metz et al. 2017, arXiv:1611.02163.
     """
@@ -74,7 +75,7 @@ class GaussianMixture(DataModule):
         if num_classes not in (0, modes):
             raise UserError(
                 f"data.num_classes={num_classes}, but the labels are the {modes} modes; "
-                f"set data.num_classes={modes}, or 0 to leave the labels out"
+                f"set data.num_classes={modes}, or 0 to ignore the labels"
             )
         self.n, self.n_val, self.modes, self.std = n, val_count(n, val_fraction), modes, std
         angle = 2 * pi * torch.arange(modes, dtype=torch.float64) / modes
@@ -82,7 +83,7 @@ class GaussianMixture(DataModule):
         self.weights = _shares(weights, modes)
 
     def log_density(self, x: Tensor) -> Tensor:
-        """log p(x) of points (B, 2): (B,), in float64."""
+        """Compute log p(x) of points (B, 2): (B,), float64."""
         squares = (x.double()[:, None] - self.means).square().sum(-1)
         log_parts = self.weights.log() - squares / (2 * self.std**2) - log(2 * pi * self.std**2)
         return log_parts.logsumexp(1)
@@ -97,7 +98,7 @@ class GaussianMixture(DataModule):
         self.source = f"{len(train):,} train / {len(val):,} validation points from {gaussians}, drawn"
 
     def _draw(self) -> tuple[Tensor, Tensor]:
-        """All points (n, 2), and their modes (n,)."""
+        """Draw all points (n, 2) and their modes (n,)."""
         draws = generator(self.seed, "mixture")
         label = torch.multinomial(self.weights, self.n, replacement=True, generator=draws)
         noise = torch.randn(self.n, 2, dtype=torch.float64, generator=draws)
@@ -109,8 +110,8 @@ def _shares(weights: Sequence[float] | None, modes: int) -> Tensor:
     given = [1.0] * modes if weights is None else list(weights)
     if len(given) != modes or not all(isfinite(w) and w > 0 for w in given):
         raise UserError(
-            f"data.weights={given} are no weights of {modes} modes; "
-            f"give {modes} numbers above 0, or null for equal ones"
+            f"data.weights must be {modes} finite numbers > 0, one per mode, got {given}; set data.weights=null for "
+            "equal weights"
         )
     shares = torch.tensor(given, dtype=torch.float64)
     return shares / shares.sum()

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: finding, reading, checking and downloading them."""
+"""Find, read, check and download IDX files, the format of MNIST."""
 
 import gzip
 import time
@@ -24,29 +24,29 @@ from src.utils.budget import FREE, TIMES, check_expansion
 from src.utils.errors import UserError
 
 LARGEST = 1 << 30  # bytes of a download
-UBYTE = 8  # the code of the only type of number that these data sets use
+UBYTE = 8  # the type code of unsigned bytes, the only type in these data sets
 
 
 class DownloadError(Exception):
-    """No mirror gave the file; the message says why, mirror by mirror."""
+    """A failure of all mirrors; the message gives the reason for each."""
 
 
 def find(name: str, folders: Sequence[Path]) -> Path | None:
-    """The first of NAME and NAME.gz in the folders, or None."""
+    """Find the first of NAME and NAME.gz in the folders; None if there is none."""
     candidates = (folder / (name + ending) for folder in folders for ending in ("", ".gz"))
     return next((path for path in candidates if path.is_file()), None)
 
 
 def read(path: Path, axes: int, checksum: str | None = None) -> Tensor:
-    """The array of unsigned bytes in an IDX file, plain or gzipped.
+    """Read the array of unsigned bytes in an IDX file, plain or gzipped.
 
     Args:
-        path: of the file; it is unpacked where its name ends in .gz.
-        axes: how many axes it must have: 3 for images (N, H, W), 1 for labels (N,).
+        path: path of the file, which is unpacked if its name ends in .gz.
+        axes: required number of axes: 3 for images (N, H, W), 1 for labels (N,).
         checksum: SHA-256 of its unpacked content, checked unless None.
 
     Raises:
-        UserError: naming the file, where its type, length or checksum is wrong.
+        UserError: if its type, length or checksum is wrong; the message names the file.
     """
     try:
         with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
@@ -55,7 +55,7 @@ def read(path: Path, axes: int, checksum: str | None = None) -> Tensor:
         raise UserError(f"{path} cannot be read ({error}); delete it to have it downloaded again") from error
     if checksum and sha256(content).hexdigest() != checksum:
         raise UserError(
-            f"{path} is not the file expected: its unpacked content has another SHA-256 than data.sha256; "
+            f"the unpacked content of {path} must have the SHA-256 of data.sha256, got another; "
             "delete it to have it downloaded again, or set data.sha256=null to accept it"
         )
     shape = _shape(content, axes)
@@ -63,20 +63,20 @@ def read(path: Path, axes: int, checksum: str | None = None) -> Tensor:
 
 
 def _shape(header: bytes | bytearray, axes: int) -> list[int]:
-    """The length of each axis, in four bytes, high byte first, behind 0, 0, the type and the number of axes."""
+    """Read the length of each axis: big-endian, four bytes each, after 0, 0, the type and the number of axes."""
     return np.frombuffer(header, ">u4", axes, offset=4).tolist()
 
 
 def _read(file: BinaryIO, axes: int, path: Path) -> bytearray:
-    """The unpacked content, of which no more is read than its header promises, nor than a file of its size can hold."""
+    """Read the unpacked content, at most as much as the header states and a file of its size can hold."""
     header = file.read(4 + 4 * axes)
     if len(header) < 4 + 4 * axes:
         raise UserError(f"{path} is truncated: {len(header)} bytes; delete it to have it downloaded again")
     if header[:4] != bytes([0, 0, UBYTE, axes]):
         magic, wanted = int.from_bytes(header[:4], "big"), 256 * UBYTE + axes
         raise UserError(
-            f"{path} is no IDX file of {axes} axes of bytes: its magic number is {magic}, not {wanted}; "
-            "check which files data.files names"
+            f"{path} must be an IDX file of bytes with {axes} axes, magic number {wanted}, got {magic}; "
+            "check the names in data.files"
         )
     n, promised = len(header), len(header) + prod(_shape(header, axes))
     size = path.stat().st_size
@@ -96,7 +96,7 @@ def _read(file: BinaryIO, axes: int, path: Path) -> bytearray:
 
 def _damaged(path: Path, there: str, promised: int) -> UserError:
     return UserError(
-        f"{path} is truncated or damaged: {there} bytes where its header promises {promised:,}; "
+        f"{path} is truncated or damaged: its header states {promised:,} bytes, got {there}; "
         "delete it to have it downloaded again"
     )
 
@@ -110,21 +110,21 @@ def download(
     timeout: float = 10.0,
     pause: float = 1.0,
 ) -> None:
-    """Put NAME, unpacked, into the folder, from the first mirror that gives NAME.gz whole.
+    """Download NAME.gz from the first mirror that has it intact, and write it to the folder as NAME, unpacked.
 
-    The file appears under its name only when it is complete and checked.
+    The file is written atomically, after its content is checked.
 
     Args:
-        name: of the unpacked file.
-        mirrors: addresses of folders, tried in turn.
-        folder: made if it is not there.
+        name: name of the unpacked file.
+        mirrors: URLs of folders, tried in turn.
+        folder: created if it does not exist.
         checksum: SHA-256 of the unpacked content, checked unless None.
-        tries: rounds over the mirrors; one that answers that it has no such file is asked once.
-        timeout: seconds without an answer after which a mirror is given up.
+        tries: rounds over the mirrors; one that does not have the file (HTTP 4xx) is asked once.
+        timeout: seconds to wait for a response.
         pause: seconds between the rounds.
 
     Raises:
-        DownloadError: where no mirror gave the file, or it cannot be written.
+        DownloadError: if no mirror has the file intact, or it cannot be written.
     """
     problems: dict[str, str] = {}
     mirrors = list(mirrors)
@@ -147,7 +147,7 @@ def download(
 
 
 def _unpack(packed: bytes) -> bytes:
-    """The content of a gzip file, unless it is far more than any of real data."""
+    """Unpack a gzip file; ValueError if its content is far larger than that of real data."""
     most = max(FREE, TIMES * len(packed))
     with gzip.open(BytesIO(packed)) as file:
         content = file.read(most + 1)

@@ -1,4 +1,4 @@
-"""Where image files lie: in the folders below another one, or in zip and tar archives."""
+"""Lists of image files, in a tree of folders or in zip and tar archives."""
 
 import os
 import zlib
@@ -16,23 +16,23 @@ from src.data.names import part_of
 from src.utils.budget import LARGEST_IMAGE
 from src.utils.errors import UserError
 
-AHEAD = 1 << 20  # bytes that the system is asked for at a time
+AHEAD = 1 << 20  # bytes per request for read-ahead
 LARGEST = 4 << 30  # bytes of an archive that is read from end to end; a larger one would not stay in memory
 
 
 @dataclass
 class Files:
-    """Images in a folder; a million of them in a few tensors, which processes can share and a file can keep.
+    """The images in a folder, as a few tensors, so that a million of them can be shared by processes and saved.
 
     Args:
         root: the folder.
-        folders: those that images lie in, relative, sorted, with a slash at the end; "" is the root itself.
-        folder: (N,) the number of each image's folder.
-        text, ends: names in their folders, in UTF-8, all in one (bytes,) uint8; and where each (N,) ends in it.
-        stamps: of all that was looked through, to see whether it has changed.
-        label: (N,) int64, the classes that an archive gives by itself, or None.
-        complaints: of the images that cannot be read; None before they have been looked at.
-        passed_over: what lies beside the images and is not used, in words.
+        folders: the folders with images, relative, sorted, with a slash at the end; "" is the root itself.
+        folder: (N,) index of each image's folder.
+        text, ends: file names in UTF-8, concatenated as (bytes,) uint8, and the end of each in it, (N,).
+        stamps: modification time and size of each folder and archive scanned, by path, to detect changes.
+        label: (N,) int64, the classes stored in an archive, or None.
+        complaints: errors of unreadable images by index; None before the images are checked.
+        passed_over: unused files beside the images, as text.
     """
 
     root: str
@@ -49,12 +49,12 @@ class Files:
         return len(self.ends)
 
     def name(self, i: int) -> str:
-        """Relative, with forward slashes."""
+        """The path of image i relative to the root, with forward slashes."""
         start = int(self.ends[i - 1]) if i else 0
         return self.folders[int(self.folder[i])] + os.fsdecode(self.text[start : int(self.ends[i])].numpy().tobytes())
 
     def open(self, i: int, most: int | None = None) -> BinaryIO:
-        """An image, or no more than what is asked for of its first bytes, where that saves time."""
+        """Open image i; only its first `most` bytes are needed, if given."""
         file = (Path(self.root) / self.name(i)).open("rb")
         size = os.fstat(file.fileno()).st_size
         if size > LARGEST_IMAGE:
@@ -63,17 +63,17 @@ class Files:
         return file
 
     def archive(self, indices: Tensor) -> Tensor | None:
-        """The number (N,) of the archive that each image lies in, or None."""
+        """The index (N,) of the archive of each image; None for files in folders."""
         return None
 
 
 @dataclass
 class ArchiveFiles(Files):
-    """Images in archives, which are read at the places where the images lie.
+    """The images in archives, which are read at stored offsets.
 
     Args:
-        archives: their names in the root.
-        where: (N, 4) int64: the number of the archive, offset and size in bytes, and, if deflated, the size unpacked.
+        archives: names of the archives in the root.
+        where: (N, 4) int64: index of the archive, offset and size in bytes, and the unpacked size, 0 if not deflated.
     """
 
     archives: list[str] = field(default_factory=list)
@@ -98,23 +98,23 @@ class ArchiveFiles(Files):
         return self.where[indices, 0]
 
     def read_ahead(self, i: int) -> None:
-        """Let the system read the archive of an image from end to end, if it is none of the last ones."""
+        """Ask the system to read the whole archive of image i ahead, unless this was done recently."""
         _read_ahead(f"{self.root}/{self.archives[int(self.where[i, 0])]}")
 
 
 @lru_cache(maxsize=64)
 def _read_ahead(path: str) -> None:
-    """Images are then picked from memory, so that disks need not seek."""
+    """Read a file ahead into the page cache, so that reading images at random needs no seeks."""
     size = Path(path).stat().st_size
     if not hasattr(os, "posix_fadvise") or size > LARGEST:
         return
     with FileIO(path) as file:
-        for start in range(0, size, AHEAD):  # the system may cut longer wishes short
+        for start in range(0, size, AHEAD):  # the system may truncate longer requests
             os.posix_fadvise(file.fileno(), start, AHEAD, os.POSIX_FADV_WILLNEED)
 
 
 def entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
-    """What an entry is, or leads to; a broken link counts as a file, which then cannot be read."""
+    """The kind of an entry or of the target of a link; a broken link counts as a file, which is unreadable."""
     try:
         if entry.is_dir():
             return "folder"
@@ -124,7 +124,7 @@ def entry_kind(entry: os.DirEntry[str]) -> Literal["folder", "file", "other"]:
 
 
 def split_names(names: Sequence[str]) -> tuple[list[str], Tensor, Tensor, Tensor]:
-    """The folders, folder, text and ends of Files."""
+    """Split relative paths into the fields folders, folder, text and ends of `Files`."""
     cuts = [name.rfind("/") + 1 for name in names]
     folder_of = [name[:cut] for name, cut in zip(names, cuts, strict=True)]
     folders = sorted(set(folder_of))
@@ -140,9 +140,9 @@ class Subset:
     """Some of the images of a folder or archive.
 
     Args:
-        files: where they lie.
-        indices: which, (N,) int64.
-        prefix: what the folders of all begin with that says nothing of the image, such as "cifar/train/".
+        files: all images.
+        indices: (N,) int64, the selected ones.
+        prefix: common prefix of their folders, which is ignored, such as "cifar/train/".
     """
 
     files: Files
@@ -151,14 +151,14 @@ class Subset:
 
     @classmethod
     def of(cls, files: Files) -> "Subset":
-        """All of them."""
+        """Select all images."""
         return cls(files, torch.arange(len(files)))
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def tops(self) -> tuple[list[str], Tensor]:
-        """The top-level folders below the prefix, sorted, and the number (N,) of each image's; "" stands for none."""
+        """The top-level folders below the prefix, sorted, "" for none, and the index (N,) of each image's folder."""
         inner = {i: self.files.folders[i].removeprefix(self.prefix).split("/")[0] for i in self._used()}
         names = sorted(set(inner.values()))
         number = {name: i for i, name in enumerate(names)}
@@ -166,23 +166,23 @@ class Subset:
         return names, of_folder[self.files.folder[self.indices]]
 
     def _used(self) -> list[int]:
-        """The numbers of the folders that these images lie in."""
+        """The indices of the folders of these images."""
         return self.files.folder[self.indices].unique().tolist()
 
     def below(self, folder: str) -> "Subset":
-        """The images in one of the top-level folders."""
+        """Select the images in a top-level folder."""
         prefix = f"{self.prefix}{folder}/"
         inside = torch.tensor([name.startswith(prefix) for name in self.files.folders])
         return Subset(self.files, self.indices[inside[self.files.folder[self.indices]]], prefix)
 
     def only(self, chosen: Tensor) -> "Subset":
-        """The images at the places (n,) among these."""
+        """Select by position (n,) among these images."""
         return Subset(self.files, self.indices[chosen], self.prefix)
 
     def unwrapped(self, keep: Iterable[str] = ()) -> "Subset":
-        """The same images, seen from inside a folder around all of them, such as archives tend to have.
+        """Add to the prefix the folders that contain all images, such as the single top folder of an archive.
 
-        A folder with nothing but images in it is not looked through, nor is one of those to keep.
+        Folders that contain images directly, or are in `keep`, are not added.
         """
         inner = [self.files.folders[i].removeprefix(self.prefix).split("/")[:-1] for i in self._used()]
         first, last, depth = min(inner), max(inner), max(map(len, inner))
@@ -192,9 +192,13 @@ class Subset:
         return Subset(self.files, self.indices, self.prefix + "".join(f"{name}/" for name in first[:around]))
 
     def split(self) -> tuple["Subset", "Subset", str] | None:
-        """Training and validation images, where top-level folders are named so, and which others are not used.
+        """Split by the names of top-level folders; None if none are named for training and validation.
 
-        Test images are for validation where there are no others, and are not used otherwise.
+        Returns training images, validation images and the unused folders as text. Test images serve as validation
+        images if there are no others.
+
+        Raises:
+            UserError: if several folders are named for the same part.
         """
         tops, top = self.tops()
         named: dict[str | None, list[str]] = {}
@@ -206,7 +210,7 @@ class Subset:
         for part in chosen:
             if len(named[part]) > 1:
                 raise UserError(
-                    f"{self.files.root}/{self.prefix} has {len(named[part])} folders for one part of the data, "
+                    f"{self.files.root}/{self.prefix} must have one folder for {part}, got {len(named[part])}, "
                     f"{' and '.join(named[part])}; set data.root and data.val_root to those to use, or rename one"
                 )
         counts = top.bincount(minlength=len(tops)).tolist()
@@ -219,6 +223,6 @@ class Subset:
         return self.below(train), self.below(val), others
 
     def held_out(self) -> list[str]:
-        """The folders of these images that are named as those of validation and test images are."""
+        """The folders of these images whose names suggest validation or test data."""
         inner = {self.files.folders[i].removeprefix(self.prefix) for i in self._used()}
         return sorted(name for name in inner if any(part_of(word) in ("val", "test") for word in name.split("/")))

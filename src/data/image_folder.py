@@ -26,29 +26,29 @@ from src.utils.units import Kind
 class ImageFolder(DataModule):
     """Image files of any format that Pillow reads, in a tree of folders, a zip file or tar shards.
 
-    Samples: (C, H, W) in [-1, 1]; labels count the sorted names of the top-level folders, `class_names`. Where these
-    are called train and val or test, in any of the usual ways, they are the two parts of the data, with the classes
-    below; where there are all three, test is not used. A folder around everything is looked through. Shards may give
-    labels as `cls` files instead. Images are decoded once into memory where they fit, by workers whenever they are
-    needed otherwise; either way the batches are the same.
+    Samples: (C, H, W) in [-1, 1]; the label is the index of the top-level folder in the sorted `class_names`. Top-level
+    folders with the usual names for train and val or test hold the two parts of the data, with the classes below
+    them; if there are all three, test is not used. A single folder around everything is skipped. Shards may give
+    labels as `cls` files instead. Images are decoded once into memory if they fit, else by workers on access; the
+    batches are the same either way.
 
     Args:
         root: folder, zip file or tar file, or many tar files: their folder, a/train-*.tar, or a/train-{000..099}.tar.
-        val_root: another one for validation; by default, what is found in root, or else a share of it.
-        val_fraction: that share, drawn by the seed.
-        resize: `crop` fills the size and cuts off what is left over, evenly; `stretch` changes the proportions.
+        val_root: the same for validation; by default the validation images in root, or else a fraction of all.
+        val_fraction: that fraction, drawn by the seed.
+        resize: `crop` fills the size and crops the rest evenly; `stretch` changes the proportions.
         flip: mirror training images left to right with probability one half.
-        cache_gb: memory to spend on decoded images, in GB per process of training; 0 always decodes anew.
-        max_unreadable: share of images that may be left out because they cannot be read.
-        shuffle_window: number of shards that are read and shuffled together, in an order that changes by the epoch; 0
-            shuffles all images.
-        index, rescan: folder for the lists of files, and whether to scan again; see FileIndex.
+        cache_gb: memory for decoded images, in GB per training process; 0 decodes on every access.
+        max_unreadable: largest fraction of unreadable images; up to it they are left out.
+        shuffle_window: number of shards that are shuffled together, in an order that changes each epoch; 0 shuffles
+            all images.
+        index, rescan: folder for the lists of files, and True to scan again; see FileIndex.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; channels is 1 or 3, size (H, W).
             num_classes is the number of class folders, or 0 to ignore them. num_workers 0 becomes the number of cores,
-            at most 8, where images are not in memory.
+            at most 8, if images are not in memory.
 
     Raises:
-        UserError: where there is nothing to read, too much is unreadable, or a setting does not fit the images.
+        UserError: if there are no images, too many are unreadable, or a setting does not fit the images.
     """
 
     kind: Kind = "images"
@@ -112,12 +112,12 @@ class ImageFolder(DataModule):
         self.train_set, self.val_set = train_set, val_set
 
     def contents(self) -> dict[str, Any]:
-        """Names and sizes of the files, which say it sooner than what is in them."""
+        """A hash of names and sizes of the files, which is faster to compute than one of their contents."""
         files = {id(part.files): part.files for part in self.parts}
         return {"files": digest(*map(digest_of_files, files.values()))}
 
     def _parts(self, root: str) -> tuple[Subset, Subset]:
-        """What to train on, whose folders name the classes, and what to validate on."""
+        """Find the training images, whose folders name the classes, and the validation images."""
         train = everything = Subset.of(find_images(root, "data.root", self.index)).unwrapped()
         given = everything.split()
         if given:
@@ -136,18 +136,18 @@ class ImageFolder(DataModule):
         return train.only(indices), train.only(val_indices)
 
     def _shuffled(self, part: Subset) -> Subset:
-        """The same images, shuffled, so that any first few of them are of all classes."""
+        """Shuffle the images, so that the first few are a sample of all classes."""
         return part.only(split(len(part), len(part), self.seed)[1])
 
     def _classes(self, train: Subset) -> list[str]:
-        """The names of the classes: of the folders, or the numbers that shards give."""
+        """The names of the classes: those of the folders, or the numbers in shards."""
         if train.files.label is None:
             return [printable(name) for name in train.tops()[0] if name]
         most = int(train.files.label[train.indices].max())
         if most >= max(CLASSES, len(train)):
             raise UserError(
-                f"{self.root} has a class {most:,}, but {len(train):,} images only; classes are counted 0, 1, 2, ..., "
-                f"and their numbers must be < {CLASSES:,} or the number of images"
+                f"classes in {self.root} must be numbered 0, 1, 2, ..., below {CLASSES:,} or the number of images, "
+                f"{len(train):,}, got {most:,}; renumber them"
             )
         return [str(i) for i in range(most + 1)]
 
@@ -161,7 +161,7 @@ class ImageFolder(DataModule):
             )
 
     def _read(self, part: Subset, root: str, cached: bool, training: bool) -> tuple[TensorSamples, Subset, list[str]]:
-        """The samples, the images that they are, and what is wrong with those that cannot be read."""
+        """Read a part: its samples, their images, and the errors of unreadable ones."""
         label = self._labels(part, root) if self.num_classes else None
         images = OnDisk(part, self.decoder, self.shape, ahead=training and self.shuffle_window > 0)
         x: Indexable
@@ -174,7 +174,7 @@ class ImageFolder(DataModule):
         return TensorSamples(x, label, self.flip and training, self.seed), part.only(good), bad
 
     def _look(self, part: Subset, root: str) -> tuple[Tensor, list[str]]:
-        """The places (n,) of the images whose head is good, and what is wrong with the others."""
+        """Find the positions (n,) of the images with a valid header, and the errors of the others."""
         files = part.files
         if files.complaints is None:
             files.complaints = find_unreadable(files)
@@ -183,7 +183,7 @@ class ImageFolder(DataModule):
         return (~damaged).nonzero()[:, 0], [files.complaints[i] for i in part.indices[damaged].tolist()]
 
     def _labels(self, part: Subset, root: str) -> Tensor:
-        """The class (N,) int64 of each image: the number that its shard gives, or that of its folder."""
+        """The class (N,) int64 of each image: the number in its shard, or the index of its folder."""
         if part.files.label is not None:
             label = part.files.label[part.indices]
             if int(label.max()) >= self.num_classes:
@@ -203,14 +203,14 @@ class ImageFolder(DataModule):
         return torch.tensor([self.class_names.index(name) for name in folders])[folder]
 
     def _remarks(self, train: Subset, val: Subset) -> Iterator[str]:
-        """What the user should know of how the data were understood."""
+        """Yield warnings about the interpretation of the files."""
         for root, files in {self.root: train.files, self.val_root or self.root: val.files}.items():
             if files.passed_over:
                 yield f"passed over in {root}: {files.passed_over}"
         if folders := train.held_out():
             more = f" and {len(folders) - 1:,} more folders" if folders[1:] else ""
             yield (
-                f"images of {folders[0]}{more} are trained on, named as if they were for validation or testing; "
+                f"training images include {folders[0]}{more}, whose name suggests validation or test data; "
                 "move them, or set data.root and data.val_root"
             )
         alike = Counter(name.lower() for name in self.class_names)
@@ -224,5 +224,5 @@ class ImageFolder(DataModule):
             f"{len(bad):,} of {n:,} images cannot be read: {', '.join(bad[:5])}{', ...' if len(bad) > 5 else ''}"
         )
         if len(bad) > self.max_unreadable * n:
-            raise UserError(f"{violation}; mend or remove them, or raise data.max_unreadable={self.max_unreadable}")
+            raise UserError(f"{violation}; repair or remove them, or raise data.max_unreadable={self.max_unreadable}")
         return f"{violation}; they are left out"

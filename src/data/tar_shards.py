@@ -1,7 +1,7 @@
-"""Tar shards as the library webdataset writes them: samples of files that share a key, such as 0001.jpg and 0001.cls.
+"""Tar shards in the format of webdataset: samples of files that share a key, such as 0001.jpg and 0001.cls.
 
-The library says which shards a pattern names. It would stream them, too, but in an order that depends on the number of
-processes, and from the start of a shard only. So it is noted where each image lies.
+The library expands patterns of shard names. It is not used to stream them, since its order depends on the number of
+processes and begins at the start of a shard only; instead the offset of each image is stored.
 """
 
 import os
@@ -26,33 +26,35 @@ from src.utils.images import ENDINGS, is_hidden, is_image
 
 TAR_ENDINGS = (".tar", ".tar.gz", ".tgz")
 BLOCK = 512  # bytes; a tar file ends with blocks of zeros
-HEADER = 1 << 20  # bytes that the name and so on of one member may have
+HEADER = 1 << 20  # largest size of the header of a member, in bytes
 
 
 def find_shards(path: Path, key: str) -> list[Path]:
-    """The tar files that a path names, as train-*.tar, train-{00..09}.tar, one or their folder; none for other paths.
+    """Find the tar files of a path: one file, train-*.tar, train-{00..09}.tar, or a folder; none for other paths.
 
     Raises:
-        UserError: where some do not exist, or the library is not there.
+        UserError: if some do not exist, or the library is not installed.
     """
     if path.is_dir():
         return _shards_in(path)
     if not path.name.endswith(TAR_ENDINGS):
         return []
     if re.match(r"\w\w+:", str(path)):
-        raise UserError(f"{key}={path} is no place on a disk; copy the shards to one")
+        raise UserError(f"{key} must be a path on a disk, got {path}; download the shards first")
     names = map(Path, _webdataset().shardlists.expand_urls(str(path)))
     paths = [p for name in names for p in (sorted(name.parent.glob(name.name)) if "*" in name.name else [name])]
     if not paths:
-        raise UserError(f"{key}={path} names no shard that exists; set {key} to tar files, or to a folder of them")
+        raise UserError(f"{key}={path} matches no file; set {key} to tar files, or to a folder of them")
     lacking = [path for path in paths if not path.is_file()]
     if lacking:
-        raise UserError(f"{key}={path}: of {len(paths)} shards {len(lacking)} do not exist, the first is {lacking[0]}")
+        raise UserError(
+            f"{key}={path}: {len(lacking)} of {len(paths)} shards do not exist, such as {lacking[0]}; add them"
+        )
     return paths
 
 
 def _shards_in(folder: Path) -> list[Path]:
-    """The tar files in a folder; none where images or folders lie beside them."""
+    """The tar files in a folder; none if it also contains images or folders."""
     found = []
     with os.scandir(folder) as entries:
         for entry in entries:
@@ -72,17 +74,19 @@ def _webdataset() -> Any:
 
 
 def scan_shards(paths: Sequence[Path], root: Path, key: str) -> ArchiveFiles:
-    """The images in tar shards, in their order; of several of one name in a shard the last, as when unpacked.
+    """Find the images in tar shards, in order; the last of several with one name in a shard, as when unpacked.
 
     Raises:
-        UserError: naming a shard that is damaged or holds no image, or an image without a label.
+        UserError: if a shard is damaged or has no image, or only some images have labels.
     """
     _webdataset()
-    listed = [root] if root.is_dir() else [root.parent] if "*" in root.name else []  # more may be added there
+    listed = (
+        [root] if root.is_dir() else [root.parent] if "*" in root.name else []
+    )  # a new shard there changes the folder
     stamps = {str(path.absolute()): mtime_and_size(path) for path in [*paths, *listed]}
     workers = min(cpus(), 8, len(paths)) if len(paths) > 1 else 0
     shards: list[_Shard] = []
-    with tqdm(total=len(paths), desc="Looking through the shards", delay=2, leave=False) as bar:
+    with tqdm(total=len(paths), desc="Scanning the shards", delay=2, leave=False) as bar:
         for shard in map_in_workers(_scan, paths, workers):
             if shard.wrong:
                 raise UserError(f"{key}: {paths[len(shards)]} {shard.wrong}")
@@ -95,7 +99,9 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> ArchiveFiles:
     lacking = (label < 0).nonzero()[:, 0].tolist()
     if 0 < len(lacking) < len(label):
         name = f"{paths[int(where[lacking[0], 0])].name}/{names[lacking[0]]}"
-        raise UserError(f"{key}: {len(lacking)} images have no .cls file, such as {name}, but others have; add them")
+        raise UserError(
+            f"{key}: all images or none must have a .cls file, but {len(lacking)} have none, such as {name}; add them"
+        )
     folder = os.path.commonpath([path.absolute().parent for path in paths])
     archives = [str(path.absolute().relative_to(folder)) for path in paths]
     beside = PassedOver()
@@ -108,7 +114,7 @@ def scan_shards(paths: Sequence[Path], root: Path, key: str) -> ArchiveFiles:
 
 
 def _prefixes(paths: Sequence[Path]) -> list[str]:
-    """The folder to see each shard in: its part of the data, where some are called train... and others val..."""
+    """The folder assigned to each shard: its part of the data, if the names of shards contain both train and val."""
     parts = [part_of_shard(path.name) for path in paths]
     split = "train" in parts and ("val" in parts or "test" in parts)
     return [f"{part or 'other'}/" if split else "" for part in parts]
@@ -116,7 +122,7 @@ def _prefixes(paths: Sequence[Path]) -> list[str]:
 
 @dataclass
 class _Shard:
-    """Contents of a shard: names of images, their rows of ArchiveFiles.where, labels or -1; or what is wrong."""
+    """The contents of a shard: names of images, their rows of ArchiveFiles.where, labels or -1; or the error."""
 
     names: list[str] = field(default_factory=list)
     where: Tensor = field(default_factory=lambda: torch.empty(0, 4, dtype=torch.int64))
@@ -126,7 +132,7 @@ class _Shard:
 
 
 class _Headers(FileIO):
-    """A tar file whose headers are read, and which refuses to read more than belongs to one."""
+    """A tar file that is read header by header; larger reads raise ReadError."""
 
     def read(self, size: int | None = -1, /) -> bytes:
         if size is None or not 0 <= size <= HEADER:
@@ -141,7 +147,7 @@ def _scan(path: Path) -> _Shard:
     try:
         with _Headers(path) as file, tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                cast(Any, tar).members.clear()  # which would all be kept otherwise
+                cast(Any, tar).members.clear()  # it would grow with every member
                 name = tidy(member.name)
                 if member.isdir() or any(map(is_hidden, name.split("/"))):
                     continue
@@ -157,7 +163,7 @@ def _scan(path: Path) -> _Shard:
                     beside.add(name)
             file.seek(tar.offset)
             if file.read(BLOCK) != bytes(BLOCK):
-                raise tarfile.ReadError("it breaks off")
+                raise tarfile.ReadError("it is truncated")
     except _NoClass as error:
         return _Shard(wrong=f"cannot be used: {error}")
     except Exception as error:  # damaged files raise anything
@@ -167,30 +173,30 @@ def _scan(path: Path) -> _Shard:
     rows = {name: row for name, row in found.items() if name not in fields}
     if not rows:
         others = f", but {beside}" if str(beside) else ""
-        return _Shard(wrong=f"holds no image{others}; files named KEY{', KEY'.join(ENDINGS)} are looked for")
+        return _Shard(wrong=f"holds no image{others}; add files named KEY{', KEY'.join(ENDINGS)}")
     label = [classes.get(name.rpartition(".")[0], classes.get(_key(name), -1)) for name in rows]
     return _Shard([*rows], torch.tensor([*rows.values()]), torch.tensor(label), beside=beside)
 
 
 def _key(name: str) -> str:
-    """What the files of a sample share in webdataset: all up to the first dot of the name without its folders."""
+    """The webdataset key of a file: its path up to the first dot of the file name."""
     folder, slash, file = name.rpartition("/")
     return folder + slash + file.partition(".")[0]
 
 
 def _further_fields(names: Iterable[str]) -> set[str]:
-    """Images such as 1.mask.png, where there is a 1.png; others with dots in their names are images by themselves."""
+    """Select images such as 1.mask.png beside 1.png; other names with dots are samples of their own."""
     dotted = {name for name in names if name.count(".", name.rfind("/") + 1) > 1}
     samples = {_key(name) for name in names if name not in dotted} if dotted else set()
     return {name for name in dotted if _key(name) in samples}
 
 
 class _NoClass(Exception):
-    """A file that should hold the number of a class does not."""
+    """A .cls file without a class number."""
 
 
 def _class(content: bytes, name: str) -> int:
     number = content.strip()
     if not number.isdigit() or len(number) > 18:
-        raise _NoClass(f"{name} holds no number of a class")
+        raise _NoClass(f"{name} must hold a class number")
     return int(number)

@@ -21,14 +21,16 @@ class _Calls(Dataset):
 
 def map_in_workers(work: Callable[[Any], Any], items: Sequence[Any], workers: int) -> Iterator[Any]:
     """Yield `work(item)` for each item, in order, computed by worker processes; by this process if `workers` is 0."""
-    # Its own generator, so that reading images does not move the global one.
+    # A separate generator, so that reading images does not advance the global one.
     draws = torch.Generator()
     yield from DataLoader(_Calls(work), batch_size=None, sampler=items, num_workers=workers, generator=draws)
 
 
 def outlive_signals(worker: int) -> None:
-    """Let a loader outlive the signals that stop its run, which terminals and clusters send to every process: the run
-    finishes its step and ends it. The second of a kind ends it at once.
+    """Ignore the first of each signal that stops a run, in a worker process of a data loader.
+
+    Terminals and clusters send it to every process; the run finishes its step and then ends the worker. A second
+    signal ends the worker at once.
     """
     for number in STOPPING:
         if signal.getsignal(number) != signal.SIG_IGN:
@@ -36,7 +38,7 @@ def outlive_signals(worker: int) -> None:
 
 
 def default_from_now(number: int, frame: Any) -> None:
-    """Ignore a signal once."""
+    """Ignore this signal, and restore the default action for the next."""
     signal.signal(number, signal.SIG_DFL)
 
 

@@ -86,7 +86,7 @@ class HalfLifeEMA(EMA):
 
     Args:
         model: the model to average; it is copied.
-        half_life: in samples.
+        half_life: half-life in samples.
         batch_size: samples per batch, over all processes.
         accumulate_grad_batches: batches per optimizer step; B is batch_size times this.
         rampup_ratio: the half-life is at most this fraction of the samples so far; None for no ramp-up.
@@ -124,7 +124,7 @@ class PowerFunctionEMA(EMA):
               d = (1 - 1/\text{step})^{\gamma + 1}
 
     With weights that change at optimizer steps only, d makes this exact. `model` is the average of the first width,
-    `others` are those of the rest. `reconstruct` makes the average of any width from snapshots along the run.
+    `others` those of the other widths. `reconstruct` computes the average of any width from snapshots along the run.
 
     Args:
         model: the model to average; it is copied.
@@ -174,7 +174,7 @@ def std_to_exp(sigma_rel: float) -> float:
     Viète's formula, is the one with gamma > 0.
 
     Raises:
-        ValueError: for a width outside (0, 0.289), the range of gamma > 0.
+        ValueError: if the width is outside (0, 0.289), the range of gamma > 0.
 
     Source: Karras et al. 2024, arXiv:2312.02696, eq. 123 and 126.
     """
@@ -213,7 +213,7 @@ def posthoc_coefficients(
     stored, wanted = (t, gamma), (t.max(), torch.tensor(std_to_exp(width), dtype=t.dtype))
     products = power_function_correlation((t[:, None], gamma[:, None]), stored)
     b, norm = power_function_correlation(stored, wanted), power_function_correlation(wanted, wanted)
-    scale = products.diagonal().rsqrt()  # all profiles of one length, for the condition of the matrix
+    scale = products.diagonal().rsqrt()  # normalized profiles, for the condition number of the matrix
     fit = torch.linalg.lstsq(scale[:, None] * products * scale, (scale * b)[:, None], driver="gelsd").solution[:, 0]
     x = scale * fit / (scale @ fit)
     return x, ((x @ products @ x - 2 * b @ x + norm) / norm).clamp(min=0).sqrt().item()
@@ -223,14 +223,14 @@ def reconstruct(snapshots: Sequence[dict[str, Any]], sigma_rel: float) -> dict[s
     r"""The average of another width at the step of the last snapshot, :math:`\sum_i x_i \hat\theta_i`.
 
     Args:
-        snapshots: of `PowerFunctionEMA.snapshot`, along one run.
+        snapshots: results of `PowerFunctionEMA.snapshot` along one run.
         sigma_rel: the relative width.
 
     Returns:
         The state dict of the averaged model.
 
     Raises:
-        ValueError: for a width that the snapshots do not represent within 5 %.
+        ValueError: if the snapshots do not represent the width within 5 %.
     """
     stored = [pair for s in snapshots for pair in zip(s["sigma_rel"], s["weights"], strict=True)]
     t = torch.tensor([s["step"] for s in snapshots for _ in s["sigma_rel"]], dtype=torch.float64)

@@ -15,7 +15,7 @@ Part = Annotated[float, Interval(ge=0, lt=1)]  # of the steps
 
 
 def build_lr_schedule(make: Callable[..., LRScheduler], optimizer: Optimizer, total_steps: int) -> LRScheduler:
-    """Make the learning-rate schedule of an optimizer: one of ours, one of torch's or any other that steps each step.
+    """Build the learning-rate schedule of an optimizer: one of this module, of torch, or any other updated every step.
 
     Args:
         make: called with the optimizer, and with `total_steps` if it has that parameter and no value for it yet.

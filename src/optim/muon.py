@@ -28,11 +28,11 @@ class Muon(torch.optim.Optimizer):
     optimizer for all other parameters.
 
     Args:
-        params: parameters.
+        params: parameters to optimize.
         lr: learning rate, :math:`\eta`.
         momentum: :math:`\mu`.
-        betas, eps: of AdamW.
-        weight_decay: :math:`\lambda`, of all parameters.
+        betas, eps: parameters of AdamW.
+        weight_decay: :math:`\lambda`, for all parameters.
         min_matrix_size: matrices with fewer rows or columns are left to AdamW.
 
     Source: Jordan 2024, https://kellerjordan.github.io/posts/muon; factor: Liu et al. 2025, arXiv:2502.16982, eq. 4.
@@ -95,7 +95,7 @@ class Muon(torch.optim.Optimizer):
         torch._foreach_addcdiv_(params, mean, scale, -group["lr"] / (1 - b1**step))
 
     def states(self, params: list[Tensor], name: str) -> list[Tensor]:
-        """A tensor of the optimizer state of each parameter, initially zeros."""
+        """The tensors of an optimizer state, one per parameter, initially zeros."""
         for p in params:
             if name not in self.state[p]:
                 self.state[p][name] = torch.zeros_like(p)
@@ -103,12 +103,12 @@ class Muon(torch.optim.Optimizer):
 
 
 def full_tensor(x: Tensor) -> Tensor:
-    """The whole of a sharded tensor, on each process: a part of a matrix has other singular vectors."""
+    """Gather a sharded tensor on each process: a part of a matrix has other singular vectors."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def redistribute(p: Tensor, x: Tensor) -> Tensor:
-    """Shard x, which every process holds, like p."""
+    """Shard x, replicated on every process, like p."""
     return distribute_tensor(x, p.device_mesh, p.placements, src_data_rank=None) if isinstance(p, DTensor) else x
 
 

@@ -27,7 +27,7 @@ def denoising_strip(
         x_0: (B, C, *S), a few clean samples.
         noisy, denoised: (B, C, *S) for each level.
         titles: one for each level.
-        kind: of the data.
+        kind: kind of the data.
     """
     if x_0.ndim < 4:
         return (point_strip if x_0.ndim == 2 else signal_strip)(x_0, noisy, denoised, titles)

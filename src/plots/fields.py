@@ -1,4 +1,4 @@
-"""Fields and volumes as color images, so that whatever draws images draws them."""
+"""Fields and volumes as color images, for the plots of images."""
 
 import numpy as np
 import torch
@@ -6,19 +6,19 @@ from torch import Tensor
 
 from src.utils.units import Kind
 
-MAX_VALUES = 1_000_000  # of which the color limits are taken
+MAX_VALUES = 1_000_000  # for the estimate of the color limits
 OUTLIERS = 0.005  # fraction of the values that may lie beyond each limit
 
 
 def as_images(x: Tensor, kind: Kind | None = None, like: Tensor | None = None) -> Tensor:
-    """Fields and volumes as images in [0, 1]; images of one or three channels, signals and points as they are.
+    """Convert fields and volumes to images in [0, 1]; images of 1 or 3 channels, signals and points are unchanged.
 
-    The channels of a field (B, C, H, W) stand side by side, (B, 3, H, C W); of a volume (B, C, D, H, W) the middle
-    slice of each. Blue is below zero and red above where the values have both signs.
+    The channels of a field (B, C, H, W) are placed side by side, (B, 3, H, C W); those of a volume (B, C, D, H, W) by
+    their middle slices. If the values have both signs, negative ones are blue and positive ones red.
 
     Args:
-        kind: what x is; by default images where it has two axes.
-        like: samples from which the color limits are taken, so that several pictures share them; by default x.
+        kind: kind of x; by default images if it has two axes.
+        like: samples that determine the color limits, so that several pictures share them; by default x.
     """
     if x.ndim < 4 or (x.ndim == 4 and kind in (None, "images") and x.shape[1] in (1, 3)):
         return x
@@ -33,7 +33,7 @@ def as_images(x: Tensor, kind: Kind | None = None, like: Tensor | None = None) -
 
 
 def color_limits(x: Tensor) -> tuple[float, float]:
-    """Limits that hold 99 % of the finite values, symmetric where the values have both signs."""
+    """The limits of 99 % of the finite values, symmetric if the values have both signs."""
     numbers = x.detach().float().flatten()
     numbers = numbers[numbers.isfinite()]
     if not len(numbers):

@@ -18,7 +18,7 @@ class Question(NamedTuple):
     """A question of the human evaluation.
 
     Attributes:
-        pictures: a single picture, real or generated, or a pair of which one is generated.
+        pictures: a single picture, real or generated, or a pair with one generated.
         real, generated: indices of the test datum and of the sample that are shown; None if not shown.
         answer: the right answer: real or generated for a single picture, left or right (the generated one) for a pair.
     """
@@ -49,7 +49,7 @@ def question_page(questions: Sequence[Question], key: str, noun: str) -> str:
 
     Args:
         questions: in order, with pictures of one size.
-        key: key of the samples; written to the CSV.
+        key: identifier of the samples; written to the CSV.
         noun: "image" or "signal".
     """
     truth = json.dumps([q[1:] for q in questions])

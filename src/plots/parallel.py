@@ -78,7 +78,7 @@ def make_ruler(texts: Sequence[str]) -> Ruler:
 
 
 def smooth(y: Sequence[float]) -> tuple[Tensor, Tensor]:
-    """A curve through (i, y_i) that is horizontal at every axis, so that the eye can follow it."""
+    """Interpolate (i, y_i) by a smooth curve that is horizontal at every axis, so that the eye can follow it."""
     t = torch.linspace(0, 1, 30, dtype=torch.float64)
     ease = t * t * (3 - 2 * t)
     pieces = [a + (b - a) * ease for a, b in pairwise(y)]

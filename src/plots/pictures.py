@@ -22,7 +22,7 @@ BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#a0aec0"
 # Samples that one picture shows well, by number of axes: points (B, C), signals (B, C, L), images or fields
 # (B, C, H, W), volumes (B, C, D, H, W).
 MAX_SHOWN = {2: 5000, 3: 16, 4: 64, 5: 16}
-AXIS_LIMIT = 2.5  # of the axes for points, whose variance is about one
+AXIS_LIMIT = 2.5  # for points, whose variance is about one
 
 
 def empty_figure(width: float, height: float) -> "Figure":

@@ -28,7 +28,7 @@ def side_by_side(samples: Mapping[str, Tensor], kind: Kind | None = None) -> Ima
 
     Args:
         samples: (N, C, *S) in the units of the data, by run name, all of one shape.
-        kind: of the data.
+        kind: kind of the data.
     """
     first = next(iter(samples.values()))
     samples = {name: as_images(x, kind, like=first) for name, x in samples.items()}

@@ -18,7 +18,7 @@ def task_results(rows: dict[str, Tensor], kind: Kind | None = None) -> Image.Ima
 
     Args:
         rows: samples (N, C, *S) in the units of the data, by title; the first few are shown.
-        kind: of the data.
+        kind: kind of the data.
     """
     like = rows.get("truth", rows.get("original", next(reversed(rows.values()))))
     rows = {name: as_images(x, kind, like) for name, x in rows.items()}

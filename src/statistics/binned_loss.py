@@ -50,7 +50,7 @@ class BinnedLoss(Metric):
         self.counts.index_add_(0, bins, weights.to(self.counts.dtype))
 
     def compute(self) -> dict[str, float]:
-        """Return the means."""
+        """Compute the means."""
         sums, counts = self.sums.tolist(), self.counts.tolist()
         means = {"loss": sum(sums) / sum(counts)} if sum(counts) else {}
         bins = zip(self.names, sums, counts, strict=True)

@@ -1,4 +1,4 @@
-"""Convergence of a run: whether its validation loss still decreases, and at which noise levels."""
+"""The convergence of a run: the trend of its validation loss, in total and by noise level."""
 
 from collections.abc import Mapping, Sequence
 from math import isfinite

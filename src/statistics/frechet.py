@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-MAX_BOOTSTRAP = 10_000  # samples that the bootstrap draws from
+MAX_BOOTSTRAP = 10_000  # largest number of samples in the bootstrap
 
 
 class Identity(nn.Module):
-    """A feature extractor for torchmetrics that returns its input, features that are already computed."""
+    """A feature extractor for torchmetrics that returns its input, for features that are already computed."""
 
     def __init__(self, width: int):
         super().__init__()
@@ -21,7 +21,7 @@ class Identity(nn.Module):
 
 
 def frechet_metric(width: int) -> FrechetInceptionDistance:
-    """The Fréchet distance of torchmetrics for features (B, width) instead of images, of one process alone."""
+    """Build torchmetrics' Fréchet distance for features (B, width) instead of images, in a single process."""
     return FrechetInceptionDistance(feature=Identity(width), sync_on_compute=False)
 
 
@@ -57,8 +57,8 @@ def frechet_interval(
 ) -> tuple[float, float]:
     """The 95 % bootstrap interval of the Fréchet distance of features (N, D) to the moments of real data.
 
-    With N > `MAX_BOOTSTRAP`, only the first are resampled and the interval is scaled by the root of the numbers. A
-    resample has fewer distinct samples and a larger distance: the percentiles are centered to remove this bias.
+    With N > M = `MAX_BOOTSTRAP`, only the first M are resampled, and the interval is scaled by sqrt(M / N). A resample
+    has fewer distinct samples and a larger distance: the percentiles are centered to remove this bias.
     """
     some = features[:MAX_BOOTSTRAP]
     n = len(some)

@@ -1,4 +1,4 @@
-"""Goodness of fit: the distance of numbers from the distribution that they should have."""
+"""Goodness of fit: the distance of numbers from their expected distribution."""
 
 import math
 from typing import NamedTuple
@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy import stats
 from torch import Tensor
 
-QUANTILES = 10_000  # of the distribution; the Wasserstein distance is then accurate to 1 / 40,000 of its width
+QUANTILES = 10_000  # of the distribution; the Wasserstein distance is accurate to 1 / 40,000 of its width
 
 
 class GoodnessOfFit(NamedTuple):
@@ -58,7 +58,7 @@ def distance_to_uniform(
 
 
 def _on_circle(x: np.ndarray, width: float, period: float) -> GoodnessOfFit:
-    """The same for numbers in [0, period) and a distribution that begins at 0 and may wrap around several times."""
+    """Compute the distance on a circle, of x in [0, period) from the uniform on [0, width], which may wrap around."""
     if width == 0:
         return GoodnessOfFit(float(np.minimum(x, period - x).mean()))
     quantiles = width * (np.arange(QUANTILES) + 0.5) / QUANTILES % period

@@ -12,12 +12,12 @@ from src.utils.sample_files import write_pictures
 
 @dataclass
 class Augment(Task):
-    """A folder of n images, equally many of each class: images/CLASS/00000.png, for data=image_folder.
+    """Write n images, equally many of each class, to images/CLASS/00000.png, for data=image_folder.
 
-    The classes have the names of the folders that the run was trained on, or else their numbers.
+    CLASS is the name of the class in the training data if it has one, else its number.
 
     Args:
-        n: number of images in all.
+        n: total number of images.
     """
 
     n: PositiveInt = 1000
@@ -27,7 +27,7 @@ class Augment(Task):
         if pipeline.cond is None:
             raise UserError("task=augment needs a run trained with condition=labels")
         if pipeline.kind != "images":
-            raise UserError("task=augment writes images, but this run was not trained on any; use task=generate")
+            raise UserError("task=augment needs a run trained on images; use task=generate")
         return Result(pipeline.sample(self.n), label=pipeline.cond, grid_columns=len(pipeline.cond.unique()))
 
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:

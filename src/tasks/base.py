@@ -32,10 +32,10 @@ class Result(NamedTuple):
     """The output of a task, in the units of the model, on the CPU.
 
     x: (N, C, *S).
-    comparison: samples shaped as x to show before it, by title; empty for no comparison.
-    truth: the reference, shaped as x, if it is known.
+    comparison: samples of the shape of x, shown before it, by title; empty for no comparison.
+    truth: the reference, of the shape of x; None if unknown.
     label: (N,), the requested labels.
-    trajectory: (steps + 1, k, C, *S), the states of the first k samples, if they were kept.
+    trajectory: (steps + 1, k, C, *S), the states of the first k samples, or None.
     grid_columns: columns of the sample grid, if a column or row has a meaning.
     info: further lines of the summary, by name.
     """
@@ -50,7 +50,7 @@ class Result(NamedTuple):
 
 
 class Task(ABC):
-    """A use of a trained model. A new one is one method, the call.
+    """A use of a trained model; a subclass defines `__call__`.
 
     Attributes:
         makes_samples: True if it draws n new samples, of all classes in turn, and takes no input.
@@ -67,15 +67,15 @@ class Task(ABC):
         """
 
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
-        """Write the files that only this task has, and return their names."""
+        """Write the files specific to this task, and return their names."""
         return []
 
 
 def require_input(x: Tensor | None, pipeline: Pipeline, key: str = "input") -> Tensor:
-    """Return the samples, which must be given and have the shape of the model's.
+    """Return x after checking that it is given and has the shape of the model's samples.
 
     Raises:
-        UserError: if there are none, or they have another shape.
+        UserError: if x is None or has another shape.
     """
     if x is None:
         raise UserError(f"{key}=FILE is needed: an image, a folder of them, a .npy or .npz file, or test")
@@ -83,20 +83,22 @@ def require_input(x: Tensor | None, pipeline: Pipeline, key: str = "input") -> T
 
 
 def check_shape(x: Tensor, shape: Iterable[int], key: str = "input") -> Tensor:
-    """Return samples (N, C, *S), whose shape must be the model's.
+    """Return samples (N, C, *S) after checking their shape.
 
     Raises:
-        UserError: if it is another.
+        UserError: if their shape is not (C, *S).
     """
     shape = tuple(shape)
     if x.shape[1:] == shape:
         return x
     if x.ndim == 1 + len(shape) and x.shape[1] != shape[0]:
-        raise UserError(f"{key} has {x.shape[1]} channel(s), but this run was trained on {shape[0]}")
+        raise UserError(
+            f"{key} must have {shape[0]} channel(s), as this run was trained on, got {x.shape[1]}; convert it first"
+        )
     given, trained = (by_size(s) for s in (x.shape[1:], shape))
-    raise UserError(f"{key} has the shape {given}, but this run was trained on {trained}; resize it first")
+    raise UserError(f"{key} must have the shape {trained}, as this run was trained on, got {given}; resize it first")
 
 
 def by_size(shape: Iterable[int]) -> str:
-    """A shape as text, such as 3 x 32 x 32."""
+    """Format a shape, such as 3 x 32 x 32."""
     return " x ".join(map(str, shape))

@@ -17,15 +17,15 @@ from src.utils.seeding import generator
 
 @dataclass
 class Denoise(Task):
-    r"""The data in noisy samples :math:`y = x_0 + s\, \epsilon`.
+    r"""Estimate the data :math:`x_0` from noisy samples :math:`y = x_0 + s\, \epsilon`.
 
-    They are scaled to :math:`x_t = \alpha_t y` at the time t where the schedule has as much noise,
-    :math:`\sigma_t / \alpha_t = s`. One evaluation there is the posterior mean, which has the least squared error;
-    sampling from t to 0 gives one draw from the posterior, sharp where the mean is blurred.
+    They are scaled to :math:`x_t = \alpha_t y` at the time t with the same noise-to-signal ratio of the schedule,
+    :math:`\sigma_t / \alpha_t = s`. One evaluation at t gives the posterior mean, with the least squared error;
+    sampling from t to 0 gives a draw from the posterior, which is sharper than the mean.
 
     Args:
         noise_std: s, in the units of the data (images in [0, 1]); None to estimate it. It is added to test data.
-        sample: whether to sample from the posterior rather than take its mean.
+        sample: True to sample from the posterior instead of computing its mean.
     """
 
     noise_std: PositiveFloat | None = None
@@ -67,13 +67,15 @@ def time_at(pipeline: Pipeline, std: float) -> Tensor:
     """The time, float64, at which sigma / alpha of the schedule is `std`, in units of the model.
 
     Raises:
-        UserError: if the schedule never has as much noise.
+        UserError: if the schedule does not reach this noise level.
     """
     schedule = pipeline.denoiser.schedule
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     if std > 1.001 * float(sigma / alpha):
         given, most = (v / pipeline.data_scale for v in (std, float(sigma / alpha)))
-        raise UserError(f"noise {given:.3g} is more than this run was trained on; task.noise_std must be <= {most:.3g}")
+        raise UserError(
+            f"task.noise_std must be <= {most:.3g}, the most noise that this run was trained on, got {given:.3g}"
+        )
     t = schedule.inverse_log_snr(torch.tensor(std, dtype=torch.float64).log() * -2)
     return t.clamp(1e-5, 1)
 
@@ -83,13 +85,13 @@ def estimate_noise_std(x: Tensor) -> float:
 
     .. math:: s = \operatorname{median} |d| / 0.6745
 
-    with the finest Haar coefficients d along all axes, where smooth data leaves little but noise; then the median over
-    the samples. The estimate is too low if the noise was clipped, as it is in an image file.
+    with the finest Haar coefficients d along all axes, which for smooth data are mostly noise; then the median over the
+    samples. The estimate is too low for clipped noise, as in an image file.
 
     Source: Donoho, Johnstone 1994, 10.1093/biomet/81.3.425, section 4.2.
     """
     if min(x.shape[2:], default=0) < 2:
-        raise UserError("the noise of points cannot be estimated; give it by task.noise_std=")
+        raise UserError("the noise of points cannot be estimated; set task.noise_std")
     haar = torch.tensor([1.0, -1.0]) / 2**0.5
     channels, axes = x.shape[1], x.ndim - 2
     kernel = reduce(lambda k, _: k[..., None] * haar, range(axes - 1), haar)

@@ -9,7 +9,7 @@ from src.utils.ranges import NonNegativeInt
 
 @dataclass
 class Generate(Task):
-    """New samples from noise.
+    """Draw new samples from noise.
 
     Args:
         n: number of samples.

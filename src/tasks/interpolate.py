@@ -22,9 +22,9 @@ class Interpolate(Task):
     The inputs are taken in pairs; each pair gives a row of the grid, whose ends are the reconstructed inputs.
 
     Args:
-        n_between: samples between the two of a pair.
-        steps: steps of DDIM in either direction.
-        iterations: fixed-point iterations that invert each of its steps.
+        n_between: number of samples between the two of a pair.
+        steps: number of DDIM steps in each direction.
+        iterations: number of fixed-point iterations per inverted step.
 
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, section 5.3 and eq. 67.
     """
@@ -41,7 +41,7 @@ class Interpolate(Task):
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         ends = require_input(inputs.truth if inputs.x is None else inputs.x, pipeline)
         if len(ends) < 2 or len(ends) % 2:
-            raise UserError(f"task=interpolate takes pairs, but input has {len(ends)} sample(s); give 2, 4, ...")
+            raise UserError(f"input must be pairs of samples, got {len(ends)} sample(s); give 2, 4, ...")
         times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)[1:].clamp(max=0.999)
         levels = pipeline.sampler.noise_levels(times)
         latent = torch.cat([self.encode(pipeline, indices, ends, levels) for indices in pipeline.batches(len(ends))])
@@ -80,7 +80,7 @@ class Interpolate(Task):
 
 
 def slerp(a: Tensor, b: Tensor, u: Tensor) -> Tensor:
-    """Spherical interpolation: points (len(u), ...) on the arc from a to b, or on the line if they are parallel."""
+    """Interpolate spherically: points (len(u), ...) on the arc from a to b, or on the line if they are parallel."""
     cosine = (a * b).sum() / (a.norm() * b.norm())
     angle = torch.arccos(cosine.clamp(-1, 1))
     u = u.view(-1, *[1] * a.ndim)

@@ -25,15 +25,15 @@ Shape = tuple[int, ...]
 
 @dataclass
 class InverseProblem(Task):
-    r"""The data :math:`x_0` given :math:`y = A x_0 + s z`.
+    r"""Estimate the data :math:`x_0` from a measurement :math:`y = A x_0 + s z`.
 
-    Without an input, y is made from the truth. An input of the shape of y is y itself; one of the shape of the data,
-    if that is another, has A applied to it.
+    Without an input, y is computed from the truth. An input of the shape of y is y itself; A is applied to one of the
+    shape of the data, if the shapes differ.
 
     Args:
         operator: makes A from the shape (C, *S) of a sample.
         solver: estimates the data from y.
-        noise_std: s, in the units of the data: images in [0, 1]. It is added if y is made from the truth.
+        noise_std: s, in the units of the data: images in [0, 1]. It is added if y is computed from the truth.
     """
 
     operator: Callable[[Shape], LinearOperator]
@@ -46,7 +46,7 @@ class InverseProblem(Task):
 
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         if len(pipeline.shape) < 2:
-            raise UserError("inverse problems need a run on images or signals, but this one was trained on points")
+            raise UserError("inverse problems need a run trained on images or signals, got points; use another run")
         operator, batches = self.operator(pipeline.shape), []
         y = self.measurement(pipeline, operator, inputs)
         for indices in pipeline.batches(len(y)):
@@ -67,8 +67,8 @@ class InverseProblem(Task):
             y = operator(inputs.x)
         else:
             given, expected = by_size(inputs.x.shape[1:]), by_size(shape)
-            raise UserError(f"input has the shape {given}, but this task needs {expected} on this run; resize it")
-        # Removes what cannot come from A, such as the elements under a mask.
+            raise UserError(f"input must have the shape {expected} for this task and run, got {given}; resize it")
+        # Projects onto the range of A, which zeroes masked elements, for example.
         return operator(operator.pinv(y))
 
 
@@ -80,8 +80,8 @@ def inpaint(
 
     Args:
         solver: estimates the data from the known part.
-        mask: a file of the size of the data, white (or 1) where they are missing.
-        box: the missing part instead, as fractions of the image: [top, left, bottom, right], of signals [start, end];
+        mask: file of the size of the data, white (or 1) for missing elements.
+        box: the missing part instead, as fractions: [top, left, bottom, right] of an image, [start, end] of a signal;
             by default the right half.
         noise_std: standard deviation of the noise in the known part.
     """
@@ -98,7 +98,7 @@ def super_resolution(
 def colorize(
     solver: InverseSolver, weights: Sequence[float] = (0.299, 0.587, 0.114), noise_std: NonNegativeFloat = 0.0
 ) -> InverseProblem:
-    """Color grayscale images; `weights` are those of red, green and blue in gray."""
+    """Color grayscale images; `weights` are the weights of red, green and blue in gray."""
     return InverseProblem(partial(grayscale, weights), solver, noise_std)
 
 
@@ -107,11 +107,11 @@ def deblur(solver: InverseSolver, blur_std: PositiveFloat = 1.5, noise_std: NonN
     return InverseProblem(partial(blur, blur_std), solver, noise_std)
 
 
-# ---- the operators of a run, by the shape of its samples ----
+# ---- operators for samples of a given shape ----
 
 
 def mask_from(file: str | None, box: Sequence[float] | None, shape: Shape) -> Mask:
-    """Make the mask of a file, or that of a box."""
+    """Make the mask operator of a file or of a box."""
     if file is None:
         return Mask(1 - box_mask(box, shape[1:]))
     if box is not None:
@@ -125,7 +125,7 @@ def mask_from(file: str | None, box: Sequence[float] | None, shape: Shape) -> Ma
 
 
 def box_mask(box: Sequence[float] | None, size: Shape) -> Tensor:
-    """Make a mask (1, 1, *S) that is 1 in the box, 0 around it."""
+    """Make a mask (1, 1, *S) that is 1 in the box and 0 outside."""
     axes = len(size)
     box = [0.0] * (axes - 1) + [0.5] + [1.0] * axes if box is None else list(box)
     if len(box) != 2 * axes or not all(0 <= a < b <= 1 for a, b in zip(box[:axes], box[axes:], strict=True)):
@@ -146,9 +146,9 @@ def downsampling(factor: int, shape: Shape) -> Downsample:
 
 
 def grayscale(weights: Sequence[float], shape: Shape) -> Grayscale:
-    """Make the operator that weighs the channels."""
+    """Make the operator that computes a weighted sum of the channels."""
     if shape[0] == 1 or shape[0] != len(weights):
-        raise UserError(f"task=colorize needs a run on {len(weights)} channels, but this one has {shape[0]}")
+        raise UserError(f"task=colorize needs a run trained on {len(weights)} channels, got {shape[0]}")
     return Grayscale(weights)
 
 
@@ -159,5 +159,5 @@ def blur(std: float, shape: Shape) -> Blur:
 
 
 def upsampled(y: Tensor, shape: Shape) -> Tensor:
-    """The measurement at the size of the data and with as many channels, by nearest neighbors."""
+    """Resize a measurement to the shape of the data, by nearest neighbors."""
     return F.interpolate(y, shape[1:], mode="nearest").expand(-1, *shape)

@@ -19,7 +19,7 @@ from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
 
 
 class InverseSolver(Protocol):
-    """Estimates data from a linear measurement."""
+    """An estimator of data from a linear measurement."""
 
     def __call__(
         self, pipeline: Pipeline, indices: range, operator: LinearOperator, y: Tensor, noise_std: float
@@ -28,9 +28,9 @@ class InverseSolver(Protocol):
 
         Args:
             pipeline: the model.
-            indices: of the samples in the batch.
+            indices: indices of the samples in the batch.
             operator: A.
-            y: (len(indices), ...), their measurement.
+            y: (len(indices), ...), their measurements.
             noise_std: s, in units of the model.
 
         Returns:
@@ -43,12 +43,12 @@ class PosteriorGuided:
     """Guide the sampling by the measurement.
 
     By default the probability-flow ODE is solved by DDIM, in the steps of the run's sampler, from the mean of the
-    noise, x_1 = 0. This estimates the posterior mean, exactly for Gaussian data, and has a smaller error than a sample.
+    noise, x_1 = 0. This estimates the posterior mean, exactly for Gaussian data, with a smaller error than a sample.
 
     Args:
-        guidance: makes the guidance of a batch from (operator, y, noise_std); see
+        guidance: builds the guidance of a batch from (operator, y, noise_std); see
             :mod:`src.diffusion.posterior_guidance`.
-        sample: draw a posterior sample instead, by the run's sampler from pure noise.
+        sample: True to draw a posterior sample instead, by the run's sampler from pure noise.
     """
 
     guidance: Callable[[LinearOperator, Tensor, float], Guidance]
@@ -106,7 +106,7 @@ def pigdm(scale: NonNegativeFloat = 1.0, sigma_data: PositiveFloat = 0.5, sample
 
 @dataclass
 class RePaint:
-    r"""Inpaint by replacing the known part after each step of the sampler with the noisy measurement.
+    r"""Inpaint by replacing the known part with the noised measurement after each step of the sampler.
 
     .. math:: x_s = m \odot (\alpha_s y + \sigma_s z) + (1 - m) \odot \text{step}(x_t)
 
@@ -119,9 +119,9 @@ class RePaint:
         jump_n_sample: number of times each stretch is sampled; r in the paper. 1 never goes back.
 
     Raises:
-        UserError: if the measurement is noisy, or no mask.
+        UserError: if the measurement is noisy, or the operator is not a mask.
 
-    Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, and its code for where the jumps are.
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1; the positions of the jumps are those of its code.
     """
 
     jump_length: PositiveInt = 5
@@ -154,7 +154,7 @@ class RePaint:
         return x_t
 
     def times(self, grid: Tensor) -> Tensor:
-        """Insert the jumps back into a falling grid; the first is from one step before its end."""
+        """Insert the jumps back into a decreasing time grid; the first is one step before its end."""
         last = len(grid) - 1
         left = {last - k: self.jump_n_sample - 1 for k in range(1, last - self.jump_length + 1, self.jump_length)}
         places = [0]

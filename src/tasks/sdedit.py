@@ -1,4 +1,4 @@
-"""Vary a sample: add noise to it, and sample from there."""
+"""Vary a sample: add noise, and sample from there."""
 
 from dataclasses import dataclass
 from typing import Annotated
@@ -12,10 +12,10 @@ from src.tasks.base import Result, Task, TaskInput, require_input
 
 @dataclass
 class SDEdit(Task):
-    """Add noise to the input up to a time, and sample from there: structure coarser than the noise stays.
+    """Add noise to the input up to a time, and sample from there: structure coarser than the noise remains.
 
     Args:
-        t_start: time in (0, 1], from hardly a change to hardly a trace of the input.
+        t_start: time in (0, 1]; small values change the input little, large ones keep little of it.
 
     Source: Meng et al. 2022, arXiv:2108.01073, algorithm 1 (SDEdit).
     """

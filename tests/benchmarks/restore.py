@@ -50,7 +50,7 @@ METHODS = {
 CASES: dict[str, tuple[list[str], float]] = {
     "super-resolution x2": (["super_resolution", "task.factor=2"], 0.9),
     "super-resolution x4": (["super_resolution", "task.factor=4"], 0.9),
-    "inpaint, centre": (["inpaint", "task.box=[0.36,0.36,0.64,0.64]"], 0.9),
+    "inpaint, center": (["inpaint", "task.box=[0.36,0.36,0.64,0.64]"], 0.9),
     "inpaint, half": (["inpaint"], 0.75),
     "deblur": (["deblur"], 0.9),
 }

@@ -130,7 +130,7 @@ def test_setup_loads_once_and_loaders_walk_the_data():
 def test_too_large_a_batch_is_refused():
     data = Toy(1, [1], batch_size=11)
     data.setup()
-    with pytest.raises(UserError, match=r"data\.batch_size=11 is more than the 10 training samples; use at most 10"):
+    with pytest.raises(UserError, match=r"data\.batch_size must be at most 10, the number of training samples, got 11"):
         data.train_dataloader()
 
 

@@ -120,9 +120,9 @@ def test_seed():
 
 
 def test_labels_can_be_left_out():
-    data, labelled = load(num_classes=0), load()
+    data, labeled = load(num_classes=0), load()
     batch = data.val_set[0, torch.arange(5)]
-    assert set(batch) == {"x"} and torch.equal(batch["x"], labelled.val_set[0, torch.arange(5)]["x"])
+    assert set(batch) == {"x"} and torch.equal(batch["x"], labeled.val_set[0, torch.arange(5)]["x"])
 
 
 def test_one_mode_is_a_gaussian():
@@ -141,7 +141,7 @@ def test_one_mode_is_a_gaussian():
         ({"radius": float("nan")}, r"data\.radius must be .* got nan"),
         ({"std": 0.0}, r"data\.std must be .* got 0\.0"),
         ({"std": float("inf")}, r"data\.std must be .* got inf"),
-        ({"weights": [1, 2]}, r"data\.weights=\[1, 2\] are no weights of 8 modes; give 8 numbers above 0"),
+        ({"weights": [1, 2]}, r"data\.weights must be 8 finite numbers > 0, one per mode, got \[1, 2\]"),
         ({"weights": [0, 1, 1, 1, 1, 1, 1, 1]}, r"data\.weights"),
         ({"weights": [float("nan")] * 8}, r"data\.weights"),
         ({"num_classes": 3}, r"set data\.num_classes=8, or 0"),

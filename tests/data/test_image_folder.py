@@ -45,12 +45,12 @@ def test_jpeg():
     assert (decode(Image.fromarray(array), "jpg", quality=95).int() - rgb(array).int()).abs().max() <= 3
 
 
-def test_grey_becomes_rgb_and_back():
+def test_gray_becomes_rgb_and_back():
     array = pattern(channels=1)
     assert torch.equal(decode(Image.fromarray(array)), torch.from_numpy(array).expand(3, -1, -1))
     assert torch.equal(decode(Image.fromarray(array), channels=1), torch.from_numpy(array)[None])
-    colours = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
-    assert decode(Image.fromarray(colours), channels=1).flatten().tolist() == [76, 150, 29]  # ITU-R 601
+    colors = np.array([[[255, 0, 0], [0, 255, 0], [0, 0, 255]]], np.uint8)
+    assert decode(Image.fromarray(colors), channels=1).flatten().tolist() == [76, 150, 29]  # ITU-R 601
 
 
 def test_black_and_white():
@@ -59,7 +59,7 @@ def test_black_and_white():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_sixteen_bits_of_grey(channels):
+def test_sixteen_bits_of_gray(channels):
     array = np.array([[0, 257, 32896, 65535]], np.uint16)
     assert decode(Image.fromarray(array), channels=channels)[-1].flatten().tolist() == [0, 1, 128, 255]
 
@@ -68,8 +68,8 @@ def test_transparency_lies_on_white():
     array = np.array([[[10, 20, 30, 255], [10, 20, 30, 0], [0, 0, 0, 51]]], np.uint8)
     wanted = [[10, 20, 30], [255, 255, 255], [204, 204, 204]]
     assert decode(Image.fromarray(array))[:, 0].T.tolist() == wanted
-    grey = Image.fromarray(np.array([[[0, 255], [0, 0]]], np.uint8), "LA")
-    assert decode(grey, channels=1).flatten().tolist() == [0, 255]
+    gray = Image.fromarray(np.array([[[0, 255], [0, 0]]], np.uint8), "LA")
+    assert decode(gray, channels=1).flatten().tolist() == [0, 255]
 
 
 @pytest.mark.parametrize("ending", ["png", "gif"])
@@ -82,7 +82,7 @@ def test_palette_with_transparency(ending):
 
 
 def test_first_frame_of_a_gif():
-    frames = [Image.new("RGB", (4, 4), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (4, 4), color) for color in ("red", "blue")]
     x = decode(frames[0], "gif", save_all=True, append_images=frames[1:])
     assert x.view(3, -1).T.unique(dim=0).tolist() == [[255, 0, 0]]
 
@@ -316,7 +316,7 @@ def test_an_image_that_breaks_off_is_named_in_one_line(tmp_path):
         handed_on = ExceptionWrapper(where="in DataLoader worker process 0")  # as a worker does, which ends slowly
     with pytest.raises(Unreadable) as caught:
         handed_on.reraise()
-    assert ".png (" in str(caught.value) and "mend or remove this image" in str(caught.value)
+    assert ".png (" in str(caught.value) and "repair or remove this image" in str(caught.value)
     assert "\n" not in str(caught.value) and str(caught.value).split("/")[0] in ("cat", "dog", "eel")
 
 
@@ -326,8 +326,8 @@ def test_refuses_places_without_images(tmp_path):
     assert "does not exist; set data.root=FOLDER" in refused(tmp_path / "nowhere")
     (tmp_path / "notes.txt").write_text("no image")
     told = refused(tmp_path)
-    assert "holds no image; files that end in .png, .jpg, .jpeg, .webp, .bmp, .gif" in told
-    assert "is neither a folder nor a zip or tar file" in refused(tmp_path / "notes.txt")
+    assert "holds no image; add files that end in .png, .jpg, .jpeg, .webp, .bmp, .gif" in told
+    assert "data.root must be a folder, or a zip or tar file, got" in refused(tmp_path / "notes.txt")
     with ZipFile(tmp_path / "empty.zip", "w"):
         pass
     assert "holds no image" in refused(tmp_path / "empty.zip")
@@ -342,7 +342,7 @@ def test_refuses_places_without_images(tmp_path):
         (["a.png", "b.png"], {"num_classes": 2}, "has 0 classes; set data.num_classes=0"),
         ([*CLASSES, "stray.png"], {"num_classes": 3}, "stray.png lies in none of the class folders"),
         ([f"train/{name}" for name in CLASSES] + ["val/fox/1.png"], {"num_classes": 3}, "val/fox/1.png lies in none"),
-        (["a.png"], {}, "give at least 2"),
+        (["a.png"], {}, "must have at least 2 samples"),
         (CLASSES, {"channels": 4}, "data.channels must be 1 (grayscale) or 3 (RGB), got 4"),
         (CLASSES, {"size": [32]}, "got [32]"),
         (CLASSES, {"size": [0, 32]}, "got [0, 32]"),

@@ -130,11 +130,11 @@ def other_pixel(content):
 @pytest.mark.parametrize(
     ("part", "change", "message"),
     [
-        ("train_images", cut, "is truncated or damaged: 47,051 bytes where its header promises"),
+        ("train_images", cut, "is truncated or damaged: its header states 47,056 bytes, got 47,051"),
         ("train_labels", lambda content: content[:6], "is truncated: 6 bytes"),
-        ("train_images", other_magic, "its magic number is 3331, not 2051"),
-        ("train_labels", lambda _: CONTENTS["train_images"], "its magic number is 2051, not 2049"),
-        ("train_images", other_pixel, "another SHA-256 than data.sha256"),
+        ("train_images", other_magic, "magic number 2051, got 3331"),
+        ("train_labels", lambda _: CONTENTS["train_images"], "magic number 2049, got 2051"),
+        ("train_images", other_pixel, "must have the SHA-256 of data.sha256, got another"),
     ],
 )
 @pytest.mark.parametrize("packed", [False, True])
@@ -161,7 +161,7 @@ def test_refuses_gzip_bombs(tmp_path, promised):
     told = refused(tmp_path, sha256=None)
     assert tracemalloc.get_traced_memory()[1] < 1 << 20
     tracemalloc.stop()
-    wanted = "more bytes where its header promises 47,056" if promised[1] == 28 else "unpacks from "
+    wanted = "its header states 47,056 bytes, got more" if promised[1] == 28 else "unpacks from "
     assert str(path) in told and wanted in told
 
 
@@ -176,10 +176,10 @@ def test_refuses_counts_that_differ(tmp_path):
         ({"size": [32, 32]}, "set data.channels=1 data.size=[28,28]"),
         ({"channels": 3}, "set data.channels=1 data.size=[28,28]"),
         ({"num_classes": 5}, "data.num_classes=5, but the labels are 0 to 9; set data.num_classes=10"),
-        ({"val_size": 60}, "data.val_size=60 of 60 training images; use 1 to 59"),
+        ({"val_size": 60}, "data.val_size must be 1 to 59 of the 60 training images, got 60"),
         ({"files": {"train": "x"}}, "data.files must have the keys train_images, train_labels, test_images"),
         ({"sha256": {"train": "x"}}, "data.sha256 must have the keys"),
-        ({"offline": "maybe"}, "data.offline=maybe is unknown; use fallback or error"),
+        ({"offline": "maybe"}, "data.offline must be fallback or error, got maybe"),
     ],
 )
 def test_refuses_settings(tmp_path, settings, message):
@@ -309,7 +309,7 @@ def test_fallback_has_5000_real_digits(tmp_path, monkeypatch, mirrors):
 def test_nothing_stands_in_for_other_data(tmp_path):
     assert CONFIGS["fashion_mnist"]["offline"] == "error"
     for sums in (None, SUMS):
-        assert "data.offline=fallback has digits of MNIST only" in refused(tmp_path, offline="fallback", sha256=sums)
+        assert "data.offline=fallback is for MNIST only" in refused(tmp_path, offline="fallback", sha256=sums)
 
 
 def test_fashion_mnist_fits_by_its_yaml_alone(tmp_path):

@@ -65,7 +65,7 @@ def test_a_pipe_is_never_opened(tmp_path):
     assert "3 pipes, sockets or devices" in images(root).warning
     for name in ("pipe.zip", "pipe.tar", "pipe"):
         (tmp_path / "pipe").rename(tmp_path / name)
-        assert f"data.root={tmp_path / name} is a pipe, socket or device" in refused(tmp_path / name)
+        assert f"got a pipe, socket or device, {tmp_path / name}" in refused(tmp_path / name)
         (tmp_path / name).rename(tmp_path / "pipe")
 
 
@@ -146,12 +146,12 @@ def test_the_test_images_of_three_parts_are_not_used(tmp_path):
 
 def test_two_folders_for_one_part_are_refused(tmp_path):
     root = tree(tmp_path, [f"{part}/{name}" for part in ("train", "Train", "test") for name in CLASSES])
-    assert "has 2 folders for one part of the data, Train and train; set data.root" in refused(root)
+    assert "must have one folder for train, got 2, Train and train; set data.root" in refused(root)
 
 
 def test_what_looks_held_out_and_is_trained_on_is_said(tmp_path):
     root = tree(tmp_path, [f"{kind}/{part}/{i}.png" for kind in "ab" for part in ("train", "test") for i in range(3)])
-    assert "images of a/test/ and 1 more folders are trained on, named as if" in images(root).warning
+    assert "training images include a/test/ and 1 more folders, whose name suggests" in images(root).warning
 
 
 def test_classes_that_differ_in_case_are_said(tmp_path):

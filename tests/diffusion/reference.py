@@ -1,4 +1,4 @@
-"""Denoisers whose truth is known: any function as one, and the exact one of a labelled Gaussian mixture."""
+"""Denoisers whose truth is known: any function as one, and the exact one of a labeled Gaussian mixture."""
 
 import math
 from collections.abc import Callable

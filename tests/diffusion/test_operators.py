@@ -19,8 +19,8 @@ ALL = {
     "average 1": (lambda *_: Downsample(1), [(1, 8), (2, 3, 5)]),
     "average 2": (lambda *_: Downsample(2), [(1, 8), (3, 6), (1, 4, 6), (3, 4, 6)]),
     "average 3": (lambda *_: Downsample(3), [(2, 9), (2, 3, 6)]),
-    "grey": (lambda *_: Grayscale(), [(3, 7), (3, 4, 6)]),
-    "grey of two": (lambda *_: Grayscale([0.8, -0.3]), [(2, 7), (2, 4, 6)]),
+    "gray": (lambda *_: Grayscale(), [(3, 7), (3, 4, 6)]),
+    "gray of two": (lambda *_: Grayscale([0.8, -0.3]), [(2, 7), (2, 4, 6)]),
     "blur 0.5": (lambda *_: Blur(0.5), [(1, 8), (3, 7), (1, 4, 6), (3, 5, 6)]),
     "blur 0.6": (lambda *_: Blur(0.6), [(1, 8), (2, 4, 6)]),
 }  # fmt: skip
@@ -83,7 +83,7 @@ def test_average_is_the_mean_of_blocks(randn):
         Downsample(4)(x)
 
 
-def test_grey_is_luma():
+def test_gray_is_luma():
     red_green_blue_white = torch.tensor([[1.0, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 1]])[..., None, None]
     assert_close(Grayscale()(red_green_blue_white).flatten(), torch.tensor([0.299, 0.587, 0.114, 1.0]))
 

@@ -20,7 +20,7 @@ STD = 0.6
 MEASUREMENTS = {
     "mask": (lambda size: Mask(torch.arange(size.numel()).view(1, 1, *size) % 3 > 0), (2, 7)),
     "average": (lambda size: Downsample(2), (1, 4, 6)),
-    "grey": (lambda size: Grayscale(), (3, 2, 3)),
+    "gray": (lambda size: Grayscale(), (3, 2, 3)),
     "blur": (lambda size: Blur(0.6), (1, 3, 5)),
 }
 POSTERIORS = {"ddnm": DDNM, "pigdm": PiGDM}

@@ -152,8 +152,8 @@ def published_log_likelihood(x, means, log_scales):
     def cdf(v):
         return 0.5 * (1 + torch.tanh(math.sqrt(2 / math.pi) * (v + 0.044715 * v**3)))
 
-    centred, inverse = x - means, torch.exp(-log_scales)
-    plus, minus = cdf(inverse * (centred + 1 / 255)), cdf(inverse * (centred - 1 / 255))
+    centered, inverse = x - means, torch.exp(-log_scales)
+    plus, minus = cdf(inverse * (centered + 1 / 255)), cdf(inverse * (centered - 1 / 255))
     log_plus, log_rest = plus.clamp(min=1e-12).log(), (1 - minus).clamp(min=1e-12).log()
     middle = (plus - minus).clamp(min=1e-12).log()
     return torch.where(x < -0.999, log_plus, torch.where(x > 0.999, log_rest, middle))

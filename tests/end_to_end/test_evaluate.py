@@ -177,7 +177,7 @@ def test_likelihood_on_request(evaluate, waves):
         (["run=RUN", "metrics=[fid]"], ["metrics=fid", "no such choice", "distances"]),
         (["run=RUN", "metrics.distances.resample=5"], ["metrics.distances.resample", "resamples"]),
         (["run=RUN", "samples_path=nowhere.npz"], ["samples_path=nowhere.npz does not exist"]),
-        (["run=RUN", "samples_path=OTHER"], ["samples_path has the shape 1 x 9 x 9", "1 x 8 x 8"]),
+        (["run=RUN", "samples_path=OTHER"], ["samples_path must have the shape 1 x 8 x 8", "got 1 x 9 x 9"]),
         (["run=RUN", "features=inception"], ["features=inception needs torch-fidelity"]),
         (["run=RUN", "ckpt=step_7"], ["holds no checkpoint step_7.ckpt"]),
         (["run=RUN", "human=nowhere.csv", "n=100", "metrics=[samples]"], ["nowhere.csv"]),

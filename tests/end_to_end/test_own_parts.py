@@ -72,7 +72,7 @@ def test_images_are_drawn_in_0_to_1(own, command, tmp_path):
             {"_target_": "tests.helpers.own_parts.Pictures"},
             ["images must lie in [-1, 1]", "Pictures.train_set reaches"],
         ),
-        ({"holes": True}, ["Fields.train_set has values that are not finite"]),
+        ({"holes": True}, ["Fields.train_set must be finite, got NaN or infinity"]),
         ({"num_classes": 100}, None),
     ],
 )

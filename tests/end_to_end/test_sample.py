@@ -12,7 +12,7 @@ from PIL import Image
 
 from src.plots.pictures import sample_grid
 
-LABELLED = ["condition=labels", "guidance=cfg"]
+LABELED = ["condition=labels", "guidance=cfg"]
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def outputs(make_run, tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("outputs")
     words = [
         "experiment=digits_ddpm",
-        *LABELLED,
+        *LABELED,
         "trainer=cpu",
         "net.width=8",
         "trainer.max_steps=30",

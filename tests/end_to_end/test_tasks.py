@@ -11,7 +11,7 @@ from tests.end_to_end.test_mistakes import assert_one_line
 
 IMAGES = ["experiment=digits_ddpm", "condition=labels", "guidance=cfg"]
 SMALL = ["trainer=cpu", "net.width=8", "callbacks.sample_images.n=0", "sampler.steps=2"]
-COLOURS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=[]"]
+COLORS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=[]"]
 
 
 @pytest.fixture(scope="module")
@@ -22,7 +22,7 @@ def digits(make_run, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def colors(make_run, tmp_path_factory, tiny_images) -> Path:
-    words = [*COLOURS, f"data.root={tiny_images}", "data.size=[16,16]", "trainer.max_steps=2"]
+    words = [*COLORS, f"data.root={tiny_images}", "data.size=[16,16]", "trainer.max_steps=2"]
     return make_run(tmp_path_factory.mktemp("runs") / "colors", *words, *SMALL)
 
 
@@ -132,11 +132,11 @@ def test_a_small_picture_is_enlarged(sample, digits, tmp_path):
     assert np.load(out / "samples.npz")["x"].shape == (1, 1, 8, 8)
 
 
-def test_colours(sample, colors):
+def test_color_images(sample, colors):
     done, out = sample(colors, "task=colorize", "input=test", "n=2", "inverse_solver=ddnm")
     assert done.code == 0, done.error
-    grey = np.asarray(Image.open(out / "input/00000.png")).astype(int)
-    assert grey.shape == (16, 16, 3) and (grey[..., 0] == grey[..., 2]).all()
+    gray = np.asarray(Image.open(out / "input/00000.png")).astype(int)
+    assert gray.shape == (16, 16, 3) and (gray[..., 0] == gray[..., 2]).all()
     x = np.load(out / "samples.npz")["x"]
     assert np.abs(x[:, 0] - x[:, 2]).max() > 0.05
 
@@ -163,7 +163,7 @@ def test_waves_are_restored(sample, waves, tmp_path):
         assert np.load(out / "samples.npz")["x"].shape == (1, 1, 100)
 
 
-def test_a_folder_of_labelled_images_trains_a_run(sample, command, digits, tmp_path):
+def test_a_folder_of_labeled_images_trains_a_run(sample, command, digits, tmp_path):
     done, out = sample(digits, "task=augment", "n=40", "guidance.scale=1")
     assert done.code == 0, done.error
     assert {p.name: len(list(p.iterdir())) for p in (out / "images").iterdir()} == {str(i): 4 for i in range(10)}
@@ -191,7 +191,7 @@ def test_the_same_inputs_and_seed_give_the_same_result(sample, digits):
 @pytest.fixture
 def files(tmp_path) -> Path:
     """A folder of inputs that do not fit."""
-    Image.new("L", (8, 8)).save(tmp_path / "grey.png")
+    Image.new("L", (8, 8)).save(tmp_path / "gray.png")
     np.save(tmp_path / "colors.npy", np.zeros((1, 3, 8, 8)))
     Image.new("L", (9, 8)).save(tmp_path / "wide.png")
     (tmp_path / "text.png").write_text("text")
@@ -205,10 +205,10 @@ def files(tmp_path) -> Path:
         (["task=inpaint", "input=nowhere.png"], ["input=nowhere.png does not exist"]),
         (["task=inpaint", "input={}/text.png"], ["cannot be read as a picture"]),
         (["task=inpaint", "input={}/colors.npy"], ["3 x 8 x 8", "1 x 8 x 8"]),
-        (["task=denoise", "input={}/colors.npy"], ["3 channel", "trained on 1"]),
+        (["task=denoise", "input={}/colors.npy"], ["must have 1 channel(s)", "got 3"]),
         (["task=sdedit", "input={}/wide.png"], ["1 x 8 x 9", "1 x 8 x 8"]),
-        (["task=inpaint", "input={}/grey.png", "task.mask={}/wide.png"], ["task.mask=", "8 x 9", "8 x 8"]),
-        (["task=inpaint", "input={}/grey.png", "task.box=[0,1]"], ["task.box must be", "fractions", "[0, 1]"]),
+        (["task=inpaint", "input={}/gray.png", "task.mask={}/wide.png"], ["task.mask=", "8 x 9", "8 x 8"]),
+        (["task=inpaint", "input={}/gray.png", "task.box=[0,1]"], ["task.box must be", "fractions", "[0, 1]"]),
         (
             ["task=super_resolution", "task.factor=3", "input=test"],
             ["task.factor must", "8 x 8", "got 3"],
@@ -217,17 +217,17 @@ def files(tmp_path) -> Path:
             ["task=super_resolution", "task.factor=2", "inverse_solver=repaint", "input=test"],
             ["for task=inpaint"],
         ),
-        (["task=colorize", "input=test"], ["task=colorize", "3 channels", "has 1"]),
-        (["task=interpolate", "input={}/grey.png"], ["pairs", "1 sample"]),
+        (["task=colorize", "input=test"], ["task=colorize", "3 channels", "got 1"]),
+        (["task=interpolate", "input={}/gray.png"], ["pairs", "1 sample"]),
         (["task=sdedit", "input=test", "task.t_start=2"], ["task.t_start must be in (0, 1], got 2"]),
         (["task=denoise", "input=test"], ["task.noise_std="]),
         (["task=denoise", "input=test", "task.noise_std=-1"], ["task.noise_std must be > 0, got -1"]),
         (["task=denoise", "input=test", "n=100000", "task.noise_std=0.1"], ["n must be <=", "got 100000"]),
         (
-            ["task=denoise", "input={}/grey.png", "truth=[{}/grey.png,{}/grey.png]"],
+            ["task=denoise", "input={}/gray.png", "truth=[{}/gray.png,{}/gray.png]"],
             ["truth must hold as many samples as input, 1, got 2"],
         ),
-        (["task=denoise", "input=test", "truth={}/grey.png", "task.noise_std=0.1"], ["leave truth= out"]),
+        (["task=denoise", "input=test", "truth={}/gray.png", "task.noise_std=0.1"], ["leave truth= out"]),
         (["task=sdedit", "input=test", "gif=true"], ["gif=true", "task=generate"]),
         (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
         (["task=inpaint", "task.boks=1", "input=test"], ["boks", "box"]),

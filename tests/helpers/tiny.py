@@ -57,7 +57,7 @@ def saved_config(run: str, outputs: str, **changes) -> dict:
 
 
 class Memory(DataModule):
-    """Labelled noise, in memory."""
+    """Labeled noise, in memory."""
 
     def __init__(self, n: int = 40, n_val: int = 10, batch_size: int = 8, seed: int = 0):
         super().__init__(SHAPE[0], SHAPE[1:], CLASSES, batch_size, seed=seed)

@@ -43,7 +43,7 @@ def test_pixels_are_rounded_and_clamped():
     assert to_pixels(x)[0, ..., 0].tolist() == [[0, 128, 255], [0, 255, 64]]
 
 
-def test_grey_becomes_rgb_and_colors_stay():
+def test_gray_becomes_rgb_and_colors_stay():
     gray = to_pixels(torch.rand(2, 1, 3, 4))
     assert gray.shape == (2, 3, 4, 3) and (gray == gray[..., :1]).all()
     color = to_pixels(torch.tensor([1.0, 0.0, 0.5]).view(1, 3, 1, 1))
@@ -219,7 +219,7 @@ def test_frames_of_a_trajectory_have_common_axes():
     end = torch.randn(300, 2, generator=torch.Generator().manual_seed(0))
     frames = trajectory_frames(torch.stack([1000 * end, 0 * end, end]))
     assert len({frame.size for frame in frames}) == 1 and frames[0].size == (480, 480)
-    edges = [array(frame)[:, :30] for frame in frames]  # where the ticks are labelled
+    edges = [array(frame)[:, :30] for frame in frames]  # where the ticks are labeled
     assert all((edge == edges[0]).all() for edge in edges)
     assert (array(frames[-1]) == array(point_cloud(end, limit=2.5, side=4.8))).all()
 

@@ -117,7 +117,7 @@ def test_names_on_an_axis_do_not_overlap():
     assert apart({"one": 0.5}) == ["one"]
 
 
-def test_the_other_runs_are_grey():
+def test_the_other_runs_are_gray():
     curve = [([1.0, 2.0], [3.0, 2.0])]
     alone = training_curves({"a": curve}, "x", "y")
     beside = training_curves({"a": curve}, "x", "y", others=[([1.0, 2.0], [5.0, math.nan])] * 3)

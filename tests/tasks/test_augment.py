@@ -35,5 +35,5 @@ def test_runs_without_labels_or_images():
     unlabeled.cond = None
     with pytest.raises(UserError, match="condition=labels"):
         Augment(3)(unlabeled, TaskInput())
-    with pytest.raises(UserError, match="not trained on any"):
+    with pytest.raises(UserError, match="needs a run trained on images"):
         Augment(3)(make_model(3, size=(6,)), TaskInput())

@@ -72,11 +72,11 @@ def test_the_estimate_is_used(gaussian, make_schedule, randn):
 def test_mistakes(gaussian, make_schedule):
     shape = (1, 8)
     model = make_model(gaussian(shape), make_schedule("additive"), shape)
-    with pytest.raises(UserError, match=r"noise 3 is more than .*; task\.noise_std must be <= 0\.316"):
+    with pytest.raises(UserError, match=r"task\.noise_std must be <= 0\.316, .*, got 3"):
         Denoise(3.0)(model, TaskInput(torch.zeros(1, *shape)))
-    with pytest.raises(UserError, match="2 channel"):
+    with pytest.raises(UserError, match=r"must have 1 channel\(s\), .*, got 2"):
         Denoise(0.1)(model, TaskInput(torch.zeros(1, 2, 8)))
-    with pytest.raises(UserError, match=r"1 x 9, but this run was trained on 1 x 8"):
+    with pytest.raises(UserError, match=r"must have the shape 1 x 8, .*, got 1 x 9"):
         Denoise(0.1)(model, TaskInput(torch.zeros(1, 1, 9)))
     with pytest.raises(UserError, match=r"task\.noise_std="):
         Denoise()(model, TaskInput(truth=torch.zeros(1, *shape)))

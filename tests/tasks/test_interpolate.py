@@ -42,7 +42,7 @@ def test_the_middle_of_an_arc(randn):
 def test_mistakes(gaussian, make_schedule):
     shape = (1, 8)
     model = make_model(gaussian(shape), make_schedule("cosine"), shape)
-    with pytest.raises(UserError, match="takes pairs, but input has 3"):
+    with pytest.raises(UserError, match="must be pairs of samples, got 3"):
         Interpolate()(model, TaskInput(torch.zeros(3, *shape)))
     with pytest.raises(ValueError, match=r"task\.n_between must be >= 1, got 0"):
         Interpolate(n_between=0)

@@ -182,10 +182,10 @@ def mask_of(task, shape):
 def test_a_mask_is_white_where_data_are_missing(tmp_path):
     white = np.zeros((4, 6), np.uint8)
     white[1:3, 2:] = 255
-    Image.fromarray(white).save(tmp_path / "grey.png")
+    Image.fromarray(white).save(tmp_path / "gray.png")
     Image.fromarray(np.stack([white, 0 * white, 0 * white], 2)).save(tmp_path / "red.png")
     np.save(tmp_path / "mask.npy", white > 0)
-    for name in ("grey.png", "red.png", "mask.npy"):
+    for name in ("gray.png", "red.png", "mask.npy"):
         known = mask_of(inpaint(guided(), mask=str(tmp_path / name)), (3, 4, 6))
         assert torch.equal(known, torch.from_numpy(white == 0)[None, None].float())
     np.save(tmp_path / "signal.npy", np.array([0, 1, 1, 0]))
@@ -234,10 +234,10 @@ def test_mistakes_in_masks(name, tmp_path):
             "task.factor must be .* divide the size 4 x 6 of this run, got 4",
         ),
         (lambda: super_resolution(guided(), 1), (1, 4, 6), "task.factor must be >= 2 .*got 1"),
-        (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run on 3 channels, but this one has 1"),
-        (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run on"),
+        (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run trained on 3 channels, got 1"),
+        (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run trained on 1 channels"),
         (lambda: deblur(guided(), 0), (1, 4, 6), "task: width must be > 0, got 0"),
-        (lambda: deblur(guided()), (2,), "this one was trained on points"),
+        (lambda: deblur(guided()), (2,), "trained on images or signals, got points"),
     ],
 )
 def test_mistakes(task, shape, message):
@@ -248,7 +248,7 @@ def test_mistakes(task, shape, message):
 
 def test_mistakes_in_inputs():
     for x in (torch.zeros(2, 1, 3, 3), torch.zeros(2, 3, 2, 3)):
-        with pytest.raises(UserError, match=r"input has the shape .*, but this task needs 1 x 2 x 3 on this run"):
+        with pytest.raises(UserError, match=r"input must have the shape 1 x 2 x 3 for this task and run, got"):
             run(super_resolution(guided(), 2), make_model(), x=x)
     with pytest.raises(UserError, match="input=FILE is needed"):
         run(inpaint(guided()), make_model())

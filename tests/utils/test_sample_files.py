@@ -22,7 +22,7 @@ def pixels(*shape):
     return np.random.default_rng(0).integers(0, 256, shape, np.uint8)
 
 
-GRAY, COLOURS, SIGNAL, POINT = (1, 6, 5), (3, 6, 5), (1, 20), (2,)
+GRAY, COLORS, SIGNAL, POINT = (1, 6, 5), (3, 6, 5), (1, 20), (2,)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -36,30 +36,30 @@ def test_pictures_come_back(tmp_path, channels, randn):
 
 
 def kinds_of_pictures():
-    grey, colour = Image.fromarray(pixels(6, 5)), Image.fromarray(pixels(6, 5, 3))
+    gray, color = Image.fromarray(pixels(6, 5)), Image.fromarray(pixels(6, 5, 3))
     turned = Image.Exif()
     turned[ExifTags.Base.Orientation] = 6
     clear = np.dstack([pixels(6, 5, 3), pixels(6, 5)])
     frames = [Image.fromarray(pixels(6, 5)), Image.fromarray(255 - pixels(6, 5))]
     return {
-        "grey.png": (grey, {}),
-        "grey_as_colours.png": (grey.convert("RGB"), {}),
-        "colours.png": (colour, {}),
+        "gray.png": (gray, {}),
+        "gray_as_colors.png": (gray.convert("RGB"), {}),
+        "colors.png": (color, {}),
         "turned.jpg": (Image.fromarray(pixels(5, 6, 3)), {"exif": turned}),
         "turned.png": (Image.fromarray(pixels(5, 6)), {"exif": turned}),
-        "palette.png": (colour.convert("P"), {}),
-        "palette_clear.gif": (colour.convert("P"), {"transparency": 3}),
-        "cmyk.jpg": (colour.convert("CMYK"), {}),
+        "palette.png": (color.convert("P"), {}),
+        "palette_clear.gif": (color.convert("P"), {"transparency": 3}),
+        "cmyk.jpg": (color.convert("CMYK"), {}),
         "clear.png": (Image.fromarray(clear), {}),
         "clear.webp": (Image.fromarray(clear), {"lossless": True}),
-        "grey_clear.png": (Image.fromarray(clear).convert("LA"), {}),
-        "bits.png": (grey.convert("1"), {}),
+        "gray_clear.png": (Image.fromarray(clear).convert("LA"), {}),
+        "bits.png": (gray.convert("1"), {}),
         "deep.png": (Image.fromarray(pixels(6, 5).astype(np.uint16) * 200), {}),
         "moving.gif": (frames[0], {"save_all": True, "append_images": frames[1:]}),
     }
 
 
-@pytest.mark.parametrize("shape", [GRAY, COLOURS], ids=["grey", "colours"])
+@pytest.mark.parametrize("shape", [GRAY, COLORS], ids=["gray", "colors"])
 @pytest.mark.parametrize("name", kinds_of_pictures())
 def test_a_picture_is_read_as_training_reads_it(tmp_path, name, shape):
     """Of any kind, for any run: turned upright, on white, at 8 bits, in as many channels as the data have."""
@@ -191,13 +191,13 @@ def test_a_damaged_file(tmp_path, name):
 def test_an_array_that_unpacks_to_far_more_than_its_size_is_not_read(tmp_path):
     np.savez_compressed(tmp_path / "a.npz", x=np.zeros((600, 3, 200, 200), np.uint8))
     with pytest.raises(UserError, match=r"a\.npz holds an x that unpacks from 7\d,\d{3} to 72,000,128 bytes"):
-        read_samples(tmp_path / "a.npz", COLOURS)
+        read_samples(tmp_path / "a.npz", COLORS)
 
 
 def test_a_pipe_among_pictures_is_not_opened(tmp_path):
     Image.fromarray(pixels(6, 5, 3)).save(tmp_path / "a.png")
     os.mkfifo(tmp_path / "b.png")
-    assert len(read_samples(tmp_path, COLOURS)) == 1
+    assert len(read_samples(tmp_path, COLORS)) == 1
 
 
 def test_more_than_the_memory_is_not_read(tmp_path, monkeypatch):

@@ -27,7 +27,7 @@ def test_other_keys_other_seeds():
 
 
 def test_seeds_spread_over_their_range():
-    """Neighbouring keys give unrelated seeds: each of the 63 bits is set half of the time."""
+    """Neighboring keys give unrelated seeds: each of the 63 bits is set half of the time."""
     seeds = [derive_seed(i) for i in range(4000)]
     assert all(0 <= seed < 2**63 for seed in seeds)
     for bit in range(63):
@@ -43,7 +43,7 @@ def test_generator():
     assert generator("a", 1).initial_seed() == derive_seed("a", 1)
 
 
-def test_generators_of_neighbouring_keys_are_uncorrelated():
+def test_generators_of_neighboring_keys_are_uncorrelated():
     draws = torch.stack([torch.randn(10_000, generator=generator(0, i)) for i in range(8)])
     correlation = draws.corrcoef() - torch.eye(8)
     assert correlation.abs().max() < 5 / 10_000**0.5

@@ -107,7 +107,7 @@ def timed(work: Callable[..., Any], *args: Any, times: int = 1) -> float:
 
 
 def draw_pngs(folder: Path, n: int, different: int = 300, side: int = 32) -> Path:
-    """A folder of n grey PNGs with strokes like those of digits, of which only the first ones are `different`."""
+    """A folder of n gray PNGs with strokes like those of digits, of which only the first ones are `different`."""
     folder.mkdir(parents=True)
     draws = torch.Generator().manual_seed(0)
     for i in range(n):

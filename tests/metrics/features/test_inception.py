@@ -28,7 +28,7 @@ def replace(monkeypatch, network):
     monkeypatch.setattr("torchmetrics.image.fid.NoTrainInceptionV3", network)
 
 
-def test_grey_images_are_seen_as_rgb_and_real_ones_once(monkeypatch, tmp_path):
+def test_gray_images_are_seen_as_rgb_and_real_ones_once(monkeypatch, tmp_path):
     replace(monkeypatch, Means)
     real = reference()
     features = Inception(real, str(tmp_path))
