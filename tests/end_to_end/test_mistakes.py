@@ -86,7 +86,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
             ["parameterization=eps", "use parameterization=v"],
         ),
         (
-            ["callbacks.sample_images.n=3"],
+            ["callbacks.sample_images=null", "callbacks.sample_images.n=3"],
             ["callbacks.sample_images.n", "Another override removes callbacks.sample_images"],
         ),
         (["sampler=euler_maruyama", "schedule=flow"], ["sampler", "euler_maruyama", "use sampler=ddpm"]),
