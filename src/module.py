@@ -1,4 +1,4 @@
-"""The LightningModule: combines the parts, and makes every random draw a function of (seed, batch)."""
+"""The LightningModule: combines the parts, with every random draw a function of (seed, batch)."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Annotated, Any, cast
@@ -20,11 +20,11 @@ from src.utils.fsdp import FSDP2Strategy
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_steps
 from src.utils.seeding import derive_seed, generator
 
-MAX_FIT_SAMPLES = 20_000  # training samples to which a condition is fitted; more do not improve clusters
+MAX_FIT_SAMPLES = 20_000  # maximum number of training samples to fit a condition to; more do not improve clusters
 
 
 class DiffusionModule(pl.LightningModule):
-    """Trains a denoiser.
+    """LightningModule that trains a denoiser.
 
     Args:
         denoiser: network, schedule, parameterization and condition.
@@ -84,7 +84,7 @@ class DiffusionModule(pl.LightningModule):
             rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:MAX_FIT_SAMPLES]
             # Sorted, since reading in the order of the files is faster.
             batches = (data[0, some] for some in rows.sort().values.split(500))
-            condition.fit(batches, generator("first centres", self.seed))
+            condition.fit(batches, generator("first centres", self.seed))  # the string is part of the seed
             self.models["ema"].condition.load_state_dict(condition.state_dict())
 
     def configure_model(self) -> None:
@@ -100,8 +100,8 @@ class DiffusionModule(pl.LightningModule):
     ) -> tuple[Tensor, Tensor, torch.Generator]:
         """Draw times and noise, and make a generator for the dropout of the condition, all functions of the keys.
 
-        They are drawn for the global batch of n samples, of which this process takes its part, so that they do not
-        depend on the number of processes.
+        They are drawn for the global batch of n samples, and each process takes its share, so that they do not depend
+        on the number of processes.
         """
         rank, world_size = self.global_rank, self.trainer.world_size
         t = time_sampler(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
@@ -135,7 +135,7 @@ class DiffusionModule(pl.LightningModule):
             return
         if self.trainer.world_size > 1:
             everywhere = cast(Tensor, self.all_gather(torch.stack([t.to(losses.device), losses.to(t.dtype)])))
-            t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order that they were drawn
+            t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order of the draws
         self.time_sampler.update_with_losses(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -195,7 +195,7 @@ class DiffusionModule(pl.LightningModule):
 
     def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
         super().optimizer_step(*args, **kwargs)
-        step = self.global_step + 1  # Lightning counts this step only when the hook has returned
+        step = self.global_step + 1  # Lightning counts this step only after the hook returns
         self.ema.update(self.denoiser, step)
         if self.is_logging_step(step):
             self.log_training(step)
@@ -266,7 +266,7 @@ def check_trainable(loss: Loss) -> None:
     """Refuse a loss whose parameters would not be trained.
 
     Raises:
-        ValueError: if it is no nn.Module but has trainable parameters.
+        ValueError: if it is not an nn.Module but has trainable parameters.
     """
     if isinstance(loss, nn.Module):
         return
@@ -275,6 +275,6 @@ def check_trainable(loss: Loss) -> None:
         if any(isinstance(p, nn.Parameter) and p.requires_grad for p in parameters):
             kind = type(loss).__name__
             raise ValueError(
-                f"loss: {kind}.{name} has trainable parameters, but {kind} is not an nn.Module, so that they would "
+                f"loss: {kind}.{name} has trainable parameters, but {kind} is not an nn.Module, so they would "
                 f"not be trained; write class {kind}(nn.Module, Loss)"
             )

@@ -1,4 +1,4 @@
-"""Checkpoints: last.ckpt to resume from, best.ckpt, and kept ones."""
+"""Checkpoints: last.ckpt to resume from, best.ckpt, and those kept at intervals."""
 
 import shutil
 from pathlib import Path
@@ -55,7 +55,7 @@ class BestLastCheckpoint(Checkpoint):
         return self.dirpath / "best.ckpt"
 
     def is_kept(self, step: int) -> bool:
-        """Return whether the checkpoint of this step is kept."""
+        """Return True if the checkpoint of this step is kept."""
         return self.keep_every_n_steps is not None and step % self.keep_every_n_steps == 0
 
     def save_last(self, trainer: pl.Trainer) -> None:
@@ -76,10 +76,10 @@ class BestLastCheckpoint(Checkpoint):
         trainer.save_checkpoint(self.last_path)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Do what a run that was killed right after a checkpoint has left undone.
+        """Complete a run that was killed right after a checkpoint.
 
-        These are the copy to `best.ckpt` and, after the last step, the results that callbacks compute from the last
-        validation; its metrics are logged already.
+        Copy the checkpoint to `best.ckpt` and, after the last step, repeat the last validation for the results that
+        callbacks compute from it; its metrics are logged already.
         """
         if trainer.is_global_zero:
             self.dirpath.mkdir(parents=True, exist_ok=True)
@@ -133,7 +133,7 @@ class BestLastCheckpoint(Checkpoint):
 
 
 class Finishing(_FitLoop):
-    """The fit loop of a resumed run: it calls the callbacks also if no step is left."""
+    """The fit loop of a resumed run, which calls the callbacks even if no step is left."""
 
     @property
     def skip(self) -> bool:
@@ -141,13 +141,13 @@ class Finishing(_FitLoop):
 
 
 def out_of_time(trainer: pl.Trainer) -> bool:
-    """Return whether trainer.max_time has passed since this start."""
+    """Return True if trainer.max_time has passed since this start."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
     return any((timer.time_remaining() or 0) <= 0 for timer in timers)
 
 
 def validate(trainer: pl.Trainer, log: bool) -> None:
-    """Run a validation as between two steps.
+    """Run a validation before the first step, as Lightning does between two steps.
 
     Args:
         trainer: the trainer, before its first step.
@@ -165,7 +165,7 @@ def validate(trainer: pl.Trainer, log: bool) -> None:
 
 
 def is_validated_next(trainer: pl.Trainer) -> bool:
-    """Return whether a validation follows the batch that has just ended."""
+    """Return True if a validation follows the batch that has just ended."""
     assert trainer.fit_loop._data_fetcher is not None
     return trainer.fit_loop.epoch_loop._should_check_val_fx(trainer.fit_loop._data_fetcher)
 

@@ -10,7 +10,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 from src.loggers.metrics_csv import read_metrics
 from src.statistics.convergence import convergence_status
 
-PAUSE = 20.0  # least seconds between two readings of metrics.csv, which grows
+PAUSE = 20.0  # minimum seconds between two readings of metrics.csv, which grows
 
 
 class ConvergenceReport(pl.Callback):

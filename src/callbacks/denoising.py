@@ -14,7 +14,7 @@ from src.statistics.image_quality import image_quality
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
-BATCH_SIZE = 500
+BATCH_SIZE = 500  # the noise depends on it
 
 
 class Denoised(NamedTuple):
@@ -33,7 +33,8 @@ def denoise(module: DiffusionModule, data: BatchDataset, n: int) -> Denoised:
     """
     model, parts = module.models["ema"].eval(), []
     for first in range(0, n, BATCH_SIZE):
-        batch, g = data[0, torch.arange(first, min(first + BATCH_SIZE, n))], generator("denoising test", first)
+        batch = data[0, torch.arange(first, min(first + BATCH_SIZE, n))]
+        g = generator("denoising test", first)  # the string is part of the seed
         x_0, cond = batch["x"], model.condition({name: part.to(module.device) for name, part in batch.items()})
         t = module.time_sampler.for_validation()(len(x_0), g, model.schedule)
         x_t = model.schedule.add_noise(x_0, t, torch.randn(x_0.shape, generator=g))
@@ -67,7 +68,7 @@ class DenoisingTest(pl.Callback):
         n = min(self.n or len(data.test_set), len(data.test_set))
         original, noisy, denoised = denoise(pl_module, data.test_set, n)
         quality = image_quality(data.to_units(denoised), data.to_units(original), images=data.kind == "images")
-        # Not clipped: this is what the model is given.
+        # Not clipped, as the input of the model is not.
         noisy_units, original_units = (data.to_units(x, clip=False) for x in (noisy, original))
         before = image_quality(noisy_units, original_units, clip=False, images=data.kind == "images")
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
@@ -86,7 +87,7 @@ class DenoisingTest(pl.Callback):
 
 
 def summary(n: int, quality: dict[str, float], before: dict[str, float]) -> str:
-    """The errors of n denoised samples, and those of the noisy ones, in a line."""
+    """Format the errors of n denoised samples, and those of the noisy ones, in one line."""
     ratio = before["mse"] / quality["mse"]
     text = f"MSE {quality['mse']:.3g} on {n:,} samples, {ratio:.3g} times below {before['mse']:.3g} of the noisy"
     if "psnr" in quality:

@@ -1,4 +1,4 @@
-"""Snapshots of the averages along a run, from which averages of other widths are reconstructed afterwards."""
+"""Snapshots of the averaged weights during a run, to reconstruct averages of other widths afterwards."""
 
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ class EMASnapshots(pl.Callback):
     Args:
         dirpath: the folder of the snapshots.
         count: number of snapshots, evenly spaced over the run, the last at its end.
-        every_n_steps: optimizer steps between two, instead of count.
+        every_n_steps: optimizer steps between two snapshots, instead of `count`.
     """
 
     def __init__(self, dirpath: str, count: PositiveInt = 20, every_n_steps: PositiveInt | None = None):
@@ -30,7 +30,7 @@ class EMASnapshots(pl.Callback):
         self.planned = 0
 
     def is_due(self, step: int) -> bool:
-        """Return whether a snapshot follows this optimizer step."""
+        """Return True if a snapshot follows this optimizer step."""
         if self.every_n_steps is not None:
             return step > 0 and step % self.every_n_steps == 0
         return step * self.count // self.planned > (step - 1) * self.count // self.planned

@@ -11,7 +11,7 @@ from src.module import DiffusionModule
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
-MAX_SAMPLES = 5000  # validation samples that the error is computed on
+MAX_SAMPLES = 5000  # maximum number of validation samples for the error
 
 
 class FineTune(BaseFinetuning):

@@ -1,4 +1,4 @@
-"""Stopping on Ctrl-C, SIGTERM, a closed terminal and SLURM's warning without losing a step."""
+"""Stop on Ctrl-C, SIGTERM, a closed terminal or SLURM's warning without losing a step."""
 
 import os
 import signal

@@ -20,7 +20,7 @@ class OptunaPruning(pl.Callback):
     pruned.
 
     Args:
-        storage, study: storage URL and name of the study, as the sweeper has them.
+        storage, study: storage URL and name of the study, equal to those of the sweeper.
         monitor: the result that the search optimizes: `best_val_loss`, or a result of another callback.
         pruner: a pruner of Optuna.
 

@@ -32,7 +32,7 @@ class Progress(ProgressBar):
 
     @property
     def elapsed(self) -> float:
-        """Seconds of the whole run, including validation and plots, without those lost in a kill."""
+        """Seconds of the whole run, including validation and plots, without time lost in a kill."""
         return self.before + time.perf_counter() - self.began
 
     def state_dict(self) -> dict[str, Any]:

@@ -18,23 +18,23 @@ from src.utils.ranges import PositiveInt
 
 
 class TrainingMetric(Protocol):
-    """A metric that this callback logs; `src.metrics.sample_distance` has some.
+    """A metric that `Quality` can log, such as those in `src.metrics.sample_distance`.
 
     Attributes:
-        min_samples: the fewest samples that it is defined for.
+        min_samples: the minimum number of samples.
     """
 
     @property
     def min_samples(self) -> int: ...
 
     def prepare(self) -> None:
-        """Do what takes long; called before training, in the first process only."""
+        """Do slow preparations; called before training, on rank 0 only."""
 
     def real_samples(self, n: int) -> Tensor:
-        """The real data (n, C, *S) whose values are the baseline."""
+        """The real data (n, C, *S) for the baseline."""
 
     def __call__(self, x: Tensor) -> dict[str, float]:
-        """Compute the values, by name, of samples x (N, C, *S) in the units of the data; the most important first."""
+        """Compute the values by name, the main one first, for samples x (N, C, *S) in the units of the data."""
 
 
 class Quality(pl.Callback):
@@ -43,8 +43,8 @@ class Quality(pl.Callback):
     The values are logged as `quality/NAME`; by default the distance to the test data, of images
     `quality/frechet_distance`, of signals and points `quality/sliced_wasserstein`. `quality/real_baseline` is the first
     value of as many training data; among the results of the run, `quality/nfe` is the number of network evaluations per
-    sample. With so few samples the distance is large even of a perfect model: it ranks runs, and is no final result.
-    Processes share the sampling; the first computes the metric.
+    sample. With so few samples the distance is biased upwards, even for a perfect model: use it to rank runs, not as
+    a final result. The processes share the sampling; rank 0 computes the metric.
 
     Args:
         sampler: makes the sampler from (schedule, steps).

@@ -1,4 +1,4 @@
-"""Pictures of a run while it trains: samples, denoised data, the schedule and loss curves."""
+"""Pictures during training: samples, denoised data, the schedule and loss curves."""
 
 import time
 from collections.abc import Callable
@@ -21,8 +21,8 @@ from src.samplers.pipeline import Pipeline
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
-PAUSE = 20.0  # seconds at least between two drawings of the loss curves; short runs validate more often
-POINTS, POINTS_IN_STRIP = 1000, 500  # points shown at most, since more take time
+PAUSE = 20.0  # minimum seconds between two plots of the loss curves; short runs validate more often
+POINTS, POINTS_IN_STRIP = 1000, 500  # maximum number of points shown, since more take time
 
 
 class SampleImages(pl.Callback):
@@ -103,7 +103,7 @@ class SampleImages(pl.Callback):
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:
         from src.plots.denoising_strip import denoising_strip
 
-        noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)
+        noise = torch.randn(x_0.shape, generator=generator("strip")).to(x_0)  # a seed
         model = module.models["ema"]
         times = torch.tensor(self.times, dtype=torch.float64)
         noisy = [model.schedule.add_noise(x_0, t, noise) for t in times]
@@ -122,7 +122,7 @@ class SampleImages(pl.Callback):
         from src.plots.schedule import schedule_picture
 
         shown = x_0[:1] if x_0.ndim > 2 else x_0  # of points, the whole cloud
-        noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)
+        noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)  # a seed
         picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind)
         self.show(trainer, picture, "schedule", "../schedule")
 

@@ -1,4 +1,4 @@
-"""One-line messages for the mistakes of users, with suggestions."""
+"""One-line error messages for users, with suggestions."""
 
 import errno
 import os
@@ -88,12 +88,12 @@ def user_message(error: BaseException, config_name: str) -> str | None:
             f"a data loader process was killed ({str(error).splitlines()[0].rstrip('. ')}), probably for lack of "
             "memory: use fewer data.num_workers, or data.num_workers=0"
         )
-    if type(error).__name__ == "TerminatedWorkerError":  # of joblib
+    if type(error).__name__ == "TerminatedWorkerError":  # raised by joblib
         return "the process of a job was killed, probably for lack of memory; resume with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
         return composition_message(error, config_name)
     if is_misconfiguration(error):
-        return f"the trainer refuses this configuration: {error}"
+        return f"the trainer does not accept this configuration: {error}"
     return None
 
 
@@ -167,7 +167,7 @@ def suggest_key(name: str, config_name: str) -> str:
 
 def suggest(name: str, choices: list[str]) -> str:
     """A suggestion of similar names; empty if there are none."""
-    leaf = name.split(".")[-1]  # it may lack the right parent, such as max_steps for trainer.max_steps
+    leaf = name.split(".")[-1]  # its parent may be missing, such as max_steps for trainer.max_steps
     found = [c for c in choices if c.split(".")[-1] == leaf] or get_close_matches(name, choices, n=1, cutoff=0.5)
     return f" Did you mean {' or '.join(found[:3])}?" if found else ""
 

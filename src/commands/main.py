@@ -1,4 +1,4 @@
-"""Start a command with Hydra: as one job, or as the jobs of a sweep."""
+"""Start a command with Hydra, as a single job or as the jobs of a sweep."""
 
 import os
 import sys
@@ -29,7 +29,7 @@ def run_command(
         config_name: the name of the file in conf/, without .yaml.
         rewrite: makes the overrides for Hydra from those on the command line.
     """
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors to us instead of printing them
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     limit_yaml()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with user_errors(config_name):
@@ -42,7 +42,7 @@ def run_command(
 
 
 def wrap_task(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[DictConfig], Any]:
-    """The task for Hydra: a job of a sweep writes its errors to the folder of the sweep, others exit with one line."""
+    """Wrap a task for Hydra: a job of a sweep writes its error to the sweep folder, others exit with one line."""
 
     def job(cfg: DictConfig) -> Any:
         with trust_configs(cfg.get("trust") is True):

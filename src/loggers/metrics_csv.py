@@ -13,7 +13,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.utils.atomic import atomic_write, require_exists
 from src.utils.files import check, read_rows, reading
 
-ADVICE = "Delete it: the run goes on without the values logged before"
+ADVICE = "Delete it; the run resumes without the values logged before"
 Row = dict[str, float]
 
 
@@ -23,7 +23,7 @@ class MetricsCSV(Logger):
     Lightning's CSVLogger deletes the file of a run that is resumed; this one continues it.
 
     Args:
-        folder: where the file goes.
+        folder: the folder of the file.
     """
 
     def __init__(self, folder: str):
@@ -31,7 +31,7 @@ class MetricsCSV(Logger):
         self.path = Path(folder) / "metrics.csv"
         self.columns: list[str] = []
         self.row: Row = {}
-        self.row_begins: int | None = None  # where in the file, once it has been written
+        self.row_begins: int | None = None  # the position of the row in the file, once written
 
     @property
     def name(self) -> str:
@@ -42,11 +42,11 @@ class MetricsCSV(Logger):
         return ""
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Kept by the run folder's config.yaml."""
+        """Do nothing: config.yaml in the run folder holds the hyperparameters."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Row, step: int | None = None) -> None:
-        """Add values to the row of a step; it is written when the next one begins, or by `save`."""
+        """Add values to the row of a step; the row is written when the next step is logged, or by `save`."""
         if self.row and self.row["step"] != step:
             self.save()
             self.row, self.row_begins = {}, None
@@ -54,7 +54,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row at hand, in the place of what it was when it was written before."""
+        """Write the current row, over its earlier version if it was written before."""
         if not self.row:
             return
         if self.columns:  # the file was written or read before
@@ -68,14 +68,14 @@ class MetricsCSV(Logger):
             return
         if self.row_begins is None:
             self.row_begins = self.path.stat().st_size
-        # Over the old row, of which this one says all that it said: it is there at every moment.
+        # The new row holds all values of the old one, so that none is missing at any moment.
         with self.path.open("r+b", buffering=0) as file:
             file.seek(self.row_begins)
             file.write(csv_text([self.row], self.columns))
             file.truncate()
 
     def rewrite(self, rows: list[Row]) -> None:
-        """Replace the file by one whose last row is the one at hand."""
+        """Replace the file; the last of the rows becomes the current row."""
         write_metrics(self.path, rows, self.columns)
         self.row, last = rows[-1], csv_text(rows[-1:], self.columns)
         self.row_begins = self.path.stat().st_size - len(last)
@@ -86,7 +86,7 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def rewind(self, step: int) -> None:
-        """Forget what was written after `step`, to which a resumed run goes back, and go on with the row of it."""
+        """Delete the rows after `step`, at which a resumed run continues; the row of `step` becomes the current row."""
         if not self.path.exists():
             return
         rows = read_metrics(self.path)
@@ -99,7 +99,7 @@ class MetricsCSV(Logger):
 
 
 def read_metrics(path: Path) -> list[Row]:
-    """The rows of a metrics.csv, without their empty cells; a last line cut off by a kill is left out."""
+    """Read the rows of a metrics.csv without empty cells, and without a last line that a kill truncated."""
     rows = read_rows(path, ADVICE)
     columns = rows[0] if rows else []
     with reading(path, ADVICE):
@@ -110,14 +110,14 @@ def read_metrics(path: Path) -> list[Row]:
 
 
 def write_metrics(path: Path, rows: list[Row], columns: list[str]) -> None:
-    """Replace a metrics.csv in one move."""
+    """Replace a metrics.csv atomically."""
     with atomic_write(path) as partial:
         header = csv_text([dict(zip(columns, columns, strict=True))], columns)
         partial.write_bytes(header + csv_text(rows, columns))
 
 
 def csv_text(rows: Sequence[Mapping[str, Any]], columns: list[str]) -> bytes:
-    """The lines of some rows."""
+    """Format rows as lines of a CSV file, without a header."""
     text = io.StringIO(newline="")
     csv.DictWriter(text, columns, lineterminator="\n").writerows(rows)
     return text.getvalue().encode()

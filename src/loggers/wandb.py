@@ -27,7 +27,7 @@ class RunFolderWandbLogger(WandbLogger):
         arguments: arguments of `wandb.init`, such as project and name; None is left out.
 
     Raises:
-        UserError: if wandb is not installed, or nobody is logged in.
+        UserError: if wandb is not installed or not logged in.
     """
 
     def __init__(self, folder: str, offline: bool = False, artifact: bool = True, **arguments: Any):
@@ -37,7 +37,7 @@ class RunFolderWandbLogger(WandbLogger):
         if offline:  # Lightning's own `offline` sets a variable that reaches the next job of a sweep
             arguments["mode"] = "offline"
         super().__init__(save_dir=folder, id=previous_run_id(self.folder), **arguments)
-        self._wandb_init.pop("anonymous", None)  # of which wandb complains, whatever it is
+        self._wandb_init.pop("anonymous", None)  # wandb warns of it at any value
 
     @property
     @rank_zero_experiment
@@ -51,12 +51,12 @@ class RunFolderWandbLogger(WandbLogger):
             return self._experiment
         import wandb
 
-        self._wandb_init["config"] = read_yaml(self.folder / "config.yaml", dict, "Begin a new run")
+        self._wandb_init["config"] = read_yaml(self.folder / "config.yaml", dict, "Start a new run")
         try:
             return super().experiment
         except wandb.Error as error:
             raise UserError(
-                f"logger=wandb: {error}. To go on without: logger.wandb.offline=true, or logger=tensorboard"
+                f"logger=wandb: {error}. Set logger.wandb.offline=true or logger=tensorboard to run without it"
             ) from error
 
     @rank_zero_only
@@ -76,7 +76,7 @@ class RunFolderWandbLogger(WandbLogger):
         artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
         for path in (self.folder / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")):
             if path.exists():
-                # Left where it is until it is uploaded; wandb's own copies would go to the user's home.
+                # Uploaded from its place, since wandb would copy it to the user's home otherwise.
                 artifact.add_file(str(self.copy(path) if self.offline else path), policy="immutable")
         self.experiment.log_artifact(artifact)
 
@@ -88,7 +88,11 @@ class RunFolderWandbLogger(WandbLogger):
 
 
 def check_login(offline: bool) -> None:
-    """Check that wandb is installed and logged in, before the run begins."""
+    """Check that wandb is installed and logged in, before the run begins.
+
+    Raises:
+        UserError: if it is not.
+    """
     try:
         import wandb
     except ImportError as error:
@@ -99,16 +103,16 @@ def check_login(offline: bool) -> None:
     if offline or os.environ.get("WANDB_MODE", "online") != "online" or not is_main_process():
         return
     try:
-        reason = None if wandb.login(prompt=False, verify=False) else "nobody is logged in to Weights & Biases"
+        reason = None if wandb.login(prompt=False, verify=False) else "not logged in to Weights & Biases"
     except wandb.Error as error:
         reason = str(error)
     if reason:
         raise UserError(
-            f"logger=wandb: {reason}; run `wandb login` once, or keep the run here with logger.wandb.offline=true"
+            f"logger=wandb: {reason}; run `wandb login` once, or keep it offline with logger.wandb.offline=true"
         )
 
 
 def previous_run_id(folder: Path) -> str | None:
-    """The id of the wandb run in this folder, from the folder that wandb has made, or None."""
+    """The id of the wandb run in this folder, from the name of the folder made by wandb, or None."""
     began = sorted(folder.glob("wandb/*run-*-*"))
     return began[0].name.rpartition("-")[2] if began else None

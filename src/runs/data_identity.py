@@ -1,7 +1,6 @@
-"""The identity of data, by which resuming, evaluating and comparing tell whether data are the same.
+"""The identity of data, used to resume, evaluate and compare runs.
 
-`data_id` says whether two runs were trained on the same data, `data_changes` whether the data of one run are still
-what they were.
+`data_id` is equal for two runs trained on the same data; `data_changes` describes how the data of a run changed.
 """
 
 from collections.abc import Mapping, Sequence
@@ -9,8 +8,8 @@ from hashlib import sha256
 from math import isclose
 from typing import Any
 
-# Settings of how data are loaded, which leave them the same data. The split into training and validation samples is not
-# among them: it decides what a run is trained on, and what its losses are measured on.
+# Settings of loading, which do not change the identity of the data. The split into training and validation data does,
+# since it determines the data that a run is trained and validated on.
 DATA_LOADING_KEYS = (
     "batch_size", "num_workers", "seed", "cache_gb", "mirrors", "offline", "sha256", "subfolder", "files",
     "num_classes", "flip", "index", "rescan", "shuffle_window",
@@ -19,11 +18,11 @@ LOCATION_KEYS = ("root", "val_root")
 
 
 def data_changes(recorded: Mapping[str, Any] | None, current: Mapping[str, Any]) -> str | None:
-    """A sentence on how the data differ from those that a run was started with; None if they do not.
+    """Describe in a sentence how the data differ from those that a run was started with; None if they do not.
 
     Args:
         recorded: `DataModule.identity` at the start of the run; None, or without a key, if it was not recorded.
-        current: the identity of the data as they are.
+        current: the present identity of the data.
     """
     found = []
     for name, new in current.items():
@@ -42,7 +41,7 @@ def nearly_equal(a: Sequence[float], b: Sequence[float]) -> bool:
 
 
 def identifying_settings(settings: Mapping[str, Any], files: str | None) -> dict[str, Any]:
-    """The settings of data that tell them from other data; known files are the same wherever they lie.
+    """The settings that identify the data; the location of files does not count if their hash is known.
 
     Args:
         settings: the `data` section of a config.

@@ -60,7 +60,7 @@ def clip_bound(data: str | None) -> float | None:
     """
     try:
         return 1.0 if get_object(str(data)).kind == "images" else None
-    except Exception:  # no such class: check_config names the reason
+    except Exception:  # no such class: check_config reports the reason
         return None
 
 

@@ -11,6 +11,9 @@ Count = Annotated[int, Ge(1)]
 Share = Annotated[float, Interval(gt=0, le=1)]
 
 
+# Error messages quote the docstrings of these predicates after "must be".
+
+
 def is_duration(text: str) -> bool:
     """a time above 0 as DD:HH:MM:SS."""
     return re.fullmatch(r"\d+:\d\d:\d\d:\d\d", text) is not None and text.strip("0:") != ""
@@ -54,7 +57,7 @@ class Trainer:
     num_sanity_val_steps: Literal[-1] | Annotated[int, Ge(0)]
     profiler: Literal["simple", "advanced", "pytorch"] | None
     reload_dataloaders_every_n_epochs: Annotated[int, Ge(0)]
-    # Others would disable the checkpoints or the order of the data that runs rely on.
+    # Other values would disable checkpoints, or change the order of the data that resuming relies on.
     enable_checkpointing: Literal[True] | None
     fast_dev_run: Literal[False]
     barebones: Literal[False]
@@ -62,7 +65,7 @@ class Trainer:
 
 
 class Optimizer:
-    """Any optimizer of torch: the names mean the same in all."""
+    """The optimizers of torch, whose arguments of the same name have the same meaning."""
 
     lr: Annotated[float, Gt(0)]
     betas: tuple[Annotated[float, Interval(ge=0, lt=1)], Annotated[float, Interval(ge=0, lt=1)]]
@@ -78,7 +81,7 @@ class Optimizer:
 
 
 class Adafactor:
-    """Adafactor of torch, which has two eps."""
+    """The Adafactor optimizer of torch, whose `eps` is a pair."""
 
     lr: Annotated[float, Gt(0)]
     weight_decay: Annotated[float, Ge(0)]

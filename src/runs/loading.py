@@ -14,7 +14,7 @@ from src.utils.signatures import parameters
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
-    """The denoiser that a config describes: network, schedule, parameterization, variance and condition.
+    """Build the denoiser of a config: network, schedule, parameterization, variance and condition.
 
     Args:
         cfg: the config of a run.
@@ -27,7 +27,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         with config_errors(part):
             parts[part] = instantiate(cfg[part])
     share = cfg["self_conditioning_prob"]
-    # These arguments follow from the other parts, so that nobody has to set them too.
+    # These arguments follow from the other parts, so that users need not set them.
     channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
     needed = {}
     if share:
@@ -37,7 +37,9 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
     if num_classes := parts["condition"].num_classes:
         needed["num_classes"] = num_classes, "this condition", "condition=none"
     if "num_classes" in cfg["net"]:
-        raise UserError("net.num_classes follows from the condition; leave it out, and choose condition=labels or none")
+        raise UserError(
+            "net.num_classes follows from the condition; leave it out, and set condition=labels or condition=none"
+        )
     accepted = parameters(get_object(cfg["net"]["_target_"]))
     for key, (_, reason, without) in needed.items():
         if key not in accepted:
@@ -53,10 +55,10 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
     """Load the denoiser of a run with the weights of a checkpoint.
 
     Raises:
-        UserError: where there is no such run or checkpoint.
+        UserError: if there is no such run or checkpoint.
     """
     if not run:
-        raise UserError("guidance.guide_model.run=RUN is needed: the run whose weaker checkpoint guides")
+        raise UserError("guidance.guide_model.run=RUN must be given: the run with the weaker model for autoguidance")
     found = Run.find(run)
     denoiser = build_denoiser(found.config())
     load_weights(denoiser, *read_weights(found, ckpt, weights))
@@ -64,7 +66,7 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
 
 
 def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, Any], Path]:
-    """The weights of a denoiser that `weights=` names, as a state dict, and the file or folder that they are from.
+    """Read the weights that `weights=` names; return their state dict and its file or folder.
 
     Args:
         run: the run.
@@ -84,7 +86,7 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
         return strip_prefix(load_checkpoint(path)["state_dict"], prefixes[weights]), path
     if isinstance(weights, bool | str):
         raise UserError(f"weights must be ema, raw or a relative width such as 0.07, got {weights}")
-    instead = "Delete it; the others may do"
+    instead = "Delete it; the other snapshots may suffice"
     wanted = {"step": int, "sigma_rel": [float], "weights": [dict], "buffers": dict}
     snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
     with config_errors(f"weights={weights}"):
@@ -95,7 +97,7 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     """Load a state dict into a model.
 
     Raises:
-        UserError: if it is of another architecture, or holds numbers that are not finite.
+        UserError: if the state dict does not fit the model, or holds numbers that are not finite.
     """
     expected = model.state_dict()
     if odd := [k for k, value in weights.items() if not hasattr(value, "isfinite")]:
@@ -106,11 +108,11 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     if missing or foreign or shapes:
         key = (shapes or missing or foreign)[0]
         found = f"has shape {tuple(weights[key].shape)}" if key in weights else "is missing"
-        wanted = f"shape {tuple(expected[key].shape)} is wanted" if key in expected else "is not wanted"
+        wanted = f"must have shape {tuple(expected[key].shape)}" if key in expected else "is not in the model"
         raise UserError(
             f"{source} is of another architecture ({len(shapes)} shapes differ, {len(missing)} tensors are missing, "
-            f"{len(foreign)} are not known; for example {key} {found} there, but {wanted}). "
-            "Use the net and data settings that it was trained with"
+            f"{len(foreign)} are unknown; for example {key} {found}, but {wanted}). "
+            "Use the net and data settings of its training"
         )
     bad = [k for k, value in weights.items() if expected[k].isfinite().all() and not value.isfinite().all()]
     if bad:

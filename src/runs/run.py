@@ -19,7 +19,7 @@ from src.utils.errors import UserError, file_errors
 from src.utils.files import Damaged, check, read_json, read_yaml, reading
 
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
-CONFIG_ADVICE = "Take it from another run of the same settings"
+CONFIG_ADVICE = "Copy it from a run with the same settings"
 OLDEST = (0, 2)  # the first version whose runs can be loaded
 # The entries of run.json that other code relies on.
 TEXT = (str, type(None))
@@ -39,7 +39,7 @@ SETTINGS = {
 }  # fmt: skip
 # The parts that every command builds from the config of a run.
 REBUILT = ("data", "net", "condition", "schedule", "parameterization", "variance", "time_sampler")
-# The groups of how to sample, inherited from the run unless the command line chooses others.
+# The groups for sampling, inherited from the run unless the command line overrides them.
 SAMPLING_GROUPS = ("sampler", "variance", "time_grid", "clip", "guidance")
 
 
@@ -85,7 +85,7 @@ class Run:
         return cls(path.resolve() if name == "latest" else path)
 
     def config(self) -> DictConfig:
-        """The resolved config that the run was started with; its paths follow a folder that was moved.
+        """The resolved config of the run; its paths are adapted if the folder was moved.
 
         Raises:
             UserError: if it is damaged, of an earlier version, or names targets that need trust=true.
@@ -97,7 +97,7 @@ class Run:
         return OmegaConf.create(relocate_paths(cfg, cfg["paths"]["run"], str(self.path.absolute())))
 
     def settings(self) -> dict[str, Any]:
-        """The config as plain containers, with the paths that the run was started with.
+        """The config of the run as plain containers, with its original paths.
 
         Raises:
             UserError: if it is damaged, or of an earlier version of this project.
@@ -119,7 +119,7 @@ class Run:
         saved = read_yaml(self.path / CONFIG, dict, CONFIG_ADVICE)
         version = saved.pop("version", "0.1")
         if not isinstance(version, str) or not re.fullmatch(r"\d+(\.\d+)*", version):
-            raise Damaged(f"{self.path / CONFIG} is damaged: version must be such as {__version__}, got {version!r}")
+            raise Damaged(f"{self.path / CONFIG} is damaged: version must look like {__version__}, got {version!r}")
         if tuple(map(int, version.split("."))) < OLDEST:
             raise OtherVersion(
                 f"{self.path} is a run of version {version}, which version {__version__} cannot load; "
@@ -129,11 +129,11 @@ class Run:
 
     @property
     def data_id(self) -> str:
-        """A hash of what the run was trained on: the same for runs whose data differ in DATA_LOADING_KEYS alone."""
+        """A hash of the training data; equal for runs whose data settings differ only in DATA_LOADING_KEYS."""
         return self.data_id_of((self.metadata().get("data_identity") or {}).get("files"))
 
     def data_id_of(self, files: str | None) -> str:
-        """The same with the hash of the files of the data as they are now, if they are files."""
+        """The data id with another hash of the data files; None for data without files."""
         return data_id(identifying_settings(self.portable_settings()["data"], files))
 
     def portable_settings(self) -> dict[str, Any]:
@@ -154,7 +154,7 @@ class Run:
             path = best_checkpoint(self.checkpoints)
         if not path.exists():
             there = sorted((p.stem for p in self.checkpoints.glob("*.ckpt")), key=lambda name: (len(name), name))
-            hint = f"it has {', '.join(there)}" if there else "it was stopped before the first one was written"
+            hint = f"it has {', '.join(there)}" if there else "it was stopped before its first checkpoint"
             raise UserError(f"{self.path} holds no checkpoint {which}.ckpt; {hint}")
         return path
 
@@ -194,7 +194,7 @@ class Run:
             UserError: if it is damaged.
         """
         path = self.path / RECORD
-        advice = "Delete it: the run goes on without its command line and results"
+        advice = "Delete it; the run resumes without its command line and results"
         return read_json(path, FACTS, advice) if path.exists() else {}
 
     @property
@@ -243,7 +243,7 @@ def symlink_latest(link: Path, target: Path) -> None:
         partial.symlink_to(os.path.relpath(target.absolute(), link.absolute().parent), target_is_directory=True)
         partial.replace(link)
     except OSError:
-        with suppress(OSError):  # of a folder that is none
+        with suppress(OSError):  # it may not be a folder
             partial.unlink(missing_ok=True)
 
 

@@ -1,4 +1,4 @@
-"""The plan and the jobs of a sweep, in files of its folder that the processes of any launcher write and read."""
+"""The plan and the jobs of a sweep, stored as files in its folder, which the processes of all launchers share."""
 
 import time
 from collections.abc import Sequence
@@ -49,7 +49,7 @@ class Job:
     error: str | None = None
 
     def write(self, sweep: Path) -> None:
-        """Write it to the folder of the sweep."""
+        """Write the job to the folder of the sweep."""
         write_json(sweep / JOBS / f"{self.number}.json", asdict(self))
 
     def end(self, sweep: Path, state: Literal["done", "failed", "stopped"], **outcome: Any) -> None:
@@ -84,22 +84,22 @@ def remove_job_files(sweep: Path) -> None:
     """Remove the files of the jobs of an earlier start, and no others."""
     for file in (sweep / JOBS).glob("[0-9]*.json"):
         with suppress(Damaged):
-            read_record(Job, file, JOB, "It is left there")
+            read_record(Job, file, JOB, "It is kept")
             file.unlink()
 
 
 @lru_cache(maxsize=8)
 def read_plan(path: str, inode: int, modified: int) -> dict[str, Any]:
-    """The content of a sweep's plan, cached by the inode and the time of its file, which is only ever replaced."""
+    """Read the plan of a sweep, cached by the inode and time of its file, which is never changed in place."""
     return read_json(Path(path), PLAN, "Start the sweep again in another folder: finished runs are not repeated")
 
 
 @dataclass
 class SweepPlan:
-    """The jobs that a sweep consists of.
+    """The jobs of a sweep.
 
     Attributes:
-        command: the command that it runs, such as `train`.
+        command: the command of its jobs, such as `train`.
         overrides, hydra_overrides: the overrides on the command line, those of the command and those of Hydra.
         swept: the keys that differ between the jobs.
         jobs: the overrides of each job; empty for a search, which chooses them as it goes.
@@ -114,7 +114,7 @@ class SweepPlan:
     count: int | None
 
     def write(self, sweep: Path) -> None:
-        """Write it to the folder of the sweep."""
+        """Write the plan to the folder of the sweep."""
         write_json(sweep / SWEEP, asdict(self))
 
     @classmethod

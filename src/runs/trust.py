@@ -1,8 +1,8 @@
-"""Check that a config from a run folder, which may come from someone else, runs no code but this project's parts.
+"""Check that a config from a run folder, which may be someone else's, runs only code of this project's parts.
 
 Hydra calls the `_target_` of a config, so a config is code. A config composed by the command line is the user's own. In
 a config from a run folder every target must be a part of this project, or one of the classes of torch and Lightning
-below, unless the command line says trust=true. docs/security.md says what is guaranteed.
+below, unless the command line says trust=true. docs/security.md lists the guarantees.
 """
 
 import inspect
@@ -20,7 +20,7 @@ from src.runs.check_config import instantiable_nodes, muted
 from src.utils.errors import UserError
 from src.utils.paths import CONF
 
-# Packages of this project: plain torch, whose functions may be targets too, and those of which only classes may be.
+# Packages of this project whose classes and functions may be targets, and those whose classes alone may be.
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
 PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
 FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.auto.auto")
@@ -71,10 +71,7 @@ def check_trusted_config(cfg: dict[str, Any], file: Path) -> None:
     """
     for path, value in string_values(cfg):
         if "${" in value:
-            raise UserError(
-                f"{file}: {path} holds the interpolation {value!r}, but the config of a run is resolved. "
-                "Write its value there"
-            )
+            raise UserError(f"{file}: {path} holds the interpolation {value!r}; replace it by its value")
     for path, name in [] if is_trusted() else untrusted_targets(cfg):
         raise UserError(
             f"{file}: {path}._target_={name} is neither a part of this project nor one of the classes of torch and "
@@ -145,7 +142,7 @@ def check_trusted_overrides(overrides: Sequence[str], file: Path, trust: bool) -
             (key.startswith("hydra") and not PLAIN_SETTING.fullmatch(override))
             or not re.fullmatch(r"\w[\w.-]*(/\w+)?", key)
             or ".." in key
-            or (chooses and not re.fullmatch(r"[\w,\[\] -]*", value))  # one from outside conf/
+            or (chooses and not re.fullmatch(r"[\w,\[\] -]*", value))  # a file outside conf/
             or "${" in override
             or ("_target_" in override and not named)
         ):

@@ -193,7 +193,7 @@ def test_a_mistake_gets_one_line(command, digits, tmp_path, words, parts):
 def test_a_run_without_checkpoint(command, digits, tmp_path):
     (tmp_path / "run").mkdir()
     (tmp_path / "run/config.yaml").write_text((digits / "config.yaml").read_text())
-    assert_one_line(command("evaluate", f"run={tmp_path / 'run'}"), "no checkpoint", "before the first one")
+    assert_one_line(command("evaluate", f"run={tmp_path / 'run'}"), "no checkpoint", "before its first checkpoint")
 
 
 def test_nobody_is_asked_about_points_or_what_cannot_be_drawn(command, points, denoiser):

@@ -110,7 +110,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["loss=perceptual", "loss.features._target_=???"], ["error: loss.features._target_=VALUE must be given"]),
         (["loss=perceptual", "~loss.features"], ["error: loss: ", "Perceptual also needs features"]),
         (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE must be given"]),
-        (["guidance=autoguidance", "guidance.guide_model.ckpt=best"], ["guidance.guide_model.run=RUN is needed"]),
+        (["guidance=autoguidance", "guidance.guide_model.ckpt=best"], ["guidance.guide_model.run=RUN must be given"]),
         (["guidance=classifier"], ["guidance.log_prob._target_=VALUE must be given"]),
         # Choices and values that there are not.
         (["time_sampler=lognormal"], ["time_sampler=lognormal", "Did you mean log_normal?"]),

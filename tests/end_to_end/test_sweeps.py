@@ -111,7 +111,7 @@ def test_a_job_that_fails_ends_only_itself(tmp_path):
     assert "1 of 4 jobs done" in done.stderr and f"sweep.resume={sweep} sweep.retry=true" in done.stderr
     again = forked("-m", f"sweep.resume={sweep}", "trust=true")
     assert again.returncode == 1
-    assert "failed in an earlier start of the sweep, too: the loss is not finite at step 3" in read_jobs(sweep)[0].error
+    assert "failed in an earlier start of the sweep: the loss is not finite at step 3" in read_jobs(sweep)[0].error
     one = [*words, "parameterization=v", broken, "+callbacks.fault.step=2", f"sweep.resume={sweep}"]
     assert forked(*one, "sweep.retry=true").returncode == 1
     assert read_jobs(sweep)[0].error.startswith("the loss is not finite")

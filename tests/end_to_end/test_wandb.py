@@ -108,7 +108,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_each_job_of_a_sweep_has_its_own(
     [
         (False, None, [], ["not installed", "pip install wandb"]),
         (False, None, ["logger.wandb.offline=true"], ["not installed", "pip install wandb"]),
-        (True, None, [], ["nobody is logged in", "wandb login", "logger.wandb.offline=true"]),
+        (True, None, [], ["not logged in", "wandb login", "logger.wandb.offline=true"]),
         (True, "short", [], ["key", "wandb login", "logger.wandb.offline=true"]),
     ],
 )

@@ -98,7 +98,7 @@ def test_what_is_no_run(outputs):
 def test_checkpoints(outputs):
     run = start(outputs / "x")
     message = message_of(lambda: run.checkpoint("best"))
-    assert message == "outputs/x holds no checkpoint best.ckpt; it was stopped before the first one was written"
+    assert message == "outputs/x holds no checkpoint best.ckpt; it was stopped before its first checkpoint"
     (run.checkpoints / "last.ckpt").touch()
     assert run.checkpoint("last") == Path("outputs/x/checkpoints/last.ckpt")
     assert message_of(lambda: run.checkpoint("best")).endswith("; it has last")
@@ -380,12 +380,12 @@ def test_weights_of_another_architecture_are_refused():
     assert message.startswith(
         "run/last.ckpt is of another architecture (1 shapes differ, 0 tensors are missing, 0 are "
     )
-    assert f"for example {key} has shape (3, 4) there, but shape (8, 4) is wanted" in message
+    assert f"for example {key} has shape (3, 4), but must have shape (8, 4)" in message
     message = refusal(**{key: None})
     assert "(0 shapes differ, 1 tensors are missing" in message
-    assert f"{key} is missing there, but shape (8, 4) is wanted" in message
+    assert f"{key} is missing, but must have shape (8, 4)" in message
     message = refusal(foreign=torch.zeros(2))
-    assert "1 are not known; for example foreign has shape (2,) there, but is not wanted" in message
+    assert "1 are unknown; for example foreign has shape (2,), but is not in the model" in message
     assert all(torch.equal(v, before[k]) for k, v in denoiser.state_dict().items()), "nothing was loaded"
 
 

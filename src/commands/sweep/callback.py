@@ -71,7 +71,7 @@ def resolve_sweep_dir(name: Any) -> str:
     """Return the absolute path of the sweep folder.
 
     Raises:
-        UserError: if the name is empty, or the folder holds files but no sweep.
+        UserError: if the name is empty, or the folder holds files of something other than a sweep.
     """
     check_named("hydra.sweep.dir", name)
     folder = Path(name).absolute()
@@ -81,7 +81,7 @@ def resolve_sweep_dir(name: Any) -> str:
 
 
 def make_plan(config: DictConfig) -> SweepPlan:
-    """Expand the overrides of a sweep to its jobs, where they are known beforehand."""
+    """Expand the overrides of a sweep to its jobs; a search chooses them later."""
     hydra = config.hydra
     overrides = list(hydra.overrides.task)
     params = [f"{name}={value}" for name, value in (hydra.sweeper.get("params") or {}).items()]
@@ -115,7 +115,7 @@ def print_table(sweep: Path) -> list[str]:
     except Exception as error:  # Hydra would only warn
         if (message := user_message(error, "compare")) is None:
             traceback.print_exc()
-        else:  # such as a single run
+        else:  # such as for a single run
             print(f"No table: {message}")
     return []
 

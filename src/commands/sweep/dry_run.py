@@ -16,7 +16,7 @@ def dry_run_text(config: DictConfig, jobs: Sequence[Sequence[str]]) -> str:
     """The jobs of a sweep, and the settings of its sweeper and launcher.
 
     Args:
-        config: of the sweep.
+        config: the config of the sweep.
         jobs: the overrides of each job; empty if a search chooses them.
 
     Raises:
@@ -25,7 +25,7 @@ def dry_run_text(config: DictConfig, jobs: Sequence[Sequence[str]]) -> str:
     hydra = config.hydra
     check_installed(hydra)
     common = [text for text in (jobs or [hydra.overrides.task])[0] if all(text in overrides for overrides in jobs)]
-    lines = [f"Dry run, nothing is started. Jobs in {hydra.sweep.dir}, all with {shlex.join(common)}:"]
+    lines = [f"Dry run: nothing is started. Jobs in {hydra.sweep.dir}, all with {shlex.join(common)}:"]
     for number, overrides in enumerate(jobs):
         lines.append(f"  job {number}: {shlex.join(text for text in overrides if text not in common)}")
     if "study_name" in hydra.sweeper:

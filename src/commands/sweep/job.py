@@ -22,7 +22,7 @@ from src.utils.override_syntax import assignment, command, read
 from src.utils.paths import resolve_strings
 from src.utils.processes import cluster_environment, is_worker_rank
 
-sweep_progress = SweepProgress()  # of this process
+sweep_progress = SweepProgress()  # one per process
 
 
 def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
@@ -52,7 +52,7 @@ def run_job(task: Callable[[DictConfig], Any], cfg: DictConfig) -> Any:
         if user_message(error, plan.command) is None:  # a bug
             traceback.print_exception(error)
         start_logging(None)  # the log file of a run that was not created is gone
-        before = "failed in an earlier start of the sweep, too: " if isinstance(error, FailedBefore) else ""
+        before = "failed in an earlier start of the sweep: " if isinstance(error, FailedBefore) else ""
         job.end(sweep, "failed", error=before + one_line_message(error, plan.command))
     print_status(sweep, plan, job)
     return job.value
@@ -90,14 +90,14 @@ def print_status(sweep: Path, plan: SweepPlan, job: Job) -> None:
 
 
 def needs_subprocess(cfg: DictConfig) -> bool:
-    """Return whether the job trains in several processes that are not yet started."""
+    """Return True if the job trains in several processes that are not started yet."""
     trainer = cfg.get("trainer")
     several = trainer is not None and (trainer.devices != 1 or trainer.num_nodes > 1)
     return several and cluster_environment() is None
 
 
 def run_subprocess(cfg: DictConfig) -> Any:
-    """Run the job as a command of its own, which Lightning can start on several devices and which may exit by itself.
+    """Run the job as a separate command, which Lightning can start on several devices and which may exit.
 
     Raises:
         UserError: if it failed or was stopped.

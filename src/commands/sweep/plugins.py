@@ -16,7 +16,7 @@ def prepare(config: DictConfig) -> None:
     """Check that sweeper and launcher are installed, and resume the study of a search.
 
     Args:
-        config: of the sweep, with its resolved folder.
+        config: the config of the sweep, with its resolved folder.
 
     Raises:
         UserError: if a package or SLURM is missing.
@@ -59,7 +59,7 @@ def check_installed(hydra: DictConfig) -> None:
 def is_installed(package: str) -> bool:
     try:
         return find_spec(package) is not None
-    except ModuleNotFoundError:  # nor its parent package
+    except ModuleNotFoundError:  # its parent package is missing too
         return False
 
 

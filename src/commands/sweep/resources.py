@@ -1,4 +1,4 @@
-"""Sharing of one machine among the jobs of a sweep."""
+"""Division of a machine's cores, memory and GPUs among the jobs of a sweep."""
 
 import os
 from collections.abc import Mapping, Sequence
@@ -23,9 +23,9 @@ def default_n_jobs(
     """The default number of parallel jobs: limited by cores, memory, GPUs, if there are any, and the number of jobs.
 
     Args:
-        threads: least cores per job.
-        memory_gib: memory per job.
-        overrides, params: of the sweep, for the number of its jobs.
+        threads: minimum number of cores per job.
+        memory_gib: memory per job in GiB.
+        overrides, params: the overrides and sweeper params of the sweep, which determine its number of jobs.
         max_jobs: number of jobs if a search chooses them: its parallel trials.
     """
     import joblib
@@ -45,7 +45,7 @@ def count_jobs(overrides: Sequence[str], params: Mapping[str, str]) -> int:
 
 
 def available_gib() -> float:
-    """The available memory, or the total where the system does not report it."""
+    """The available memory in GiB, or the total memory if the system does not report it."""
     try:
         rows = Path("/proc/meminfo").read_text().splitlines()
         return next(int(row.split()[1]) for row in rows if row.startswith("MemAvailable:")) / 2**20
