@@ -23,7 +23,7 @@ class DataModule(pl.LightningDataModule):
         channels, size: shape of a sample, (C, *S).
         num_classes: number of classes; 0 for data without labels.
         kind: points, signals, images, fields or volumes. Samples with two axes are fields unless their class says
-            `kind = "images"`: those lie in [-1, 1], and are shown, kept and compared in [0, 1].
+            `kind = "images"`: their values are in [-1, 1] in the model, and in [0, 1] in files, plots and metrics.
         shards, shuffle_window: shuffling of the training samples, see `shuffled_order`; set in `load` for data that
             are slow to read at random.
         source: origin of the data, one line for the summary; set in `load`.

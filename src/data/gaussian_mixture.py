@@ -74,8 +74,7 @@ class GaussianMixture(DataModule):
             raise UserError(f"data.std must be > 0 and finite, got {std}")
         if num_classes not in (0, modes):
             raise UserError(
-                f"data.num_classes={num_classes}, but the labels are the {modes} modes; "
-                f"set data.num_classes={modes}, or 0 to ignore the labels"
+                f"data.num_classes must be {modes}, as the labels are the modes, or 0 to ignore them, got {num_classes}"
             )
         self.n, self.n_val, self.modes, self.std = n, val_count(n, val_fraction), modes, std
         angle = 2 * pi * torch.arange(modes, dtype=torch.float64) / modes

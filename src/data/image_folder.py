@@ -156,8 +156,8 @@ class ImageFolder(DataModule):
         if asked and asked != found:
             some = ", ".join(self.class_names[:3]) + (", ..." if found > 3 else "")
             raise UserError(
-                f"data.num_classes={asked}, but {self.root} has {found} classes{f' ({some})' if found else ''}; "
-                f"set data.num_classes={found}"
+                f"data.num_classes must be {found}, the number of classes in {self.root}"
+                f"{f' ({some}), or 0 to ignore them' if found else ''}, got {asked}"
             )
 
     def _read(self, part: Subset, root: str, cached: bool, training: bool) -> tuple[TensorSamples, Subset, list[str]]:
@@ -188,7 +188,7 @@ class ImageFolder(DataModule):
             label = part.files.label[part.indices]
             if int(label.max()) >= self.num_classes:
                 raise UserError(
-                    f"{root} has a label {int(label.max())}, but {self.root} has 0 to {self.num_classes - 1} only; "
+                    f"labels in {root} must be 0 to {self.num_classes - 1}, as in {self.root}, got {int(label.max())}; "
                     "give both the same classes, or set data.num_classes=0"
                 )
             return label
@@ -198,7 +198,7 @@ class ImageFolder(DataModule):
             if name not in self.class_names:
                 image = part.files.name(int(part.indices[folder == i][0]))
                 raise UserError(
-                    f"{image} lies in none of the class folders of {self.root}; move it, or set data.num_classes=0"
+                    f"{image} must be in one of the class folders of {self.root}; move it, or set data.num_classes=0"
                 )
         return torch.tensor([self.class_names.index(name) for name in folders])[folder]
 

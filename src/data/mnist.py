@@ -115,13 +115,13 @@ class MNIST(DataModule):
         label = idx.read(labels, axes=1, checksum=self.sha256.get(f"{part}_labels"))
         if self.shape != (1, *x.shape[1:]):
             raise UserError(
-                f"{images} holds images of 1 channel and {list(x.shape[1:])} pixels, not {self.channels} and "
-                f"{list(self.size)}; set data.channels=1 data.size=[{x.shape[1]},{x.shape[2]}]"
+                f"data.channels and data.size must be those of {images}, got {self.channels} and {list(self.size)}; "
+                f"set data.channels=1 data.size=[{x.shape[1]},{x.shape[2]}]"
             )
         if len(x) != len(label):
             raise UserError(
-                f"{images} holds {len(x):,} images, but {labels} {len(label):,} labels; delete both to have them "
-                "downloaded again"
+                f"{labels} must hold a label for each of the {len(x):,} images in {images}, got {len(label):,}; delete "
+                "both to have them downloaded again"
             )
         return x[:, None], labels_or_none(label, self.num_classes)
 

@@ -97,7 +97,7 @@ def labels_or_none(label: Tensor, num_classes: int) -> Tensor | None:
     found = int(label.max()) + 1
     if num_classes not in (0, found):
         raise UserError(
-            f"data.num_classes={num_classes}, but the labels are 0 to {found - 1}; "
-            f"set data.num_classes={found}, or 0 to ignore the labels"
+            f"data.num_classes must be {found}, as the labels are 0 to {found - 1}, or 0 to ignore them, got "
+            f"{num_classes}"
         )
     return label.long() if num_classes else None

@@ -59,7 +59,7 @@ class Sine(DataModule):
         if len(self.size) != 1 or self.size[0] < 2:
             raise UserError(f"data.size must be the length of a signal, >= 2, such as [100], got {list(size)}")
         if num_classes:
-            raise UserError(f"data.num_classes={num_classes}, but sine waves have no labels; set data.num_classes=0")
+            raise UserError(f"data.num_classes must be 0, as sine waves have no labels, got {num_classes}")
         if not noise >= 0:
             raise UserError(f"data.noise must be >= 0, got {noise}")
         if n_test < 1:

@@ -99,7 +99,7 @@ def quality_against_cost(
 
 
 def write_labels(axis: "Axes", points: Sequence[Point], colors: Mapping[str, str]) -> None:
-    """Write labels beside the points where they fit, in order of priority."""
+    """Write labels beside the points if they fit, in order of priority."""
     from matplotlib.transforms import Bbox
 
     at = {p: axis.transData.transform((p.cost, p.value)) for p in points}

@@ -1,4 +1,4 @@
-"""Estimates with uncertainty, and tests of whether one is significantly the best."""
+"""Estimates with uncertainty, and significance tests for the best one."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ class Estimate:
 
     Attributes:
         values: one value per seed.
-        low, high: the 95 % interval of a single value, where known.
+        low, high: the 95 % interval of a single value, if known.
     """
 
     values: tuple[float, ...]

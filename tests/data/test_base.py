@@ -106,7 +106,7 @@ def test_labels_if_asked():
     label = torch.tensor([0, 2, 1], dtype=torch.uint8)
     assert labels_or_none(label, 0) is None
     assert labels_or_none(label, 3).dtype == torch.int64
-    with pytest.raises(UserError, match=r"data\.num_classes=10, but the labels are 0 to 2; set data\.num_classes=3"):
+    with pytest.raises(UserError, match=r"data\.num_classes must be 3, as the labels are 0 to 2, .*, got 10"):
         labels_or_none(label, 10)
 
 

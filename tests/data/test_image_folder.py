@@ -338,10 +338,10 @@ def test_refuses_places_without_images(tmp_path):
 @pytest.mark.parametrize(
     ("names", "settings", "message"),
     [
-        (CLASSES, {"num_classes": 2}, "has 3 classes (cat, dog, eel); set data.num_classes=3"),
-        (["a.png", "b.png"], {"num_classes": 2}, "has 0 classes; set data.num_classes=0"),
-        ([*CLASSES, "stray.png"], {"num_classes": 3}, "stray.png lies in none of the class folders"),
-        ([f"train/{name}" for name in CLASSES] + ["val/fox/1.png"], {"num_classes": 3}, "val/fox/1.png lies in none"),
+        (CLASSES, {"num_classes": 2}, "(cat, dog, eel), or 0 to ignore them, got 2"),
+        (["a.png", "b.png"], {"num_classes": 2}, "data.num_classes must be 0, the number of classes in"),
+        ([*CLASSES, "stray.png"], {"num_classes": 3}, "stray.png must be in one of the class folders"),
+        ([f"train/{name}" for name in CLASSES] + ["val/fox/1.png"], {"num_classes": 3}, "val/fox/1.png must be in one"),
         (["a.png"], {}, "must have at least 2 samples"),
         (CLASSES, {"channels": 4}, "data.channels must be 1 (grayscale) or 3 (RGB), got 4"),
         (CLASSES, {"size": [32]}, "got [32]"),

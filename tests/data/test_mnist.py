@@ -167,7 +167,7 @@ def test_refuses_gzip_bombs(tmp_path, promised):
 
 def test_refuses_counts_that_differ(tmp_path):
     write(tmp_path, CONTENTS | {"train_labels": idx_bytes(np.arange(59) % 10)})
-    assert "holds 60 images, but" in refused(tmp_path, sha256=None)
+    assert "must hold a label for each of the 60 images" in refused(tmp_path, sha256=None)
 
 
 @pytest.mark.parametrize(
@@ -175,7 +175,7 @@ def test_refuses_counts_that_differ(tmp_path):
     [
         ({"size": [32, 32]}, "set data.channels=1 data.size=[28,28]"),
         ({"channels": 3}, "set data.channels=1 data.size=[28,28]"),
-        ({"num_classes": 5}, "data.num_classes=5, but the labels are 0 to 9; set data.num_classes=10"),
+        ({"num_classes": 5}, "data.num_classes must be 10, as the labels are 0 to 9, or 0 to ignore them, got 5"),
         ({"val_size": 60}, "data.val_size must be 1 to 59 of the 60 training images, got 60"),
         ({"files": {"train": "x"}}, "data.files must have the keys train_images, train_labels, test_images"),
         ({"sha256": {"train": "x"}}, "data.sha256 must have the keys"),

@@ -220,7 +220,7 @@ def test_a_killed_run_on_shards_resumes_to_the_same_bits(pets, tmp_path):
         ({"1.png": b"", "1.cls": b"300000000"}, "or the number of images, 1, got 300,000,000; renumber them"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, "a .cls file, but 1 have none, such as a.tar/2.png; add"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b"", "2.cls": b"4"}, "has 5 classes (0, 1, 2, ...); set data.num_c"),
-        ({"cat/1.png": b"", "dog/2.png": b""}, "has 2 classes (cat, dog); set data.num_classes=2"),
+        ({"cat/1.png": b"", "dog/2.png": b""}, "(cat, dog), or 0 to ignore them, got"),
     ],
 )
 def test_refuses_shards(tmp_path, files, message):
@@ -259,7 +259,7 @@ def test_refuses_shards_that_are_not_there(tmp_path, pets, monkeypatch):
     assert "2 of 4 shards do not exist, such as" in told and "pets-08.tar" in told
     assert "matches no file" in refused(pets / "shards/other-*.tar")
     assert "must be a path on a disk, got" in refused("pipe:curl -s https://host/{0..9}.tar")
-    assert "shards has a label 2, but " in refused(
+    assert "shards must be 0 to 1, as in " in refused(
         write(tmp_path / "a.tar", {"1.png": b"", "1.cls": b"0", "2.png": b"", "2.cls": b"1"}),
         val_root=str(pets / "shards"), num_classes=2, cache_gb=0.0, num_workers=1, max_unreadable=1.0,
     )  # fmt: skip
