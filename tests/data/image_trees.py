@@ -1,4 +1,4 @@
-"""Folders of small images, and the data made of them."""
+"""Folders of small images, and data modules on them."""
 
 import shutil
 
@@ -21,7 +21,7 @@ def rgb(array):
 
 
 def tree(root, names, size=(6, 5)):
-    """Images under the names, every one another."""
+    """Write a different image under each name."""
     for i, name in enumerate(names):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(pattern(*size, seed=i)).save(root / name, **({"lossless": True} if "webp" in name else {}))
@@ -29,7 +29,7 @@ def tree(root, names, size=(6, 5)):
 
 
 def zipped(root):
-    """The tree as an archive, with the folder itself in it."""
+    """Pack the tree in an archive that includes the folder itself."""
     return shutil.make_archive(str(root) + "-zip", "zip", root.parent, root.name)
 
 

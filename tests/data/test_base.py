@@ -135,7 +135,7 @@ def test_too_large_a_batch_is_refused():
 
 
 def test_shards_are_walked_a_window_at_a_time():
-    """In another order in each epoch; and within a window all samples are mixed."""
+    """The order differs in each epoch, and all samples within a window are mixed."""
     shards = torch.arange(60) // 6
     orders = [
         shuffled_order(60, torch.Generator().manual_seed(epoch), shards, shuffle_window=3) for epoch in range(100)

@@ -1,4 +1,4 @@
-"""The YAML files of the data: each spells out every setting of its class, and makes one."""
+"""The YAML files of the data: each lists every argument of its class, and builds it."""
 
 import inspect
 from pathlib import Path

@@ -36,5 +36,5 @@ def test_the_split_is_the_same_whatever_the_seed():
 def test_refuses_other_shapes_and_classes():
     with pytest.raises(UserError, match=r"must be 1 and \[8, 8\] .*, got 1 and \[28, 28\]"):
         Digits(size=[28, 28])
-    with pytest.raises(UserError, match=r"set data\.num_classes=10"):
+    with pytest.raises(UserError, match=r"data\.num_classes must be 10, .*, got 9"):
         Digits(num_classes=9).setup()

@@ -1,4 +1,4 @@
-"""The mixture's points against the law that they are drawn from. Bars are five standard errors."""
+"""The points of the mixture against their distribution, within five standard errors."""
 
 import numpy as np
 import pytest
@@ -77,7 +77,7 @@ def test_shares_of_the_modes(law):
 
 @LAWS
 def test_the_points_of_a_mode_are_normal(law):
-    """By the Kolmogorov-Smirnov distance, at a level of 1e-4; the two coordinates do not hang together."""
+    """Kolmogorov-Smirnov test at a level of 1e-4; the two coordinates are uncorrelated."""
     data = load(**law)
     x, label = points(data)
     z = (x - data.means.numpy()[label]) / data.std
@@ -99,7 +99,7 @@ def test_density_is_that_of_scipy(law):
 
 @LAWS
 def test_density_is_that_of_the_points(law):
-    """It integrates to one; the mean of log p over the points is its integral, and so is the share in a square."""
+    """The density integrates to one; the mean of log p and the fraction in a square are as integrated."""
     data = load(**law)
     x, _ = points(data)
     u = torch.arange(-4, 4, 0.02, dtype=torch.float64) + 0.01
@@ -144,7 +144,7 @@ def test_one_mode_is_a_gaussian():
         ({"weights": [1, 2]}, r"data\.weights must be 8 finite numbers > 0, one per mode, got \[1, 2\]"),
         ({"weights": [0, 1, 1, 1, 1, 1, 1, 1]}, r"data\.weights"),
         ({"weights": [float("nan")] * 8}, r"data\.weights"),
-        ({"num_classes": 3}, r"set data\.num_classes=8, or 0"),
+        ({"num_classes": 3}, r"data\.num_classes must be 8, .* or 0 .*, got 3"),
         ({"val_fraction": 1.0}, r"data\.val_fraction must be in \(0, 1\), got 1\.0"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Data that changed are told from data that only moved."""
+"""Changed data are distinguished from moved data."""
 
 import json
 import shutil
@@ -26,7 +26,7 @@ def identity(data):
 
 
 class Own(DataModule):
-    """A user's, which says nothing of its identity."""
+    """A user's data module, which does not override `identity`."""
 
     def __init__(self, x, n_val=4):
         super().__init__(x.shape[1], x.shape[2:], batch_size=2)

@@ -1,4 +1,4 @@
-"""Image files of every kind against known pixels, and the trees that they come in."""
+"""Image files of every format against known pixels, and trees of folders."""
 
 import pickle
 from io import BytesIO
@@ -20,7 +20,7 @@ from tests.data.image_trees import CLASSES, everything, images, pattern, refused
 
 
 def decode(image, ending="png", channels=3, size=None, resize="crop", **save):
-    """What is read of the image once it is saved."""
+    """Save the image, and decode it."""
     stored = BytesIO()
     image.save(stored, {"jpg": "jpeg"}.get(ending, ending), **save)
 
@@ -139,7 +139,7 @@ def test_a_tiff_is_turned_once_and_read_whatever_its_exif():
 
 
 def bands(height, width, axis):
-    """Red, green, red: the green third lies across the middle of the axis."""
+    """Red, green, red: the middle third of the axis is green."""
     array = np.zeros((height, width, 3), np.uint8)
     length = array.shape[axis]
     where = (np.arange(length) >= length // 4) & (np.arange(length) < length * 3 // 4)

@@ -1,4 +1,4 @@
-"""Lists that are kept: used again, made anew when something changed, and safe when several processes start at once."""
+"""Cached file lists: reused, rebuilt after changes, and safe with several processes."""
 
 import multiprocessing
 import os
@@ -13,7 +13,7 @@ from tests.data.image_trees import CLASSES, everything, images, same, tree, zipp
 
 
 def settle(root):
-    """Make everything ten seconds older, as if it had not been written just now."""
+    """Make all files ten seconds older, so that they count as settled."""
     for path in [Path(root), *Path(root).rglob("*")]:
         time = path.stat().st_mtime_ns - 10_000_000_000
         os.utime(path, ns=(time, time))
@@ -31,7 +31,7 @@ def names(data):
 
 @pytest.fixture
 def looks(monkeypatch):
-    """A list that grows with every image folder whose images are looked at."""
+    """A list of the file lists whose images are checked."""
     done, look = [], image_folder.find_unreadable
     monkeypatch.setattr(image_folder, "find_unreadable", lambda files: done.append(files) or look(files))
     return done
@@ -47,7 +47,7 @@ def test_a_second_start_looks_at_nothing(tmp_path, looks, monkeypatch, pack):
         monkeypatch.setattr(scan, part, None)
     again = load(root, tmp_path / "index", max_unreadable=0.2)
     assert len(looks) == 1 and len(list((tmp_path / "index").iterdir())) == 1
-    assert first.warning == again.warning and "cat/0.png (no image" in again.warning
+    assert first.warning == again.warning and "cat/0.png (not an image" in again.warning
     assert first.source == again.source and first.class_names == again.class_names
     for part in ("train_set", "val_set"):
         assert same(everything(getattr(first, part), 3), everything(getattr(again, part), 3))

@@ -1,4 +1,4 @@
-"""IDX files, their download from a server of our own, and MNIST itself where it is at hand."""
+"""IDX files, their download from a local server, and MNIST itself if available."""
 
 import gzip
 import os
@@ -152,7 +152,7 @@ def test_refuses_half_a_gzip_file(tmp_path):
 
 @pytest.mark.parametrize("promised", [(60, 28, 28), (60, 1 << 12, 1 << 12), (2**32 - 1,) * 3])
 def test_refuses_gzip_bombs(tmp_path, promised):
-    """No more is unpacked than the header promises, and no more is promised than a file of its size can hold."""
+    """At most as much is unpacked as the header states and a file of its size can hold."""
     path = write(tmp_path, packed=True) / "train-images-idx3-ubyte.gz"
     packer = zlib.compressobj(1, wbits=31)
     content = packer.compress(struct.pack(">4B3I", 0, 0, 8, 3, *promised))

@@ -1,4 +1,4 @@
-"""What is found, and what is not: links, pipes, parts of the data by any name, and archives of every origin."""
+"""Scans for images: links, pipes, names of the parts of the data, and archives of various origins."""
 
 import os
 import zlib
@@ -18,7 +18,7 @@ def found(root):
 
 
 def pack(path, members, compression=ZIP_STORED):
-    """A zip file of (name, content)."""
+    """Write a zip file of (name, content)."""
     with ZipFile(path, "w", compression) as archive:
         for name, content in members:
             archive.writestr(name, content)
@@ -26,7 +26,7 @@ def pack(path, members, compression=ZIP_STORED):
 
 
 def packed_tree(root):
-    """The tree as a zip file, without the folder itself."""
+    """Pack the tree in a zip file, without the folder itself."""
     return pack(root.with_suffix(".zip"), [(str(p.relative_to(root)), p.read_bytes()) for p in root.rglob("*.*")])
 
 

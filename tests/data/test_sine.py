@@ -1,4 +1,4 @@
-"""The sine waves against the laws they are drawn from."""
+"""The sine waves against their distributions."""
 
 from math import pi
 
@@ -47,7 +47,7 @@ def test_the_waves_to_evaluate_on_are_new_and_of_the_same_law():
 
 
 def assert_uniform(values, low, high):
-    """By the Kolmogorov-Smirnov distance, at a level of about 1e-4."""
+    """Kolmogorov-Smirnov test at a level of about 1e-4."""
     grid = (np.sort(values) - low) / (high - low)
     distance = np.abs(grid - (np.arange(len(grid)) + 0.5) / len(grid)).max()
     assert distance < 2.2 / len(grid) ** 0.5
@@ -95,7 +95,7 @@ def test_seed():
         ({"phase": [0, float("nan")]}, r"data\.phase"),
         ({"noise": -1.0}, r"data\.noise must be >= 0, got -1\.0"),
         ({"size": [10, 10]}, r"data\.size must be .*, got \[10, 10\]"),
-        ({"num_classes": 3}, r"set data\.num_classes=0"),
+        ({"num_classes": 3}, r"data\.num_classes must be 0, .*, got 3"),
         ({"val_fraction": 1.0}, r"data\.val_fraction must be in \(0, 1\), got 1\.0"),
     ],
 )

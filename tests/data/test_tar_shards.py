@@ -1,4 +1,4 @@
-"""Tar shards: what is read is what webdataset reads; the order is exact; ranks and workers share it out."""
+"""Tar shards: samples as webdataset reads them, in an exact order, divided among ranks and workers."""
 
 import sys
 import tarfile
@@ -38,7 +38,7 @@ def lazy(root, **settings):
 
 
 def write(path, files, **settings):
-    """A tar file with the contents under the names."""
+    """Write a tar file of the contents by name."""
     with tarfile.open(path, "w", **settings) as tar:
         for name, content in files.items():
             info = tarfile.TarInfo(name)
@@ -152,7 +152,7 @@ ROOTS = {"folder": "pets", "zip": "pets-zip.zip", "tar": "pets.tar", "shards": "
 
 
 def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
-    """What the process of a rank is given from an epoch's batch on."""
+    """The batches of a rank from a given epoch and batch on."""
     data = lazy(root, **{"batch_size": 8, "shuffle_window": 2} | settings)
     data.position = (epoch, ready)
     data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
@@ -219,7 +219,7 @@ def test_a_killed_run_on_shards_resumes_to_the_same_bits(pets, tmp_path):
         ({"1.png": b"", "1.cls": b"1" * 5000}, "a.tar cannot be used: 1.cls must hold a class number"),
         ({"1.png": b"", "1.cls": b"300000000"}, "or the number of images, 1, got 300,000,000; renumber them"),
         ({"1.png": b"", "1.cls": b"0", "2.png": b""}, "a .cls file, but 1 have none, such as a.tar/2.png; add"),
-        ({"1.png": b"", "1.cls": b"0", "2.png": b"", "2.cls": b"4"}, "has 5 classes (0, 1, 2, ...); set data.num_c"),
+        ({"1.png": b"", "1.cls": b"0", "2.png": b"", "2.cls": b"4"}, "(0, 1, 2, ...), or 0 to ignore them, got"),
         ({"cat/1.png": b"", "dog/2.png": b""}, "(cat, dog), or 0 to ignore them, got"),
     ],
 )
