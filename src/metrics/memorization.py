@@ -126,7 +126,7 @@ def vectors(context: EvalContext, space: str) -> tuple[Tensor, Vectors, Vectors]
 
 def random_indices(n: int, most: int, seed: int) -> Tensor:
     """Draw at most `most` of n indices without replacement."""
-    key = "memorisation"  # spelled as it always was: another key would draw other indices
+    key = "memorisation"  # part of the seed: another spelling would draw other indices
     return torch.randperm(n, generator=generator(key, seed))[:most]
 
 
