@@ -6,11 +6,12 @@ import warnings
 from collections.abc import Mapping
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Any
-
-from tqdm import tqdm
+from typing import TYPE_CHECKING, Any
 
 from src.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from tqdm import tqdm
 
 log = logging.getLogger("diffusion-lab")
 
@@ -68,9 +69,11 @@ def start_logging(file: Path | None) -> None:
     warnings.filterwarnings("ignore", module=r"PIL\.")  # about damaged EXIF data of readable images
 
 
-def progress_bar(total: int | None, description: str, **options: Any) -> tqdm:
+def progress_bar(total: int | None, description: str, **options: Any) -> "tqdm":
     """A progress bar, updated often on a terminal and rarely in a log file."""
     interval = 0.3 if sys.stderr.isatty() else 20
+    from tqdm import tqdm  # --help need not wait for it
+
     return tqdm(
         total=total, desc=description, dynamic_ncols=True, mininterval=interval, maxinterval=interval, **options
     )
