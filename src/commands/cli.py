@@ -157,6 +157,8 @@ def suggest_key(name: str, config_name: str) -> str:
     parent, _, leaf = name.rpartition(".")
     if name in keys:
         return f" Another override removes {parent}"
+    if parts := [f"{group}={name}" for group in groups if name in choices(group)]:
+        return f" Did you mean {' or '.join(parts)}?"
     beside = [k.rpartition(".")[2] for k in keys if parent and k.rpartition(".")[0] == parent]
     beside = [k for k in beside if k[0] != "_"]
     if beside:

@@ -46,6 +46,7 @@ def command(monkeypatch, capsys, tmp_path):
         ("schedule=xxxxx", "schedule=xxxxx: there is no such choice. Choices: additive, "),
         ("experiment=", "experiment=: there is no such choice. Choices: "),
         ("experiment=a/b", "experiment=a/b: there is no such choice. Choices: "),
+        ("clusters=200", "clusters: there is no such option. Did you mean condition=clusters?"),
         ("schedul=linear", "schedul: there is no such option. Did you mean schedule?"),
         ("Experiment=mnist_ddpm", "Experiment: there is no such option. Did you mean experiment?"),
         ("trainer.max_step=3", "trainer.max_step: there is no such option. Did you mean trainer.max_steps?"),
