@@ -1,18 +1,12 @@
 """Loggers, by class name: ``from src.loggers import MetricsCSV``."""
 
-from importlib import import_module
-from typing import Any
+from src.utils.lazy import lazy_exports
 
-_MODULES = {
-    "MetricsCSV": "metrics_csv",
-    "RunFolderWandbLogger": "wandb",
-    "read_metrics": "metrics_csv",
-}
-
-__all__ = list(_MODULES)
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "MetricsCSV": "metrics_csv",
+        "RunFolderWandbLogger": "wandb",
+        "read_metrics": "metrics_csv",
+    },
+)
