@@ -224,8 +224,8 @@ def check_inverse_solver(cfg):
 
 
 def check_metrics(cfg):
-    (profile_step,) = (instantiate(node) for node in cfg.metrics.values())
-    assert isinstance(profile_step, Metric) and set(measure.kinds) <= set(get_args(Kind))
+    (metric,) = (instantiate(node) for node in cfg.metrics.values())
+    assert isinstance(metric, Metric) and set(metric.kinds) <= set(get_args(Kind))
 
 
 def check_features(cfg):

@@ -148,7 +148,7 @@ def sine_row(x: Tensor) -> list[str]:
     error = fit.residual / fit.amplitude
     inside = (fit.frequency > 0.9) & (fit.frequency < 3.1) & (fit.amplitude > 0.45) & (fit.amplitude < 1.05)
     median, most = error.median(), error.quantile(0.9)
-    return [f"{median:.2%}", f"{most:.2%}", f"{fit.outside.mean():.3%}", f"{inside.double().mean():.0%}"]
+    return [f"{median:.2%}", f"{most:.2%}", f"{fit.unexplained.mean():.3%}", f"{inside.double().mean():.0%}"]
 
 
 def bench_sine(args: argparse.Namespace, jobs: list[Job]) -> list[list[str]]:

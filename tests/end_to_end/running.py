@@ -1,5 +1,6 @@
 """Runs in processes of their own, which may be killed; and whether two of them are the same."""
 
+import multiprocessing.util
 import os
 import signal
 import subprocess
@@ -88,6 +89,8 @@ def in_this_copy(words: Sequence[str], said: int, first: Callable[[], Any]) -> N
         os.dup2(said, 2)
         sys.stdout, sys.stderr = (os.fdopen(n, "w", buffering=1, closefd=False) for n in (1, 2))
         sys.argv = ["src/train.py", *trusting(words)]
+        # os.fork does not do this: data loaders of the copy would be served by this process, which lacks their tensors.
+        multiprocessing.util._run_after_forkers()
         first()
         run_command(train, "train", training_overrides)
         code = 0

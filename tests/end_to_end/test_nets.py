@@ -11,7 +11,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 def test_clean_sines(tmp_path, net):
     words = [*Job(net, "sinusoidal", []).overrides("sine_ddpm"), "trainer.max_steps=1200"]
     fit = fit_sines(sample(train(words, tmp_path / "run"), 256)[:, 0])
-    assert (fit.residual / fit.amplitude).median() < 0.06 and fit.outside.mean() < 0.02
+    assert (fit.residual / fit.amplitude).median() < 0.06 and fit.unexplained.mean() < 0.02
 
 
 def test_the_full_bound(tmp_path):

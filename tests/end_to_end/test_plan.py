@@ -67,7 +67,7 @@ def test_on_the_device_at_hand(planned):
     ("words", "named"),
     [
         (["plan=h100", "trainer=ddp"], "plan.devices=8"),
-        (["plan=h100", "plan.devices=7"], "data.batch_size=64"),
+        (["plan=h100", "plan.devices=7"], "the 7 processes, got 64"),
         (["plan=h100", "trainer.max_epochs=2"], "plan.images=1000000"),
         (["plan=h100", "plan.mfu=30"], "plan.mfu must be in (0, 1], got 30"),
         (["plan=t4", "trainer.precision=bf16-mixed"], "NVIDIA T4"),
