@@ -56,6 +56,19 @@ def test_the_command_line_comes_before_the_framework(tmp_path):
     assert cfg.time_sampler._target_.endswith(".UniformTimeSampler")
 
 
+def test_a_part_on_the_command_line_takes_its_own_numbers(tmp_path):
+    """Not those that the framework has for the part that it replaces."""
+    cfg = compose_config(tmp_path, "experiment=mnist_ddpm", "framework=ddpm", "sampler=heun")
+    assert cfg.sampler.steps == OmegaConf.load(CONF / "sampler/heun.yaml").steps != 1000
+    assert compose_config(tmp_path, "framework=ddpm", "sampler=heun", "sampler.steps=9").sampler.steps == 9
+
+
+@pytest.mark.parametrize("experiment", ["sine_ddpm", "mnist_ncsn", "mixture_ncsn"])
+def test_settings_that_follow_others_still_do(tmp_path, experiment):
+    cfg = compose_config(tmp_path, f"experiment={experiment}", "framework=ncsn", "schedule.steps=33")
+    assert cfg.sampler.steps == cfg.time_sampler.steps == 33
+
+
 def test_an_experiment_adds_to_its_framework_what_the_data_need(tmp_path):
     cfg = compose_config(tmp_path, "experiment=mnist_edm")
     assert cfg.parameterization.sigma_data == 0.6 and cfg.time_sampler.mean == -0.4 and cfg.sampler.steps == 18

@@ -79,26 +79,29 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
 def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str]) -> None:
     """Replace the experiment's settings of a framework's parts by the framework's own.
 
-    `experiment=mnist_ddpm framework=edm` must not train EDM with the experiment's mean of another time sampler.
+    `experiment=mnist_ddpm framework=edm` must not train EDM with the experiment's mean of another time sampler, nor
+    `framework=ddpm sampler=heun` take the framework's 1,000 steps for its other sampler.
     """
-    named = {read(word).key for word in overrides}
-    file: Any = OmegaConf.load(CONF / "framework" / f"{framework}.yaml")
-    parts = {name.split("/")[-1]: part for entry in file.defaults for name, part in entry.items()}
-    before = compose("train", [word for word in overrides if read(word).key == "experiment"])
+    named = {word.key: word.value for word in map(read, overrides)}
+    file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "framework" / f"{framework}.yaml"))
+    parts = {name.split("/")[-1]: part for entry in file["defaults"] for name, part in entry.items()}
+    before: Any = compose("train", [word for word in overrides if read(word).key == "experiment"])
     for group, part in parts.items():
-        if group in named:
-            continue
-        own: Any = OmegaConf.to_container(group_defaults(group, part))
-        own = {**own, **(file.get(group) or {})}
-        node: Any = OmegaConf.to_container(cfg[group])
+        numbers = file.get(group, {})
         old: Any = OmegaConf.to_container(before[group])
+        own: Any = OmegaConf.to_container(group_defaults(group, str(named.get(group, part))))
+        if group in named:
+            old = numbers  # of a part that the command line replaces
+        else:
+            own = {**own, **numbers}
+        node: Any = OmegaConf.to_container(cfg[group])
         with open_dict(cfg):
             for key in node:
                 if f"{group}.{key}" in named:
                     continue
                 if key not in own:
                     del cfg[group][key]
-                elif node[key] == old.get(key):
+                elif key in old and node[key] == old[key]:
                     cfg[group][key] = own[key]
 
 

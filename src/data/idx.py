@@ -37,7 +37,7 @@ def find(name: str, folders: Sequence[Path]) -> Path | None:
     return next((path for path in candidates if path.is_file()), None)
 
 
-def read(path: Path, axes: int, checksum: str | None = None) -> Tensor:
+def read_idx(path: Path, axes: int, checksum: str | None = None) -> Tensor:
     """Read the array of unsigned bytes in an IDX file, plain or gzipped.
 
     Args:

@@ -111,8 +111,8 @@ class MNIST(DataModule):
     def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
         """Read images (N, 1, H, W) uint8 and labels (N,) int64."""
         images, labels = (self._path(f"{part}_{what}") for what in ("images", "labels"))
-        x = idx.read(images, axes=3, checksum=self.sha256.get(f"{part}_images"))
-        label = idx.read(labels, axes=1, checksum=self.sha256.get(f"{part}_labels"))
+        x = idx.read_idx(images, axes=3, checksum=self.sha256.get(f"{part}_images"))
+        label = idx.read_idx(labels, axes=1, checksum=self.sha256.get(f"{part}_labels"))
         if self.shape != (1, *x.shape[1:]):
             raise UserError(
                 f"data.channels and data.size must be those of {images}, got {self.channels} and {list(self.size)}; "

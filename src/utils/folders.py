@@ -50,7 +50,7 @@ def check_out(folder: str | Path) -> None:
         UserError: naming the file that could be overwritten.
     """
     folder = check_writable("out", folder, "give another out=FOLDER")
-    if not folder.is_dir() or is_ours(folder):
+    if not folder.is_dir() or is_results_folder(folder):
         return
     for item in sorted(folder.iterdir()):
         if item.suffix in RESULTS or item.name in RESULT_FOLDERS:
@@ -60,7 +60,7 @@ def check_out(folder: str | Path) -> None:
             )
 
 
-def is_ours(folder: Path) -> bool:
+def is_results_folder(folder: Path) -> bool:
     """Return True if a folder is, or lies in, a run folder or a folder of results."""
     folder = folder.absolute()
     return any((parent / name).exists() for parent in (folder, *folder.parents) for name in (MARK, RUN))
@@ -69,7 +69,7 @@ def is_ours(folder: Path) -> bool:
 def make_out(folder: Path) -> None:
     """Create a folder for results, and mark it as one whose files may be overwritten."""
     folder.mkdir(parents=True, exist_ok=True)
-    if not is_ours(folder):
+    if not is_results_folder(folder):
         (folder / MARK).touch()
 
 

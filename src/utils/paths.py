@@ -58,7 +58,7 @@ def resolve_strings(cfg: DictConfig) -> None:
         if "${" in text and "oc.env:" not in text:
             continue  # the setting that it refers to is checked itself
         value = node[key]
-        if is_empty(value) and is_ours(node):
+        if is_empty(value) and is_project_part(node):
             refuse_empty(node._get_full_key(key))
         if expanded(value) != value:
             node[key] = expanded(value)
@@ -79,7 +79,7 @@ def strings(node: Any) -> Iterator[tuple[Any, Any]]:
             yield node, key
 
 
-def is_ours(node: Any) -> bool:
+def is_project_part(node: Any) -> bool:
     """Return True if a node has no `_target_`, or one in this project."""
     target = node._get_node("_target_") if isinstance(node, DictConfig) else None
     return target is None or str(target._value()).startswith("src.")

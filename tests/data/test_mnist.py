@@ -329,4 +329,4 @@ def test_real_mnist():
     assert (data.train_set.label.bincount() + data.val_set.label.bincount())[[0, 9]].tolist() == [5923, 5949]
     assert data.test_set[0, torch.arange(3)]["label"].tolist() == [7, 2, 1]
     path = idx.find(FILES["train_labels"], [REAL])
-    assert idx.read(path, axes=1, checksum=settings["sha256"]["train_labels"])[0] == 5
+    assert idx.read_idx(path, axes=1, checksum=settings["sha256"]["train_labels"])[0] == 5
