@@ -1,8 +1,10 @@
 """Every YAML file in conf/ composes, passes the check, and makes what it describes."""
 
-from functools import partial
+import copy
+import os
+from functools import cache, partial
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import pytest
 import pytorch_lightning as pl
@@ -12,7 +14,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.singleton import Singleton
 from hydra.utils import get_object, instantiate
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 
 import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.callbacks.checkpoint import BestLastCheckpoint
@@ -56,21 +58,51 @@ GROUPS = {
     if folder.is_dir() and folder.name != "hydra"  # launchers and sweepers: tests/commands/sweep, tests/end_to_end
 }
 FILES = [(group, name) for group in sorted(GROUPS) for name in GROUPS[group]]
+# Made together, one choice of each group at a time, as a command line may: words before them, and the groups.
+TOGETHER = {
+    "train": [
+        ("experiment=sine_ddpm", ["callbacks", "debug", "framework", "logger", "net", "plan", "trainer"]),
+        (
+            "experiment=mnist_ddpm",
+            [
+                "clip",
+                "condition",
+                "ema",
+                "guidance",
+                "loss",
+                "lr_schedule",
+                "net",
+                "optimizer",
+                "parameterization",
+                "sampler",
+                "schedule",
+                "time_grid",
+                "time_sampler",
+                "variance",
+                "weighting",
+            ],
+        ),
+    ],
+    "sample": [("n=8", ["clip", "guidance", "inverse_solver", "sampler", "task", "time_grid", "variance"])],
+    "evaluate": [("n=99", ["features"])],
+}
 # What a choice makes no sense without.
 NEEDS = {
-    ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
-    ("data", "gaussian_mixture"): ["experiment=sine_ddpm", "net=mlp"],
-    ("data", "image_shards"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "digits"): ["experiment=digits_ddpm"],
+    ("data", "fashion_mnist"): ["experiment=mnist_ddpm", "data=fashion_mnist"],
+    ("data", "gaussian_mixture"): ["experiment=mixture_ddpm"],
+    ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
+    ("data", "image_shards"): ["experiment=folder_ddpm", "data=image_shards", "data.root=nowhere"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
-    ("data", "fashion_mnist"): ["experiment=mnist_ddpm"],
-    ("condition", "labels"): ["experiment=digits_ddpm"],
-    ("guidance", "cfg"): ["experiment=mnist_conditional"],
+    ("data", "sine"): ["experiment=sine_ddpm"],
+    ("experiment", "folder_ddpm"): ["data.root=nowhere"],
     ("guidance", "autoguidance"): ["guidance.guide_model.run=nowhere", "guidance.guide_model.ckpt=step_1"],
     ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
     ("logger", "wandb"): ["logger.wandb.offline=true"],
-    ("schedule", "learned"): ["loss=vlb", "loss.steps=null"],
 }
+# The groups that belong to another command than `src.train`.
+COMMAND = {"task": "sample", "inverse_solver": "sample", "metrics": "evaluate", "features": "evaluate"}
+FOLDER = f"{os.environ['DIFFUSION_LAB_OUTPUTS']}/run"
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -82,36 +114,45 @@ def hydra():
     Singleton.set_state(before)
 
 
-def compose_config(tmp_path, *words: str, name: str = "train"):
+def compose_config(*words: str, name: str = "train") -> DictConfig:
+    """The config as a command has it; composed once, and copied for each who asks."""
+    return OmegaConf.create(copy.deepcopy(composed(words, name)))
+
+
+@cache
+def composed(words: tuple[str, ...], name: str) -> dict[str, Any]:
     """As Hydra does it for a command, but for the folder, which it makes only then."""
-    cfg = compose(name, [*words, f"hydra.run.dir={tmp_path}"], return_hydra_config=True)
-    cfg.hydra.runtime.output_dir = str(tmp_path)
+    cfg = compose(name, [*words, f"hydra.run.dir={FOLDER}"], return_hydra_config=True)
+    cfg.hydra.runtime.output_dir = FOLDER
     HydraConfig.instance().set_config(cfg)
     if name == "train":
         drop_incompatible_keys(cfg, list(words))
     own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
     assert not OmegaConf.missing_keys(own)
-    plain = OmegaConf.create(to_container(own))
-    if name == "train" and plain.trainer.precision == "auto":
-        plain.trainer.precision = "32-true"  # the command knows what the machine does well
+    plain = to_container(own)
+    if name == "train" and plain["trainer"]["precision"] == "auto":
+        plain["trainer"]["precision"] = "32-true"  # the command knows what the machine does well
     return plain
 
 
-# The groups that belong to another command than `src.train`.
-COMMAND = {"task": "sample", "inverse_solver": "sample", "metrics": "evaluate", "features": "evaluate"}
+def words_of_row(command: str, part: int, row: int) -> list[str]:
+    """A choice of each group that is made together with others; of those with few choices again the first."""
+    first, groups = TOGETHER[command][part]
+    chosen = [(group, GROUPS[group][row % len(GROUPS[group])]) for group in groups]
+    return [first, *(f"{group}={name}" for group, name in chosen), *(w for c in chosen for w in NEEDS.get(c, []))]
 
 
 def words_for(group: str, name: str) -> list[str]:
-    if group in COMMAND:
-        return [f"{group}=[{name}]" if group == "metrics" else f"{group}={name}"]
-    needs = NEEDS.get((group, name), [])
-    if group in ("experiment", "debug"):
-        return [f"{group}={name}", *needs, *(["data.root=nowhere"] if "folder" in name else [])]
-    return [
-        *([] if any("experiment=" in word for word in needs) else ["experiment=sine_ddpm"]),
-        f"{group}={name}",
-        *needs,
-    ]
+    if group == "metrics":
+        return ["n=99", f"metrics=[{','.join(GROUPS['metrics'])}]"]
+    if group == "data":
+        return NEEDS[group, name]
+    command = COMMAND.get(group, "train")
+    for part, (_, groups) in enumerate(TOGETHER[command]):
+        if group in groups:
+            return words_of_row(command, part, GROUPS[group].index(name))
+    first = [] if group == "experiment" else ["experiment=sine_ddpm"]
+    return [*first, f"{group}={name}", *NEEDS.get((group, name), [])]
 
 
 def check_net(cfg):
@@ -223,8 +264,8 @@ def check_inverse_solver(cfg):
     assert x.shape == (64, 1, 8) and (x[:, :, :4] - 1).square().mean() < 0.7
 
 
-def check_metrics(cfg):
-    (metric,) = (instantiate(node) for node in cfg.metrics.values())
+def check_metric(name, cfg):
+    metric = instantiate(cfg.metrics[name])
     assert isinstance(metric, Metric) and set(metric.kinds) <= set(get_args(Kind))
 
 
@@ -275,7 +316,6 @@ CHECKS = {
     "ema": check_ema,
     "time_embedding": check_time_embedding,
     "features": check_features,
-    "metrics": check_metrics,
     "experiment": check_whole,
     "framework": check_whole,
     "time_grid": check_grid,
@@ -304,60 +344,57 @@ def choice(group: str, name: str):
 
 
 @pytest.mark.parametrize(("group", "name"), [choice(*file) for file in FILES])
-def test_every_file(tmp_path, group, name):
-    """On top of an experiment that it fits; what needs a GPU is composed and checked only."""
-    cfg = compose_config(tmp_path, *words_for(group, name), name=COMMAND.get(group, "train"))
+def test_every_file(group, name):
+    """With other groups' choices, in an experiment that it fits; what needs a GPU is composed and checked only."""
+    cfg = compose_config(*words_for(group, name), name=COMMAND.get(group, "train"))
     check_config(to_container(cfg))
-    if group in CHECKS:
+    if target := OmegaConf.load(CONF / group / f"{name}.yaml").get("_target_"):
+        assert cfg[group]._target_ == target, "this one was chosen"
+    if group == "metrics":
+        check_metric(name, cfg)
+    elif group in CHECKS:
         CHECKS[group](cfg)
     else:
         pytest.fail(f"conf/{group} is new: say above what its files make")
 
 
 @pytest.mark.parametrize(
-    ("group", "name"),
+    ("command", "part", "row"),
     [
-        choice(*f)
-        for f in FILES
-        if f[0] in ("net", "loss", "sampler", "time_grid", "clip", "ema", "lr_schedule", "optimizer", "condition")
+        (command, part, row)
+        for command, parts in TOGETHER.items()
+        for part, (_, groups) in enumerate(parts)
+        for row in range(max(len(GROUPS[group]) for group in groups))
     ],
 )
-def test_parts_are_exchangeable(tmp_path, group, name):
+def test_parts_are_exchangeable(command, part, row):
     """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""
-    check_config(to_container(compose_config(tmp_path, "experiment=mnist_ddpm", f"{group}={name}")))
+    check_config(to_container(compose_config(*words_of_row(command, part, row), name=command)))
 
 
-def test_another_net_takes_its_own_numbers(tmp_path):
+def test_another_net_takes_its_own_numbers():
     """And what the experiment says of labels and rates; what the command line says comes first."""
-    cfg = compose_config(tmp_path, "experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
+    cfg = compose_config("experiment=mnist_conditional", "net=dit", "net.depth=2", "optimizer=adam")
     own, experiment = (OmegaConf.load(CONF / file) for file in ("net/dit.yaml", "experiment/mnist_ddpm.yaml"))
     assert (cfg.net.width, cfg.net.patch_size, cfg.net.depth) == (own.width, own.patch_size, 2)
     assert cfg.condition.num_classes == 10 and cfg.net.size == [28, 28] and cfg.optimizer.lr == experiment.optimizer.lr
     assert cfg.net.time_embedding._target_.endswith("SinusoidalEmbedding")
-    same = compose_config(tmp_path, "experiment=folder_ddpm", "data.root=nowhere", "net=unet")
+    same = compose_config("experiment=folder_ddpm", "data.root=nowhere", "net=unet")
     assert same.net.channel_mults == [1, 2, 2], "the experiment's own net keeps its numbers, though named"
 
 
 @pytest.mark.parametrize("command", sorted({path.stem for path in CONF.glob("*.yaml")} - {"common"}))
-def test_every_command(tmp_path, command):
-    check_config(to_container(compose_config(tmp_path, name=command)))
+def test_every_command(command):
+    check_config(to_container(compose_config(name=command)))
 
 
-@pytest.mark.parametrize("group", ["sampler", "guidance", "time_grid", "clip"])
-@pytest.mark.parametrize("command", ["sample"])
-def test_every_choice_of_sampling(tmp_path, command, group):
-    for name in GROUPS[group]:
-        needs = [word for word in NEEDS.get((group, name), []) if "guidance." in word]
-        check_config(to_container(compose_config(tmp_path, f"{group}={name}", *needs, name=command)))
-
-
-def test_one_fact_is_stated_once(tmp_path):
+def test_one_fact_is_stated_once():
     """Nets take shape and labels from the data; the length of a run and the seed reach all that need them."""
-    cfg = compose_config(tmp_path, "experiment=mnist_conditional", "data.size=[16,24]", "data.channels=2", "seed=7")
+    cfg = compose_config("experiment=mnist_conditional", "data.size=[16,24]", "data.channels=2", "seed=7")
     assert (cfg.net.channels, list(cfg.net.size), cfg.condition.num_classes) == (2, [16, 24], 10)
     assert cfg.data.seed == cfg.module.seed == 7
     assert cfg.module.loss == cfg.loss and cfg.callbacks.sample_images.sampler == cfg.sampler
-    assert cfg.callbacks.checkpoint.dirpath == f"{tmp_path}/checkpoints"
+    assert cfg.callbacks.checkpoint.dirpath == f"{FOLDER}/checkpoints"
 
 
 @pytest.mark.parametrize("experiment", GROUPS["experiment"])

@@ -1,7 +1,5 @@
 """A framework is its paper's bundle of parts, on any data, and replaces what the experiment says of them."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from hydra.utils import instantiate
@@ -20,12 +18,12 @@ def choices(framework: str) -> dict[str, str]:
     return {name.removeprefix("override /"): choice for entry in file.defaults for name, choice in entry.items()}
 
 
-def as_chosen_one_by_one(tmp_path: Path, framework: str, data: str) -> dict:
+def as_chosen_one_by_one(framework: str, data: str) -> dict:
     """The parts when each is named on the command line, with the framework's own numbers."""
     file = OmegaConf.load(CONF / "framework" / f"{framework}.yaml")
     numbers = [f"{group}.{key}={file[group][key]}" for group in file if group != "defaults" for key in file[group]]
     words = [f"{group}={choice}" for group, choice in choices(framework).items()]
-    cfg = compose_config(tmp_path, "~experiment", "++name=x", f"data={data}", *words, *numbers)
+    cfg = compose_config("~experiment", "++name=x", f"data={data}", *words, *numbers)
     return {group: OmegaConf.to_container(cfg[group], resolve=True) for group in PARTS}
 
 
@@ -35,48 +33,60 @@ def test_every_framework_chooses_the_same_parts(framework):
     assert choices(framework).keys() == PARTS
 
 
-@pytest.mark.parametrize("framework", FRAMEWORKS)
+EXPERIMENTS = [
+    ("sine", "sine_ddpm"),
+    ("mnist", "mnist_ddpm"),
+    ("mnist", "mnist_edm"),
+    ("gaussian_mixture", "mixture_ncsn"),
+]
+
+
 @pytest.mark.parametrize(
-    ("data", "experiment"),
-    [("sine", "sine_ddpm"), ("mnist", "mnist_ddpm"), ("mnist", "mnist_edm"), ("gaussian_mixture", "mixture_ncsn")],
+    ("framework", "data", "experiment"),
+    [
+        # Each with one of them; `make test-all` has every framework with every experiment.
+        pytest.param(framework, *EXPERIMENTS[j], marks=() if (i + j) % 4 == 0 else pytest.mark.slow)
+        for i, framework in enumerate(FRAMEWORKS)
+        for j in range(4)
+    ],
 )
-def test_a_framework_replaces_the_parts_of_any_experiment(tmp_path, framework, data, experiment):
-    cfg = compose_config(tmp_path, f"experiment={experiment}", f"framework={framework}")
+def test_a_framework_replaces_the_parts_of_any_experiment(framework, data, experiment):
+    cfg = compose_config(f"experiment={experiment}", f"framework={framework}")
     found = {group: OmegaConf.to_container(cfg[group], resolve=True) for group in PARTS}
     clip = found["sampler"].pop("clip")
-    expected = as_chosen_one_by_one(tmp_path, framework, data)
+    expected = as_chosen_one_by_one(framework, data)
     assert expected["sampler"].pop("clip")["_target_"].startswith("src.samplers.clipping") and clip
     assert found == expected
 
 
-def test_the_command_line_comes_before_the_framework(tmp_path):
+def test_the_command_line_comes_before_the_framework():
     words = ["framework=edm", "sampler.steps=7", "time_sampler=uniform", "parameterization.sigma_data=0.3"]
-    cfg = compose_config(tmp_path, "experiment=mnist_edm", *words)
+    cfg = compose_config("experiment=mnist_edm", *words)
     assert cfg.sampler.steps == 7 and cfg.parameterization.sigma_data == 0.3
     assert cfg.time_sampler._target_.endswith(".UniformTimeSampler")
 
 
-def test_a_part_on_the_command_line_takes_its_own_numbers(tmp_path):
+def test_a_part_on_the_command_line_takes_its_own_numbers():
     """Not those that the framework has for the part that it replaces."""
-    cfg = compose_config(tmp_path, "experiment=mnist_ddpm", "framework=ddpm", "sampler=heun")
+    cfg = compose_config("experiment=mnist_ddpm", "framework=ddpm", "sampler=heun")
     assert cfg.sampler.steps == OmegaConf.load(CONF / "sampler/heun.yaml").steps != 1000
-    assert compose_config(tmp_path, "framework=ddpm", "sampler=heun", "sampler.steps=9").sampler.steps == 9
+    assert compose_config("framework=ddpm", "sampler=heun", "sampler.steps=9").sampler.steps == 9
 
 
 @pytest.mark.parametrize("experiment", ["sine_ddpm", "mnist_ncsn", "mixture_ncsn"])
-def test_settings_that_follow_others_still_do(tmp_path, experiment):
-    cfg = compose_config(tmp_path, f"experiment={experiment}", "framework=ncsn", "schedule.steps=33")
+def test_settings_that_follow_others_still_do(experiment):
+    cfg = compose_config(f"experiment={experiment}", "framework=ncsn", "schedule.steps=33")
     assert cfg.sampler.steps == cfg.time_sampler.steps == 33
 
 
-def test_an_experiment_adds_to_its_framework_what_the_data_need(tmp_path):
-    cfg = compose_config(tmp_path, "experiment=mnist_edm")
+def test_an_experiment_adds_to_its_framework_what_the_data_need():
+    cfg = compose_config("experiment=mnist_edm")
     assert cfg.parameterization.sigma_data == 0.6 and cfg.time_sampler.mean == -0.4 and cfg.sampler.steps == 18
 
 
-def test_ddpm_is_the_paper(tmp_path):
+def test_ddpm_is_the_paper():
     """Ho et al. 2020, section 4 and algorithms 1 and 2: T = 1000, betas from 1e-4 to 0.02."""
-    cfg = compose_config(tmp_path, "data=mnist", "framework=ddpm")
+    cfg = compose_config("data=mnist", "framework=ddpm")
     schedule = instantiate(cfg.schedule)
     k = torch.arange(1001, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(k / 1000)
