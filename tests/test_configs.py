@@ -23,6 +23,7 @@ from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.callbacks.sample_images import SampleImages
 from src.commands.cli import to_container
+from src.commands.composition import share_compositions
 from src.commands.config import drop_incompatible_keys
 from src.commands.plan.device import Plan
 from src.data.base import DataModule
@@ -109,6 +110,7 @@ FOLDER = f"{os.environ['DIFFUSION_LAB_OUTPUTS']}/run"
 def hydra():
     before = Singleton.get_state()
     GlobalHydra.instance().clear()
+    share_compositions()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         yield
     Singleton.set_state(before)

@@ -12,7 +12,7 @@ from omegaconf import DictConfig
 
 import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.commands.cli import user_errors
-from src.commands.group_listing import share_group_listing
+from src.commands.composition import share_compositions
 from src.commands.overrides import check_run_dirs, normalize_override
 from src.commands.yaml_limits import limit_yaml
 from src.runs.trust import trust_configs
@@ -32,7 +32,7 @@ def run_command(
     """
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that Hydra raises its errors instead of printing them
     limit_yaml()
-    share_group_listing()
+    share_compositions()
     start = hydra.main(config_path=str(CONF), config_name=config_name, version_base="1.3")
     with user_errors(config_name):
         resolve_environment()
