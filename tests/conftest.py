@@ -22,17 +22,10 @@ jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYP
 
 from src.diffusion import beta_schedules, discrete_schedules, schedules  # noqa: E402 - the hook comes first
 from src.metrics.features import trained  # noqa: E402
-from tests.helpers.pairwise import without_a_new_pair  # noqa: E402
+from tests.helpers.covering import pytest_addoption, pytest_generate_tests  # noqa: E402, F401
 
 # Features of a data set are learned in a moment; tests/metrics/features asks for good ones.
 trained.MIN_STEPS = 20
-
-
-@pytest.hookimpl(tryfirst=True)  # before pytest takes out the slow ones
-def pytest_collection_modifyitems(items):
-    """Run every pair of values of many parameters; `make test-all` runs every combination."""
-    for item in without_a_new_pair(items):
-        item.add_marker(pytest.mark.slow)
 
 
 class Trigonometric(schedules.Schedule):
