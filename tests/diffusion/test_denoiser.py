@@ -18,6 +18,8 @@ from src.nets.unet import UNet
 from tests.diffusion.expected import SINGULAR, TRUTHS
 from tests.diffusion.reference import SHAPES
 
+pytestmark = pytest.mark.strength(1)
+
 T = torch.tensor([1e-3, 0.25, 0.7, 0.98], dtype=torch.float64)
 
 

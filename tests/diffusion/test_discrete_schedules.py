@@ -23,6 +23,8 @@ from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE
 from src.diffusion.schedules import VPSDE, LaplaceSchedule
 from tests.diffusion.expected import ONE
 
+pytestmark = pytest.mark.strength(1)
+
 BETA_SCHEDULES = [
     LinearSchedule,
     QuadraticSchedule,

@@ -14,6 +14,8 @@ from src.diffusion.variances import LearnedRangeVariance
 from src.samplers.ancestral import DDIM
 from tests.diffusion.reference import SHAPES, Mixture, Oracle
 
+pytestmark = pytest.mark.strength(1)
+
 MEANS = torch.tensor([0.1, -0.5, 0.3, 0.9], dtype=torch.float64)  # the first is that without a label
 STDS = torch.tensor([0.7, 0.5, 0.6, 0.4], dtype=torch.float64)
 LABEL = torch.tensor([0, 2, -1, 1, 0])

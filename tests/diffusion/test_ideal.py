@@ -8,6 +8,8 @@ from torch.testing import assert_close
 
 from src.diffusion.ideal import ideal_denoiser
 
+pytestmark = pytest.mark.strength(1)
+
 
 def brute_force(x_t, alpha, sigma, x):
     """In float64, with all distances at once."""

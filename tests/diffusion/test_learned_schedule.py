@@ -16,6 +16,8 @@ from src.diffusion.schedules import derivative, expand_like, variance_preserving
 from src.diffusion.time_samplers import StratifiedTimeSampler, UniformTimeSampler
 from tests.diffusion.expected import ONE
 
+pytestmark = pytest.mark.strength(1)
+
 T = torch.linspace(0, 1, 4001, dtype=torch.float64)
 
 

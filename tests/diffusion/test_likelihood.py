@@ -11,6 +11,8 @@ from src.diffusion import beta_schedules, discrete_schedules, schedules
 from src.diffusion.likelihood import bits_per_dimension, dequantize, divergence, last_time, ode_log_likelihood
 from tests.diffusion.reference import SHAPES, Mixture
 
+pytestmark = pytest.mark.strength(1)
+
 ONE = torch.tensor(1.0, dtype=torch.float64)
 FINE = {"rtol": 1e-7, "atol": 1e-7}
 # With so little data left at t = 1 that the prior is the law of x_1 to 1e-3.

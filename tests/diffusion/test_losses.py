@@ -23,6 +23,8 @@ from src.nets.random_features import RandomFeatures
 from tests.diffusion.expected import SINGULAR, TRUTHS
 from tests.diffusion.reference import SHAPES, Oracle, posterior
 
+pytestmark = pytest.mark.strength(1)
+
 T = torch.tensor([1e-3, 0.1234, 0.5, 0.97], dtype=torch.float64)
 
 

@@ -15,6 +15,8 @@ from src.diffusion.schedules import expand_like
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
 
+pytestmark = pytest.mark.strength(1, "name", "part")
+
 T = torch.tensor([1e-3, 0.1234, 0.5, 0.9], dtype=torch.float64)
 ALLOWED = [(s, p) for s in ALL for p in TRUTHS if not (s in ENDS_IN_NOISE and p in SINGULAR)]
 REFUSED = [(s, p) for s in ENDS_IN_NOISE for p in SINGULAR]

@@ -15,6 +15,8 @@ from src.samplers.base import DenoiserMemory
 from src.samplers.clipping import NoClip
 from tests.samplers.registry import sample
 
+pytestmark = pytest.mark.strength(1)
+
 STD = 0.6
 # name: (A of the size, shape of a sample)
 MEASUREMENTS = {

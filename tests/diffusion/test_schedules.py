@@ -14,6 +14,8 @@ from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, Schedu
 from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
 from tests.diffusion.expected import ALL, ONE, SHAPES
 
+pytestmark = pytest.mark.strength(1)
+
 # Irregular, and crowded at both ends.
 T = torch.cat(
     [

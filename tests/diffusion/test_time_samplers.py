@@ -20,6 +20,8 @@ from src.diffusion.time_samplers import (
 )
 from tests.diffusion.expected import ALL, ONE
 
+pytestmark = pytest.mark.strength(1)
+
 SCHEDULE = CosineSchedule()
 EVERY = [
     UniformTimeSampler,

@@ -16,6 +16,8 @@ from src.diffusion.variances import (
 )
 from tests.diffusion.expected import ALL, ONE, SHAPES
 
+pytestmark = pytest.mark.strength(1)
+
 S = torch.tensor([0.0, 0.1, 0.3, 0.2505, 0.95], dtype=torch.float64)
 T = torch.tensor([0.05, 0.2, 0.9, 0.2508, 1.0], dtype=torch.float64)
 

@@ -17,6 +17,8 @@ from src.diffusion.vlb import decoder_nll, normal_kl, prior_kl, vlb_term, vlb_te
 from tests.diffusion.expected import TRUTHS
 from tests.diffusion.reference import SHAPES, Oracle, posterior
 
+pytestmark = pytest.mark.strength(1)
+
 ONE = torch.tensor(1.0, dtype=torch.float64)
 
 

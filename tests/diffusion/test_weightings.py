@@ -18,6 +18,8 @@ from src.diffusion.schedules import VPSDE, FlowSchedule, expand_like
 from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, TRUTHS
 
+pytestmark = pytest.mark.strength(1, "name", "part")
+
 T = torch.tensor([1e-3, 0.0137, 0.1234, 0.5, 0.9, 0.9987], dtype=torch.float64)
 
 # The same formulas from alpha, sigma: of the squared error of x_0.

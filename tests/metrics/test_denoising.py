@@ -16,6 +16,8 @@ from src.metrics.denoising import Denoising, denoise_levels, squared_errors, tra
 from src.metrics.generalization import GeneralizationGap, MeanWithMargin
 from tests.conftest import SCHEDULES
 
+pytestmark = pytest.mark.strength(1)
+
 LEVELS = [4.0, 1.0, 0.0, -2.0]
 
 

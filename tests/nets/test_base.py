@@ -13,6 +13,8 @@ from src.nets import CNN, MLP, RNN, ConvAutoencoder, DiT, FourierEmbedding, UNet
 from src.nets.base import ConditionEmbedding, Net
 from tests.nets.networks import NETS, SIGNALS_ONLY, SMALL, inputs, randomize_zeros
 
+pytestmark = pytest.mark.strength(1)
+
 
 @pytest.fixture(params=NETS)
 def make(request):

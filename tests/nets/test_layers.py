@@ -6,6 +6,8 @@ from torch.testing import assert_close
 
 from src.nets.layers import Attention, FourierFeatures, Patches, zero_init
 
+pytestmark = pytest.mark.strength(1)
+
 
 class TestFourierFeatures:
     x = torch.linspace(-2, 2, 6).view(3, 2)

@@ -4,6 +4,8 @@ import torch
 from src.nets import RNN
 from tests.nets.networks import reach
 
+pytestmark = pytest.mark.strength(1)
+
 
 @pytest.mark.parametrize("cell", [torch.nn.GRU, torch.nn.LSTM, torch.nn.RNN])
 @pytest.mark.parametrize("at", [0, 7, 15])

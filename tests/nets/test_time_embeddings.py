@@ -9,6 +9,8 @@ from torch.testing import assert_close
 
 from src.nets.time_embeddings import FourierEmbedding, LearnedEmbedding, SinusoidalEmbedding
 
+pytestmark = pytest.mark.strength(1)
+
 EVERY = [SinusoidalEmbedding, FourierEmbedding, LearnedEmbedding]
 RANDOM = [FourierEmbedding, LearnedEmbedding]
 

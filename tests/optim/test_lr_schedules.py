@@ -8,6 +8,8 @@ from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
 
 from src.optim.lr_schedules import constant_lr, cosine_lr, one_cycle_lr, trapezoid_lr
 
+pytestmark = pytest.mark.strength(1)
+
 LR = 0.02
 
 

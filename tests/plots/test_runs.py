@@ -14,6 +14,8 @@ from src.plots.quality_against_cost import Point, pareto_front, quality_against_
 from src.plots.side_by_side import how_many, side_by_side
 from src.plots.training_curves import training_curves
 
+pytestmark = pytest.mark.strength(1)
+
 
 def beaten(p, q, sign) -> bool:
     """Whether q is at least as good as p in both, and better in one."""

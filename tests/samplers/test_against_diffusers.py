@@ -45,7 +45,7 @@ from tests.samplers.reference import assert_equal, data, float64, levels_of, our
 from tests.samplers.registry import SHAPES
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1)]
 
 BETAS = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},

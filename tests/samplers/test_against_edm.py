@@ -21,7 +21,7 @@ from src.samplers.sde import EulerMaruyama, PredictorCorrector, PredictorCorrect
 from tests.samplers.reference import assert_equal
 from tests.samplers.registry import SHAPES, equal_in_log_snr, seeded
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1)]
 
 
 def predict(x, sigma):

@@ -9,6 +9,8 @@ from torch.testing import assert_close
 from src.samplers.clipping import DynamicClip, NoClip, StaticClip
 from tests.samplers.registry import SHAPES
 
+pytestmark = pytest.mark.strength(1)
+
 
 @pytest.mark.parametrize("data", SHAPES)
 class TestClips:

@@ -14,7 +14,7 @@ from tests.samplers.registry import DETERMINISTIC, GRIDS, ORDER, SHAPES, equal_i
 # Those whose first steps, where there is hardly any signal, may be of any length.
 FROM_NOISE = [name for name in DETERMINISTIC if name != "heun_ve"]
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1)]
 
 
 @pytest.fixture(params=SCHEDULES, scope="module")

@@ -24,6 +24,8 @@ from tests.samplers.registry import (
     walk,
 )
 
+pytestmark = pytest.mark.strength(1)
+
 
 def denoise(x_t, t):
     """Any prediction."""

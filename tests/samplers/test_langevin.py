@@ -16,6 +16,8 @@ from src.samplers.clipping import NoClip
 from src.samplers.sde import AnnealedLangevin, PredictorCorrector, PredictorCorrectorALD, langevin_step
 from tests.samplers.registry import SHAPES, equal_in_log_snr, one_hot, seeded, tensor, walk
 
+pytestmark = pytest.mark.strength(1)
+
 
 def coefficients(step, like):
     """c, d and e of the affine map x -> c x + d + e z that a function of (x, noise) is, element by element."""

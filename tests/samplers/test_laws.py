@@ -14,7 +14,7 @@ from src.samplers.sde import AnnealedLangevin
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.registry import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, sample, seeded, tensor
 
-pytestmark = pytest.mark.usefixtures("unchecked")
+pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1, "name", "schedule_name")]
 
 # The weak order: what is wrong with the variance falls with this power of the number of steps.
 ORDER = {

@@ -18,6 +18,8 @@ from src.samplers.pipeline import Pipeline, guide_denoisers
 from src.utils.seeding import generator
 from tests.diffusion.reference import Mixture, Oracle
 
+pytestmark = pytest.mark.strength(1)
+
 
 class Recorder(MLP):
     """Notes the labels and sizes of its calls, and what it is shown beside x_t."""

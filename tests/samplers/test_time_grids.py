@@ -14,6 +14,8 @@ from src.samplers import time_grids
 from tests.conftest import ENDS_IN_NOISE
 from tests.samplers.registry import GRIDS, tensor
 
+pytestmark = pytest.mark.strength(1)
+
 AYS = [14.615, 6.475, 3.861, 2.697, 1.886, 1.396, 0.963, 0.652, 0.399, 0.152]
 STARTS = [1.0, 0.6, 0.31]
 

@@ -32,6 +32,8 @@ from tests.samplers.registry import (
     walk,
 )
 
+pytestmark = pytest.mark.strength(1, "each", "some")
+
 
 def denoise(x_t, t):
     """Any prediction, of data in (-1, 1)."""

@@ -8,6 +8,8 @@ from scipy.linalg import sqrtm
 from src.metrics.distances import frechet_distance as with_torchmetrics
 from src.statistics.frechet import Moments, frechet, frechet_interval
 
+pytestmark = pytest.mark.strength(1)
+
 
 def draws(n: int, d: int, seed: int, scale: float = 1.0, shift: float = 0.0) -> torch.Tensor:
     g = torch.Generator().manual_seed(seed)

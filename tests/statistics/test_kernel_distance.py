@@ -6,6 +6,8 @@ import torch
 from src.statistics import kernel_distance as of
 from src.statistics.kernel_distance import kernel_distance, kernel_pairs
 
+pytestmark = pytest.mark.strength(1)
+
 D = 8
 
 

@@ -8,6 +8,8 @@ from scipy import stats
 
 from src.statistics.significance import Estimate, best, decimals, differ, format_number, wilson_interval
 
+pytestmark = pytest.mark.strength(1)
+
 
 @pytest.mark.parametrize("values", [(1.0, 3.0), (0.1, 0.2, 0.6), (5.0, 5.0, 5.0, 7.0)])
 def test_mean_and_sample_deviation_over_seeds(values):

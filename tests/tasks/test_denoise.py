@@ -10,6 +10,8 @@ from src.tasks.denoise import Denoise, estimate_noise_std
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
 
+pytestmark = pytest.mark.strength(1)
+
 
 def make_model(truth, schedule, shape, steps=40, **more):
     return Pipeline(Oracle(truth.denoiser(schedule), schedule), DDPM(schedule, steps), shape, **more)

@@ -21,6 +21,8 @@ from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
 from tests.samplers.test_pipeline import make_denoiser
 
+pytestmark = pytest.mark.strength(1)
+
 SOLVERS = {"ddnm": ddnm, "pigdm": pigdm, "dps": dps}
 SIZES = [(1, 8), (2, 6), (1, 4, 6), (3, 4, 6)]
 

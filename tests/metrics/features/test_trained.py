@@ -12,6 +12,8 @@ from src.metrics.features.trained import Trunk
 from src.statistics.frechet import Moments, frechet
 from src.utils.errors import UserError
 
+pytestmark = pytest.mark.strength(1)
+
 
 def reference(num_classes: int = 10, seed: int = 0) -> ReferenceData:
     """Of the 8 x 8 digits, without a run."""
