@@ -23,9 +23,15 @@ jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYP
 from src.diffusion import beta_schedules, discrete_schedules, schedules  # noqa: E402 - the hook comes first
 from src.metrics.features import trained  # noqa: E402
 from tests.helpers.covering import pytest_addoption, pytest_generate_tests  # noqa: E402, F401
+from tests.helpers.properties import load_profile  # noqa: E402
 
 # Features of a data set are learned in a moment; tests/metrics/features asks for good ones.
 trained.MIN_STEPS = 20
+
+
+def pytest_configure(config):
+    """Properties have more examples where the slow tests run too."""
+    load_profile(every_test=not config.option.markexpr)
 
 
 class Trigonometric(schedules.Schedule):

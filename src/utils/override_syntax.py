@@ -98,7 +98,7 @@ def written(value: Any) -> str:
         return f"[{','.join(map(written, value))}]"
     bare = str(value)
     with suppress(Exception):
-        if not re.search(r"\\|\$\{", bare) and read(f"x={bare}").value == bare:
+        if bare and not re.search(r"\\|\$\{", bare) and read(f"x={bare}").value == bare:
             return bare
     return f'"{in_quotes(without_interpolation(bare))}"'
 

@@ -4,11 +4,14 @@ from itertools import chain
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from src.data.base import DataModule
 from src.data.batch_sampler import EpochBatchSampler, shuffled_order
 from src.data.samples import TensorSamples, labels_or_none, split, val_count
 from src.utils.errors import UserError
+from tests.helpers.properties import examples
 
 
 def walk(sampler, epoch=0):
@@ -16,65 +19,84 @@ def walk(sampler, epoch=0):
     return [indices.tolist() for _, indices in sampler]
 
 
-def test_order_is_a_function_of_seed_and_epoch():
-    def order(seed, epoch):
-        return walk(EpochBatchSampler(50, 10, shuffle=True, seed=seed), epoch)
-
-    assert order(1, 0) == order(1, 0)
-    assert order(1, 0) != order(1, 1) != order(2, 1)
-    # Nothing that ran before matters: epoch 3 is the same, walked first or last.
-    sampler = EpochBatchSampler(50, 10, shuffle=True, seed=1)
-    assert [walk(sampler, epoch) for epoch in range(4)][3] == order(1, 3)
+@st.composite
+def orders(draw):
+    """The settings of a sampler: n, batch_size, shuffle, seed, shards and their window."""
+    n, shuffle = draw(st.integers(1, 60)), draw(st.booleans())
+    shards = draw(st.none() | st.lists(st.integers(0, 5), min_size=n, max_size=n).map(torch.tensor))
+    settings = {"batch_size": draw(st.integers(1, n)), "seed": draw(st.integers(0, 2**40))}
+    return {"n": n, "shuffle": shuffle, "shards": shards, "shuffle_window": draw(st.integers(1, 4)), **settings}
 
 
-@pytest.mark.parametrize(("n", "batch_size"), [(50, 10), (53, 10), (10, 10), (7, 1)])
-def test_every_sample_once_an_epoch(n, batch_size):
-    shuffled = list(chain(*walk(EpochBatchSampler(n, batch_size, shuffle=True))))
-    assert len(set(shuffled)) == len(shuffled) == n - n % batch_size
-    assert list(chain(*walk(EpochBatchSampler(n, batch_size, shuffle=False)))) == list(range(n))
+@given(how=orders(), epoch=st.integers(0, 99), world_size=st.integers(1, 5), data=st.data())
+def test_an_epoch(how, epoch, world_size, data):
+    """A permutation by seed and epoch alone; ranks share out each batch, and a resumed run gives the rest of them."""
+    n, batch_size = how["n"], how["batch_size"]
+    whole = walk(EpochBatchSampler(**how), epoch)
+    once = list(chain(*whole))
+    assert len(set(once)) == len(once) == (n - n % batch_size if how["shuffle"] else n)
+    assert set(once) <= set(range(n)) and len(whole) == len(EpochBatchSampler(**how))
+    assert all(len(batch) == batch_size for batch in whole[:-1])
+    assert how["shuffle"] or once == list(range(n))
+    # Nothing that ran before matters.
+    used = EpochBatchSampler(**how)
+    walk(used, epoch + 1)
+    assert walk(used, epoch) == whole
 
-
-@pytest.mark.parametrize("shuffle", [True, False])
-@pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_partition_each_global_batch(shuffle, world_size):
-    whole = walk(EpochBatchSampler(50, 12, shuffle, seed=3))
-    parts = [walk(EpochBatchSampler(50, 12, shuffle, seed=3, rank=r, world_size=world_size)) for r in range(world_size)]
-    for batch, *shares in zip(whole, *parts, strict=True):
+    ranks = [walk(EpochBatchSampler(**how, rank=r, world_size=world_size), epoch) for r in range(world_size)]
+    for batch, *shares in zip(whole, *ranks, strict=True):
         assert sorted(chain(*shares)) == sorted(batch)
         assert all(share == batch[rank::world_size] for rank, share in enumerate(shares))
 
-
-def test_start_skips_batches_of_the_first_epoch_only():
-    whole = EpochBatchSampler(50, 5, shuffle=True, seed=4)
-    resumed = EpochBatchSampler(50, 5, shuffle=True, seed=4, epoch=2, start=3)
-    assert walk(resumed, 2) == walk(whole, 2)[3:]
-    assert walk(resumed, 3) == walk(whole, 3)
-    assert len(resumed) == len(whole) == 10
-
-
-def test_flips_depend_on_seed_epoch_and_index_only():
-    x = torch.arange(40 * 6, dtype=torch.float32).view(40, 1, 2, 3)
-    data = TensorSamples(x, flip=True, seed=5)
-
-    def flipped(epoch, indices):
-        out = data[epoch, indices]["x"]
-        assert all(torch.equal(y, x[i]) or torch.equal(y, x[i].flip(-1)) for y, i in zip(out, indices, strict=True))
-        return {int(i) for y, i in zip(out, indices, strict=True) if not torch.equal(y, x[i])}
-
-    everything = torch.arange(40)
-    assert 10 <= len(flipped(0, everything)) <= 30
-    assert flipped(0, everything) != flipped(1, everything)
-    assert flipped(0, torch.randperm(40)) == flipped(0, everything)
-    assert flipped(0, everything[:7]) == flipped(0, everything) & set(range(7))
-    assert TensorSamples(x, flip=True, seed=6)[0, everything]["x"].ne(data[0, everything]["x"]).any()
+    start = data.draw(st.integers(0, len(whole)), "start")
+    resumed = EpochBatchSampler(**how, epoch=epoch, start=start)
+    assert walk(resumed, epoch) == whole[start:] and len(resumed) == len(whole)
+    assert walk(resumed, epoch + 1) == walk(EpochBatchSampler(**how), epoch + 1)
+    repeated = EpochBatchSampler(**how, repeat=True)
+    assert walk(repeated, epoch) == walk(repeated) == walk(EpochBatchSampler(**how))
 
 
-def test_flips_are_the_same_for_one_and_for_two_processes():
-    data = TensorSamples(torch.randn(24, 3, 4, 5), flip=True, seed=5)
-    whole = [data[where]["x"] for where in EpochBatchSampler(24, 8, shuffle=True, seed=5)]
-    parts = [[data[where]["x"] for where in EpochBatchSampler(24, 8, True, 5, rank, 2)] for rank in range(2)]
-    for batch, first, second in zip(whole, *parts, strict=True):
-        assert torch.equal(batch[0::2], first) and torch.equal(batch[1::2], second)
+def test_epochs_and_seeds_have_orders_of_their_own():
+    orders = [walk(EpochBatchSampler(50, 10, True, seed), epoch) for seed in range(5) for epoch in range(5)]
+    assert len({str(order) for order in orders}) == 25
+
+
+@given(how=orders(), epoch=st.integers(0, 99), rank=st.integers(0, 2))
+@examples(0.5)
+def test_flips_depend_on_seed_epoch_and_index_only(how, epoch, rank):
+    """Not on the batch, nor on the process, whose share has the flips of the whole."""
+    x = torch.arange(how["n"] * 6, dtype=torch.float32).view(-1, 1, 2, 3)
+    data = TensorSamples(x, flip=True, seed=how["seed"])
+    flipped = data[epoch, torch.arange(how["n"])]["x"]
+    mirrored = (flipped == x.flip(-1)).flatten(1).all(1)
+    assert torch.equal(flipped, torch.where(mirrored[:, None, None, None], x.flip(-1), x))
+    sampler = EpochBatchSampler(**how, rank=rank, world_size=3)
+    sampler.set_epoch(epoch)
+    for where in sampler:
+        assert torch.equal(data[where]["x"], flipped[where[1]])
+
+
+def test_half_of_the_images_are_flipped_others_in_each_epoch():
+    x = torch.arange(400 * 2.0).view(400, 1, 1, 2)
+    flipped = torch.stack([
+        (TensorSamples(x, flip=True, seed=seed)[epoch, torch.arange(400)]["x"] != x).flatten(1).any(1).float()
+        for seed in range(3) for epoch in range(3)
+    ])  # fmt: skip
+    assert ((flipped.mean(1) - 0.5).abs() < 5 * 0.5 / 20).all()
+    assert (torch.corrcoef(flipped) - torch.eye(9)).abs().max() < 5 / 20
+
+
+@given(how=orders(), epoch=st.integers(0, 9))
+@examples(0.2)
+def test_workers_give_the_batches_of_the_process(how, epoch):
+    """A loader hands out whole batches of the sampler, so that workers cannot change them."""
+    data = Toy(1, [1], batch_size=how["batch_size"], seed=how["seed"])
+    data.train_set = data.val_set = TensorSamples(torch.arange(float(how["n"])).view(-1, 1, 1))
+    loader = data.train_dataloader()
+    assert loader.batch_size is None and isinstance(loader.sampler, EpochBatchSampler)
+    loader.sampler.set_epoch(epoch)
+    batches = [batch["x"].flatten().int().tolist() for batch in loader]
+    assert batches == walk(EpochBatchSampler(how["n"], how["batch_size"], True, how["seed"]), epoch)
 
 
 def test_uint8_becomes_the_unit_range():
@@ -84,11 +106,12 @@ def test_uint8_becomes_the_unit_range():
     assert x.dtype == torch.uint8
 
 
-@pytest.mark.parametrize(("n", "n_val"), [(10, 3), (1000, 200), (5, 5)])
-def test_split_is_a_partition(n, n_val):
-    train, val = split(n, n_val, seed=1)
+@given(n=st.integers(1, 500), share=st.floats(0, 1), seed=st.integers(0, 2**40))
+def test_split_is_a_partition(n, share, seed):
+    n_val = round(share * n)
+    train, val = split(n, n_val, seed)
     assert len(val) == n_val and sorted(torch.cat([train, val]).tolist()) == list(range(n))
-    assert torch.equal(val, split(n, n_val, seed=1)[1])
+    assert torch.equal(val, split(n, n_val, seed)[1])
 
 
 @pytest.mark.parametrize(("n", "share", "count"), [(1000, 0.2, 200), (1797, 0.2, 359), (3, 0.01, 1), (2, 0.99, 1)])
@@ -148,13 +171,3 @@ def test_shards_are_walked_a_window_at_a_time():
     assert len({int(shards[order[-1]]) for order in orders}) == 10, "every shard comes last at times"
     firsts = torch.stack([(shards[order[:18]] == shards[order[0]]).float() for order in orders]).mean(0)[1:]
     assert (firsts > 0).all(), "a shard is not read out before the next one of its window"
-
-
-@pytest.mark.parametrize("shards", [None, torch.arange(50) % 7])
-def test_resumed_or_shared_out_an_order_of_shards_is_the_same(shards):
-    def batches(**more):
-        return walk(EpochBatchSampler(50, 4, True, 5, shards=shards, shuffle_window=2, **more), epoch=3)
-
-    assert batches(epoch=3, start=5) == batches()[5:]
-    for rank in range(2):
-        assert batches(rank=rank, world_size=2) == [batch[rank::2] for batch in batches()]

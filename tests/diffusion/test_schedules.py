@@ -1,7 +1,6 @@
 import copy
 import math
 import pickle
-from functools import partial
 
 import numpy as np
 import pytest
@@ -45,11 +44,6 @@ def nodes(steps=1000):
 # ---- what every schedule promises ----
 
 
-def test_log_snr_falls_strictly(schedule):
-    """Also between the nodes of a table, and close to both ends."""
-    assert (schedule.log_snr(T).diff() < 0).all()
-
-
 def test_begins_with_data(name, schedule):
     alpha, sigma = schedule.alpha_sigma(0 * ONE)
     if name == "learned":  # a stated rest of noise
@@ -79,20 +73,6 @@ def test_preserves_variance_or_signal(name, schedule):
         assert_close(alpha**2 + sigma**2, one, rtol=0, atol=1e-14)
 
 
-def test_log_snr_is_that_of_alpha_and_sigma(schedule):
-    t = torch.linspace(0.001, 0.999, 997, dtype=torch.float64)
-    alpha, sigma = schedule.alpha_sigma(t)
-    assert_close(schedule.log_snr(t), torch.log(alpha**2 / sigma**2), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("inverse", ["its own", "by bisection"])
-def test_inverse_log_snr(schedule, inverse):
-    t = torch.cat([torch.tensor([0, 1e-6, 1e-4], dtype=torch.float64), torch.linspace(0.01, 1, 331).double()])
-    invert = schedule.inverse_log_snr if inverse == "its own" else lambda v: Schedule.inverse_log_snr(schedule, v)
-    assert_close(invert(schedule.log_snr(t)), t, rtol=0, atol=2e-9)
-    assert_close(invert(schedule.log_snr(t[7])), t[7], rtol=0, atol=2e-9)
-
-
 def test_inverse_of_any_log_snr(schedule):
     """Its own and the base class's agree on values that no grid of times gave, also on those beyond the ends."""
     values = torch.linspace(-40, 40, 801, dtype=torch.float64)
@@ -104,31 +84,6 @@ def test_inverse_of_any_log_snr(schedule):
     assert_close(schedule.log_snr(t[inside]), values[inside], rtol=0, atol=1e-6)
     ends = schedule.inverse_log_snr(torch.tensor([torch.inf, -torch.inf], dtype=torch.float64))
     assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=2e-9)
-
-
-def test_transitions_compose(schedule):
-    """Noise added to level s and then to t has the law of one jump to t."""
-    s, t, u = torch.tensor([[0, 0.1, 0.3, 0.2505], [0.2, 0.11, 0.6, 0.2508], [0.9, 0.3, 1.0, 0.2512]]).double()
-    (alpha_ts, sigma_ts), (alpha_ut, sigma_ut) = schedule.transition(s, t), schedule.transition(t, u)
-    alpha_us, sigma_us = schedule.transition(s, u)
-    assert_close(alpha_ut * alpha_ts, alpha_us, rtol=1e-12, atol=0)
-    assert_close(alpha_ut**2 * sigma_ts**2 + sigma_ut**2, sigma_us**2, rtol=1e-9, atol=0)
-
-    alpha_s, sigma_s = schedule.alpha_sigma(s)
-    marginal = torch.stack([alpha_ts * alpha_s, (alpha_ts**2 * sigma_s**2 + sigma_ts**2).sqrt()])
-    assert_close(marginal, torch.stack(schedule.alpha_sigma(t)), rtol=1e-12, atol=0)
-
-
-@pytest.mark.parametrize("steps", [7, 200])
-def test_step_by_step_has_the_law_of_one_jump(schedule, steps):
-    """The coefficient of x_0 and the variance after every step of a chain."""
-    t = nodes(steps)
-    alphas, sigmas = schedule.transition(t[:-1], t[1:])
-    alpha, sigma = schedule.alpha_sigma(t)
-    chain = [(alpha[0].item(), sigma[0].item() ** 2)]
-    for gain, added in zip(alphas.tolist(), sigmas.tolist(), strict=True):
-        chain.append((gain * chain[-1][0], gain**2 * chain[-1][1] + added**2))
-    assert_close(torch.tensor(chain, dtype=torch.float64), torch.stack([alpha, sigma**2], 1), rtol=1e-10, atol=1e-15)
 
 
 @pytest.mark.parametrize("name", ["cosine", "sub_vp_sde", "additive", "flow"], indirect=True)
@@ -157,24 +112,6 @@ def test_transition_to_pure_noise():
 
 
 # ---- the SDE ----
-
-
-def test_sde_has_these_marginals(schedule):
-    r"""d alpha / dt = f alpha and d sigma^2 / dt = 2 f sigma^2 + g^2, the left by central differences."""
-    h = 1e-7
-    (alpha_0, sigma_0), (alpha_1, sigma_1) = schedule.alpha_sigma(BETWEEN - h), schedule.alpha_sigma(BETWEEN + h)
-    alpha, sigma = schedule.alpha_sigma(BETWEEN)
-    drift, diffusion = schedule.drift_diffusion(BETWEEN)
-    assert_close((alpha_1 - alpha_0) / (2 * h), drift * alpha, rtol=1e-5, atol=1e-8)
-    assert_close((sigma_1**2 - sigma_0**2) / (2 * h), 2 * drift * sigma**2 + diffusion, rtol=1e-5, atol=1e-7)
-    assert (diffusion > 0).all()
-
-
-def test_log_snr_rate(schedule):
-    h = 1e-7
-    numeric = (schedule.log_snr(BETWEEN + h) - schedule.log_snr(BETWEEN - h)) / (2 * h)
-    assert_close(schedule.log_snr_rate(BETWEEN), numeric, rtol=1e-5, atol=0)
-    assert_close(schedule.log_snr_rate(BETWEEN[3]), numeric[3], rtol=1e-5, atol=0)
 
 
 def test_rates_under_inference_mode(schedule):
@@ -267,15 +204,6 @@ def test_shift_moves_the_log_snr(make, shift):
     """The log-SNR changes by -2 log s at every time, at nodes, between them and at the ends."""
     t = T[:-1]
     assert_close(make(shift=shift).log_snr(t), make().log_snr(t) - 2 * math.log(shift), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize(
-    "make",
-    [*BETA_SCHEDULES, FlowSchedule, LaplaceSchedule, partial(beta_schedules.LinearSchedule, zero_terminal_snr=True)],
-)
-def test_inverse_of_a_shifted_one(make):
-    schedule = make(shift=3.0)
-    assert_close(schedule.inverse_log_snr(schedule.log_snr(T)), T, rtol=0, atol=2e-9)
 
 
 @pytest.mark.parametrize("make", [*BETA_SCHEDULES, FlowSchedule, LaplaceSchedule])

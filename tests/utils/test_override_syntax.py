@@ -5,6 +5,8 @@ import shlex
 import pytest
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import OverrideParseException
+from hypothesis import given
+from hypothesis import strategies as st
 from lightning_fabric.strategies.launchers import subprocess_script
 from omegaconf import OmegaConf
 
@@ -17,6 +19,7 @@ from src.utils.override_syntax import (
     split_flags,
     without_interpolation,
 )
+from tests.helpers.properties import examples
 
 # Names of folders that mean something to a shell, to Hydra, to OmegaConf or to Python.
 NAMES = [
@@ -34,14 +37,37 @@ def by_hydra(word):
     return OmegaConf.to_container(OmegaConf.create({"x": override.value()}), resolve=True)["x"]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_name_is_read_as_it_was_written(name):
-    word = assignment("data.root", name)
-    assert by_hydra(word) == name == read(word).value
-    listed = assignment("runs", [name, "b"])
-    assert by_hydra(listed) == [name, "b"] == read(listed).value
+text = st.sampled_from(NAMES) | st.lists(
+    st.sampled_from([*"\\\"'${}[](),=:# ~@+-\t\n\r\x000é", "${", "\\${", "null"])
+    | st.characters(exclude_categories=["Cs"])
+).map("".join)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | text,
+    lambda inside: st.lists(inside, max_size=4),
+    max_leaves=8,
+)
+
+
+def same(a, b) -> bool:
+    """Equal, also in type: true is not 1."""
+    lists = isinstance(a, list) and isinstance(b, list) and len(a) == len(b)
+    return all(map(same, a, b)) if lists else type(a) is type(b) and a == b
+
+
+@given(value=values)
+@examples(3)
+def test_a_value_is_read_as_it_was_written(value):
+    """Any nested one: by Hydra, by a shell before it, and by `read`."""
+    word = assignment("data.root", value)
+    assert same(by_hydra(word), value) and same(read(word).value, value)
     line = command("sample", word, "n=2")
     assert shlex.split(line) == ["python", "-m", "src.sample", word, "n=2"], "pasted into a shell"
+
+
+def test_a_name_is_read_as_it_was_written():
+    for name in ("", *NAMES):
+        assert by_hydra(assignment("runs", [name, "b"])) == [name, "b"]
+        assert by_hydra(assignment("run", name)) == name == read(assignment("run", name)).value
 
 
 @pytest.mark.parametrize("name", NAMES)
