@@ -8,7 +8,7 @@ MINUTES ?= 6
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-all lint docs bench race bench-samplers clean
+.PHONY: help train test test-all mutants lint docs bench race bench-samplers clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -21,6 +21,9 @@ test: .venv/test ## set up and run the tests
 
 test-all: .venv/test ## the slow tests too
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "" $(ARGS)
+
+mutants: .venv/mutants ## do the tests notice changes of the code? 600 random ones; make mutants ARGS="src/optim --n 50"
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
 
 lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy
@@ -53,3 +56,7 @@ clean:           ## remove the environment and caches, never outputs/
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install -q -c constraints.txt '.[test]'
 	@touch .venv/run $@
+
+.venv/mutants: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt '.[mutation]'
+	@touch .venv/run .venv/test $@

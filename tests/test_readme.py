@@ -30,6 +30,7 @@ def test_every_line_is_known_to_these_tests():
         "make lint",
         "make test-all",
         "make docs",
+        "make mutants",
         "make bench",
         "make bench-samplers RUN=latest",
         "tensorboard --logdir outputs",

@@ -1,0 +1,96 @@
+"""The tool that changes the code and sees whether the tests notice."""
+
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("cosmic_ray", reason="make mutants installs it")
+
+from cosmic_ray.mutating import mutate_code
+
+from tests.mutants import __main__ as command
+from tests.mutants.drawing import Mutant, cases_of, draw, find
+from tests.mutants.line_map import LineMap
+from tests.mutants.operators import OWN
+from tests.mutants.scope import files_of_tests, mutated_files
+
+CODE = '''
+"""Text - text."""
+
+LIMIT: "int | None" = 3
+
+
+def f(x: int = 2, *, y: float | None = None) -> int:
+    """Doc - string."""
+    if x < 0:
+        raise ValueError(f"got {x - 1}")
+    log.info("%d", x + 5)
+    return g(x - 1)
+'''
+
+
+@pytest.fixture
+def file(tmp_path):
+    path = tmp_path / "code.py"
+    path.write_text(CODE)
+    return str(path)
+
+
+@pytest.mark.parametrize("operator", OWN)
+def test_examples(operator):
+    for example in operator.examples():
+        changed = mutate_code(example.pre_mutation_code, operator(), example.occurrence)
+        assert changed == example.post_mutation_code
+
+
+def test_only_what_matters_is_changed(file):
+    """Neither annotations nor texts; and each place once."""
+    found = draw([file], 0, seed=1)
+    lines = [mutant.before for mutant in found]
+    assert {line.split()[0] for line in lines} == {"LIMIT:", "def", "if", "raise", "return"}
+    assert lines.count("return g(x - 1)") == 2 and len({mutant.key for mutant in found}) == len(found)
+    raised = [mutant for mutant in found if mutant.before.startswith("raise")]
+    assert [mutant.after for mutant in raised] == ["pass"]
+    assert all(mutant.function == ("" if mutant.before.startswith("LIMIT") else "f") for mutant in found)
+
+
+def test_the_seed_chooses(file):
+    chosen = [[mutant.key for mutant in draw([file], 4, seed)] for seed in (0, 0, 1)]
+    assert chosen[0] == chosen[1] != chosen[2]
+
+
+def test_a_mutant_is_found_again_after_its_line_has_moved(file):
+    (mutant,) = draw([file], 1, seed=0)
+    Path(file).write_text("import os\n\n" + CODE)
+    (again,) = find({mutant.key})
+    assert (again.line, again.key) == (mutant.line + 2, mutant.key)
+
+
+def test_lines_in_which_a_change_shows(file):
+    """The statement; of what an import executes, the function or the file."""
+    shown = {m.before.split()[0]: m.lines for m in draw([file], 0, seed=0)}
+    end = len(CODE.splitlines())
+    assert shown["return"] == (end,) and shown["if"] == (9,)
+    assert shown["def"][:2] == (7, 8) and end in shown["LIMIT:"]
+
+
+def test_cases_come_by_functions_then_by_cost():
+    cases = {"a.py::f[1]": 0.1, "a.py::f[2]": 0.2, "b.py::g": 0.05, "b.py::h": 5.0}
+    part = {"seconds": cases, "lines": {"code.py": {"3": [0, 1, 2, 3], "4": [4]}}}
+    known = LineMap({"a.py": part})
+    mutant = Mutant("code.py", "", "", "x", "y", 3, (3, 4), "")
+    order = ["b.py::g", "a.py::f[1]", "a.py::f[2]", "b.py::h"]
+    assert cases_of(mutant, known, 60) == order
+    assert cases_of(mutant, known, 0.3) == order[:2]
+
+
+def test_what_is_listed_as_equivalent_is_still_there():
+    listed = command.equivalents()
+    texts = {key[0]: " ".join(Path(key[0]).read_text().split()) for key in listed}
+    assert all(reason for reason in listed.values())
+    assert not [key for key in listed if key[2] not in texts[key[0]]]
+
+
+def test_the_scope_exists():
+    assert len(mutated_files([])) > 40 and all(Path(file).exists() for file in mutated_files([]) + files_of_tests())
+    assert mutated_files(["src/optim/ema.py"]) == ["src/optim/ema.py"]
