@@ -2,12 +2,16 @@
 
 import resource
 import shutil
-import subprocess
-import sys
+import signal
 from pathlib import Path
 
 import pytest
 import torch
+from omegaconf import OmegaConf
+
+from src.commands.sampling_setup import labels
+from tests.end_to_end.composing import build, changed, composed, mistake, prepare_sampling
+from tests.end_to_end.running import forked
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]
 
@@ -15,7 +19,7 @@ SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=
 @pytest.fixture(scope="module")
 def run(make_run, tmp_path_factory) -> Path:
     """A small finished run."""
-    return make_run(tmp_path_factory.mktemp("runs") / "run", *SMALL)
+    return make_run(tmp_path_factory.mktemp("runs") / "run", *SMALL, "logger=csv")
 
 
 def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
@@ -30,24 +34,21 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
 @pytest.mark.parametrize(
     ("words", "parts"),
     [
+        # What a command line says; tests/commands/test_cli.py has more of it.
         (["experiment=mnist_dpm"], ["experiment=mnist_dpm", "Did you mean mnist_ddpm?"]),
-        (["schedul=linear"], ["schedul", "Did you mean schedule?"]),
-        (["trainer.max_step=3"], ["Did you mean trainer.max_steps?"]),
-        (["max_steps=3"], ["Did you mean trainer.max_steps?"]),
-        (["net.widht=3"], ["Did you mean net.width?"]),
-        (["trainer.max_steps=many"], ["trainer.max_steps", "'many'", "int"]),
-        (["optimizer.lr=fast"], ["optimizer.lr", "'fast'"]),
+        (["-m", "schedule=linear,cosin"], ["schedule=cosin", "Did you mean cosine?"]),
+        (["paths.run=/somewhere"], ["paths.run=", "hydra.run.dir=FOLDER"]),
+        (
+            ["callbacks.sample_images=null", "callbacks.sample_images.n=3"],
+            ["callbacks.sample_images.n", "Another override removes callbacks.sample_images"],
+        ),
+        # Values and parts; those of the next test come the same way.
         (["net.width=1.5"], ["net.width", "1.5", "int"]),
-        (["ema.decay=2"], ["ema.decay", "2"]),
-        (["ema=half_life", "ema.half_life=-1"], ["ema.half_life", "-1"]),
-        (["ema=power_function", "ema.sigma_rel=[0.05,0.3]"], ["0.3", "between 0 and 0.289"]),
-        (["ema=power_function", "ema.sigma_rel=0.05"], ["ema.sigma_rel", "0.05"]),
-        (["schedule.steps=5", "schedule=linear"], ["schedule", "too few"]),
-        (["sampler.eta=3"], ["sampler", "eta"]),
         (["experiment=folder_ddpm"], ["data.root=FOLDER"]),
+        (["parameterization=eps", "schedule=flow"], ["parameterization=eps", "at t = 1", "use parameterization=v"]),
+        # What only the data, the trainer or another run show.
         (["experiment=folder_ddpm", "data.root=nowhere"], ["nowhere", "data.root"]),
         (["experiment=mnist_ddpm", "data.root=nowhere", "data.offline=error", "data.mirrors=[]"], ["data.root"]),
-        (["experiment=digits_ddpm", "net.channel_mults=[1,2,2,2,2]"], ["net", "multiple of 16"]),
         (["experiment=digits_ddpm", "data.batch_size=5000"], ["data.batch_size must be at most 1438", "got 5000"]),
         (["experiment=digits_ddpm", "trainer.max_steps=-1", "trainer.max_time=00:00:00:05"], ["lr_schedule=constant"]),
         (["experiment=digits_ddpm", "trainer=gpu"], ["trainer", "trainer=cpu"]),
@@ -58,21 +59,18 @@ def assert_one_line(outcome, *parts: str, code: int = 1) -> None:
         (["resume=nowhere"], ["nowhere", "run folder"]),
         (["resume=src"], ["src", "config.yaml"]),
         (["init_from=nowhere"], ["nowhere", "run folder"]),
-        (["paths.run=/somewhere"], ["paths.run=", "hydra.run.dir=FOLDER"]),
-        (["-m", "schedul=linear,cosine"], ["schedul", "Did you mean schedule?"]),
-        (["-m", "schedule=linear,cosin"], ["schedule=cosin", "Did you mean cosine?"]),
-        (["-m", "sampler.stepz=5,10"], ["sampler.stepz", "Did you mean sampler.steps?"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_mistake_in_train_gets_one_line(command, tmp_path, words, parts):
+    """Before the training begins; and the run that never began leaves no folder."""
     if torch.cuda.is_available() and "trainer=gpu" in words:
         pytest.skip("there is a GPU")
     folder = tmp_path / "run"
     resumes = any(w.startswith("resume") for w in words)
     outcome = command("train", *words, *([] if resumes else [f"hydra.run.dir={folder}"]))
     assert_one_line(outcome, *parts)
-    assert not folder.exists(), "a run that never began leaves no folder"
+    assert not folder.exists()
 
 
 BARE = "net._target_=tests.helpers.custom_net.Bare"
@@ -82,15 +80,10 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
     ("words", "parts"),
     [
         # Parts that do not go together.
-        (["parameterization=eps", "schedule=flow"], ["parameterization=eps", "at t = 1", "use parameterization=v"]),
         (["parameterization=score", "schedule=laplace"], ["parameterization=score", "use parameterization=v"]),
         (
             ["parameterization=eps", "schedule=linear", "schedule.zero_terminal_snr=true"],
             ["parameterization=eps", "use parameterization=v"],
-        ),
-        (
-            ["callbacks.sample_images=null", "callbacks.sample_images.n=3"],
-            ["callbacks.sample_images.n", "Another override removes callbacks.sample_images"],
         ),
         (["sampler=euler_maruyama", "schedule=flow"], ["sampler", "euler_maruyama", "use sampler=ddpm"]),
         (
@@ -101,7 +94,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["loss=hybrid", "variance=fixed_small"], ["loss=hybrid", "use variance=learned_range"]),
         (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
-        (["loss=perceptual", "net=mlp", "data=gaussian_mixture"], ["loss.features", "one or two axes"]),
+        (["data=gaussian_mixture", "net=mlp", "loss=perceptual"], ["loss.features", "one or two axes"]),
         (["self_conditioning_prob=0.5", BARE], ["net", "`in_channels`", "self_conditioning_prob", "use net=unet"]),
         (["loss=hybrid", "variance=learned", BARE], ["net", "`out_channels`", "variance", "use net=unet"]),
         (
@@ -110,15 +103,21 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         ),
         (["time_grid=trailing", "schedule.steps=20", "sampler.steps=30"], ["got 30 and 20", "use time_grid=uniform"]),
         # What is left to the user.
-        (["loss=perceptual", "loss.features._target_=???"], ["error: loss.features._target_=VALUE must be given"]),
-        (["loss=perceptual", "~loss.features"], ["error: loss: ", "Perceptual also needs features"]),
+        (["loss=perceptual", "loss.features._target_=???"], ["loss.features._target_=VALUE must be given"]),
+        (["loss=perceptual", "~loss.features"], ["loss: ", "Perceptual also needs features"]),
         (["guidance=autoguidance"], ["guidance.guide_model.ckpt=VALUE must be given"]),
         (["guidance=autoguidance", "guidance.guide_model.ckpt=best"], ["guidance.guide_model.run=RUN must be given"]),
         (["guidance=classifier"], ["guidance.log_prob._target_=VALUE must be given"]),
-        # Choices and values that there are not.
-        (["time_sampler=lognormal"], ["time_sampler=lognormal", "Did you mean log_normal?"]),
-        (["weighting=minsnr"], ["weighting=minsnr", "Did you mean min_snr?"]),
-        (["sampler=dpm2m"], ["sampler=dpm2m", "Choices: ", "dpmpp_2m"]),
+        # Values that there are not.
+        (["trainer.max_steps=many"], ["trainer.max_steps", "'many'", "int"]),
+        (["optimizer.lr=fast"], ["optimizer.lr", "'fast'"]),
+        (["ema.decay=2"], ["ema.decay", "2"]),
+        (["ema=half_life", "ema.half_life=-1"], ["ema.half_life", "-1"]),
+        (["ema=power_function", "ema.sigma_rel=[0.05,0.3]"], ["0.3", "between 0 and 0.289"]),
+        (["ema=power_function", "ema.sigma_rel=0.05"], ["ema.sigma_rel", "0.05"]),
+        (["schedule=linear", "schedule.steps=5"], ["schedule", "too few"]),
+        (["sampler.eta=3"], ["sampler", "eta"]),
+        (["net.channel_mults=[1,2,2,2,2]"], ["net", "multiple of 16"]),
         (["sampler.steps=0"], ["sampler.steps must be >= 1, got 0"]),
         (["sampler=unipc", "sampler.order=7"], ["sampler.order must be in [1, 3], got 7"]),
         (["time_grid=karras", "time_grid.sigma_min=0"], ["time_grid.sigma_min must be > 0, got 0"]),
@@ -137,12 +136,16 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
-def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
-    """Before the training begins, though the sampler, say, is first needed at its end."""
-    folder = tmp_path / "run"
-    outcome = command("train", "experiment=digits_ddpm", "debug=two_steps", f"hydra.run.dir={folder}", *words)
-    assert_one_line(outcome, *parts)
-    assert not folder.exists() and "0/2" not in outcome.error, "no step was taken"
+def test_a_mistake_in_the_parts_is_found_before_the_training(words, parts):
+    """Though the sampler, say, is first needed at its end."""
+    cfg = changed(composed("train", "experiment=digits_ddpm", "net.width=8"), *words)
+    with mistake("train", *parts):
+        build(cfg)
+
+
+def test_without_a_mistake_the_parts_are_built():
+    """What the test above changes is right before it is changed."""
+    assert build(changed(composed("train", "experiment=digits_ddpm", "net.width=8"))).denoiser is not None
 
 
 @pytest.mark.parametrize(
@@ -150,26 +153,7 @@ def test_a_mistake_in_diffusion_gets_one_line(command, tmp_path, words, parts):
     [
         ([], ["run=RUN"]),
         (["run=nowhere"], ["nowhere"]),
-        (["run=RUN", "label=3"], ["label=3", "condition=labels"]),
-        (["run=RUN", "n=0"], ["n must be >= 1, got 0"]),
-        (["run=RUN", "n=2.5"], ["n must be of type int, got 2.5"]),
-        (["run=RUN", "smapler.steps=3"], ["Did you mean sampler.steps?"]),
         (["run=RUN", "sampler.steps=0"], ["sampler.steps"]),
-        (["run=RUN", "ckpt=worst"], ["worst.ckpt", "best, last"]),
-        (["run=RUN", "device=tpu9"], ["device=tpu9", "device=cpu"]),
-        (["run=RUN", "weights=some"], ["weights must be ema", "got some"]),
-        (["run=RUN", "weights=true"], ["weights must be of type str or of type float, got true"]),
-        (["run=RUN", "weights=0.07"], ["no snapshots", "ema=power_function"]),
-        (["run=RUN", "weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
-        (["run=RUN", "precision=half"], ["precision must be one of", "got 'half'"]),
-        (["run=RUN", "sampler=unipc", "sampler.order=7"], ["sampler.order must be in [1, 3], got 7"]),
-        (["run=RUN", "sampler=dpm2m"], ["sampler=dpm2m", "Choices: "]),
-        (["run=RUN", "time_grid=trailing", "sampler.steps=1500"], ["got 1500 and 1000", "use time_grid=uniform"]),
-        (
-            ["run=RUN", "time_grid=align_your_steps", "time_grid.sigmas=[1,2]"],
-            ["time_grid.sigmas", "decreasing", "[1, 2]"],
-        ),
-        (["run=RUN", "variance=learned_range"], ["LearnedRangeVariance", "variance=fixed_small"]),
         (["guidance=autoguidance", "guidance.guide_model.ckpt=best"], ["run=RUN"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
@@ -178,17 +162,45 @@ def test_a_mistake_in_sample_gets_one_line(command, run, words, parts):
     assert_one_line(command("sample", *[w.replace("RUN", str(run)) for w in words]), *parts)
 
 
+@pytest.mark.parametrize(
+    ("words", "parts"),
+    [
+        (["label=3"], ["label=3", "condition=labels"]),
+        (["n=0"], ["n must be >= 1, got 0"]),
+        (["n=2.5"], ["n must be of type int, got 2.5"]),
+        (["ckpt=worst"], ["worst.ckpt", "best, last"]),
+        (["device=tpu9"], ["device=tpu9", "device=cpu"]),
+        (["weights=some"], ["weights must be ema", "got some"]),
+        (["weights=true"], ["weights must be of type str or of type float, got true"]),
+        (["weights=0.07"], ["no snapshots", "ema=power_function"]),
+        (["weights=0.07", "ckpt=last"], ["weights=0.07", "leave ckpt= out"]),
+        (["precision=half"], ["precision must be one of", "got 'half'"]),
+        (["sampler=unipc", "sampler.order=7"], ["sampler.order must be in [1, 3], got 7"]),
+        (["time_grid=trailing", "sampler.steps=1500"], ["got 1500 and 1000", "use time_grid=uniform"]),
+        (
+            ["time_grid=align_your_steps", "time_grid.sigmas=[1,2]"],
+            ["time_grid.sigmas", "decreasing", "[1, 2]"],
+        ),
+        (["variance=learned_range"], ["LearnedRangeVariance", "variance=fixed_small"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_mistake_in_sample_is_found_before_the_sampling(run, words, parts):
+    with mistake("sample", *parts):
+        prepare_sampling(run, *words)
+
+
 def test_a_mistake_in_each_job_of_a_sweep(command, run, tmp_path):
     done = command("sample", f"run={run}", "-m", "sampler.stepz=3,4", f"paths.outputs={tmp_path}")
     assert done.code == 1 and not done.error and "0 of 2 jobs done" in done.out
     assert done.out.count("failed: sampler.stepz") == 2 and done.out.count("Did you mean steps?") == 4
 
 
-def test_a_label_out_of_range(command, tmp_path):
-    words = [*SMALL, "condition=labels", f"hydra.run.dir={tmp_path / 'run'}"]
-    assert command("train", *words).code == 0
-    for label in ("10", "-1", "three", "1.5", "[1,12]", "[]", "true"):
-        assert_one_line(command("sample", f"run={tmp_path / 'run'}", f"label={label}"), "label must", "0 to 9")
+@pytest.mark.parametrize("label", [10, -1, "three", 1.5, [1, 12], [], True], ids=str)
+def test_a_label_out_of_range(label):
+    chosen = OmegaConf.create({"label": label}).label
+    with mistake("sample", "label must", "0 to 9"):
+        labels(chosen, 4, num_classes=10)
 
 
 def test_a_truncated_checkpoint(command, run, tmp_path):
@@ -231,6 +243,7 @@ def test_a_loss_that_is_not_finite(command, tmp_path):
         "experiment=digits_ddpm",
         "trainer=cpu",
         "net.width=8",
+        "callbacks.sample_images=null",
         "callbacks.checkpoint.every_n_steps=2",
         "+callbacks.fault._target_=tests.helpers.faults.PoisonAt",
         "+callbacks.fault.step=5",
@@ -249,16 +262,11 @@ def test_a_full_disk_keeps_the_previous_checkpoint(run, tmp_path):
     before = (copy / "checkpoints/last.ckpt").read_bytes()
     limit = len(before) // 2
 
-    def limited() -> None:
-        import signal
-
+    def limit_files() -> None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
-    words = [f"resume={copy}", "trainer.max_steps=4", "logger=csv"]
-    done = subprocess.run(
-        [sys.executable, "-m", "src.train", *words], capture_output=True, text=True, preexec_fn=limited
-    )
+    done = forked(f"resume={copy}", "trainer.max_steps=4", first=limit_files)
     assert done.returncode == 1
     (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
     assert "could not be written" in line

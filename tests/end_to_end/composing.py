@@ -1,0 +1,82 @@
+"""Configs that Hydra composes once and tests change by a command line's words, so that a mistake costs milliseconds."""
+
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.singleton import Singleton
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
+from src.commands.cli import to_container, user_message
+from src.commands.options import TrainOptions
+from src.commands.sampling import Sampling
+from src.commands.trainer import build_trainer
+from src.commands.training import build_initial_module
+from src.runs.check_config import check_config, check_options
+from src.utils.override_syntax import assignment, read
+from src.utils.paths import CONF, resolve_strings
+
+
+@cache
+def composed(command: str, *words: str) -> DictConfig:
+    """The config of a command."""
+    before = Singleton.get_state()
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        cfg = compose(command, [*words], return_hydra_config=True)
+    Singleton.set_state(before)
+    if command == "train":
+        cfg.name, cfg.paths.run = cfg.hydra.runtime.choices.experiment, "run"
+    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+
+
+def changed(cfg: DictConfig, *words: str) -> DictConfig:
+    """A copy of a config with other choices of groups, values and removals."""
+    cfg = deepcopy(cfg)
+    with open_dict(cfg):
+        for word in map(read, words):
+            if word.removes:
+                parent, _, key = word.key.rpartition(".")
+                del OmegaConf.select(cfg, parent)[key]
+            elif "." not in word.key and (CONF / word.key).is_dir():
+                cfg[word.key] = OmegaConf.load(CONF / word.key / f"{word.value}.yaml")
+            else:
+                OmegaConf.update(cfg, word.key, word.value)
+    resolve_strings(cfg)
+    return cfg
+
+
+def build(cfg: DictConfig) -> Any:
+    """Check the config of a training run, and build its parts, as `src.train` does before it trains."""
+    if cfg.trainer.precision == "auto":
+        cfg.trainer.precision = "32-true"
+    check_options(to_container(cfg), TrainOptions)
+    check_config(to_container(cfg))
+    instantiate(cfg.data)
+    module = build_initial_module(cfg)
+    build_trainer(cfg)
+    return module
+
+
+def prepare_sampling(run: Path, *words: str) -> Sampling:
+    """Prepare to draw from a run, as `src.sample` does before it draws."""
+    named = {"run", *(read(word).key for word in words)}
+    return Sampling.prepare(changed(composed("sample"), assignment("run", run), *words), named)
+
+
+@contextmanager
+def mistake(command: str, *parts: str):
+    """What is done inside ends with an error for users, whose one line holds all these parts."""
+    with pytest.raises(Exception) as caught:
+        yield
+    message = user_message(caught.value, command)
+    assert message is not None, str(caught.getrepr())
+    for part in parts:
+        assert part in " ".join(message.split()), message
