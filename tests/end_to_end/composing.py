@@ -16,10 +16,12 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.commands.cli import to_container, user_message
 from src.commands.options import TrainOptions
+from src.commands.run_setup import RunSetup
 from src.commands.sampling import Sampling
 from src.commands.trainer import build_trainer
-from src.commands.training import build_initial_module
+from src.commands.training import Training, build_initial_module
 from src.runs.check_config import check_config, check_options
+from src.runs.run import Run
 from src.utils.override_syntax import assignment, read
 from src.utils.paths import CONF, resolve_strings
 
@@ -63,6 +65,13 @@ def build(cfg: DictConfig) -> Any:
     module = build_initial_module(cfg)
     build_trainer(cfg)
     return module
+
+
+def prepare_training(cfg: DictConfig, folder: Path) -> Training:
+    """Prepare to train in a folder, as `src.train` does before the first step."""
+    cfg.paths.run, cfg.trainer.precision = str(folder), "32-true"
+    check_config(to_container(cfg))
+    return Training.prepare(RunSetup(cfg, to_container(cfg), Run(folder), False, False, [], "key"))
 
 
 def prepare_sampling(run: Path, *words: str) -> Sampling:

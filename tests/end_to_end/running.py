@@ -35,6 +35,19 @@ SETTINGS = [
     "sampler.steps=2",
     "logger=csv",
 ]
+# Points in the plane, whose step takes milliseconds, without pictures: for what no data and no net matter to.
+POINTS = [
+    "experiment=mixture_ddpm",
+    "data.n=1000",
+    "data.batch_size=100",
+    "net.width=8",
+    "net.depth=1",
+    "net.fourier_features=0",
+    "trainer=cpu",
+    "callbacks.sample_images=null",
+    "sampler.steps=2",
+    "logger=csv",
+]
 # Columns that say how fast a run was.
 CLOCK = ("train/samples_per_second", "train/seconds")
 
