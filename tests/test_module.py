@@ -6,6 +6,8 @@ from functools import partial
 import pytest
 import pytorch_lightning as pl
 import torch
+from PIL import Image
+from pytorch_lightning.callbacks import timer
 
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.sample_images import SampleImages
@@ -21,7 +23,7 @@ from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from tests.helpers.faults import PoisonAt
-from tests.helpers.tiny import CLASSES, Memory, fit, make_kind, make_module, weights
+from tests.helpers.tiny import CLASSES, Memory, StepClock, fit, make_kind, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -262,12 +264,14 @@ def test_validation_is_the_mean_over_all_samples(tmp_path):
     assert watch.validations[-1][1]["val/loss_raw"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
 
 
-def test_validation_and_pictures_do_not_change_the_training(tmp_path):
+def test_validation_and_pictures_do_not_change_the_training(tmp_path, monkeypatch):
     def run(**settings):
         return fit(tmp_path, make_module(condition=Labels(CLASSES, 0.2), dropout=0.3), **settings)
 
     plain, _, _ = run(limit_val_batches=0)
     validated, _, watch = run(val_check_interval=1)
+    for name in ("pictures.sample_grid", "denoising_strip.denoising_strip"):
+        monkeypatch.setattr(f"src.plots.{name}", lambda *args: Image.new("RGB", (9, 9)))
     pictures = SampleImages(str(tmp_path), lambda schedule: DDIM(schedule, 2, eta=1.0), n=4, every_n_steps=1)
     drawn, _, _ = run(val_check_interval=3, callbacks=[pictures])
     assert len(watch.validations) == 6 and len(list((tmp_path / "samples").glob("*.png"))) == 6
@@ -340,12 +344,13 @@ def test_planned_steps_are_made(tmp_path, settings):
     assert watch.validations and watch.validations[-1][0] == trainer.global_step, "the last step is validated"
 
 
-def test_a_run_without_an_end(tmp_path):
+def test_a_run_without_an_end(tmp_path, monkeypatch):
+    monkeypatch.setattr(timer, "time", StepClock())
     module = make_module()
-    _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+    _, trainer, _ = fit(tmp_path, module, max_steps=-1, max_epochs=-1, max_time={"seconds": 9})
     assert module.total_steps() == -1 and trainer.global_step > 5
     with pytest.raises(ValueError, match="the number of steps of the run must be known"):
-        fit(tmp_path, make_module(schedule=cosine_lr), max_steps=-1, max_epochs=-1, max_time={"seconds": 1})
+        fit(tmp_path, make_module(schedule=cosine_lr), max_steps=-1, max_epochs=-1, max_time={"seconds": 9})
 
 
 def test_the_rate_follows_its_schedule_by_optimizer_steps(tmp_path):

@@ -14,6 +14,7 @@ from src.commands import config as settings
 from src.commands import main as commands
 from src.commands.main import run_command
 from tests.end_to_end.conftest import COMPLETE
+from tests.helpers.pictures import without_layout
 from tests.helpers.tiny import QUICK
 
 README = Path("README.md").read_text()
@@ -68,7 +69,8 @@ def run(workplace, monkeypatch):
     def run(command: str, *more: str) -> None:
         name, *words = [word.removeprefix("src.") for word in shlex.split(command)[2:]]
         monkeypatch.setattr(sys, "argv", [f"src/{name}.py", *words, *more])
-        run_command(getattr(importlib.import_module(f"src.{name}"), name), name, COMPLETE[name])
+        with without_layout():
+            run_command(getattr(importlib.import_module(f"src.{name}"), name), name, COMPLETE[name])
 
     return run
 

@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import timer
 
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.loggers.metrics_csv import read_metrics
 from src.utils.checkpoints import best_checkpoint
-from tests.helpers.tiny import fit, make_module
+from tests.helpers.tiny import StepClock, fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -177,9 +178,10 @@ def test_its_state_survives():
     assert again.state_dict() == checkpoints.state_dict() == state
 
 
-def test_a_run_that_goes_on_has_its_time_anew(tmp_path):
+def test_a_run_that_goes_on_has_its_time_anew(tmp_path, monkeypatch):
     """Lightning would count what was spent before, and stop at once."""
-    checkpoints, short = BestLastCheckpoint(str(tmp_path)), {"max_steps": 100000, "max_time": {"seconds": 1}}
+    monkeypatch.setattr(timer, "time", StepClock())
+    checkpoints, short = BestLastCheckpoint(str(tmp_path)), {"max_steps": 100000, "max_time": {"seconds": 20}}
     _, first, _ = fit(tmp_path, callbacks=[checkpoints], **short)
     assert 0 < first.global_step < 100000
     _, second, _ = fit(

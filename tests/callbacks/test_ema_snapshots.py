@@ -4,12 +4,13 @@ from functools import partial
 
 import pytest
 import torch
+from pytorch_lightning.callbacks import timer
 
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.ema_snapshots import EMASnapshots
 from src.optim.ema import PowerFunctionEMA, reconstruct
 from src.utils.errors import UserError
-from tests.helpers.tiny import fit, make_module
+from tests.helpers.tiny import StepClock, fit, make_module
 
 load = partial(torch.load, weights_only=True)
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -96,8 +97,9 @@ def test_a_resumed_run_leaves_the_same_bits(tmp_path):
             assert all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_run_without_an_end_needs_an_interval(tmp_path):
-    endless = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 1}}
+def test_a_run_without_an_end_needs_an_interval(tmp_path, monkeypatch):
+    monkeypatch.setattr(timer, "time", StepClock())
+    endless = {"max_steps": -1, "max_epochs": -1, "max_time": {"seconds": 40}}
     with pytest.raises(UserError, match=r"callbacks\.ema_snapshots\.every_n_steps"):
         run(tmp_path / "a", **endless)
     assert not (tmp_path / "a/s").exists()

@@ -13,9 +13,16 @@ from src.plots.pictures import sample_grid
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from tests.helpers import tiny
+from tests.helpers.pictures import without_layout
 from tests.helpers.tiny import CLASSES, Memory, fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(autouse=True)
+def quick():
+    with without_layout():
+        yield
 
 
 def pictures(tmp_path, **arguments) -> SampleImages:
@@ -39,7 +46,9 @@ def kinds(*steps: int) -> list[str]:
         (1, {"val_check_interval": 3}, [3, 6]),
     ],
 )
-def test_when_they_are_drawn(tmp_path, every, settings, steps):
+def test_when_they_are_drawn(tmp_path, monkeypatch, every, settings, steps):
+    for name in ("pictures.sample_grid", "denoising_strip.denoising_strip", "schedule.schedule_picture"):
+        monkeypatch.setattr(f"src.plots.{name}", lambda *args, **kwargs: Image.new("RGB", (9, 9)))
     fit(tmp_path, callbacks=[pictures(tmp_path, every_n_steps=every)], **settings)
     assert names(tmp_path) == kinds(*steps)
     assert (tmp_path / "schedule.png").exists() and (tmp_path / "loss_curves.png").exists()

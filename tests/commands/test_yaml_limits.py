@@ -22,14 +22,14 @@ def bomb(levels):
 @pytest.mark.parametrize("read", [OmegaConf.load, lambda path: yaml.safe_load(path.open())])
 def test_bombs(tmp_path, read):
     path = tmp_path / "config.yaml"
-    for text in (bomb(9), "a: &a [*a]", "[" * 5000):
+    for text in (bomb(9), "a: &a [*a]", "[" * 1000):
         path.write_text(text)
         with pytest.raises(UserError, match=f"{path} (expands to more than 20,000 values|is nested too deeply)"):
             read(path)
 
 
 def test_anything_else():
-    many = [0.5] * 30_000
+    many = [0.5] * 20_001
     assert yaml.safe_load(str(many)) == many and yaml.safe_load("") is None
     assert OmegaConf.create("a: &a {b: [1, 2]}\nc: *a") == {"a": {"b": [1, 2]}, "c": {"b": [1, 2]}}
     assert len(yaml.safe_load(bomb(3))["a2"]) == 9

@@ -11,6 +11,7 @@ import pytest
 from src.commands.main import run_command
 from src.commands.overrides import sampling_overrides, training_overrides
 from src.train import train
+from tests.helpers.pictures import without_layout
 
 # What makes the words that Hydra sees, of those on the command line of a command.
 COMPLETE = {
@@ -38,7 +39,8 @@ def command(monkeypatch, capsys):
         capsys.readouterr()
         try:
             task = getattr(importlib.import_module(f"src.{name}"), name)
-            run_command(task, name, COMPLETE[name])
+            with without_layout():
+                run_command(task, name, COMPLETE[name])
             code = 0
         except SystemExit as exit:
             code = int(exit.code or 0)
@@ -55,7 +57,8 @@ def make_run():
     def run(folder: Path, *words: str) -> Path:
         before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
         try:
-            run_command(train, "train", training_overrides)
+            with without_layout():
+                run_command(train, "train", training_overrides)
         except SystemExit as exit:
             assert not exit.code, words
         finally:

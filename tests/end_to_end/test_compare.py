@@ -20,6 +20,7 @@ SMALL = [
     "sampler.steps=3",
     "time_grid=trailing",
     "callbacks.sample_images=null",
+    "data.batch_size=16",
 ]
 
 
@@ -27,7 +28,7 @@ SMALL = [
 def sweep(make_run, tmp_path_factory) -> Path:
     """Two schedules, two seeds each: one run and three that claim to be others, of which each has learned less."""
     folder = tmp_path_factory.mktemp("sweep")
-    make_run(folder / "0", "experiment=sine_ddpm", *SMALL, "schedule=linear", "seed=0")
+    make_run(folder / "0", "experiment=sine_ddpm", *SMALL, "data.n=400", "schedule=linear", "seed=0")
     cosine = yaml.safe_load(Path("conf/schedule/cosine.yaml").read_text())
     for job in (1, 2, 3):
         run = shutil.copytree(folder / "0", folder / str(job))

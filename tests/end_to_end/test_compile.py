@@ -33,8 +33,3 @@ def test_it_needs_a_compiler_on_a_cpu(monkeypatch):
     monkeypatch.setattr(hardware.shutil, "which", lambda name: None)
     with pytest.raises(UserError, match=r"C\+\+ compiler"):
         hardware.compile_net(torch.nn.Linear(1, 1), torch.device("cpu"))
-
-
-def test_it_is_yes_or_no(command, tmp_path):
-    done = command("train", *SMALL, "compile=maybe", f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.code == 1 and "compile must be of type bool, got 'maybe'" in done.error

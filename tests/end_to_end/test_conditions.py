@@ -11,7 +11,6 @@ from src.runs.loading import load_denoiser
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
 from src.utils.checkpoints import load_checkpoint
-from tests.helpers.tiny import QUICK
 
 WORDS = [
     "experiment=digits_ddpm",
@@ -70,9 +69,18 @@ def test_given_data_are_worked_on_without(command, run, tmp_path, words):
 
 
 def test_it_is_measured_and_compared(command, run, tmp_path):
-    done = command("evaluate", f"run={run}", f"out={tmp_path / 'a'}", *QUICK["evaluate"])
+    metrics = ["metrics=[samples,denoising,loss_by_noise]", "n=20", "metrics.denoising.n=8"]
+    done = command("evaluate", f"run={run}", f"out={tmp_path / 'a'}", *metrics)
     assert done.code == 0, done.error
-    done = command("compare", f"run={run}", "guidance_scales=[1,2]", *QUICK["compare"], f"out={tmp_path / 'b'}")
+    done = command(
+        "compare",
+        f"run={run}",
+        "guidance_scales=[1,2]",
+        "n=70",
+        "samplers=[ddim]",
+        "steps=[2]",
+        f"out={tmp_path / 'b'}",
+    )
     assert done.code == 0, done.error
 
 
@@ -87,10 +95,7 @@ def test_another_run_begins_with_them(command, run, tmp_path):
     ("words", "parts"),
     [
         (["condition.num_clusters=1"], ["condition.num_clusters must be >= 2, got 1"]),
-        (["condition.num_clusters=yes"], ["condition.num_clusters must be of type int, got 'yes'"]),
-        (["condition.dropout=1"], ["condition.dropout must be in [0, 1), got 1"]),
         (["condition.num_clusters=5000"], ["condition: num_clusters must be <= 1,", "training samples, got 5000"]),
-        (["condition=labels"], ["condition.num_clusters: there is no such option"]),
         (["+net.num_classes=10"], ["net.num_classes follows from the condition; leave it out"]),
     ],
     ids=lambda value: " ".join(value),
@@ -107,7 +112,6 @@ def test_mistakes(command, tmp_path, words, parts):
     [
         (["data.num_classes=0"], ["condition: ", "data.num_classes is 0", "use condition=none"]),
         (["condition.num_classes=7"], ["condition.num_classes must be data.num_classes=10, got 7"]),
-        (["condition.num_classes=7.5"], ["condition.num_classes must be of type int, got 7.5"]),
     ],
     ids=lambda value: " ".join(value),
 )

@@ -53,7 +53,9 @@ def test_the_changes_are_those_that_matter(undisturbed):
         assert part in said, said
 
 
-@pytest.mark.parametrize("last", ["os.rename checkpoints/.best.ckpt.partial", "os.rename .run."])
+@pytest.mark.parametrize(
+    "last", [pytest.param("os.rename checkpoints/.best.ckpt.partial", marks=pytest.mark.slow), "os.rename .run."]
+)
 def test_a_kill_at_the_end_of_a_run(undisturbed, tmp_path, last):
     """Before the last change of its kind: the best checkpoint, the results."""
     run, changes = undisturbed

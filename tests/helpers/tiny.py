@@ -92,6 +92,17 @@ class Watch(pl.Callback):
         self.validations.append((trainer.global_step, {k: v.item() for k, v in trainer.callback_metrics.items()}))
 
 
+class StepClock:
+    """For Lightning's timer: a second passes with every step, however long it takes."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def monotonic(self) -> float:
+        self.now += 1
+        return self.now
+
+
 def make_module(seed=0, condition=None, dropout=0.0, lr=1e-2, schedule=constant_lr, average=ConstantEMA, **ema):
     torch.manual_seed(1)
     net = MLP(
