@@ -6,6 +6,7 @@ No key is renamed: what is typed is what the config has.
 import re
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import OverrideParseException
 
@@ -46,6 +47,8 @@ def normalize_override(text: str) -> str:
     group = (CONF / override.key).is_dir()
     if group and override.value is None:
         raise UserError(f"{text} chooses nothing. Choices: {', '.join(choices(override.key))}")
+    if group and not all(isinstance(name, str) for name in as_list(override.value)):  # Hydra raises a ValueError
+        raise UserError(f"{text}: there is no such choice. Choices: {', '.join(choices(override.key))}")
     if is_empty(override.value) and not group:
         refuse_empty(override.head)
     if override.value is None and override.key in REQUIRED_PATHS:
@@ -61,6 +64,11 @@ def normalize_override(text: str) -> str:
     if expanded(override.value) != override.value:
         return assignment(override.head, expanded(override.value))
     return override.text
+
+
+def as_list(value: Any) -> list[Any]:
+    """A list as it is, any other value as one of a single item."""
+    return value if isinstance(value, list) else [value]
 
 
 def parse_override(text: str) -> Word:

@@ -13,6 +13,7 @@ from pathlib import Path
 from hydra.utils import get_object
 from omegaconf import OmegaConf
 
+from src.runs.check_config import muted
 from src.runs.run import Run
 from src.utils.paths import CONF, check_writable
 from src.utils.processes import is_worker_rank
@@ -59,7 +60,8 @@ def clip_bound(data: str | None) -> float | None:
     Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
     """
     try:
-        return 1.0 if get_object(str(data)).kind == "images" else None
+        with muted("hydra.utils"):  # it also logs what it raises
+            return 1.0 if get_object(str(data)).kind == "images" else None
     except Exception:  # no such class: check_config reports the reason
         return None
 

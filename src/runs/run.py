@@ -211,7 +211,8 @@ class Run:
         """Write the config, the overrides and other metadata of a new run, and link outputs/latest to its folder."""
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.update_metadata(overrides=overrides, **metadata)
-        write_text(self.path / CONFIG, yaml.safe_dump({"version": __version__} | cfg, sort_keys=False))
+        text = yaml.safe_dump({"version": __version__} | cfg, sort_keys=False, explicit_start=True, explicit_end=True)
+        write_text(self.path / CONFIG, text)
         symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def update_metadata(self, **metadata: Any) -> None:

@@ -5,6 +5,7 @@ the expected content. A damaged cache is computed again instead.
 """
 
 import csv
+import io
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -118,11 +119,16 @@ def read_json(file: Path, wanted: Any, advice: str) -> Any:
 
 
 def read_yaml(file: Path, wanted: Any, advice: str) -> Any:
-    """Read a YAML file and check its content: plain containers only, with limits on its depth and expanded size."""
+    """Read a YAML file and check its content: plain containers only, with limits on its depth and expanded size.
+
+    A file that begins with the mark of a document, ---, must also end with one, as every part of YAML is YAML too.
+    """
     import yaml
 
     text = read_text(file, advice)
     with reading(file, advice):
+        if text.startswith("---\n") and not text.endswith("\n...\n"):
+            raise Misfit("it is truncated")
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # CSafeLoader is ten times as fast, but needs libyaml
         depth = 0
         for event in yaml.parse(text, loader):  # beforehand, since libyaml's loader overflows the stack
@@ -153,7 +159,8 @@ def read_rows(file: Path, advice: str) -> list[list[str]]:
     """Read the rows of a CSV file, without a last line that a kill truncated."""
     text = read_text(file, advice)
     with reading(file, advice):
-        return list(csv.reader(line for line in text.splitlines(keepends=True) if line.endswith("\n")))
+        # Not by splitlines, for which a name may hold the end of a line, such as a form feed.
+        return list(csv.reader(io.StringIO(text[: text.rfind("\n") + 1], newline="")))
 
 
 def read_arrays(file: Path, names: dict[str, str], advice: str) -> dict[str, Any]:

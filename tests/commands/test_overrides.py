@@ -1,6 +1,7 @@
 """The words of each command, before Hydra sees them."""
 
 import json
+import re
 
 import pytest
 from hydra.errors import OverrideParseException
@@ -57,6 +58,12 @@ def test_a_word_is_given_to_hydra_as_it_is_meant(typed, given):
 def test_an_empty_value_is_refused(key, word):
     with pytest.raises(UserError, match=f"{key.replace('.', '[.]')}= is empty"):
         normalize_override(word.format(key))
+
+
+@pytest.mark.parametrize("word", ["optimizer=1", "+net=true", "schedule=-1.5", "metrics=[classes,2]"])
+def test_a_choice_is_a_name(word):
+    with pytest.raises(UserError, match=f"^{re.escape(word)}: there is no such choice. Choices: [a-z]"):
+        normalize_override(word)
 
 
 @pytest.mark.parametrize("key", ["hydra.run.dir", "hydra.sweep.dir", "paths.outputs"])
