@@ -77,6 +77,14 @@ def no_log_left_open():
 
 
 @pytest.fixture
+def unchecked():
+    """No checks of shapes at run time, which cost three quarters of a long walk; the other tests make them."""
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", False)
+
+
+@pytest.fixture
 def make_schedule():
     """The schedule of a name."""
     return lambda name: SCHEDULES[name]()

@@ -161,6 +161,7 @@ def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
     return list(loader)
 
 
+@pytest.mark.strength(1)
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("kind", ROOTS)
 def test_two_processes_share_out_each_batch(pets, kind, workers):

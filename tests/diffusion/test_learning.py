@@ -30,6 +30,8 @@ from src.utils.seeding import generator
 from tests.diffusion.reference import Oracle
 from tests.samplers.registry import sample
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 SHAPE = (1, 4)
 
 
@@ -96,6 +98,7 @@ def test_approaches_the_ideal_loss(schedule, part, weighting, times, gaussian):
         assert (x.std(0) / recipe.truth.std - 1).abs().max() < 0.25
 
 
+@pytest.mark.slow
 def test_self_conditioning_learns_as_well(gaussian):
     """Gaussian data leaves it nothing to gain; what it is shown does not confuse it."""
     denoiser = Denoiser(mlp(in_channels=2), CosineSchedule(), V(), self_conditioning_prob=0.5)

@@ -41,6 +41,7 @@ def model_log_density(truth, schedule, x_0, sigma_max=1e3):
     return (prior.log_prob(y) + stretch.log()).flatten(1).sum(1)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
     truth = gaussian((1, 3))
     x_0 = truth.mean + truth.std * randn(3, 1, 3)
@@ -49,6 +50,7 @@ def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
     assert_close(found.log_density, model_log_density(truth, schedule, x_0), rtol=0, atol=2e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("sigma_max", [1e4, 1e6])
 @pytest.mark.parametrize(
     "make",
@@ -94,6 +96,7 @@ def test_gaussian_data_of_every_shape(process, shape, gaussian, randn):
     assert_close(found.log_density, expected, rtol=0, atol=2e-3 * truth.mean.numel() ** 0.5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("process", "shape"),
     [*((name, (2,)) for name in ENDS_AS_NOISE if name != "sub_vp_sde"), ("flow", (1, 4)), ("cosine", (1, 2, 2))],
@@ -105,6 +108,7 @@ def test_mixture(process, shape):
     assert_close(found.log_density, truth.log_density(x_0), rtol=0, atol=4e-3)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_density_of_a_mixture_integrates_to_one():
     """On a grid that covers it, so that no constant is amiss."""
     schedule, truth = schedules.FlowSchedule(), Mixture((1,), modes=2)
@@ -113,6 +117,7 @@ def test_the_density_of_a_mixture_integrates_to_one():
     assert torch.trapezoid(found.log_density.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_hutchinson_within_its_error_bars():
     """The same point many times, each with a probe of its own: the mean is the exact trace's."""
     schedule, truth, n = ENDS_AS_NOISE["vp_sde"](), Mixture((1, 2, 2)), 500
@@ -140,6 +145,7 @@ def test_divergence(shape, randn):
     assert_close(divergence(y, x, probes), expected)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("probes", [None, 2])
 def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
     schedule, truth, calls = make_schedule("cosine"), gaussian((1, 4)), []
@@ -199,6 +205,7 @@ def test_dequantize_spreads_evenly_over_a_level(num_levels):
     )
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_bits_of_rounded_gaussian_data():
     """All steps together: levels of a rounded Gaussian, dequantized, cost their entropy and hardly more."""
     schedule, num_levels, n = schedules.FlowSchedule(), 256, 2000

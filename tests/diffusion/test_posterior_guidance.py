@@ -87,6 +87,7 @@ def test_a_time_for_each_sample(method, schedule, randn):
     assert_close(x_0([0, 1, 2], times), each, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("name", MEASUREMENTS)
 @pytest.mark.parametrize("method", POSTERIORS)
@@ -165,6 +166,7 @@ def test_dps_is_algorithm_1(steps, randn):
     assert_close(guided, plain - expand_like(zeta, x_t) * gradient, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_dps_has_the_same_sum_however_many_steps(make_schedule, randn):
     """Its shift is one of the score, so that short steps shift less each."""
     schedule, data = make_schedule("cosine"), Data("average", 0.0, randn)

@@ -315,6 +315,7 @@ def test_of_every_sample_it_is_the_log_density(process, make_schedule, gaussian)
         assert_close(total[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("process", ["linear", "cosine", "vp_sde", "flow", "sub_vp_sde", "edm"])
 def test_with_a_fixed_variance_it_tends_to_the_best_as_steps_grow(process, make_schedule, gaussian):
     r"""From above, with a gap that halves with each doubling; the best is
@@ -364,6 +365,7 @@ def test_all_terms_of_some_data(shape, num_levels, make_schedule, randn):
     assert all(cond == [2, -1, 0] for _, cond, _ in seen) and not any(grad for *_, grad in seen[:steps])
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("num_levels", [None, 256])
 @pytest.mark.parametrize("process", ["linear", "edm", "flow"])
 def test_the_loss_over_all_times_is_the_bound(process, num_levels, make_schedule, randn):

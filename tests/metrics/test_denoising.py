@@ -211,4 +211,4 @@ def test_the_pictures(context, rand, shape):
     """Are drawn of every kind of data, and are no blank sheets."""
     section = Denoising(9, LEVELS)(context(rand(2, *shape), rand(9, *shape), rand(9, *shape)))
     assert set(section.pictures) == {"errors", "strip"}
-    assert all(len(set(picture.image.getdata())) > 50 for picture in section.pictures.values())
+    assert all(picture.image.getcolors(50) is None for picture in section.pictures.values())

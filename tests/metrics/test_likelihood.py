@@ -21,6 +21,7 @@ def gaussian(mean, std, schedule):
     return predict
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("shape", "probes"), [((2,), 1), ((1, 6), 0), ((3, 5), 1), ((1, 9), 2)])
 def test_gaussian_data(context, randn, shape, probes):
     """The mean of -log2 p over the same data; one probe is exact, since each element is denoised on its own."""
@@ -32,6 +33,7 @@ def test_gaussian_data(context, randn, shape, probes):
     assert found.high - found.value == pytest.approx(1.96 * bits.std().item() / math.sqrt(40), rel=0.02)
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_true_density_is_the_floor(context, randn):
     schedule, x = FlowSchedule(), randn(30, 2).float()
     made = context(
@@ -70,6 +72,7 @@ def test_levels_of_images_cost_their_entropy(context, randn):
     assert found.value == pytest.approx(entropy, abs=0.06) and found.low < entropy < found.high + 0.02
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_few_dimensions_need_no_probes(context, randn):
     """The denoiser turns the plane, of which a probe sees something, but which does not stretch it."""
     schedule, x = FlowSchedule(), randn(30, 2).float()
@@ -105,6 +108,7 @@ def test_refuses_a_plain_denoiser(context, rand):
     assert Likelihood().why_not_applicable(context(rand(2, 2), rand(9, 2), rand(9, 2))) is None
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_the_cluster_has_to_be_stored_too(context, randn):
     """Two that lie far apart, three quarters and a quarter of the data: the density of the mixture."""
     schedule, means, shares = FlowSchedule(), torch.tensor([[-3.0, 0.0], [3.0, 1.0]]), torch.tensor([0.75, 0.25])

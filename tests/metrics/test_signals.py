@@ -68,9 +68,9 @@ def test_laws_that_are_points(undrawn, context):
 
 
 def test_every_channel_counts(undrawn, context):
-    two = waves(100, 1).view(50, 2, 100)
+    two = waves(40, 1).view(20, 2, 100)
     section = Signals()(context(two, two, two, distributions=RANGES))
-    one = Signals()(context(two.view(100, 1, 100), two.view(100, 1, 100), two.view(100, 1, 100), distributions=RANGES))
+    one = Signals()(context(*[two.view(40, 1, 100)] * 3, distributions=RANGES))
     for key in ("frequency_wasserstein", "amplitude_ks", "residual"):
         assert section.values[key].value == pytest.approx(one.values[key].value, rel=1e-9)
 

@@ -63,6 +63,7 @@ SAMPLERS = {
 }
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("sampler", SAMPLERS)
 @pytest.mark.parametrize("size", [(3, 4), (6,), ()])
 @pytest.mark.parametrize("share", [0.0, 0.5], ids=["", "self-conditioning"])
@@ -306,6 +307,7 @@ def test_autoguidance_is_the_formula_along_the_way():
         torch.testing.assert_close(found[i + 1], expected, atol=1e-5, rtol=1e-4)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("shape", [(2,), (1, 3), (3, 2, 2)])
 @pytest.mark.parametrize("process", ["cosine", "vp_sde", "ve_sde", "flow", "trigonometric"])
 def test_classifier_guidance_samples_as_the_conditional_denoiser_does(process, shape, make_schedule):

@@ -58,11 +58,11 @@ def test_a_point(period):
 @pytest.mark.parametrize("period", [None, TURN])
 def test_one_in_twenty_true_sets_is_beyond_the_critical_value(period):
     g = torch.Generator().manual_seed(0)
-    sets = TURN * torch.rand(200, 40, generator=g, dtype=torch.float64)
+    sets = TURN * torch.rand(120, 30, generator=g, dtype=torch.float64)
     found = [distance_to_uniform(x, 0, TURN, period) for x in sets]
     beyond = [d.ks > d.critical for d in found]
     assert beyond == [d.p < 0.05 for d in found]
-    assert np.mean(beyond) == pytest.approx(0.05, abs=0.035)
+    assert np.mean(beyond) == pytest.approx(0.05, abs=0.045)
 
 
 # ---- circles ----

@@ -15,6 +15,7 @@ def make_model(truth, schedule, shape, sampler=DDIM, steps=100, **more):
     return Pipeline(Oracle(truth.denoiser(schedule), schedule), sampler(schedule, steps), shape, **more)
 
 
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("process", ["cosine", "vp_sde", "ve_sde", "flow"])
 def test_the_ends_come_back(gaussian, make_schedule, process):
     shape = (1, 8)

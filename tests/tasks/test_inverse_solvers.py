@@ -100,6 +100,7 @@ def test_what_is_known_stays_whatever_the_sampler(sampler):
     assert steps == [4] * 8, "as many as without jumps has"
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_repeats_bring_the_parts_together():
     """Of two elements that are equal in the data one is known: the other follows, more so with every repeat."""
     schedule = CosineSchedule()

@@ -54,17 +54,20 @@ def check(tmp_path, kind, batches, settings, every=1, some=None):
 @pytest.mark.parametrize("kind", MODULES)
 def test_every_part_goes_on(tmp_path, kind):
     """From the end of an epoch that is not validated, and from mid-epoch."""
-    check(tmp_path, kind, 3, STEPS | {"val_check_interval": 6}, some=[3, 5])
+    check(tmp_path, kind, 3, {"max_steps": 7, "val_check_interval": 6}, some=[3, 5])
 
 
-@pytest.mark.parametrize("name", [*QUICK, *[pytest.param(name, marks=pytest.mark.slow) for name in SLOW]])
-def test_a_run_goes_on_from_each_of_its_checkpoints(tmp_path, name):
+@pytest.mark.parametrize(
+    ("name", "some"),
+    [*((name, (2, 3, 5)) for name in QUICK), *(pytest.param(n, None, marks=pytest.mark.slow) for n in QUICK | SLOW)],
+)
+def test_a_run_goes_on_from_each_of_its_checkpoints(tmp_path, name, some):
     """And from there on writes the checkpoints of a run that was never stopped, from which it goes on in turn.
 
     So it may be killed at any steps, any number of times.
     """
     batches, settings = (QUICK | SLOW)[name]
-    check(tmp_path, "plain", batches, settings)
+    check(tmp_path, "plain", batches, settings, some=some)
 
 
 @pytest.mark.slow
