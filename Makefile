@@ -4,11 +4,12 @@ BIN := .venv/bin
 ARGS ?=
 RUN ?= latest
 MINUTES ?= 6
+BUCKET ?= module
 # Files of few but long tests come first in the order of the folders; xdist would leave them for the end.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-all mutants lint docs bench race bench-samplers clean
+.PHONY: help train test test-all test-busy mutants lint docs bench race bench-samplers clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -24,6 +25,11 @@ test-all: .venv/test ## the slow tests too
 
 mutants: .venv/mutants ## do the tests notice changes of the code? 600 random ones; make mutants ARGS="src/optim --n 50"
 	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(ARGS)
+
+test-busy: .venv/test ## the tests 5 times in random order, beside programs that keep all cores busy; BUCKET=global
+	@OMP_NUM_THREADS=1 $(BIN)/python -m tests.benchmarks.busy -- sh -ec 'for turn in 1 2 3 4 5; do \
+		order="--random-order-bucket=$(BUCKET) --random-order-seed=$$(date +%s)"; echo "turn $$turn: $$order"; \
+		$(BIN)/python -m pytest $(SHARED) --maxfail 1 $$order $(ARGS); done'
 
 lint: .venv/test ## format, lint and check types
 	@$(BIN)/ruff format . && $(BIN)/ruff check . && $(BIN)/mypy

@@ -1,13 +1,20 @@
 """The benches measure what they say; how long things take is for the benches themselves."""
 
+import io
 import json
+import subprocess
+import sys
+from contextlib import contextmanager
 
 import pytest
+from omegaconf import OmegaConf
 
+from src.data.images import Decoder
 from src.utils.errors import UserError
+from tests.benchmarks import busy
 from tests.benchmarks import growth as bench_growth
 from tests.benchmarks.loop import __main__ as guard
-from tests.benchmarks.loop import commands, page, turns
+from tests.benchmarks.loop import commands, page, sharing, stepper, turns
 from tests.benchmarks.loop.curves import Curve, exponent, picture_of, table_of, tick_labels
 from tests.benchmarks.loop.loops import SKIP, noise, plain_loop
 
@@ -36,10 +43,18 @@ def test_a_turn_times_as_many_steps_of_ours(tiny_guard):
     assert figure.reference == "10 evaluations" and figure.ours[0] > 0
 
 
-def test_decoding_costs_more_than_memory(tiny_guard):
-    """Both load the same batches; only one of them opens files."""
-    in_memory, decoded = turns.loading(tiny_guard.config("folder_ddpm"), rounds=1, batches=2)
-    assert decoded.ours[0] > in_memory.ours[0]
+def test_only_decoding_on_demand_decodes_in_the_loop(tiny_guard, monkeypatch):
+    decoded, counts, take, decode = [], [], turns.take, Decoder.__call__
+    monkeypatch.setattr(Decoder, "__call__", lambda self, files, i: decoded.append(i) or decode(self, files, i))
+
+    def count(data, batches):
+        before = len(decoded)
+        take(data, batches)
+        counts.append(len(decoded) - before)
+
+    monkeypatch.setattr(turns, "take", count)
+    figures = turns.loading(tiny_guard.config("folder_ddpm"), rounds=1, batches=2)
+    assert counts == [0, 16] and all(figure.ours[0] > 0 for figure in figures)
 
 
 def test_a_process_says_what_it_took():
@@ -56,6 +71,59 @@ def test_pictures_may_be_the_same_file(tmp_path):
     files = sorted(folder.iterdir())
     assert len(files) == 7 and len({file.stat().st_ino for file in files}) == 3
     assert len({file.read_bytes() for file in files}) == 3
+
+
+# ---- beside other programs ----
+
+
+def test_other_programs_run_as_long_as_the_command(monkeypatch):
+    with busy.busy(2) as programs:
+        assert [program.poll() for program in programs] == [None, None]
+    assert all(program.returncode for program in programs)
+    ran = [sys.executable, "-S", "-c", "raise SystemExit(3)"]
+    monkeypatch.setattr(sys, "argv", ["busy", "--cores", "1", "--", *ran])
+    assert busy.main() == 3
+
+
+def test_a_busy_program_ends_with_the_one_that_started_it():
+    """Here that is another one, from the beginning."""
+    subprocess.run([sys.executable, "-S", "-c", busy.LOAD, "-1"], check=True, timeout=300)
+
+
+def test_steps_are_taken_when_asked_for(tiny_guard, tmp_path, monkeypatch, capsys):
+    config = tmp_path / "config.yaml"
+    OmegaConf.save(tiny_guard.config("mnist_ddpm"), config)
+    for words in ([], [str(config)]):
+        monkeypatch.setattr(sys, "stdin", io.StringIO("0\n0.01\n"))
+        stepper.main(words)
+        ready, *seconds = capsys.readouterr().out.split()
+        assert ready == "ready" and len(seconds) == 2 and min(map(float, seconds)) > 0
+
+
+def test_each_turn_asks_both_alone_and_beside_a_program(monkeypatch):
+    asked, loads = [], []
+
+    @contextmanager
+    def fake_stepper(words, environment):
+        class Fake:
+            def step(self, seconds):
+                asked.append((len(loads) % 2, environment))
+                return 2.0 if environment else 1.0
+
+        yield Fake()
+
+    @contextmanager
+    def fake_busy(cores):
+        loads.append(cores)
+        yield
+        loads.append(cores)
+
+    monkeypatch.setattr(sharing, "stepper", fake_stepper)
+    monkeypatch.setattr(sharing, "busy", fake_busy)
+    figures = sharing.sharing([], "step", 2, 0.0)
+    assert [(f.ours, f.theirs) for f in figures] == [([1.0, 1.0], [2.0, 2.0])] * 2
+    d = sharing.DEFAULT
+    assert asked == [(0, {}), (0, d), (1, {}), (1, d), (0, d), (0, {}), (1, d), (1, {})]
 
 
 # ---- figures and pages ----
@@ -88,7 +156,7 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
         assert file.read_text() == bad
 
 
-@pytest.mark.parametrize("name", ["race", "bench", "growth"])
+@pytest.mark.parametrize("name", ["race", "bench", "sharing", "growth"])
 def test_the_page_has_the_markers(name, tmp_path):
     copy = tmp_path / "performance.md"
     copy.write_text(page.PAGE.read_text())

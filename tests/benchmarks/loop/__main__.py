@@ -1,4 +1,4 @@
-"""What the framework costs beside plain torch: `make bench`, under ten minutes on two quiet cores.
+"""What the framework costs beside plain torch, and what a busy program costs: `make bench`, in twelve minutes.
 
 Every figure stands beside a reference that is measured in the same run, in turns with it. What is slow on this machine
 is slow for both, so that the ratios of today compare with those of last month. `--write` updates docs/performance.md.
@@ -13,15 +13,17 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from src.commands.cli import user_errors
 from src.utils.console import start_logging
 from tests.benchmarks.loop.commands import DIGITS, OUTPUTS, composed, run, train
 from tests.benchmarks.loop.page import PAGE, Figure, about, caption, table_of, write_between, write_json
+from tests.benchmarks.loop.sharing import sharing
 from tests.benchmarks.loop.turns import draw_pngs, loading, sampling, training
 
 STEPS = 12  # of the runs that are started as commands
+PARTS = {"overhead": "bench", "sharing": "sharing"}  # and the names of their files and places on the page
 
 
 class Guard:
@@ -39,14 +41,21 @@ class Guard:
         data = {"mnist_ddpm": digits, "mnist_conditional": digits, "sine_ddpm": [], "folder_ddpm": pictures}
         self.words = {name: [f"experiment={name}", "trainer=cpu", *small, *own] for name, own in data.items()}
 
-    def figures(self) -> Iterator[Figure]:
-        """All of them, one after the other."""
+    def overhead(self) -> Iterator[Figure]:
+        """Of the framework, over plain torch."""
         for name in self.words:
             yield training(name, self.config(name), self.rounds, self.seconds)
         for sampler in ("ddim", "dpmpp_2m"):
             yield sampling(self.config("mnist_ddpm"), sampler, 2 * self.rounds)
         yield from loading(self.config("folder_ddpm"), self.rounds, batches=8)
         yield from self.starts()
+
+    def sharing(self) -> Iterator[Figure]:
+        """Of the cores, with a busy program."""
+        file = self.folder / "sharing.yaml"
+        OmegaConf.save(self.config("mnist_ddpm"), file)
+        yield from sharing([str(file)], "training step, `mnist_ddpm`", 2 * self.rounds, self.seconds / 3)
+        yield from sharing([], "forward and backward, small convolutions", 2 * self.rounds, self.seconds / 6)
 
     def config(self, name: str) -> DictConfig:
         """Of an experiment."""
@@ -79,6 +88,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", nargs="*", help="overrides of the data of the MNIST experiments, data.root=FOLDER")
+    parser.add_argument("--only", choices=PARTS, action="append", help="what to measure; default: all")
     parser.add_argument("--rounds", type=int, default=3, help="turns of ours and the reference")
     parser.add_argument("--seconds", type=float, default=6.0, help="of each loop in a turn")
     parser.add_argument("--quick", action="store_true", help="tiny nets and one short turn, to try the bench itself")
@@ -94,16 +104,21 @@ def main() -> None:
     args = parse(sys.argv[1:])
     warnings.filterwarnings("ignore")  # of Lightning, on what is left out here
     start_logging(None)
-    figures, here = [], about()
+    here = about()
     with user_errors("train"), tempfile.TemporaryDirectory() as folder:
-        for figure in Guard(args, Path(folder)).figures():
-            figures.append(figure)
-            print("  ".join(figure.row()[:1] + figure.row()[3:]), flush=True)
-        page = f"{caption(here)}\n\n{table_of(figures)}"
-        write_json(args.out / "bench.json", here, figures=figures)
-        if args.write:
-            write_between(PAGE, "bench", page)
-    print(f"\n{page}\n\nwritten: {args.out}/bench.json{f', {PAGE}' if args.write else ''}")
+        guard = Guard(args, Path(folder))
+        for part, file in PARTS.items():
+            if args.only and part not in args.only:
+                continue
+            figures = []
+            for figure in getattr(guard, part)():
+                figures.append(figure)
+                print("  ".join(figure.row()[:1] + figure.row()[3:]), flush=True)
+            page = f"{caption(here)}\n\n{table_of(figures)}"
+            write_json(args.out / f"{file}.json", here, figures=figures)
+            if args.write:
+                write_between(PAGE, file, page)
+            print(f"\n{page}\n\nwritten: {args.out}/{file}.json{f', {PAGE}' if args.write else ''}")
 
 
 if __name__ == "__main__":

@@ -7,6 +7,8 @@ the training command imports.
 
 import sys
 import time
+from collections.abc import Iterator
+from itertools import cycle, islice
 from typing import Any
 
 import torch
@@ -20,13 +22,17 @@ SKIP = 3  # steps that warm up
 
 def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> list[float]:
     """Seconds of each step that does the arithmetic alone."""
+    return list(islice(plain_steps(cfg, batches), SKIP, steps))
+
+
+def plain_steps(cfg: DictConfig, batches: list[dict[str, Any]]) -> Iterator[float]:
+    """Take a step whenever asked, and yield its seconds."""
     denoiser = build_denoiser(cfg)
     loss, times = instantiate(cfg.loss), instantiate(cfg.time_sampler)
     optimizer = instantiate(cfg.optimizer)(denoiser.parameters())
-    draws, seconds = torch.Generator().manual_seed(0), []
-    for step in range(steps):
+    draws = torch.Generator().manual_seed(0)
+    for batch in cycle(batches):
         begin = time.perf_counter()
-        batch = batches[step % len(batches)]
         x = batch["x"]
         cond = denoiser.condition(batch)
         t = times(len(x), draws, denoiser.schedule)
@@ -35,8 +41,7 @@ def plain_loop(cfg: DictConfig, batches: list[dict[str, Any]], steps: int) -> li
         optimizer.zero_grad()
         value.backward()
         optimizer.step()
-        seconds.append(time.perf_counter() - begin)
-    return seconds[SKIP:]
+        yield time.perf_counter() - begin
 
 
 def noise(cfg: DictConfig) -> dict[str, Any]:
