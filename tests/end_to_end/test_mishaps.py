@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from src.loggers.metrics_csv import read_metrics
-from tests.end_to_end.running import SETTINGS, assert_same_run, forked
+from tests.end_to_end.running import POINTS, SETTINGS, assert_same_run, forked
 
-LONG = [*SETTINGS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000", "callbacks.sample_images=null"]
+LONG = [*POINTS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000"]
 
 
 def step_of(run: Path) -> int:
@@ -39,7 +39,7 @@ def test_a_signal_to_all_processes_saves(tmp_path, number):
     assert "Traceback" not in done.stderr and step_of(run) >= 3
 
 
-@pytest.mark.parametrize("after", ["renamed", "removed", "replaced"])
+@pytest.mark.parametrize("after", [pytest.param("renamed", marks=pytest.mark.slow), "removed", "replaced"])
 def test_a_run_whose_folder_goes_away_stops(tmp_path, after):
     run, there = tmp_path / "run", tmp_path / "there"
     gone = has_logged(run, 3)

@@ -8,13 +8,14 @@ import pytest
 import pytorch_lightning as pl
 import yaml
 
-from tests.end_to_end.running import forked
+from tests.end_to_end.running import POINTS, forked
 
 optuna = pytest.importorskip("optuna")
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
-SMALL = ["sweep=optuna", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv"]
-SMALL += ["callbacks=default", "callbacks.sample_images=null", "schedule=cosine", "sweep.objective=best_val_loss"]
+SMALL = ["sweep=optuna", "debug=two_steps", "callbacks=default", "sweep.objective=best_val_loss"]
+SMALL += [word for word in POINTS if not word.startswith("sampler.")]
+SMALL += ["parameterization=v", "schedule=cosine"]
 SMALL += ["hydra.sweeper.n_trials=3", "optimizer.lr=tag(log,interval(1e-3,1e-2))"]
 
 
@@ -31,7 +32,7 @@ class KillOnce(pl.Callback):
 
 
 def trials(folder: Path) -> list:
-    return optuna.load_study(study_name="digits_ddpm", storage=f"sqlite:///{folder}/study.db").trials
+    return optuna.load_study(study_name="mixture_ddpm", storage=f"sqlite:///{folder}/study.db").trials
 
 
 def test_a_killed_search_goes_on_to_the_planned_number(tmp_path):

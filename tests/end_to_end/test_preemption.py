@@ -10,20 +10,14 @@ from filelock import FileLock
 
 from src.commands import run_setup
 from src.loggers.metrics_csv import read_metrics
-from tests.end_to_end.running import SETTINGS, assert_same_run, forked
+from tests.end_to_end.running import POINTS, assert_same_run, forked
+from tests.helpers.faults import dies_at
 
-LONG = [
-    *SETTINGS,
-    "data.batch_size=50",
-    "trainer.log_every_n_steps=1",
-    "trainer.max_steps=100000",
-    "callbacks.sample_images=null",
-    "trainer.val_check_interval=1000",
-]
+LONG = [*POINTS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000"]
 
 
 def runs(outputs):
-    return sorted(outputs.glob("train/digits_ddpm/*"))
+    return sorted(outputs.glob("train/mixture_ddpm/*"))
 
 
 def steps(run):
@@ -70,11 +64,11 @@ def test_a_failed_requeue_is_said(tmp_path, monkeypatch):
 
 def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
     """Killed, it ends as an undisturbed one; one of other settings is left alone; a finished one is not run again."""
-    words = [*SETTINGS, "data.batch_size=100", "trainer.max_steps=9", "callbacks.checkpoint.every_n_steps=1"]
+    words = [*POINTS, "trainer.max_steps=9", "trainer.val_check_interval=5", "callbacks.checkpoint.every_n_steps=1"]
     whole, outputs = tmp_path / "whole", tmp_path / "outputs"
     assert forked(*words, f"hydra.run.dir={whole}").returncode == 0
     here = [*words, f"paths.outputs={outputs}", "auto_resume=true"]
-    assert forked(*here, kill_when=goes_on_from(outputs, 4)).returncode == -signal.SIGKILL
+    assert forked(*here, first=dies_at(6)).returncode == -signal.SIGKILL
     assert forked(*here, "seed=1", "trainer.max_steps=1").returncode == 0
     (first, other) = runs(outputs)
     done = forked(*here)
@@ -87,7 +81,7 @@ def test_the_newest_run_of_the_same_settings_goes_on(tmp_path):
 
 @pytest.mark.slow
 def test_a_run_that_never_saved_begins_anew_in_its_folder(tmp_path):
-    words = [*SETTINGS, f"paths.outputs={tmp_path}", "auto_resume=true", "trainer.max_steps=3"]
+    words = [*POINTS, f"paths.outputs={tmp_path}", "auto_resume=true", "trainer.max_steps=3"]
     assert forked(*words, "trainer.val_check_interval=3").returncode == 0
     (run,) = runs(tmp_path)
     (run / "checkpoints/last.ckpt").unlink()
@@ -112,14 +106,14 @@ def test_max_time_is_that_of_each_start(tmp_path):
     assert 0 < made[0] < made[1]
 
 
-@pytest.mark.parametrize("words", [[], ["auto_resume=true"]], ids=["resume", "auto_resume"])
-def test_two_processes_do_not_train_in_one_folder(tmp_path, words, monkeypatch):
+def test_two_processes_do_not_train_in_one_folder(tmp_path, monkeypatch):
     monkeypatch.setattr(run_setup, "LOCK_TIMEOUT", 0.1)
     run = tmp_path / "run"
-    start = [*SETTINGS, "trainer.max_steps=2", f"hydra.run.dir={run}"]
+    start = [*POINTS, "trainer.max_steps=2", f"hydra.run.dir={run}"]
     assert forked(*start).returncode == 0
     facts = json.loads((run / "run.json").read_text())
     (run / "run.json").write_text(json.dumps({k: v for k, v in facts.items() if k not in ("results", "finished")}))
-    with FileLock(run / ".lock"):
-        second = forked(*start, *words) if words else forked(f"resume={run}", "trainer.max_steps=9")
-    assert second.returncode == 1 and "is being trained by another process" in second.stderr
+    for words in ([f"resume={run}", "trainer.max_steps=9"], [*start, "auto_resume=true"]):
+        with FileLock(run / ".lock"):
+            second = forked(*words)
+        assert second.returncode == 1 and "is being trained by another process" in second.stderr

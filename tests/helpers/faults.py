@@ -32,6 +32,23 @@ class SignalAt(pl.Callback):
             os.kill(os.getpid(), self.number)
 
 
+def dies_at(step: int) -> Callable[[], None]:
+    """What makes this process die as by `kill -9` after an optimizer step, of which its config says nothing."""
+
+    def watch() -> None:
+        from src.callbacks.progress import Progress
+
+        before, fault = Progress.on_train_batch_start, SignalAt(step)
+
+        def on_train_batch_start(self: Progress, trainer: pl.Trainer, *rest: Any) -> None:
+            fault.on_train_batch_start(trainer)
+            before(self, trainer, *rest)
+
+        Progress.on_train_batch_start = on_train_batch_start
+
+    return watch
+
+
 class PoisonAt(pl.Callback):
     """Sets a weight to NaN before the optimizer step that follows `step`."""
 
