@@ -11,6 +11,7 @@ import tests.benchmarks.race.__main__ as race
 from tests.benchmarks.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.benchmarks.race.drawing import curves, grids
 from tests.benchmarks.race.report import report
+from tests.end_to_end.running import POINTS
 
 
 def contender(factor: float) -> dict:
@@ -75,7 +76,8 @@ def test_our_run_is_watched(command, tmp_path):
     file = tmp_path / "watch.json"
     words = ["+callbacks.watch._target_=tests.benchmarks.race.watch.Watch", f"+callbacks.watch.file={file}"]
     moments = ["+callbacks.watch.began=0", "+callbacks.watch.moments=[1,2]"]  # both long past
-    command("train", "experiment=digits_ddpm", "trainer.max_steps=5", f"hydra.run.dir={tmp_path}", *words, *moments)
+    done = command("train", *POINTS, "trainer.max_steps=5", f"hydra.run.dir={tmp_path}", *words, *moments)
+    assert done.code == 0, done.error
     seen = json.loads(file.read_text())
     assert seen["images"] == 5 * seen["kept"]["step_1"]["images"] and list(seen["kept"]) == ["step_1"]
     assert (tmp_path / "checkpoints" / "step_1.ckpt").exists() and seen["first_step_s"] <= seen["train_s"]
