@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
+from hydra.utils import instantiate
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter, save
 from torch.distributed.checkpoint.format_utils import _EmptyStateDictLoadPlanner
 from torch.distributed.checkpoint.state_dict_loader import _load_state_dict
 
+from src.commands.training_checks import check_sharding
 from src.loggers.metrics_csv import read_metrics
 from src.runs.sweep import read_jobs
 from src.utils import merge_shards
 from src.utils.checkpoints import load_checkpoint
 from src.utils.sharded import checksums, shard_files, write_checksums
+from tests.end_to_end.composing import build, changed, composed, mistake
 from tests.end_to_end.running import SETTINGS, assert_same, assert_same_run, forked, kill_at, started
 
 # Dropout depends on the number of processes; nothing else does.
@@ -28,16 +31,16 @@ SAME = [
     "condition.num_clusters=10",
     "net.dropout=0",
     "time_sampler=loss_second_moment",
-    "data.batch_size=64",
-    "trainer.max_steps=50",
-    "trainer.val_check_interval=25",
+    "time_sampler.bins=4",
+    "trainer.max_steps=12",
+    "trainer.val_check_interval=6",
     "trainer.log_every_n_steps=1",
     "callbacks.sample_images.every_n_steps=1000",
 ]
 MEASURED = [
     "callbacks=quality",
     "callbacks.quality.n=81",
-    "callbacks.quality.every_n_steps=25",
+    "callbacks.quality.every_n_steps=6",
     "callbacks.quality.steps=2",
 ]
 TWO = [*SAME, *MEASURED, "trainer=ddp_cpu", "trainer.precision=32-true"]
@@ -96,8 +99,8 @@ def test_two_processes_resume_exactly(two, tmp_path):
 
 
 def test_one_and_two_processes_agree(one, two):
-    """Over 50 steps: the global batch, its noise, its times, which learn from the losses; and what is measured."""
-    assert_agree(one, two, "train/loss", count=50)
+    """Over nearly two epochs: the batches, their noise, their times, which learn from losses; and what is measured."""
+    assert_agree(one, two, "train/loss", count=12)
     assert_agree(one, two, "val/loss_raw", "val/loss_ema", count=2)
     assert len(logged(one, "quality/frechet_distance")) == 2
     torch.testing.assert_close(
@@ -118,7 +121,7 @@ def split(tmp_path_factory) -> Path:
 def test_split_weights_learn_the_same(one, split, tmp_path, capsys):
     """Under fsdp, also the average; and one process goes on from what two have written."""
     run = Path(shutil.copytree(split, tmp_path / "run"))
-    assert_agree(one, run, "train/loss", count=50)
+    assert_agree(one, run, "train/loss", count=12)
     assert_agree(one, run, "val/loss_raw", "val/loss_ema", count=2)
     assert (run / "checkpoints/last.ckpt/__1_0.distcp").is_file() and not list(run.glob("samples/*"))
     ours, theirs = (load_checkpoint(r / "checkpoints/last.ckpt") for r in (one, run))
@@ -129,10 +132,10 @@ def test_split_weights_learn_the_same(one, split, tmp_path, capsys):
     merge_shards.main(whole / "checkpoints/last.ckpt")
     assert "ckpt=last_whole" in capsys.readouterr().out
     assert_same(torch.load(whole / "checkpoints/last_whole.ckpt", weights_only=True), theirs)
-    more = ["trainer.devices=1", "trainer.max_steps=52", "trainer.val_check_interval=2", "callbacks.sample_images.n=0"]
+    more = ["trainer.devices=1", "trainer.max_steps=14", "trainer.val_check_interval=2", "callbacks.sample_images.n=0"]
     longer = forked(f"resume={run}", *more)
     assert longer.returncode == 0, longer.stderr
-    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
+    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 14
 
 
 def lose_a_number(folder: Path) -> None:
@@ -160,7 +163,7 @@ def flip_a_bit(folder: Path) -> None:
 def test_damage_to_split_weights_is_one_line(damage, reason, split, tmp_path, command):
     run = Path(shutil.copytree(split, tmp_path / "run"))
     damage(run / "checkpoints/last.ckpt")
-    resumed = started(f"resume={run}", "trainer.max_steps=52", "trainer.val_check_interval=2")
+    resumed = started(f"resume={run}", "trainer.max_steps=14", "trainer.val_check_interval=2")
     assert resumed.returncode == 1 and "Traceback" not in resumed.stderr, resumed.stderr
     (line,) = [line for line in resumed.stderr.splitlines() if line.startswith("error: ")]
     assert reason.format("denoiser.") in line
@@ -174,9 +177,9 @@ def test_damage_to_split_weights_is_one_line(damage, reason, split, tmp_path, co
 def test_split_weights_go_on_from_a_file(one, tmp_path):
     """Which is read by the same checks as without them."""
     run = Path(shutil.copytree(one, tmp_path / "run"))
-    more = [*SHARDED, "callbacks.quality=null", "trainer.max_steps=52", "trainer.val_check_interval=2"]
+    more = [*SHARDED, "callbacks.quality=null", "trainer.max_steps=14", "trainer.val_check_interval=2"]
     assert (done := started(f"resume={run}", *more)).returncode == 0, done.stderr
-    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 52
+    assert load_checkpoint(run / "checkpoints/last.ckpt")["global_step"] == 14
 
 
 @pytest.mark.slow
@@ -192,14 +195,20 @@ def test_muon_sees_whole_matrices_where_weights_are_split(tmp_path):
     ("words", "reason"),
     [
         (["callbacks=quality"], "Quality"),
-        (["ema=power_function"], "ema=power_function"),
         (["schedule=learned", "loss=vlb", "loss.steps=null"], "schedule=learned"),
     ],
     ids=lambda words: words[0] if isinstance(words, list) else "",
 )
-def test_what_split_weights_cannot_do_is_refused(words, reason, tmp_path):
-    done = forked(*SETTINGS, *SHARDED, *words, f"hydra.run.dir={tmp_path / 'run'}")
-    assert done.returncode == 1 and reason in done.stderr and "use trainer=ddp" in done.stderr
+def test_what_split_weights_cannot_do_is_refused(words, reason):
+    cfg = changed(composed("train", "experiment=digits_ddpm", "net.width=8", *words))
+    module, callbacks = build(cfg), [instantiate(callback) for callback in cfg.callbacks.values() if callback]
+    with mistake("train", reason, "use trainer=ddp"):
+        check_sharding(module, callbacks)
+
+
+def test_split_weights_are_refused_before_the_training(tmp_path):
+    done = forked(*SETTINGS, *SHARDED, "ema=power_function", f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1 and "ema=power_function" in done.stderr and "use trainer=ddp" in done.stderr
     assert not (tmp_path / "run").exists()
 
 

