@@ -1,0 +1,76 @@
+"""Every part of the core refuses what its signature says is out of range, and takes the ends that are in it."""
+
+import importlib
+import inspect
+import math
+import pkgutil
+from collections.abc import Iterator
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
+
+import pytest
+import torch
+from annotated_types import Ge, Gt, Interval, Le, Lt
+
+from src import diffusion, optim, samplers
+from src.diffusion import beta_schedules, guidance, weightings
+
+# Arguments without a default, by name; a class that needs others is not among those tested here.
+NEEDED: dict[str, Any] = {
+    "schedule": beta_schedules.LinearSchedule(), "weighting": weightings.uniform_weighting, "num_classes": 3,
+    "num_clusters": 3, "channels": 1, "guidance": guidance.CFG(), "model": torch.nn.Linear(1, 1),
+    "params": [torch.nn.Parameter(torch.ones(1))],
+}  # fmt: skip
+# Ranges that only the check of a config holds.
+UNCHECKED = {
+    "TanhSchedule.beta_min", "TanhSchedule.beta_max", "TanhSchedule.width", "CosineSchedule.offset",
+    "LearnedSchedule.hidden", "VLB.num_levels", "Hybrid.num_levels", "Hybrid.scale", "Heun.s_min", "Heun.s_max",
+    "HeunVE.s_min", "HeunVE.s_max", "Restart.s_min", "Restart.s_max", "Labels.dropout", "Clusters.num_clusters",
+    "Clusters.dropout", "ConstantEMA.start", "HalfLifeEMA.batch_size", "HalfLifeEMA.accumulate_grad_batches",
+    "Muon.betas", "Muon.eps", "Muon.weight_decay",
+}  # fmt: skip
+# Ends at which the other arguments must be others.
+DEPENDENT = {"ConstantSchedule.steps", "VESDE.steps", "EDMSchedule.steps", "Labels.num_classes"}
+
+
+def ends(hint: Any) -> Iterator[tuple[type, Any]]:
+    """The type and the ends of the ranges of an annotation."""
+    if get_origin(hint) is not Annotated:
+        for part in get_args(hint):
+            yield from ends(part)
+        return
+    kind, *marks = get_args(hint)
+    for mark in marks:
+        for end in mark if isinstance(mark, Interval) else [mark]:
+            if isinstance(end, Ge | Gt | Le | Lt):
+                yield kind, end
+
+
+def all_ends() -> Iterator[Any]:
+    for package in (diffusion, samplers, optim):
+        for file in pkgutil.iter_modules(package.__path__):
+            module = importlib.import_module(f"{package.__name__}.{file.name}")
+            for name, part in vars(module).items():
+                if not inspect.isclass(part) or part.__module__ != module.__name__ or inspect.isabstract(part):
+                    continue
+                given = inspect.signature(part).parameters.values()
+                lacking = {p.name for p in given if p.default is p.empty} - NEEDED.keys()
+                for argument, hint in get_type_hints(part.__init__, include_extras=True).items():
+                    for kind, end in ends(hint):
+                        label = f"{name}.{argument} {end}"
+                        if not lacking and f"{name}.{argument}" not in UNCHECKED and math.isfinite(limit(end)):
+                            yield pytest.param(part, argument, kind, end, id=label)
+
+
+def limit(end: Any) -> float:
+    return next(getattr(end, name) for name in ("ge", "gt", "le", "lt") if hasattr(end, name))
+
+
+@pytest.mark.parametrize(("part", "argument", "kind", "end"), all_ends())
+def test_the_end_of_a_range(part, argument, kind, end):
+    needed = {p: NEEDED[p] for p in inspect.signature(part).parameters if p in NEEDED}
+    at, inward = limit(end), 1 if isinstance(end, Ge | Gt) else -1
+    outside = at if isinstance(end, Gt | Lt) else at - inward * (1 if kind is int else 1e-6)
+    with pytest.raises(ValueError):  # the text is checked beside each part
+        part(**needed | {argument: kind(outside)})
+    if isinstance(end, Ge | Le) and f"{part.__name__}.{argument}" not in DEPENDENT:
+        part(**needed | {argument: kind(at)})
