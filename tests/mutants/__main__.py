@@ -47,23 +47,24 @@ def chosen_mutants(args: argparse.Namespace) -> list[Mutant]:
 
 def run(mutants: list[Mutant], known: LineMap, args: argparse.Namespace) -> list[dict[str, Any]]:
     """Run the tests on each mutant, and print what comes of it; returns the results in the order of the mutants."""
-    cases = [{case: known.seconds[case] for case in cases_of(m, known, args.budget)} for m in mutants]
-    requests = [request(m, c, i, args.exhaustive) for i, (m, c) in enumerate(zip(mutants, cases, strict=True))]
+    groups = [cases_of(mutant, known, args.budget) for mutant in mutants]
+    requests = [request(m, groups[i], known.seconds, i, args.exhaustive) for i, m in enumerate(mutants)]
+    count_cases = [sum(map(len, group)) for group in groups]
     results: list[dict[str, Any]] = [{} for _ in mutants]
     count = Counter[str]()
 
     def tell(i: int, found: dict[str, Any]) -> None:
         m = mutants[i]
         fields = {name: getattr(m, name) for name in (*KEY, "operator", "line")}
-        more = {"cases": len(cases[i]), "run": found["run"], "seconds": found["seconds"]}
+        more = {"cases": count_cases[i], "run": found["run"], "seconds": found["seconds"]}
         results[i] = fields | {"killers": found["failed"]} | more
         count["killed" if found["failed"] else "survived"] += 1
-        says = f"killed by {found['failed'][0]}" if found["failed"] else f"SURVIVED {len(cases[i])} cases"
+        says = f"killed by {found['failed'][0]}" if found["failed"] else f"SURVIVED {count_cases[i]} cases"
         print(
             f"{sum(count.values()):4} {count['survived']:3}  {m}\n          {says} ({found['seconds']} s)", flush=True
         )
 
-    tests = sorted({case.partition("::")[0] for chosen in cases for case in chosen})
+    tests = sorted({case.partition("::")[0] for each in groups for group in each for case in group})
     with tempfile.TemporaryDirectory() as folder:
         run_all(requests, tests, Path(folder), args.jobs, tell)
         check_killers(results, known, Path(folder) / "check")
@@ -72,10 +73,10 @@ def run(mutants: list[Mutant], known: LineMap, args: argparse.Namespace) -> list
 
 def check_killers(results: list[dict[str, Any]], known: LineMap, folder: Path) -> None:
     """Run all cases that killed without any mutant; those that fail even so have killed nothing."""
-    killers = {case: known.seconds[case] for r in results for case in r["killers"] if case in known.seconds}
+    killers = sorted({case for r in results for case in r["killers"] if case in known.seconds})
     failed: set[str] = set()
     if killers:
-        told = [request(None, killers, 0, exhaustive=True)]
+        told = [request(None, [killers], known.seconds, 0, exhaustive=True)]
         files = sorted({case.partition("::")[0] for case in killers})
         run_all(told, files, folder, 1, lambda _, found: failed.update(found["failed"]))
     for case in failed:

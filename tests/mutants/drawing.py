@@ -172,26 +172,39 @@ def find(keys: set[tuple[str, ...]]) -> list[Mutant]:
     return list(found.values())
 
 
-def cases_of(mutant: Mutant, known: LineMap, budget: float) -> list[str]:
-    """The cases that may kill a mutant, in the order in which they are tried, as many as take `budget` seconds.
+def cases_of(mutant: Mutant, known: LineMap, budget: float) -> list[list[str]]:
+    """The cases that may kill a mutant, as many as take `budget` seconds, in groups that are run one after the other.
 
-    First one case of each function, then three, then all, each time from the cheapest file on; costly cases last.
+    First those of the file of tests of the same name, or of the cheapest files, then those of the same folder, then all
+    others. In a group one case of each function comes first, then three, then all; costly cases last.
     """
     cases = sorted(known.cases(mutant.file, mutant.lines) - {IMPORTED}, key=lambda case: known.seconds[case])
     rank: dict[str, int] = defaultdict(int)
     order: dict[str, tuple[int, str]] = {}
-    per_file: dict[tuple[int, str], float] = defaultdict(float)
+    cost: dict[Any, float] = defaultdict(float)
     for case in cases:
         function, file = case.partition("[")[0], case.partition("::")[0]
         turn = 3 if known.seconds[case] > 2 else min(rank[function].bit_length(), 2)
         rank[function] += 1
         order[case] = (turn, file)
-        per_file[turn, file] += known.seconds[case]
-    cases.sort(key=lambda case: (order[case][0], per_file[order[case]], order[case][1]))
-    chosen, total = [], 0.0
+        cost[turn, file] += known.seconds[case]
+        cost[file] += known.seconds[case]
+    groups = group_files(mutant.file, {file: cost[file] for _, file in order.values()})
+    cases.sort(key=lambda case: (groups[order[case][1]], order[case][0], cost[order[case]], order[case][1]))
+    chosen: dict[int, list[str]] = defaultdict(list)
+    total = 0.0
     for case in cases:
         total += known.seconds[case]
         if chosen and total > budget:
             break
-        chosen.append(case)
-    return chosen
+        chosen[groups[order[case][1]]].append(case)
+    return list(chosen.values())
+
+
+def group_files(mutated: str, cost: dict[str, float]) -> dict[str, int]:
+    """The group of each file of tests, given what its cases cost."""
+    folder = Path("tests", *Path(mutated).parts[1:-1])
+    own = str(folder / f"test_{Path(mutated).name}")
+    near = sorted((file for file in cost if Path(file).is_relative_to(folder)), key=lambda file: cost[file])
+    first = [own] if own in cost else near[:3]
+    return {file: 0 if file in first else 1 if file in near else 2 for file in cost}

@@ -16,13 +16,16 @@ from tests.mutants.drawing import Mutant
 SLACK, SLOWER = 20.0, 20.0  # a case may take so many seconds, and so many times as long, as it did
 
 
-def request(mutant: Mutant | None, cases: dict[str, float], number: int, exhaustive: bool = False) -> dict[str, Any]:
-    """What a worker is told."""
+def request(
+    mutant: Mutant | None, groups: list[list[str]], seconds: dict[str, float], number: int, exhaustive: bool = False
+) -> dict[str, Any]:
+    """What a worker is told: the file and its text, and the cases with the seconds that each and all may take."""
+    limits = [{case: SLACK + SLOWER * seconds[case] for case in group} for group in groups]
+    totals = [5 * SLACK + SLOWER * sum(seconds[case] for case in group) for group in groups]
     return {
         "file": mutant and mutant.file,
         "source": mutant and mutant.source,
-        "cases": {case: SLACK + SLOWER * seconds for case, seconds in cases.items()},
-        "seconds": list(cases.values()),
+        "groups": list(zip(limits, totals, strict=True)),
         "number": number,
         "exhaustive": exhaustive,
     }

@@ -9,7 +9,7 @@ pytest.importorskip("cosmic_ray", reason="make mutants installs it")
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutants import __main__ as command
-from tests.mutants.drawing import Mutant, cases_of, draw, find
+from tests.mutants.drawing import Mutant, cases_of, draw, find, group_files
 from tests.mutants.line_map import LineMap
 from tests.mutants.operators import OWN
 from tests.mutants.scope import files_of_tests, mutated_files
@@ -80,8 +80,14 @@ def test_cases_come_by_functions_then_by_cost():
     known = LineMap({"a.py": part})
     mutant = Mutant("code.py", "", "", "x", "y", 3, (3, 4), "")
     order = ["b.py::g", "a.py::f[1]", "a.py::f[2]", "b.py::h"]
-    assert cases_of(mutant, known, 60) == order
-    assert cases_of(mutant, known, 0.3) == order[:2]
+    assert cases_of(mutant, known, 60) == [order]
+    assert cases_of(mutant, known, 0.3) == [order[:2]]
+
+
+def test_the_nearest_files_of_tests_come_first():
+    cost = {"tests/optim/test_ema.py": 9.0, "tests/optim/test_muon.py": 1.0, "tests/test_module.py": 0.5}
+    assert list(group_files("src/optim/ema.py", cost).values()) == [0, 1, 2]
+    assert list(group_files("src/optim/adam.py", cost).values()) == [0, 0, 2]
 
 
 def test_what_is_listed_as_equivalent_is_still_there():

@@ -11,6 +11,8 @@ import select
 import signal
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -89,27 +91,38 @@ def in_fork(work: Any, seconds: float) -> str | None:
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Run the tests of one request, with the file changed."""
-    file, cases = request["file"], request["cases"]
+    """Run the tests of one request, with the file changed, group by group until one fails."""
     began = time.monotonic()
-    if file is not None:
-        path = Path(file)
-        original, times = path.read_text(), path.stat()
-        path.write_text(request["source"])
-        # Another time of change, so that no bytecode of the original passes for that of the mutant.
-        os.utime(path, (times.st_atime, times.st_mtime - 1000 - request["number"]))
+    with changed(request["file"], request["source"], request["number"]):
+        run, failed = 0, []
+        for cases, limit in request["groups"]:
 
-    def work(writer: int) -> None:
-        os.write(writer, json.dumps(run_tests(cases, request["exhaustive"])).encode())
+            def work(writer: int, cases: dict[str, float] = cases) -> None:
+                os.write(writer, json.dumps(run_tests(cases, request["exhaustive"])).encode())
 
+            text = in_fork(work, limit)
+            found = json.loads(text) if text else {"failed": ["no end"], "run": 0}
+            run, failed = run + found["run"], failed + found["failed"]
+            if failed and not request["exhaustive"]:
+                break
+    return {"failed": failed, "run": run, "seconds": round(time.monotonic() - began, 1)}
+
+
+@contextmanager
+def changed(file: str | None, source: str, number: int) -> Iterator[None]:
+    """The text of a file, if one is named, and its time of change, which tells bytecode of the original from its."""
+    if file is None:
+        yield
+        return
+    path = Path(file)
+    original, times = path.read_text(), path.stat()
+    path.write_text(source)
+    os.utime(path, (times.st_atime, times.st_mtime - 1000 - number))
     try:
-        text = in_fork(work, 60 + 10 * sum(request["seconds"]))
+        yield
     finally:
-        if file is not None:
-            path.write_text(original)
-            os.utime(path, (times.st_atime, times.st_mtime))
-    found = json.loads(text) if text else {"failed": ["no end"], "run": 0}
-    return found | {"seconds": round(time.monotonic() - began, 1)}
+        path.write_text(original)
+        os.utime(path, (times.st_atime, times.st_mtime))
 
 
 def main() -> None:
