@@ -135,7 +135,7 @@ def sweep_overrides(overrides: list[str]) -> list[str]:
     """
     if (folder := override_value("sweep.resume", overrides)) is None:
         return overrides
-    if not (Path(folder) / SWEEP).is_file():
+    if not (isinstance(folder, str) and (Path(folder) / SWEEP).is_file()):
         raise UserError(
             f"sweep.resume={folder}: the folder holds no sweep, since {SWEEP} is missing; name the folder of a sweep"
         )

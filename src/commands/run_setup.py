@@ -100,11 +100,12 @@ def setup_run(cfg: DictConfig) -> RunSetup:
     new_run = hydra_run()
     try:
         cfg, overrides = resolve_config(cfg, new_run)
-        key = run_key(to_container(cfg))
+        chosen = to_container(cfg)  # with precision=auto, so that every machine has the same key
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = default_precision(cfg.trainer.accelerator)
         check_options(to_container(cfg), TrainOptions)
         check_config(to_container(cfg))
+        key = run_key(chosen)
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")
         path, resumes, finished = decide_on_rank_zero(f"folder {number}", lambda: find_run_dir(cfg, new_run, key))
     except BaseException:

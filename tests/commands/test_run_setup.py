@@ -35,10 +35,6 @@ def test_a_run_is_its_settings(changes, same):
     assert (run_key(copy.deepcopy(PLAIN) | changes) == run_key(PLAIN)) == same
 
 
-def test_the_order_of_settings_does_not_matter():
-    assert run_key(dict(reversed(PLAIN.items()))) == run_key(PLAIN)
-
-
 def test_the_next_folder_of_a_sweep(tmp_path):
     for name in ("0", "1", "10", "jobs"):
         (tmp_path / name).mkdir()
