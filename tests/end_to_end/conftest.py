@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from matplotlib.figure import Figure
 
 from src.commands.main import run_command
 from src.commands.overrides import sampling_overrides, training_overrides
 from src.train import train
-from tests.helpers.pictures import without_layout
 
 # What makes the words that Hydra sees, of those on the command line of a command.
 COMPLETE = {
@@ -30,6 +30,21 @@ class Outcome(NamedTuple):
     error: str
 
 
+@pytest.fixture(autouse=True, scope="package")
+def draw_figure():
+    """Make figures without drawing them, which takes half the time of src.evaluate; tests/plots looks at them."""
+    draw = Figure.draw
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "draw", lambda figure, renderer: None)
+        yield draw
+
+
+@pytest.fixture
+def drawn_figures(monkeypatch, draw_figure):
+    """Draw them nevertheless."""
+    monkeypatch.setattr(Figure, "draw", draw_figure)
+
+
 @pytest.fixture
 def command(monkeypatch, capsys):
     """`command("train", "experiment=...", ...)` runs it and gives its outcome."""
@@ -39,8 +54,7 @@ def command(monkeypatch, capsys):
         capsys.readouterr()
         try:
             task = getattr(importlib.import_module(f"src.{name}"), name)
-            with without_layout():
-                run_command(task, name, COMPLETE[name])
+            run_command(task, name, COMPLETE[name])
             code = 0
         except SystemExit as exit:
             code = int(exit.code or 0)
@@ -57,8 +71,7 @@ def make_run():
     def run(folder: Path, *words: str) -> Path:
         before, sys.argv = sys.argv, ["src/train.py", *words, f"hydra.run.dir={folder}"]
         try:
-            with without_layout():
-                run_command(train, "train", training_overrides)
+            run_command(train, "train", training_overrides)
         except SystemExit as exit:
             assert not exit.code, words
         finally:

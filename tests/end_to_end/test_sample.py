@@ -194,7 +194,7 @@ def test_signals(command, make_run, tmp_path):
     assert np.load(tmp_path / "out/samples.npz")["x"].shape == (5, 1, 100)
 
 
-def test_points(command, power, tmp_path):
+def test_points(command, power, drawn_figures, tmp_path):
     """All are drawn, in their own units."""
     done = command("sample", f"run={power}", "n=300", "sampler.steps=2", f"out={tmp_path / 'out'}", "gif=true")
     assert done.code == 0, done.error
