@@ -3,6 +3,7 @@
 import logging
 import math
 import os
+import random
 import struct
 import tempfile
 
@@ -66,6 +67,14 @@ SCHEDULES = {
 }
 VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")
 ENDS_IN_NOISE = ("laplace", "flow", "zero_snr", "trigonometric")
+
+
+@pytest.hookimpl(tryfirst=True)  # before the fixtures, also those of a whole file
+def pytest_runtest_setup():
+    """The same random numbers, whatever ran before."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries draw from it
+    torch.manual_seed(0)
 
 
 @pytest.fixture(autouse=True)

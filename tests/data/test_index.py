@@ -12,10 +12,10 @@ from src.data import image_folder, scan
 from tests.data.image_trees import CLASSES, everything, images, same, tree, zipped
 
 
-def settle(root):
-    """Make all files ten seconds older, so that they count as settled."""
+def settle(root, seconds=10):
+    """Make all files older, so that they count as settled; younger where the seconds are negative."""
     for path in [Path(root), *Path(root).rglob("*")]:
-        time = path.stat().st_mtime_ns - 10_000_000_000
+        time = path.stat().st_mtime_ns - seconds * 1_000_000_000
         os.utime(path, ns=(time, time))
     return root
 
@@ -112,9 +112,9 @@ def test_what_is_overwritten_in_place_is_seen_only_by_a_rescan(tmp_path):
 
 
 def test_nothing_is_kept_of_small_data_nor_of_a_folder_that_is_being_filled(tmp_path):
-    root = tree(tmp_path / "pets", CLASSES)
+    root = settle(tree(tmp_path / "pets", CLASSES), -3600)
     load(root, tmp_path / "index")
-    images(settle(root), index=str(tmp_path / "index"))
+    images(settle(root, 3600 + 10), index=str(tmp_path / "index"))
     assert not (tmp_path / "index").exists()
     load(root, tmp_path / "index")
     assert (tmp_path / "index").exists()

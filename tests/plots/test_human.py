@@ -134,7 +134,7 @@ def test_a_browser_asks_and_keeps_the_answers(questions, tmp_path):
     file.write_text(question_page(questions, "abc123", "image").replace("</body>", press), "utf-8")
     profile = f"--user-data-dir={tmp_path / 'profile'}"
     command = ["chromium", *FLAGS, profile, "--dump-dom", file.as_uri()]
-    page = subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
+    page = subprocess.run(command, capture_output=True, text=True).stdout
     found = json.loads(unescape(re.search(r'data-seen="([^"]*)"', page)[1]))
 
     counts = [int(seen[0].split()[0]) for seen in found["seen"][:-1]]

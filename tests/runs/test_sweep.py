@@ -65,7 +65,8 @@ def test_time_left(done, failed, before, left):
     assert (f"about {format_duration(left)} left" in said) if left else ("left" not in said)
 
 
-def test_what_a_running_job_has_done_counts():
-    now = time.time()
+def test_what_a_running_job_has_done_counts(monkeypatch):
+    now = 1000.0
+    monkeypatch.setattr("src.runs.sweep.time", SimpleNamespace(time=lambda: now))
     jobs = [Job(0, [], "done", now - 90, now - 30), Job(1, [], "running", now - 30)]
     assert progress(PLAN, jobs) == f"1 done, 1 running, about {format_duration(3 * 60 - 30)} left"
