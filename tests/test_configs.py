@@ -123,7 +123,7 @@ def compose_config(*words: str, name: str = "train") -> DictConfig:
 
 @cache
 def composed(words: tuple[str, ...], name: str) -> dict[str, Any]:
-    """As Hydra does it for a command, but for the folder, which it makes only then."""
+    """As Hydra does it for a command, but for the folder, which it makes only then; and checked as there."""
     cfg = compose(name, [*words, f"hydra.run.dir={FOLDER}"], return_hydra_config=True)
     cfg.hydra.runtime.output_dir = FOLDER
     HydraConfig.instance().set_config(cfg)
@@ -134,6 +134,7 @@ def composed(words: tuple[str, ...], name: str) -> dict[str, Any]:
     plain = to_container(own)
     if name == "train" and plain["trainer"]["precision"] == "auto":
         plain["trainer"]["precision"] = "32-true"  # the command knows what the machine does well
+    check_config(plain)
     return plain
 
 
@@ -349,7 +350,6 @@ def choice(group: str, name: str):
 def test_every_file(group, name):
     """With other groups' choices, in an experiment that it fits; what needs a GPU is composed and checked only."""
     cfg = compose_config(*words_for(group, name), name=COMMAND.get(group, "train"))
-    check_config(to_container(cfg))
     if target := OmegaConf.load(CONF / group / f"{name}.yaml").get("_target_"):
         assert cfg[group]._target_ == target, "this one was chosen"
     if group == "metrics":
@@ -371,7 +371,7 @@ def test_every_file(group, name):
 )
 def test_parts_are_exchangeable(command, part, row):
     """What a sweep over an experiment needs: any choice of these fits, whatever the experiment has set."""
-    check_config(to_container(compose_config(*words_of_row(command, part, row), name=command)))
+    composed(tuple(words_of_row(command, part, row)), command)
 
 
 def test_another_net_takes_its_own_numbers():
@@ -387,7 +387,7 @@ def test_another_net_takes_its_own_numbers():
 
 @pytest.mark.parametrize("command", sorted({path.stem for path in CONF.glob("*.yaml")} - {"common"}))
 def test_every_command(command):
-    check_config(to_container(compose_config(name=command)))
+    composed((), command)
 
 
 def test_one_fact_is_stated_once():
