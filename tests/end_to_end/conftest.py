@@ -91,3 +91,16 @@ def tiny():
 def mnist_words():
     """Words that find MNIST: where MNIST_ROOT says, or downloaded, or 5,000 digits of a package."""
     return [f"data.root={os.environ['MNIST_ROOT']}"] if "MNIST_ROOT" in os.environ else []
+
+
+@pytest.fixture(scope="session")
+def trained_run(make_run, mnist_words, tmp_path_factory):
+    """`trained_run(experiment)`: trained once, or the run that MNIST_DDPM or MNIST_CONDITIONAL names."""
+
+    def run(experiment: str) -> Path:
+        given = os.environ.get(experiment.upper())
+        return Path(
+            given or make_run(tmp_path_factory.mktemp("runs") / "run", f"experiment={experiment}", *mnist_words)
+        )
+
+    return run
