@@ -2,6 +2,7 @@
 
 import math
 from functools import partial
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
@@ -23,7 +24,7 @@ from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
 from src.utils.seeding import generator
 from tests.helpers.faults import PoisonAt
-from tests.helpers.tiny import CLASSES, Memory, StepClock, fit, make_kind, make_module, weights
+from tests.helpers.tiny import CLASSES, SHAPE, Memory, StepClock, fit, make_kind, make_module, weights
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -455,6 +456,28 @@ def test_a_gradient_that_is_not_finite_stops_the_run_before_the_step(tmp_path):
     with pytest.raises(UserError, match=r"not finite at step 3: .*gradient norm inf, t: all losses finite"):
         fit(tmp_path, module, callbacks=[Break()])
     assert weights(module).isfinite().all()
+
+
+def test_two_processes_draw_times_noise_and_labels_as_one_does():
+    """Each for its share of a global batch: what both compute is what one would, in training and in validation."""
+
+    def step(rank, world_size, hook):
+        module = make_module(condition=Labels(CLASSES, dropout=0.5))
+        loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
+        data = SimpleNamespace(val_batch_size=lambda batch: len(x))
+        module._trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop, datamodule=data)
+        module.loss = lambda denoiser, *given: seen.append(given) or MSE(v_weighting)(denoiser, *given)
+        seen = []
+        getattr(module, hook)({"x": x[rank::world_size], "label": torch.arange(len(x))[rank::world_size] % CLASSES}, 0)
+        return seen[0]
+
+    x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0))
+    for hook in ("training_step", "validation_step"):
+        whole, parts = step(0, 1, hook), [step(rank, 2, hook) for rank in (0, 1)]
+        for k, one in enumerate(whole):
+            assert torch.equal(torch.stack([part[k] for part in parts], 1).flatten(0, 1), one)
+        labels = whole[3]
+        assert (labels == -1).any() == (hook == "training_step") and (labels >= 0).any()
 
 
 # ---- checkpoints ----

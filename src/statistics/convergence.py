@@ -42,7 +42,7 @@ def trend(losses: Sequence[float], tolerance: float = TOLERANCE) -> Trend:
 
     All use the same data, noise and times, so that they change only with the model.
     """
-    third = len(losses) - max(1, len(losses) // 3)
+    third = len(losses) - len(losses) // 3
     before, after = min(losses[:third]), min(losses[third:])
     since = next(k for k in range(len(losses)) if min(losses[k:]) >= (1 - tolerance) * losses[k])
     return Trend(1 - after / before, since)

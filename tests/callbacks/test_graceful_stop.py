@@ -7,7 +7,7 @@ import pytorch_lightning as pl
 import torch
 
 from src.callbacks.checkpoint import BestLastCheckpoint
-from src.callbacks.graceful_stop import GracefulStop
+from src.callbacks.graceful_stop import GracefulStop, requeue
 from src.utils.errors import UserError
 from tests.helpers.resuming import MODULES, Place, assert_goes_on, run
 from tests.helpers.tiny import Memory, fit
@@ -129,3 +129,23 @@ def test_what_nohup_ignores_stays_ignored(tmp_path):
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     fit(tmp_path, callbacks=[GracefulStop("x"), Look()], max_steps=1)
     assert seen == [signal.SIG_IGN] and signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+
+
+@pytest.mark.parametrize(
+    ("script", "says"),
+    [
+        ('test "$*" = "requeue 4711_2"', "Job 4711_2 is requeued; with auto_resume=true it resumes from here"),
+        ("echo no such job >&2; exit 1", "SLURM did not requeue job 4711_2: no such job\n"),
+        (None, "SLURM did not requeue job 4711_2: [Errno 2] No such file or directory: 'scontrol'"),
+    ],
+)
+def test_a_job_of_an_array_is_requeued(tmp_path, monkeypatch, script, says):
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert requeue() is None, "outside SLURM"
+    if script:
+        (tmp_path / "scontrol").write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / "scontrol").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    for name, value in {"JOB_ID": "12", "ARRAY_JOB_ID": "4711", "ARRAY_TASK_ID": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    assert requeue() == says

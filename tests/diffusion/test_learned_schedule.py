@@ -8,12 +8,15 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.diffusion import weightings
-from src.diffusion.denoiser import Denoiser
+from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.learned_schedule import LearnedSchedule
 from src.diffusion.losses import MSE, VLB
+from src.diffusion.operators import Downsample
 from src.diffusion.parameterizations import EDM, X0, PosteriorMean, V
+from src.diffusion.posterior_guidance import DDNM, PiGDM
 from src.diffusion.schedules import derivative, expand_like, variance_preserving
 from src.diffusion.time_samplers import StratifiedTimeSampler, UniformTimeSampler
+from src.samplers.ode import Restart
 from tests.diffusion.expected import ONE
 
 pytestmark = pytest.mark.strength(1)
@@ -227,3 +230,20 @@ def test_state_is_its_weights():
 def test_refuses():
     with pytest.raises(ValueError, match=r"schedule\.log_snr_max must be > schedule\.log_snr_min, got -5\.0 and -5\.0"):
         LearnedSchedule(log_snr_max=-5.0)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_samples_are_no_function_of_its_parameters(noise):
+    """Sampling in a loop that records gradients holds no graph of every step."""
+    schedule, t = scrambled(), torch.tensor(0.5, dtype=torch.float64)
+    x_t, y = torch.ones(2, 1, 4, dtype=torch.float64), torch.ones(2, 1, 2, dtype=torch.float64)
+
+    def denoise(x_t, t, cond=None):
+        return Prediction(x_t)
+
+    assert not DDNM(Downsample(2), y, noise)(denoise, schedule)(x_t, t).x_0.requires_grad
+    assert not PiGDM(Downsample(2), y, noise)(denoise, schedule)(x_t, t).x_0.requires_grad
+    sampler = Restart(schedule, sigma_min=0.2, sigma_max=1.0)
+    assert not sampler.times().requires_grad
+    (*_, end) = sampler.trajectory(denoise, x_t, torch.randn_like)
+    assert not end.x_t.requires_grad

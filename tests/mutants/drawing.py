@@ -15,12 +15,14 @@ from cosmic_ray.mutating import mutate_code
 
 from tests.mutants.line_map import IMPORTED, LineMap
 from tests.mutants.operators import Span, operators
+from tests.mutants.scope import OF_SIGNATURES
 
 BINARY = ("arith_expr", "term", "power", "expr")
-# By the type of the node, how those begin that are read by people or type checkers, or only make the program faster.
+# By the type of the node, how those begin that are read by people or type checkers,
+# only make the program faster, or need an accelerator to show.
 MEANINGLESS = {
     "atom_expr": ("Annotated[", "log.", "warnings.", "print("),
-    "argument": ("strict=", "non_blocking=", "pin_memory=", "maxsize="),
+    "argument": ("strict=", "device=", "non_blocking=", "pin_memory=", "maxsize="),
     "simple_stmt": ("log.", "warnings.", "print("),
     "expr_stmt": ("__all__",),
 }
@@ -38,6 +40,7 @@ class Mutant:
         before, after: the changed lines, with single spaces.
         line: the number of the first one.
         lines: those whose execution the change can show in.
+        imported: True if the import executes the changed line: a default, or what stands in a class or a module.
         source: the whole text.
     """
 
@@ -48,6 +51,7 @@ class Mutant:
     after: str
     line: int
     lines: tuple[int, ...]
+    imported: bool
     source: str
 
     @property
@@ -79,8 +83,8 @@ def counts(operator: Any, node: Any) -> bool:
     if kind.startswith("ReplaceBinaryOperator") and node.parent.type not in BINARY:
         return False
     if kind == "RemoveDecorator":
-        return not DECLARATIONS & set(node.get_code().strip("@\n ").replace("(", ".").split("."))
-    if node.get_code().strip().startswith(MEANINGLESS.get(node.type, ())):
+        return not DECLARATIONS & set(node.get_code(include_prefix=False).strip("@\n ").replace("(", ".").split("."))
+    if node.get_code(include_prefix=False).startswith(MEANINGLESS.get(node.type, ())):
         return False
     while node.parent is not None:
         parent = node.parent
@@ -90,7 +94,7 @@ def counts(operator: Any, node: Any) -> bool:
             return False
         if (parent.type == "annassign" and parent.children[1] is node) or node is getattr(parent, "annotation", None):
             return False
-        if parent.get_code().strip().startswith(MEANINGLESS.get(parent.type, ())):
+        if parent.get_code(include_prefix=False).startswith(MEANINGLESS.get(parent.type, ())):
             return False
         node = parent
     return True
@@ -114,7 +118,7 @@ def mutants_at(file: str, places: list[tuple[Any, int, Any]]) -> Iterator[Mutant
         ]
         before, after = (" ".join(" ".join(line for part in parts for line in part[i]).split()) for i in (0, 1))
         yield Mutant(
-            file, type(operator).__name__, scope_name(node), before, after, parts[0][2] + 1, shown_in(node), changed
+            file, type(operator).__name__, scope_name(node), before, after, parts[0][2] + 1, *shown_in(node), changed
         )
 
 
@@ -130,19 +134,19 @@ def scope_name(node: Any) -> str:
     return ".".join(reversed([scope.name.value for scope in scopes(node)]))
 
 
-def shown_in(node: Any) -> tuple[int, ...]:
-    """The lines of the statement around a node; the whole function, class or file for what the import executes."""
+def shown_in(node: Any) -> tuple[tuple[int, ...], bool]:
+    """The lines of the statement around a node; if the import executes it, all of the function, class or file."""
     child, parent = node, node.parent
     while parent is not None and parent.type not in ("suite", "file_input", "funcdef", "classdef"):
         child, parent = parent, parent.parent
     around = next(scopes(parent), None)
     if around is None or around.type == "classdef" or parent.type == "funcdef":
         whole = around if around is not None else node.get_root_node()
-        return tuple(range(whole.start_pos[0], whole.end_pos[0] + 1))
+        return tuple(range(whole.start_pos[0], whole.end_pos[0] + 1)), True
     statement: Any = child.children[0] if child.type == "simple_stmt" else child  # without the end of the line
     if statement.type in ("if_stmt", "for_stmt", "while_stmt", "with_stmt", "try_stmt"):
-        return tuple(range(statement.start_pos[0], node.end_pos[0] + 1))
-    return tuple(range(statement.start_pos[0], statement.end_pos[0] + 1))
+        return tuple(range(statement.start_pos[0], node.end_pos[0] + 1)), False
+    return tuple(range(statement.start_pos[0], statement.end_pos[0] + 1)), False
 
 
 def draw(files: list[str], n: int, seed: int) -> list[Mutant]:
@@ -178,7 +182,10 @@ def cases_of(mutant: Mutant, known: LineMap, budget: float) -> list[list[str]]:
     First those of the file of tests of the same name, or of the cheapest files, then those of the same folder, then all
     others. In a group one case of each function comes first, then three, then all; costly cases last.
     """
-    cases = sorted(known.cases(mutant.file, mutant.lines) - {IMPORTED}, key=lambda case: known.seconds[case])
+    possible = known.cases(mutant.file, mutant.lines) - {IMPORTED}
+    if mutant.imported:
+        possible |= {case for case in known.seconds if case.startswith(OF_SIGNATURES)}
+    cases = sorted(possible, key=lambda case: known.seconds[case])
     rank: dict[str, int] = defaultdict(int)
     order: dict[str, tuple[int, str]] = {}
     cost: dict[Any, float] = defaultdict(float)

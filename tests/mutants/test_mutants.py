@@ -78,7 +78,7 @@ def test_cases_come_by_functions_then_by_cost():
     cases = {"a.py::f[1]": 0.1, "a.py::f[2]": 0.2, "b.py::g": 0.05, "b.py::h": 5.0}
     part = {"seconds": cases, "lines": {"code.py": {"3": [0, 1, 2, 3], "4": [4]}}}
     known = LineMap({"a.py": part})
-    mutant = Mutant("code.py", "", "", "x", "y", 3, (3, 4), "")
+    mutant = Mutant("code.py", "", "", "x", "y", 3, (3, 4), False, "")
     order = ["b.py::g", "a.py::f[1]", "a.py::f[2]", "b.py::h"]
     assert cases_of(mutant, known, 60) == [order]
     assert cases_of(mutant, known, 0.3) == [order[:2]]

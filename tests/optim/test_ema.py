@@ -253,7 +253,7 @@ def test_all_widths_are_tracked_as_if_alone():
     assert torch.equal(again.others[1].model[0].weight, alone[2].model[0].weight)
 
 
-@pytest.mark.parametrize("widths", [[], [0.05, 0.05], [0.0], [0.05, 0.3], [-0.1], [float("nan")]])
+@pytest.mark.parametrize("widths", [[], [0.05, 0.05], [0.0], [0.05, 0.3], [12**-0.5], [-0.1], [float("nan")]])
 def test_refuses_impossible_widths(widths):
     with pytest.raises(ValueError, match=r"ema.sigma_rel must be|a relative width must be between 0 and 0.289"):
         PowerFunctionEMA(model(), widths)

@@ -63,6 +63,34 @@ def test_pairs_by_hand(monkeypatch):
     assert kernel_pairs(alike, draw(40, 0.0, g)).interaction == pytest.approx(0, abs=1e-9)
 
 
+def interaction(k, itself):
+    """The variance of what the means of rows and columns leave, by least squares over the pairs."""
+    m, n = k.shape
+    pairs = [(i, j) for i in range(m) for j in range(n) if not itself or i < j]
+    design = torch.zeros(len(pairs), m if itself else m + n, dtype=torch.float64)
+    for row, (i, j) in zip(design, pairs, strict=True):
+        row[i], row[j if itself else m + j] = 1, 1
+    values = torch.stack([k[i, j] for i, j in pairs])[:, None]
+    residual = values - design @ torch.linalg.pinv(design) @ values
+    return residual.square().sum() / (len(pairs) - (m if itself else m + n - 1))
+
+
+def test_the_error_by_hand():
+    """By the formula of the docstring, from matrices of few numbers, of laws that differ much."""
+    g = torch.Generator().manual_seed(5)
+    x, y = draw(6, 0.0, g), draw(8, 1.5, g)
+    m, n = len(x), len(y)
+    xx, yy, xy = (((a @ b.T) / D + 1) ** 3 for a, b in ((x, x), (y, y), (x, y)))
+    v_xx, v_yy, v_xy = interaction(xx, True), interaction(yy, True), interaction(xy, False)
+    rows = [(k.sum(1) - k.diagonal()) / (len(k) - 1) for k in (xx, yy)]
+    zeta_x = (rows[0] - xy.mean(1)).var() - v_xx / (m - 1) - v_xy / n
+    zeta_y = (rows[1] - xy.mean(0)).var() - v_yy / (n - 1) - v_xy / m
+    of_pairs = 2 * v_xx / (m * (m - 1)) + 2 * v_yy / (n * (n - 1)) + 4 * v_xy / (m * n)
+    assert zeta_x + zeta_y > 0
+    expected = (4 * zeta_x / m + 4 * zeta_y / n + of_pairs).sqrt()
+    assert kernel_distance(x, y)[1] == pytest.approx(expected.item(), rel=1e-9)
+
+
 def test_what_varies_by_pairs():
     """Of the kernel of elements +1 and -1, whose moments are counted: on average, from few features as from many."""
     g = torch.Generator().manual_seed(4)

@@ -1,15 +1,18 @@
-"""Every part of the core refuses what its signature says is out of range, and takes the ends that are in it."""
+"""The signatures of the parts of the core: ranges are kept to their ends, defaults are those of conf/."""
 
 import importlib
 import inspect
 import math
 import pkgutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 import torch
+import yaml
 from annotated_types import Ge, Gt, Interval, Le, Lt
+from hydra.utils import get_object
 
 from src import diffusion, optim, samplers
 from src.diffusion import beta_schedules, guidance, weightings
@@ -30,6 +33,9 @@ UNCHECKED = {
 }  # fmt: skip
 # Ends at which the other arguments must be others.
 DEPENDENT = {"ConstantSchedule.steps", "VESDE.steps", "EDMSchedule.steps", "Labels.num_classes"}
+# Settings that differ on purpose: presets, and numbers of steps that suit each sampler.
+OTHER = {"guidance/rescale.scale", "guidance/rescale.rescale", "time_grid/align_your_steps.sigmas"}
+OTHER_NAMES = {("sampler", "steps"), ("lr_schedule", "warmup_steps")}
 
 
 def ends(hint: Any) -> Iterator[tuple[type, Any]]:
@@ -74,3 +80,22 @@ def test_the_end_of_a_range(part, argument, kind, end):
         part(**needed | {argument: kind(outside)})
     if isinstance(end, Ge | Le) and f"{part.__name__}.{argument}" not in DEPENDENT:
         part(**needed | {argument: kind(at)})
+
+
+def files() -> Iterator[Any]:
+    for path in sorted(Path("conf").glob("*/*.yaml")):
+        target = (yaml.safe_load(path.read_text()) or {}).get("_target_") or ""
+        if target.startswith(("src.diffusion", "src.samplers", "src.optim")):
+            yield pytest.param(path, id=f"{path.parent.name}/{path.stem}")
+
+
+@pytest.mark.parametrize("path", files())
+def test_a_part_made_in_python_has_the_settings_of_its_file(path):
+    settings = yaml.safe_load(path.read_text())
+    for name, parameter in inspect.signature(get_object(settings["_target_"])).parameters.items():
+        label, value = f"{path.parent.name}/{path.stem}.{name}", settings.get(name, parameter.default)
+        interpolated = isinstance(value, str) and "${" in value
+        if parameter.default is parameter.empty or interpolated or label in OTHER:
+            continue
+        if (path.parent.name, name) not in OTHER_NAMES:
+            assert parameter.default == (tuple(value) if isinstance(value, list) else value), label
