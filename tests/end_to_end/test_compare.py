@@ -159,6 +159,7 @@ def test_help(command):
         (["runs=[{sweep}/0,{sweep}/0]"], ["named twice"]),
         (["runs=[{sweep},{sweep}/0]"], ["config.yaml"]),
         (["runs=[{sweep}/0,{sweep}/1]", "n_shown=-1"], ["n_shown must be >= 0, got -1"]),
+        (["sweep_dir={sweep}/0"], ["sweep_dir=", "at least two runs (folders with a config.yaml), got 1"]),
         (["sweep_dir=nowhere"], ["sweep_dir=nowhere", "does not exist"]),
         (["run=nowhere"], ["nowhere", "run folder"]),
         (["run={sweep}/0", "samplers=[dim]"], ["samplers", "Did you mean ddim?", "Choices"]),

@@ -153,12 +153,14 @@ def find_sweep(folder: str) -> tuple[list[RunRecord], list[str]]:
     """Find all runs below a folder, and a message for each job that is unfinished or was not started.
 
     Raises:
-        UserError: if there is no such folder.
+        UserError: if there is no such folder, or fewer than two runs in it.
     """
     path = Path(folder)
     if not path.is_dir():
         raise UserError(f"sweep_dir={folder} does not exist; use the folder of a sweep")
     found = sorted({file.parent.resolve(): file.parent for file in path.rglob(CONFIG)}.values(), key=natural_key)
+    if len(found) < 2:
+        raise UserError(f"sweep_dir={folder} must hold at least two runs (folders with a {CONFIG}), got {len(found)}")
     records, lines = of_this_version(with_short_names([Run(there) for there in found]))
     lines += [f"Run {r.name} is unfinished: {r.unfinished}." for r in records if r.unfinished]
     for sweep in sorted(path.rglob(SWEEP)):
