@@ -7,7 +7,7 @@ MINUTES ?= 6
 BUCKET ?= module
 # Files of few but long tests come first in the order of the folders; xdist would leave them for the end.
 SHARED := -n 2 --dist loadscope --no-loadscope-reorder
-FAST := $(addprefix tests/,diffusion samplers nets optim statistics test_configs.py)
+FAST := $(addprefix tests/,diffusion samplers nets optim statistics runs test_configs.py)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
 .PHONY: help train test test-fast test-all test-busy mutants lint docs bench race bench-samplers clean
@@ -21,8 +21,8 @@ train: .venv/run ## set up and train; make train ARGS="experiment=mnist_ddpm tra
 test: .venv/test ## set up and run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) $(ARGS)
 
-test-fast: .venv/test ## those of the numerical core and the configs, with each value of a parameter once
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) --strength=1 $(FAST) $(ARGS)
+test-fast: .venv/test ## at most 4 cases of each test of the numerical core and the configs
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) --most=4 $(FAST) $(ARGS)
 
 test-all: .venv/test ## the slow tests too, and every combination of the parameters of a test
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) -m "" $(ARGS)

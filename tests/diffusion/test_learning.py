@@ -81,7 +81,9 @@ def mlp(**options):
         pytest.param(
             CosineSchedule, X0, weightings.uniform_weighting, DiscreteUniformTimeSampler(1000), marks=pytest.mark.slow
         ),
-        (edm_levels, EDM, weightings.edm_weighting, LogNormalTimeSampler(-0.5, 1.2)),
+        pytest.param(
+            edm_levels, EDM, weightings.edm_weighting, LogNormalTimeSampler(-0.5, 1.2), marks=pytest.mark.slow
+        ),
         pytest.param(FlowSchedule, Flow, weightings.flow_weighting, LogitNormalTimeSampler(), marks=pytest.mark.slow),
     ],
     ids=["eps", "v", "x0", "edm", "flow"],

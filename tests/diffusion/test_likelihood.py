@@ -45,7 +45,11 @@ def model_log_density(truth, schedule, x_0, sigma_max=1e3):
 def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
     truth = gaussian((1, 3))
     x_0 = truth.mean + truth.std * randn(3, 1, 3)
-    found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, rtol=1e-6, atol=1e-6)
+    # Random signs are exact here, for the denoiser treats each element apart. Under a prior of 0.1 densities are large.
+    tolerance = 1e-6 if isinstance(schedule, discrete_schedules.AdditiveSchedule) else 1e-5
+    found = ode_log_likelihood(
+        truth.denoiser(schedule), schedule, x_0, signs(1, 3, 1, 3), rtol=tolerance, atol=tolerance
+    )
     # sigma_min = 1e-3 blurs the data by a part in 10^6 of its variance.
     assert_close(found.log_density, model_log_density(truth, schedule, x_0), rtol=0, atol=2e-4)
 
@@ -65,7 +69,9 @@ def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
 def test_noise_levels_beyond_what_a_time_resolves(make, sigma_max, gaussian, randn):
     schedule, truth = make(), gaussian((1, 3))
     x_0 = truth.mean + truth.std * randn(3, 1, 3)
-    found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, sigma_max=sigma_max, rtol=1e-6, atol=1e-6)
+    found = ode_log_likelihood(
+        truth.denoiser(schedule), schedule, x_0, signs(1, 3, 1, 3), sigma_max=sigma_max, rtol=1e-5, atol=1e-5
+    )
     expected = Normal(truth.mean, truth.std).log_prob(x_0).flatten(1).sum(1)
     t = last_time(schedule, sigma_max)
     level = float((-schedule.log_snr(t) / 2).exp())
@@ -99,12 +105,13 @@ def test_gaussian_data_of_every_shape(process, shape, gaussian, randn):
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(
     ("process", "shape"),
-    [*((name, (2,)) for name in ENDS_AS_NOISE if name != "sub_vp_sde"), ("flow", (1, 4)), ("cosine", (1, 2, 2))],
+    [("vp_sde", (2,)), ("edm", (2,)), ("flow", (1, 4)), ("cosine", (1, 2, 2))]
+    + [pytest.param(name, (2,), marks=pytest.mark.slow) for name in ("ve_sde", "cosine", "flow", "laplace")],
 )
 def test_mixture(process, shape):
     schedule, truth = ENDS_AS_NOISE[process](), Mixture(shape)
     x_0, _ = truth.draw(5, torch.Generator().manual_seed(2))
-    found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, rtol=1e-6, atol=1e-6)
+    found = ode_log_likelihood(truth.denoiser(schedule), schedule, x_0, rtol=1e-5, atol=1e-5)
     assert_close(found.log_density, truth.log_density(x_0), rtol=0, atol=4e-3)
 
 

@@ -123,7 +123,7 @@ def test_nothing_learned(undrawn, context, randn):
 
 def test_dense_data(undrawn, context, randn):
     """Thousands of points in one dimension: to know them is to know their law."""
-    schedule, train, test = beta_schedules.CosineSchedule(), randn(5000, 1), randn(300, 1)
+    schedule, train, test = beta_schedules.CosineSchedule(), randn(2500, 1), randn(300, 1)
     made = context(test[:3], train, test, predict=wiener(schedule), schedule=schedule)
     found = Denoising(300, [1.0, 0.0, -2.0])(made)
     assert "cannot be distinguished" in found.interpretation and "memorized_fraction" not in found.values
