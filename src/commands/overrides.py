@@ -42,13 +42,13 @@ def normalize_override(text: str) -> str:
     if text.startswith("="):
         raise UserError(f"{text}: the name before the = is missing")
     override = parse_override(text)
+    group = (CONF / override.key).is_dir()
+    if group and not all(isinstance(name, str | None) for name in as_list(override.value)):  # a ValueError of Hydra
+        raise UserError(f"{text}: there is no such choice. Choices: {', '.join(choices(override.key))}")
     if override.sweeps or override.removes:
         return override.text
-    group = (CONF / override.key).is_dir()
     if group and override.value is None:
         raise UserError(f"{text} chooses nothing. Choices: {', '.join(choices(override.key))}")
-    if group and not all(isinstance(name, str) for name in as_list(override.value)):  # Hydra raises a ValueError
-        raise UserError(f"{text}: there is no such choice. Choices: {', '.join(choices(override.key))}")
     if is_empty(override.value) and not group:
         refuse_empty(override.head)
     if override.value is None and override.key in REQUIRED_PATHS:

@@ -60,7 +60,7 @@ def test_an_empty_value_is_refused(key, word):
         normalize_override(word.format(key))
 
 
-@pytest.mark.parametrize("word", ["optimizer=1", "+net=true", "schedule=-1.5", "metrics=[classes,2]"])
+@pytest.mark.parametrize("word", ["optimizer=1", "+net=true", "~schedule=-1.5", "metrics=[classes,2]"])
 def test_a_choice_is_a_name(word):
     with pytest.raises(UserError, match=f"^{re.escape(word)}: there is no such choice. Choices: [a-z]"):
         normalize_override(word)

@@ -31,8 +31,10 @@ def examples(share: float) -> settings:
 
 def files_of(group: str) -> dict[str, dict[str, Any]]:
     """The settings of every file of a config group that makes one part."""
-    files = {path.stem: yaml.safe_load(path.read_text()) for path in sorted((CONF / group).glob("*.yaml"))}
-    return {name: file for name, file in files.items() if file and "_target_" in file}
+    files = {path.stem: yaml.safe_load(path.read_text()) or {} for path in sorted((CONF / group).glob("*.yaml"))}
+    # What follows another part of a config has its default here.
+    own = {name: {k: v for k, v in file.items() if "${" not in str(v)} for name, file in files.items()}
+    return {name: file for name, file in own.items() if "_target_" in file}
 
 
 @st.composite
