@@ -1,0 +1,1 @@
+"""Whole commands; a package, with which fixtures of its scope end."""
