@@ -104,6 +104,8 @@ def in_this_copy(words: Sequence[str], said: int, first: Callable[[], Any]) -> N
         sys.argv = ["src/train.py", *trusting(words)]
         # os.fork does not do this: data loaders of the copy would be served by this process, which lacks their tensors.
         multiprocessing.util._run_after_forkers()
+        # Where the tests themselves run under nohup, the copy would inherit that SIGHUP is ignored.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
         first()
         run_command(train, "train", training_overrides)
         code = 0
