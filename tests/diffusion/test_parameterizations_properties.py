@@ -99,5 +99,7 @@ def test_weights_in_every_space(name, data, schedule, t, seed):
     v_guess, v = ((alpha * e - sigma * x) / power for e, x in ((eps_guess, guess), (eps, x_0)))
     of_v = weight * sigma**2 / (alpha**2 + sigma**2) * (v_guess - v) ** 2
     schedule_loss = MSE(weighting)(Denoiser(Fixed(guess), schedule, expected.p.X0()), x_0, t, eps)
+    # The error of the noise and of the data is a small part of x_t where it is nearly all data or nearly all noise.
+    error = 1e-9 + float(2000 * EPS * (sigma / alpha + alpha / sigma).max())
     for loss in of_eps, of_v:
-        assert ((loss.flatten(1).mean(1) - schedule_loss).abs() <= 1e-6 * schedule_loss + 1e-12).all()
+        assert ((loss.flatten(1).mean(1) - schedule_loss).abs() <= error * schedule_loss + 1e-12).all()

@@ -60,7 +60,7 @@ def between_nodes(schedule: Schedule, t: torch.Tensor) -> tuple[torch.Tensor, to
 
 @each
 @given(data=st.data(), t=times)
-@examples(0.25)
+@examples(0.2)
 def test_log_snr_falls_strictly_and_is_that_of_alpha_and_sigma(name, data, t):
     schedule, t = data.draw(schedules(name)), apart(t, 1e-7)
     log_snr, (alpha, sigma) = schedule.log_snr(t), schedule.alpha_sigma(t)
@@ -73,7 +73,7 @@ def test_log_snr_falls_strictly_and_is_that_of_alpha_and_sigma(name, data, t):
 
 @each
 @given(data=st.data(), t=times)
-@examples(0.25)
+@examples(0.2)
 def test_inverse_log_snr(name, data, t):
     """An error of the log-SNR is one of t by its rate, of which the least near t counts."""
     schedule, t = data.draw(schedules(name)), torch.tensor(t, dtype=torch.float64)
@@ -92,7 +92,7 @@ def test_inverse_log_snr(name, data, t):
 
 @each
 @given(data=st.data(), t=times.filter(lambda t: len(t) > 2))
-@examples(0.25)
+@examples(0.2)
 def test_transitions_compose(name, data, t):
     """Noise added to level s and then to t has the law of one jump, and that of the marginals."""
     schedule, t = data.draw(schedules(name)), apart(t, 1e-6)
@@ -112,7 +112,7 @@ def test_transitions_compose(name, data, t):
 
 @each
 @given(data=st.data(), t=times)
-@examples(0.25)
+@examples(0.2)
 def test_posterior_is_that_of_bayes_rule(name, data, t):
     """The mean of two Gaussian factors is weighted by their precisions, which add up."""
     schedule, t = data.draw(schedules(name)), 1e-4 + 0.999 * apart(t, 1e-3)
@@ -129,7 +129,7 @@ def test_posterior_is_that_of_bayes_rule(name, data, t):
 
 @each
 @given(data=st.data(), t=times)
-@examples(0.25)
+@examples(0.2)
 def test_sde_has_these_marginals(name, data, t):
     r"""d alpha / dt = f alpha and d sigma^2 / dt = 2 f sigma^2 + g^2, the left by central differences."""
     schedule = data.draw(schedules(name))

@@ -7,6 +7,7 @@ import yaml
 from hydra.utils import get_object
 from hypothesis import HealthCheck, Phase, assume, settings
 from hypothesis import strategies as st
+from hypothesis.internal.conjecture import providers
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 SHARED = {
@@ -19,6 +20,8 @@ SHARED = {
 
 def load_profile(every_test: bool) -> None:
     """Few examples, the same in every run; many random ones where the slow tests run too (`make test-all`)."""
+    # hypothesis also draws constants of the modules imported so far, so that examples would depend on the other tests.
+    providers._get_local_constants = lambda: providers._local_constants
     settings.register_profile("quick", max_examples=20, derandomize=True, **SHARED)
     settings.register_profile("thorough", max_examples=300, print_blob=True, **SHARED)
     settings.load_profile("thorough" if every_test else "quick")
