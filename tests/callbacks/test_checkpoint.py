@@ -1,10 +1,12 @@
 """Checkpoints are written when they should be, and hold what they should."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 from pytorch_lightning.callbacks import timer
 
-from src.callbacks.checkpoint import BestLastCheckpoint
+from src.callbacks.checkpoint import BestLastCheckpoint, out_of_time, validate
 from src.loggers.metrics_csv import read_metrics
 from src.utils.checkpoints import best_checkpoint
 from tests.helpers.tiny import StepClock, fit, make_module
@@ -222,3 +224,27 @@ def test_a_damaged_last_one_does_not_hide_the_best(tmp_path, damage):
     fit(tmp_path, callbacks=[BestLastCheckpoint(str(tmp_path))], val_check_interval=2)
     (tmp_path / "last.ckpt").write_bytes(damage)
     assert best_checkpoint(tmp_path) == tmp_path / "best.ckpt"
+
+
+@pytest.mark.parametrize(("left", "out"), [([], False), ([5.0], False), ([0.0], True), ([5.0, -1.0], True)])
+def test_time_is_out_when_any_timer_is(monkeypatch, left, out):
+    timers = [timer.Timer("00:00:01:00") for _ in left]
+    for one, seconds in zip(timers, left, strict=True):
+        monkeypatch.setattr(one, "time_remaining", lambda seconds=seconds: seconds)
+    assert out_of_time(SimpleNamespace(callbacks=[*timers, object()])) is out
+
+
+@pytest.mark.parametrize("log", [True, False])
+@pytest.mark.parametrize("limit", [0, 2])
+def test_the_validation_of_a_run_that_has_ended(log, limit):
+    """It is logged only if it was not; after it all is as before."""
+    seen = []
+    loop = SimpleNamespace(restarting=True, run=lambda: seen.append((trainer.loggers, trainer.validating)))
+    epoch_loop = SimpleNamespace(_should_check_val_epoch=lambda: limit > 0, val_loop=loop)
+    trainer = SimpleNamespace(
+        loggers=["csv"], validating=False, training=False, fit_loop=SimpleNamespace(epoch_loop=epoch_loop)
+    )
+    validate(trainer, log)
+    assert trainer.loggers == ["csv"]
+    assert seen == ([(["csv"] if log else [], True)] if limit else [])
+    assert (trainer.training, loop.restarting) == ((True, False) if limit else (False, True))

@@ -5,10 +5,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from pytorch_lightning.trainer.connectors.checkpoint_connector import _CheckpointConnector
 
 from src.callbacks.checkpoint import BestLastCheckpoint
-from src.commands.restoring import check_resumable, pattern_like
+from src.commands.restoring import check_resumable, pattern_like, restoring
 from src.optim.lr_schedules import constant_lr
+from src.utils.errors import UserError
 from src.utils.files import Damaged, Misfit
 
 LOOP = {"epoch_loop.state_dict": {"_batches_that_stepped": 0}, "epoch_progress": {"current": {"ready": 0}}}
@@ -92,3 +94,20 @@ def test_the_state_of_our_checkpoints_is_checked():
     with pytest.raises(Misfit, match=r"callbacks.BestLastCheckpoint.best must be float or nothing"):
         BestLastCheckpoint("x").load_state_dict({"best": "low"})
     BestLastCheckpoint("x").load_state_dict({"best": None, "best_step": 3})
+
+
+def test_what_lightning_raises_while_it_restores_names_the_checkpoint(tmp_path):
+    """Any other error stays what it is."""
+    path = tmp_path / "last.ckpt"
+    connector = _CheckpointConnector(None)
+    connector._loaded_checkpoint = {"loops": 1}
+    with (
+        pytest.raises(Damaged, match=r"last\.ckpt .*Resume from another checkpoint, or start a new run"),
+        restoring(path),
+    ):
+        connector.restore_datamodule()
+    with pytest.raises(AttributeError), restoring(None):
+        connector.restore_datamodule()
+    for error in (UserError("no"), ZeroDivisionError("no")):
+        with pytest.raises(type(error), match="no"), restoring(path):
+            raise error

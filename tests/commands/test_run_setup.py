@@ -36,6 +36,8 @@ def test_a_run_is_its_settings(changes, same):
 
 
 def test_the_next_folder_of_a_sweep(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert new_job_dir(tmp_path / "empty") == str(tmp_path / "empty/0")
     for name in ("0", "1", "10", "jobs"):
         (tmp_path / name).mkdir()
     assert [new_job_dir(tmp_path) for _ in range(2)] == [str(tmp_path / "11"), str(tmp_path / "12")]

@@ -24,7 +24,7 @@ METHODS = frozenset([
 ])  # fmt: skip
 MODULES = frozenset(["torch", "math", "np", "functional"])
 # Functions of arguments in any order, and those whose order nobody confuses.
-SYMMETRIC = frozenset(["min", "max", "minimum", "maximum", "equal", "isclose"])
+SYMMETRIC = frozenset(["min", "max", "minimum", "maximum", "equal", "isclose", "wasserstein_distance"])
 FIXED = frozenset(["isinstance", "getattr", "hasattr", "setattr", "cast", "issubclass"]) | SYMMETRIC
 
 Span = tuple[tuple[int, int], tuple[int, int]]

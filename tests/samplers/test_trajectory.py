@@ -15,6 +15,7 @@ from src.samplers.clipping import StaticClip
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
 from src.samplers.ode import Euler, Heun, Restart
 from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+from src.utils.seeding import generator
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.registry import (
     AFFINE,
@@ -274,6 +275,17 @@ class TestSeededNoise:
         draws = torch.stack([noise(x) for _ in range(3)])
         assert torch.equal(draws[:, 1], torch.cat([alone(x[:1]) for _ in range(3)]))
         assert draws.unique().numel() == draws.numel()
+
+    def test_draws_at_once_are_those_one_by_one(self, monkeypatch):
+        """In the order of the generator, so that no limit changes a sample."""
+        x = torch.empty(2, 4, 8)  # a multiple of 16 numbers, which torch draws together
+        noise = SeededNoise(["a", "b"])
+        many = [noise(x) for _ in range(SeededNoise.CALLS + 2)]
+        assert torch.equal(many[0][0], torch.randn(4, 8, generator=generator("sample", "a")))
+        for limit in ("CALLS", "NUMBERS"):
+            monkeypatch.setattr(SeededNoise, limit, 1)
+            noise = SeededNoise(["a", "b"])
+            assert all(torch.equal(noise(x), z) for z in many)
 
     def test_is_standard_normal(self):
         z = SeededNoise(range(100))(torch.empty(100, 500, dtype=torch.float64)).flatten().sort().values

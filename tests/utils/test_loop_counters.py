@@ -1,10 +1,12 @@
 """A run goes on from each of its checkpoints as if it had never stopped, however often it is stopped."""
 
 from itertools import combinations
+from types import SimpleNamespace
 
 import pytest
 
 from src.callbacks.overfit_one_batch import OverfitOneBatch
+from src.utils.loop_counters import epoch_batches, total_steps
 from tests.helpers.resuming import MODULES, assert_goes_on, run
 from tests.helpers.tiny import Memory
 
@@ -95,3 +97,20 @@ def test_a_run_that_goes_on_with_shorter_epochs_begins_the_next(tmp_path):
     settings = {"max_steps": 8, "limit_train_batches": 1}
     part = run(tmp_path / "part", MODULES["plain"], data(), begin=whole.places[5], **settings)
     assert [(epoch, batch) for epoch, batch, _ in part.batches.values()] == [(2, 0), (3, 0), (4, 0)]
+
+
+@pytest.mark.parametrize(
+    ("max_steps", "max_epochs", "limit", "accumulate", "steps"),
+    [
+        (-1, None, 1.0, 1, -1), (-1, -1, 1.0, 1, -1), (1, None, 1.0, 1, 1), (9, -1, 1.0, 1, 9),
+        (-1, 1, 1.0, 1, 10), (-1, 3, 0.55, 1, 15), (-1, 3, 4, 1, 12), (-1, 3, 40, 1, 30), (-1, 3, 1.0, 4, 9),
+        (8, 3, 1.0, 4, 8), (10, 3, 1.0, 4, 9),
+    ],
+)  # fmt: skip
+def test_the_number_of_steps(max_steps, max_epochs, limit, accumulate, steps):
+    """Of ten batches an epoch: the fewer of those by steps and by epochs, whose last batches make a step, too."""
+    trainer = SimpleNamespace(
+        max_steps=max_steps, max_epochs=max_epochs, limit_train_batches=limit, accumulate_grad_batches=accumulate
+    )
+    assert total_steps(trainer, 10) == steps
+    assert epoch_batches(trainer, 10) == min(10, limit if isinstance(limit, int) else int(10 * limit))
