@@ -30,7 +30,7 @@ def trailing_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Te
     nodes = getattr(schedule, "steps", 0)
     times = uniform_time_grid(schedule, steps, start)
     rounded = (times[1:-1] * nodes).round() / nodes if nodes else times[1:-1]
-    if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any() or (rounded >= start).any()):
+    if nodes and (rounded.unique().numel() < steps - 1 or (rounded <= 0).any()):
         raise ValueError(
             f"time_grid=trailing needs sampler.steps <= schedule.steps, got {steps} and {nodes}; use time_grid=uniform"
         )

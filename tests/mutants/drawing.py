@@ -14,7 +14,7 @@ from cosmic_ray.ast import ast_nodes, get_ast
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutants.line_map import IMPORTED, LineMap
-from tests.mutants.operators import Span, operators
+from tests.mutants.operators import UNSEEN, Span, operators
 from tests.mutants.scope import OF_SIGNATURES
 
 BINARY = ("arith_expr", "term", "power", "expr")
@@ -22,7 +22,7 @@ BINARY = ("arith_expr", "term", "power", "expr")
 # only make the program faster, or need an accelerator to show.
 MEANINGLESS = {
     "atom_expr": ("Annotated[", "log.", "warnings.", "print("),
-    "argument": ("strict=", "device=", "non_blocking=", "pin_memory=", "maxsize="),
+    "argument": tuple(f"{name}=" for name in UNSEEN),
     "simple_stmt": ("log.", "warnings.", "print("),
     "expr_stmt": ("__all__",),
 }

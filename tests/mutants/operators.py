@@ -23,8 +23,10 @@ METHODS = frozenset([
     "log1p", "neg", "reciprocal", "round", "rsqrt", "sigmoid", "softmax", "sort", "sqrt", "square", "strip", "tanh",
 ])  # fmt: skip
 MODULES = frozenset(["torch", "math", "np", "functional"])
+# Keyword arguments that only make a program faster, guard against mistakes, or need an accelerator to show.
+UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize")
 # Functions of arguments in any order, and those whose order nobody confuses.
-SYMMETRIC = frozenset(["min", "max", "minimum", "maximum", "equal", "isclose", "wasserstein_distance"])
+SYMMETRIC = frozenset(["min", "max", "minimum", "maximum", "equal", "isclose", "hypot", "wasserstein_distance"])
 FIXED = frozenset(["isinstance", "getattr", "hasattr", "setattr", "cast", "issubclass"]) | SYMMETRIC
 
 Span = tuple[tuple[int, int], tuple[int, int]]
@@ -76,7 +78,7 @@ class DropKeyword(OwnOperator):
         if node.type not in ("arglist", "trailer"):
             return
         for i, child in enumerate(node.children):
-            if child.type == "argument" and child.children[1] == "=":
+            if child.type == "argument" and child.children[1] == "=" and child.children[0].value not in UNSEEN:
 
                 def drop(i: int = i) -> None:
                     last = i + 1 == len(node.children)
