@@ -60,9 +60,12 @@ def pytest_generate_tests(metafunc: Metafunc) -> Iterator[None]:
     The array is of strength 2: each pair of values is run, in which nearly all mistakes show (Kuhn et al. 2004,
     10.1109/TSE.2004.24). `@pytest.mark.strength(1)` asks for each value only, where the code takes the factors one
     after the other; further arguments are the names of parameters that are factors of their own, see `factors`. Which
-    of the arrays it is differs from test to test, so that many tests of one product run most of it.
+    of the arrays it is differs from test to test, so that many tests of one product run most of it. A case that the
+    command line asks for by its id is run.
     """
     yield
+    if any("[" in arg for arg in metafunc.config.args):
+        return
     mark = metafunc.definition.get_closest_marker("strength")
     strength, *apart = mark.args if mark else (2,)
     usual = [i for i, call in enumerate(metafunc._calls) if all(m.name != "slow" for m in call.marks)]

@@ -98,6 +98,7 @@ class TestAll:
     (("--most=3",), {"each": 3, "pairs": 3, "together": 3, "apart": 3, "tuples": 3, "slow": 3, "plain": 1}),
     (("-m", ""), {"each": 12, "pairs": 12, "together": 9, "apart": 9, "tuples": 12, "slow": 8, "plain": 1}),
     (("-m", "slow"), {"each": 8, "apart": 6, "tuples": 8, "slow": 4}),
+    (tuple(f"test_what_pytest_runs.py::test_each[{n}-{letter}]" for n in range(4) for letter in "abc"), {"each": 12}),
 ])  # fmt: skip
 def test_what_pytest_runs(options, expected, pytester):
     pytester.makeconftest("from tests.helpers.covering import pytest_addoption, pytest_generate_tests")
