@@ -60,8 +60,9 @@ def pytest_generate_tests(metafunc: Metafunc) -> Iterator[None]:
     The array is of strength 2: each pair of values is run, in which nearly all mistakes show (Kuhn et al. 2004,
     10.1109/TSE.2004.24). `@pytest.mark.strength(1)` asks for each value only, where the code takes the factors one
     after the other; further arguments are the names of parameters that are factors of their own, see `factors`. Which
-    of the arrays it is differs from test to test, so that many tests of one product run most of it. A case that the
-    command line asks for by its id is run.
+    of the arrays it is differs from test to test, so that many tests of one product run most of it.
+    `@pytest.mark.most(n)` runs n cases of an array: of tests which found no mutant that others do not (`make mutants`).
+    A case that the command line asks for by its id is run.
     """
     yield
     if any("[" in arg for arg in metafunc.config.args):
@@ -71,7 +72,9 @@ def pytest_generate_tests(metafunc: Metafunc) -> Iterator[None]:
     usual = [i for i, call in enumerate(metafunc._calls) if all(m.name != "slow" for m in call.marks)]
     rows = list(factors(metafunc, [name for name in apart if name in metafunc.fixturenames]))
     kept = covering([rows[i] for i in usual], strength, zlib.crc32(metafunc.definition.nodeid.encode()))
-    left_out = set(usual) - {usual[i] for i in kept[: metafunc.config.getoption("most")]}
+    limits = [mark.args[0] for mark in metafunc.definition.iter_markers("most")]
+    limits += [n for n in [metafunc.config.getoption("most")] if n is not None]
+    left_out = set(usual) - {usual[i] for i in kept[: min(limits, default=None)]}
     if metafunc.config.getoption("markexpr") == "not slow":
         metafunc._calls = [call for i, call in enumerate(metafunc._calls) if i not in left_out]
     else:

@@ -60,6 +60,12 @@ def test_each(letter, number):
     pass
 
 
+@pytest.mark.most(2)
+@pytest.mark.parametrize("letter", "abc")
+def test_few(letter, number):
+    pass
+
+
 @pytest.mark.strength(2)
 @pytest.mark.parametrize("letter", "abc")
 def test_pairs(letter, number):
@@ -94,15 +100,15 @@ class TestAll:
 
 
 @pytest.mark.parametrize(("options", "expected"), [
-    ((), {"each": 4, "pairs": 12, "together": 9, "apart": 3, "tuples": 4, "slow": 4, "plain": 1}),
-    (("--most=3",), {"each": 3, "pairs": 3, "together": 3, "apart": 3, "tuples": 3, "slow": 3, "plain": 1}),
-    (("-m", ""), {"each": 12, "pairs": 12, "together": 9, "apart": 9, "tuples": 12, "slow": 8, "plain": 1}),
-    (("-m", "slow"), {"each": 8, "apart": 6, "tuples": 8, "slow": 4}),
+    ((), {"each": 4, "few": 2, "pairs": 12, "together": 9, "apart": 3, "tuples": 4, "slow": 4, "plain": 1}),
+    (("--most=3",), {"each": 3, "few": 2, "pairs": 3, "together": 3, "apart": 3, "tuples": 3, "slow": 3, "plain": 1}),
+    (("-m", ""), {"each": 12, "few": 12, "pairs": 12, "together": 9, "apart": 9, "tuples": 12, "slow": 8, "plain": 1}),
+    (("-m", "slow"), {"each": 8, "few": 10, "apart": 6, "tuples": 8, "slow": 4}),
     (tuple(f"test_what_pytest_runs.py::test_each[{n}-{letter}]" for n in range(4) for letter in "abc"), {"each": 12}),
 ])  # fmt: skip
 def test_what_pytest_runs(options, expected, pytester):
     pytester.makeconftest("from tests.helpers.covering import pytest_addoption, pytest_generate_tests")
-    pytester.makeini("[pytest]\naddopts = -m 'not slow'\nmarkers =\n  slow\n  strength")
+    pytester.makeini("[pytest]\naddopts = -m 'not slow'\nmarkers =\n  slow\n  strength\n  most")
     pytester.syspathinsert(Path(__file__).parents[2])
     pytester.makepyfile(TESTS)
     (call,) = pytester.inline_run("--collect-only", *options).getcalls("pytest_collection_finish")
