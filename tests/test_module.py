@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from pytorch_lightning.callbacks import timer
 
+import src.module
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.sample_images import SampleImages
 from src.diffusion.conditions import Labels
@@ -17,7 +18,7 @@ from src.diffusion.losses import MSE
 from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedTimeSampler, UniformTimeSampler
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import read_metrics
-from src.module import DiffusionModule
+from src.module import DiffusionModule, check_trainable
 from src.optim.ema import ConstantEMA
 from src.optim.lr_schedules import constant_lr, cosine_lr
 from src.samplers.ancestral import DDIM
@@ -233,10 +234,34 @@ def test_a_learned_schedule_is_trained_and_averaged(tmp_path):
     assert not module.ema.model.schedule.log_snr(t).requires_grad
 
 
+def test_clusters_of_a_part_of_the_data_are_by_the_seed_alone(monkeypatch):
+    monkeypatch.setattr(src.module, "MAX_FIT_SAMPLES", 10)
+    data, found = Memory(n=60), []
+    data.setup()
+    for seed in (0, 0, 1):
+        torch.manual_seed(len(found))
+        module = make_kind("clusters")
+        module.seed, module._trainer = seed, SimpleNamespace(datamodule=data)
+        module.setup("fit")
+        found.append(module.denoiser.condition.centers)
+        assert torch.equal(module.ema.model.condition.centers, found[-1])
+        assert module.denoiser.condition.weights.sum().item() == pytest.approx(1)
+    assert torch.equal(found[0], found[1]) and not torch.equal(found[1], found[2])
+
+
 def test_a_loss_that_leaves_a_part_untrained_is_refused():
     denoiser = make_kind("learned_variance").denoiser
     with pytest.raises(ValueError, match="use loss=hybrid"):
         DiffusionModule(denoiser, MSE(v_weighting), UniformTimeSampler(), torch.optim.Adam, constant_lr, ConstantEMA)
+    # Of a loss that is no module itself, any parameter that wants to be trained is refused.
+    loss = MSE(v_weighting)
+    loss.part = torch.nn.Linear(2, 2)
+    loss.part.weight.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"MSE\.part has trainable parameters"):
+        check_trainable(loss)
+    check_trainable(MSE(v_weighting))
+    loss.part.bias.requires_grad_(False)
+    check_trainable(loss)
 
 
 # ---- validation ----
@@ -483,9 +508,14 @@ def test_two_processes_draw_times_noise_and_labels_as_one_does():
 # ---- checkpoints ----
 
 
-def test_the_meter_of_two_processes_is_added_up_for_one():
-    module = make_module()
-    module._trainer = type("Trainer", (), {"world_size": 1, "global_rank": 0})()
-    states = torch.arange(40.0).view(2, 2, 10)
-    module.load_train_loss(states)
-    assert torch.equal(module.train_loss.sums_and_counts, states.sum(0))
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_the_meters_of_two_processes_are_shared_by_others(world_size):
+    """As they are by two; added up in the first of any other number."""
+    states, found = torch.arange(40.0).view(2, 2, 10), []
+    for rank in range(world_size):
+        module = make_module()
+        module._trainer = SimpleNamespace(world_size=world_size, global_rank=rank)
+        module.load_train_loss(states)
+        found.append(module.train_loss.sums_and_counts)
+    expected = states if world_size == 2 else torch.stack([states.sum(0), *[0 * states[0]] * (world_size - 1)])
+    assert torch.equal(torch.stack(found), expected)

@@ -14,8 +14,10 @@ import yaml
 from annotated_types import Ge, Gt, Interval, Le, Lt
 from hydra.utils import get_object
 
+import src.module
 from src import diffusion, optim, samplers
 from src.diffusion import beta_schedules, guidance, weightings
+from src.runs.bounds import violation
 
 # Arguments without a default, by name; a class that needs others is not among those tested here.
 NEEDED: dict[str, Any] = {
@@ -65,6 +67,20 @@ def all_ends() -> Iterator[Any]:
                         label = f"{name}.{argument} {end}"
                         if not lacking and f"{name}.{argument}" not in UNCHECKED and math.isfinite(limit(end)):
                             yield pytest.param(part, argument, kind, end, id=label)
+
+
+@pytest.mark.parametrize("package", [diffusion, samplers, optim, src.module], ids=lambda package: package.__name__)
+def test_defaults_are_legal(package):
+    names = [f"{package.__name__}.{file.name}" for file in pkgutil.iter_modules(getattr(package, "__path__", []))]
+    for module in map(importlib.import_module, names or [package.__name__]):
+        for part in vars(module).values():
+            if (inspect.isclass(part) or inspect.isfunction(part)) and part.__module__ == module.__name__:
+                hints = get_type_hints(
+                    getattr(part, "__init__", part) if inspect.isclass(part) else part, None, None, True
+                )
+                for name, parameter in inspect.signature(part).parameters.items():
+                    given = parameter.default is not parameter.empty and "factory" not in str(parameter.default)
+                    assert not given or violation(parameter.default, hints.get(name, Any)) is None, (part, name)
 
 
 def limit(end: Any) -> float:

@@ -62,6 +62,13 @@ def test_the_step_at_hand_is_finished_and_saved(tmp_path, number, code, hook):
     )
 
 
+def test_a_second_signal_ends_the_process():
+    stop = GracefulStop("the/run")
+    signal.signal(signal.SIGTERM, stop.receive)
+    signal.raise_signal(signal.SIGTERM)
+    assert stop.received == signal.SIGTERM and signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
 def test_gradients_at_hand_are_not_lost(tmp_path):
     """In the midst of accumulation it waits for the optimizer step."""
     error, step = stopped(tmp_path, signal.SIGTERM, 1, accumulate_grad_batches=2, max_steps=5)

@@ -1,10 +1,11 @@
 """Which run a start is, and where."""
 
 import copy
+import os
 
 import pytest
 
-from src.commands.run_dir import new_job_dir
+from src.commands.run_dir import new_job_dir, sibling_runs
 from src.commands.run_setup import run_key, run_results
 from src.runs.run import Run
 from src.utils.errors import UserError
@@ -41,6 +42,20 @@ def test_the_next_folder_of_a_sweep(tmp_path):
     for name in ("0", "1", "10", "jobs"):
         (tmp_path / name).mkdir()
     assert [new_job_dir(tmp_path) for _ in range(2)] == [str(tmp_path / "11"), str(tmp_path / "12")]
+
+
+@pytest.mark.parametrize("begun", [True, False])
+def test_the_newest_of_the_runs_beside_it_comes_first(tmp_path, begun):
+    """After the one in its own folder, if there is any; other folders are none."""
+    (tmp_path / "other").mkdir()
+    for i, name in enumerate(["b", "d", "a", "own", "c"]):
+        run = Run(tmp_path / name)
+        run.update_metadata(key=name)
+        os.utime(tmp_path / name / "run.json", (i, i))
+    if begun:
+        (tmp_path / "own/config.yaml").write_text("seed: 0")
+    found = [run.path.name for run in sibling_runs(Run(tmp_path / "own"))]
+    assert found == [*["own"] * begun, "c", "a", "d", "b"]
 
 
 def test_what_a_search_looks_at(tmp_path):

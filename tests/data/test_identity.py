@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -86,14 +87,16 @@ def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
 # ---- files ----
 
 
-def rewrite(root):
-    (root / CLASSES[4]).write_bytes((root / CLASSES[4]).read_bytes() + b"0")
+def rewrite(root, i):
+    (root / CLASSES[i]).write_bytes((root / CLASSES[i]).read_bytes() + b"0")
 
 
 CHANGED = {
     "gone": (lambda root: (root / CLASSES[4]).unlink(), "8 training samples then, 7 now; other files"),
     "renamed": (lambda root: (root / CLASSES[4]).rename(root / "dog/9.bmp"), "other files"),
-    "rewritten": (rewrite, "other files"),
+    "first rewritten": (partial(rewrite, i=0), "other files"),
+    "rewritten": (partial(rewrite, i=4), "other files"),
+    "last rewritten": (partial(rewrite, i=-1), "other files"),
 }
 
 

@@ -295,6 +295,14 @@ class TestBCE:
         assert loss.isfinite() and slope.isfinite()
         assert slope.item() <= -1 if start < 0 else slope.item() >= 1
 
+    def test_beyond_the_ends_it_rises_by_what_is_beyond(self, p):
+        """From the entropy of the nearest end on, where that is the truth; otherwise at least as fast."""
+        q = torch.tensor([-0.3, 1.2], dtype=torch.float64)
+        loss, beyond = bce_at(q, torch.full_like(q, p)), torch.tensor([0.3, 0.2], dtype=torch.float64)
+        assert (loss >= beyond - 1e-12).all()
+        if p in (0.0, 1.0):
+            assert loss[int(p)].item() == pytest.approx(beyond[int(p)].item())
+
     def test_a_descent_arrives(self, p):
         q = torch.tensor([-2.0, 3.0], dtype=torch.float64, requires_grad=True)
         for step in range(160):

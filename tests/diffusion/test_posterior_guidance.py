@@ -213,6 +213,12 @@ class TestGradients:
             alpha, sigma = schedule.alpha_sigma(t)
             assert_close(found.clone(), net(x_t) + 2.0 * sigma**2 / alpha * gradient, rtol=0, atol=1e-6)
 
+    def test_by_default_it_is_the_posterior_without_noise(self, method, make_schedule, randn):
+        schedule, data = make_schedule("linear"), Data("average", 0.0, randn, batch=3)
+        x_t, t, denoise = randn(3, *data.shape), torch.tensor(0.5).double(), data.denoise(schedule)
+        plain, told = method(data.operator, data.y), method(data.operator, data.y, noise=0.0, scale=1.0)
+        assert torch.equal(plain(denoise, schedule)(x_t, t).x_0, told(denoise, schedule)(x_t, t).x_0)
+
     def test_where_nothing_is_added(self, method, make_schedule, randn):
         """Without signal, without noise, and with scale 0, which asks for no gradient either."""
         schedule, data = make_schedule("flow"), Data("average", 0.0, randn, batch=3)

@@ -1,5 +1,6 @@
 """Learning rates against closed forms and against torch's own."""
 
+from itertools import pairwise
 from math import cos, pi
 
 import pytest
@@ -63,6 +64,14 @@ def test_trapezoid():
     assert rates_of(trapezoid_lr, 20, 21, warmup_steps=4, cooldown_start=0.5, min_lr_ratio=0.1)[20] == pytest.approx(
         0.1 * LR
     )
+
+
+@pytest.mark.parametrize("make", [trapezoid_lr, cosine_lr])
+def test_a_warm_up_takes_at_most_half_of_the_run(make):
+    """However long it was meant to be; then the rate is at its top, from where the cooldown begins."""
+    found = rates_of(make, 10, warmup_steps=100, **({"cooldown_start": 0.5} if make is trapezoid_lr else {}))
+    assert found[:5] == pytest.approx([LR * (k + 1) / 5 for k in range(5)], rel=1e-12)
+    assert found[5] == pytest.approx(LR) and all(a > b for a, b in pairwise(found[5:]))
 
 
 def test_trapezoid_refuses_to_hold_for_more_than_all():

@@ -3,7 +3,7 @@
 import pytest
 
 from src.commands.compare.records import RunRecord
-from src.runs.data_identity import DATA_LOADING_KEYS, data_changes
+from src.runs.data_identity import DATA_LOADING_KEYS, data_changes, nearly_equal
 from src.runs.run import Run
 from tests.data.test_identity import Own, X, identity
 from tests.helpers.tiny import saved_config
@@ -45,3 +45,14 @@ def test_data_below_the_output_folder_move_with_it(tmp_path):
     a = make_run(tmp_path / "here" / "a", root=f"{tmp_path}/here/data")
     b = make_run(tmp_path / "there" / "b", root=f"{tmp_path}/there/data")
     assert a.data_id == b.data_id
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "equal"),
+    [
+        ([0.0], [9e-5], True), ([0.0], [2e-4], False), ([1000.0], [1000.9], True), ([1000.0], [1002.0], False),
+        ([1.0, 2.0], [1.0], False), ([], [1.0], True), ([1.0], [], True), ([1.0, 2.0], [1.0, 3.0], False),
+    ],
+)  # fmt: skip
+def test_means_of_samples_are_equal_up_to_rounding(a, b, equal):
+    assert nearly_equal(a, b) is equal

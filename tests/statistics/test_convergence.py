@@ -71,3 +71,11 @@ def test_losses_that_are_not_positive():
     """Those of a bound, for which only the levels with positive losses count."""
     found = convergence_status(rows({"a_-inf..0": [-1.0] * 8, "b_0..inf": falling(8, 0.1)}))
     assert found.improving and "all" not in found.relative_decrease
+
+
+def test_the_mean_alone_is_judged_where_no_levels_are_known():
+    curve = falling(12, 0.1)
+    found = convergence_status([{"step": i, "val/loss_ema": v} for i, v in enumerate(curve)])
+    assert found.improving and found.text == "improving: the mean loss fell by 34.4% in the last third of the run"
+    flat = convergence_status([{"step": i, "val/loss_ema": 1.0} for i in range(8)])
+    assert flat.improving is False and flat.relative_decrease == {"all": 0.0}

@@ -37,8 +37,19 @@ def test_as_many_digits_as_the_noise_leaves(e, said):
     assert str(e) == said
 
 
-def test_numbers():
-    assert format_number(0) == "0" and format_number(12.345) == "12.35" and decimals(0.0123) == 3 and decimals(140) == 0
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        (0, "0"), (-3.0, "-3"), (12.345, "12.35"), (0.0123456, "0.01235"), (999.96, "1000."), (1000.4, "1,000"),
+        (-1234.6, "-1,235"), (float("inf"), "inf"),
+    ],
+)  # fmt: skip
+def test_numbers(value, shown):
+    assert format_number(value) == shown
+
+
+def test_decimals():
+    assert [decimals(spread) for spread in (0.0123, 0.1, 1.0, 9.9, 10.0, 140)] == [3, 2, 1, 1, 0, 0]
 
 
 def test_welch_by_hand():
