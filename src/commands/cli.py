@@ -4,9 +4,11 @@ import errno
 import os
 import re
 import sys
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -74,6 +76,12 @@ def user_message(error: BaseException, config_name: str) -> str | None:
             hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
             return f"{refusal(part, cause)}{hint}"
         return None
+    if is_killed_loader(error):
+        reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__
+        return (
+            f"a data loader process was killed ({reason}), probably for lack of memory: use fewer data.num_workers, "
+            "or data.num_workers=0"
+        )
     if isinstance(error, OSError) and error.errno in DISK_FULL:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
@@ -83,11 +91,6 @@ def user_message(error: BaseException, config_name: str) -> str | None:
             f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
             "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
         )
-    if "DataLoader worker" in str(error) and isinstance(error, RuntimeError):
-        return (
-            f"a data loader process was killed ({str(error).splitlines()[0].rstrip('. ')}), probably for lack of "
-            "memory: use fewer data.num_workers, or data.num_workers=0"
-        )
     if type(error).__name__ == "TerminatedWorkerError":  # raised by joblib
         return "the process of a job was killed, probably for lack of memory; resume with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -95,6 +98,13 @@ def user_message(error: BaseException, config_name: str) -> str | None:
     if is_misconfiguration(error):
         return f"the trainer does not accept this configuration: {error}"
     return None
+
+
+def is_killed_loader(error: BaseException) -> bool:
+    """True for the error that follows a killed data loader process: torch's, or that of a batch on its way from it."""
+    if isinstance(error, OSError | EOFError):
+        return any(Path(f.filename).name == "resource_sharer.py" for f in traceback.extract_tb(error.__traceback__))
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
 
 
 def root_cause(error: BaseException) -> BaseException:

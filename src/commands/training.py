@@ -16,7 +16,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
-from src.commands.cli import flat_keys, one_line_message
+from src.commands.cli import flat_keys, is_killed_loader, one_line_message
 from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
 from src.commands.summary import after_training, before_training
@@ -198,7 +198,7 @@ class Training:
             message = one_line_message(error)
             if is_main_process():
                 self.update_metadata(failed=message)
-            if "DataLoader worker" in str(error):
+            if is_killed_loader(error):
                 raise UserError(f"{message}. Resume it with: python -m src.train resume={self.run.path}") from error
             raise
         finally:

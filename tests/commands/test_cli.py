@@ -1,6 +1,7 @@
 """Every mistake on the command line is one line that names it, and the nearest right word."""
 
 import sys
+from multiprocessing.resource_sharer import _resource_sharer
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -161,6 +162,19 @@ def test_a_bug_of_ours_keeps_its_traceback(command):
         command(task=failing(RuntimeError("a bug")))
     with pytest.raises(OSError, match="gone"):
         command(task=failing(OSError(2, "gone")))
+
+
+def test_a_loader_killed_with_a_batch_on_its_way_is_named(command, tmp_path):
+    """The tensors of a batch are fetched from the process that sent it, which is gone."""
+
+    def fetch(cfg):
+        _resource_sharer.get_connection((str(tmp_path / "socket"), 0))
+
+    code, lines, _ = command(task=fetch)
+    assert code == 1 and len(lines) == 1
+    assert lines[0].startswith(
+        "error: a data loader process was killed ([Errno 2] No such file or directory), probably"
+    )
 
 
 @pytest.mark.parametrize("cause", [ValueError("t_min lies in (0, 1)"), UserError("t_min lies in (0, 1)")])
