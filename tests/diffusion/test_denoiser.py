@@ -132,6 +132,7 @@ def test_in_evaluation_there_is_always_a_first_estimate(shape, outputs, randn):
         assert (found.variance is None) == (outputs == 1)
 
 
+@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])
 def test_in_training_there_is_one_in_a_share_of_the_steps(share, randn):

@@ -57,6 +57,7 @@ def tilted(schedule, x_t, t, label, scale, base=-1):
 
 @pytest.mark.parametrize("t", TIMES, ids=["one time", "a time each"])
 class TestCFG:
+    @pytest.mark.most(3)
     def test_scale_tilts(self, t, schedule, randn):
         for shape, scale in zip(SHAPES, (-1.0, 0.5, 2.0, 3.0, 7.5), strict=True):
             x_t = randn(5, *shape)
@@ -64,6 +65,7 @@ class TestCFG:
             expected = tilted(schedule, x_t, t, LABEL, scale)
             assert_close(guided.x_0, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
+    @pytest.mark.most(3)
     def test_one_changes_nothing_and_zero_takes_the_label_away(self, t, schedule, randn):
         denoise, x_t = Conditional(schedule), randn(5, 3, 5)
         for guidance in (CFG(1), CFG(1, rescale=0.7), NoGuidance(), IntervalGuidance(NoGuidance(), 0)):
@@ -83,6 +85,7 @@ class TestCFG:
         without = CFG(4.0, rescale)(denoise, schedule)(x_t, t, None)
         assert torch.equal(without.x_0, denoise(x_t, t, None).x_0)
 
+    @pytest.mark.most(3)
     def test_one_call_of_twice_the_batch_equals_two(self, t, schedule, randn):
         denoise, x_t = Conditional(schedule), randn(5, 1, 4)
         guided = CFG(3.0)(denoise, schedule)(x_t, t, LABEL)
@@ -110,6 +113,7 @@ class TestCFG:
             assert_close(found, rescale * scaled + (1 - rescale) * guided, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("process", ["trigonometric", "flow", "cosine"])
 def test_samples_of_the_tilted_gaussian(process, make_schedule, randn, monkeypatch):
     """Among Gaussians of one variance the tilted one has the mean m_u + w (m_c - m_u), and the same variance."""
@@ -126,6 +130,7 @@ def test_samples_of_the_tilted_gaussian(process, make_schedule, randn, monkeypat
 # ---- an interval ----
 
 
+@pytest.mark.most(3)
 def test_interval_guides_only_inside(schedule, randn):
     """Its ends included; elsewhere it costs no more than the denoiser."""
     denoise, x_t = Conditional(schedule), randn(5, 1, 4)
@@ -174,6 +179,7 @@ def guide_of(schedule, label):
     return Oracle(lambda x_t, t, cond: exact(x_t, t, torch.full((len(x_t),), label)).x_0, schedule)
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("t", TIMES, ids=["one time", "a time each"])
 def test_autoguidance_tilts_away_from_the_guide(t, schedule, randn):
     for shape, scale in zip(SHAPES, (0.0, 0.5, 1.0, 2.5, 6.0), strict=True):
@@ -183,6 +189,7 @@ def test_autoguidance_tilts_away_from_the_guide(t, schedule, randn):
         assert_close(guided.x_0, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("t", TIMES, ids=["one time", "a time each"])
 def test_a_guide_may_have_another_schedule(t, schedule, make_schedule, randn):
     """It is asked where its noise is that of x_t, so that its answer is that of a guide of the same schedule."""
@@ -230,6 +237,7 @@ class TestClassifier:
 
     label = torch.tensor([0, 2, 1, 1, 0])
 
+    @pytest.mark.most(3)
     @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
     def test_turns_unconditional_into_conditional(self, mode, schedule, randn):
         for shape in ((2,), (1, 3), (3, 2, 2)):

@@ -153,6 +153,7 @@ def test_gradients_are_finite_at_both_ends(randn):
     assert all(p.grad.isfinite().all() for p in schedule.parameters())
 
 
+@pytest.mark.slow
 def test_training_lowers_the_variance_of_the_bound_and_keeps_its_mean():
     """The ideal denoiser of normal data, N(0, 0.5^2) in 16 dimensions.
 

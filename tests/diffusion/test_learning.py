@@ -73,6 +73,7 @@ def mlp(**options):
     return MLP(1, SHAPE[1:], width=64, depth=2, **options)
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize(
     ("schedule", "part", "weighting", "times"),
     [
@@ -108,6 +109,7 @@ def test_self_conditioning_learns_as_well(gaussian):
     assert not recipe.trained.training and 0.999 < recipe.against_the_best() < 1.02
 
 
+@pytest.mark.slow
 def test_a_learned_variance_lowers_the_bound(gaussian):
     """Below both fixed ones of the same network, and near the entropy of the data, the least that there is."""
     steps = 20

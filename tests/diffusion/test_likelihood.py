@@ -124,6 +124,7 @@ def test_the_density_of_a_mixture_integrates_to_one():
     assert torch.trapezoid(found.log_density.exp(), x[:, 0]).item() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_hutchinson_within_its_error_bars():
     """The same point many times, each with a probe of its own: the mean is the exact trace's."""
@@ -152,6 +153,7 @@ def test_divergence(shape, randn):
     assert_close(divergence(y, x, probes), expected)
 
 
+@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("probes", [None, 2])
 def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
@@ -169,6 +171,7 @@ def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
     assert fine.nfe == len(calls) > 1.5 * rough.nfe
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
 def test_single_precision_and_no_gradients_around_it(mode, gaussian, randn):
     """A network's own: single precision, called where gradients are off."""

@@ -303,6 +303,7 @@ class TestBCE:
         if p in (0.0, 1.0):
             assert loss[int(p)].item() == pytest.approx(beyond[int(p)].item())
 
+    @pytest.mark.most(3)
     def test_a_descent_arrives(self, p):
         q = torch.tensor([-2.0, 3.0], dtype=torch.float64, requires_grad=True)
         for step in range(160):

@@ -74,6 +74,7 @@ def test_the_posterior_mean_of_gaussian_data(method, name, noise, schedule, rand
         assert_close(guided(x_t, t).x_0.flatten(1), expected, rtol=1e-6, atol=1e-6)
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("method", [*POSTERIORS, "dps"])
 def test_a_time_for_each_sample(method, schedule, randn):
     data, times = Data("average", 0.2, randn, batch=3), torch.tensor([0.01, 0.4, 0.95]).double()
@@ -87,6 +88,7 @@ def test_a_time_for_each_sample(method, schedule, randn):
     assert_close(x_0([0, 1, 2], times), each, rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("name", MEASUREMENTS)
@@ -237,6 +239,7 @@ class TestGradients:
         changed = (found != denoise(x_t, mixed).x_0).flatten(1).any(1)
         assert changed.tolist() == [False, True, False] and found.isfinite().all()
 
+    @pytest.mark.most(3)
     def test_scale(self, method, schedule, randn):
         data, t = Data("mask", 0.2, randn, batch=3), torch.tensor(0.5).double()
         x_t, denoise = randn(3, *data.shape), data.denoise(schedule)

@@ -262,6 +262,7 @@ def mismatch(truth, schedule):
     return kl_divergence(marginal, Normal(torch.zeros_like(truth.mean), sigma)).mean()
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("steps", [1, 2, 13])
 def test_with_the_best_denoiser_the_bound_is_the_entropy(steps, schedule, gaussian):
     """Whatever the number of steps: steps back from Gaussian data are Gaussian, so nothing is lost but at the prior."""
@@ -271,6 +272,7 @@ def test_with_the_best_denoiser_the_bound_is_the_entropy(steps, schedule, gaussi
     assert_close(prior + terms.sum(), entropy(truth) + mismatch(truth, schedule), rtol=1e-7, atol=1e-7)
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("kind", ["optimal", "small", "large"])
 @pytest.mark.parametrize("part", ["x0", "v"])
 def test_each_term_in_closed_form(kind, part, schedule, gaussian):
@@ -315,6 +317,7 @@ def test_of_every_sample_it_is_the_log_density(process, make_schedule, gaussian)
         assert_close(total[0], expected, rtol=0, atol=1e-4)
 
 
+@pytest.mark.most(3)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("process", ["linear", "cosine", "vp_sde", "flow", "sub_vp_sde", "edm"])
 def test_with_a_fixed_variance_it_tends_to_the_best_as_steps_grow(process, make_schedule, gaussian):

@@ -301,6 +301,7 @@ def test_a_snapshot_stays_as_it_was():
     assert_close(before, kept, rtol=0, atol=0)
 
 
+@pytest.mark.slow
 def test_another_width_is_rebuilt():
     _, snapshots, direct = smooth_run(1000, 20, (0.05, 0.1), (0.03, 0.07, 0.08, 0.15, 0.2))
     assert len(snapshots) == 20

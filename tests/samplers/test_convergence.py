@@ -42,6 +42,7 @@ def gaussian_at(truth, schedule, t, z):
     return mean + std * z
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("name", DETERMINISTIC)
 def test_order_on_a_gaussian(name, each_schedule, gaussian, randn):
     truth = gaussian((1, 5))
@@ -67,6 +68,7 @@ def test_order_on_a_mixture(name, data, make_schedule, mixture, randn):
         assert math.log2(few / many) < 1.2
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("name", FROM_NOISE)
 def test_from_noise_to_data(name, each_schedule, gaussian, randn):
     """The whole way: the last step, and without any signal at t = 1 also the first, has infinite length in log-SNR.
@@ -82,6 +84,7 @@ def test_from_noise_to_data(name, each_schedule, gaussian, randn):
     assert math.log(few / many, 4) > {1: 0.9, 2: 1.4, 3: 1.6}[ORDER[name]]
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize(("schedule_name", "left"), [("linear", 0.3), ("flow", 0.3), ("ve_sde", 0.3), ("laplace", 0.9)])
 @pytest.mark.parametrize("grid", ["uniform", "quadratic", "karras"])
 @pytest.mark.parametrize("name", FROM_NOISE)

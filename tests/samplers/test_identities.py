@@ -36,6 +36,7 @@ def trajectory(sampler, x_t, seed=0, **where):
     return torch.stack([s.x_t for s in sampler.trajectory(denoise, x_t, seeded(seed), **where)])
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("data", SHAPES)
 def test_ancestral_ddim_is_ddpm(data, schedule, randn):
     """At any spacing, with the same noise, at every step."""
@@ -65,6 +66,7 @@ def test_ancestral_ddim_is_ddpm_on_all_nodes(schedule, gaussian, randn):
     assert_close(torch.stack(ddim), torch.stack(ddpm), rtol=1e-9, atol=1e-9)
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("data", SHAPES)
 def test_euler_is_deterministic_ddim(data, schedule, randn):
     """A step is the formula of its docstring."""

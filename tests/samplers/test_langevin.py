@@ -27,6 +27,7 @@ def coefficients(step, like):
     return c - d, d, e - d
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("data", SHAPES)
 def test_langevin_keeps_a_known_variance(data, schedule, gaussian):
     truth = gaussian(data)
@@ -103,6 +104,7 @@ def test_law_of_the_predictor_corrector(snr, corrector_steps, schedule, gaussian
         assert_close(variance, expected, rtol=1e-9, atol=0)
 
 
+@pytest.mark.most(3)
 def test_the_predictor_corrector_keeps_the_law(schedule, gaussian):
     """In the limit of small steps of both kinds: a quarter of each leaves a quarter of the error of the variance."""
     truth, errors = gaussian((5,)), []
@@ -137,6 +139,7 @@ def test_corrections_of_a_given_snr_keep_the_law_of_many_elements(schedule_name,
     assert_close(alone[0], moved[0], rtol=0, atol=1e-12)
 
 
+@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("schedule_name", ["cosine", "sub_vp_sde"])
 @pytest.mark.parametrize("kind", ["langevin", "ald"])

@@ -64,6 +64,7 @@ def test_law_converges(name, schedule_name, make_schedule, gaussian):
     assert math.log2(few / many) > ORDER[name] - 0.35
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("schedule_name", [name for name in SCHEDULES if name not in ENDS_IN_NOISE])
 def test_law_of_euler_maruyama_converges(schedule_name, make_schedule, gaussian):
     """With the first order, if from some hundred steps on; two errors may cancel before."""
@@ -91,6 +92,7 @@ def test_samples_have_that_law(name, data, make_schedule, gaussian):
     assert (z.T.corrcoef() - torch.eye(z.shape[1])).abs().max() < 5 / n**0.5
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize(
     ("schedule_name", "name"),
     [(s, n) for s in ("vp_sde", "flow", "ve_sde") for n in AFFINE if n != "euler_maruyama" or s != "flow"],

@@ -266,6 +266,7 @@ def test_with_guidance_each_half_is_shown_its_own(low, high):
 # ---- what guidance costs, and reaches ----
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("batch_size", [256, 2])
 def test_the_evaluations_of_a_guide_are_counted(batch_size):
     """Also inside an interval, and once only where the guide is the denoiser itself."""

@@ -105,6 +105,7 @@ class TestInNoise:
             expected = torch.linspace(-2 * math.log(top), -2 * math.log(low), steps, dtype=torch.float64)
             assert_close(schedule.log_snr(times[1:-1]), expected[1:], rtol=0, atol=1e-7)
 
+    @pytest.mark.most(3)
     def test_from_a_start(self, steps, schedule):
         """The highest level is that of the start."""
         for make in (time_grids.karras_time_grid, time_grids.log_snr_time_grid):

@@ -87,6 +87,7 @@ class TestStates:
             if not name.startswith(("adams", "euler_maruyama")):
                 assert_close(states[-1].x_t, states[-1].x_0, rtol=1e-12, atol=1e-12)
 
+    @pytest.mark.most(3)
     def test_sample_is_the_end_of_the_trajectory_from_the_prior(self, some):
         """A sample is the same alone and among others in any order."""
         _, make, _, shape = some
@@ -118,6 +119,7 @@ class TestStates:
 class TestNothingStays:
     """A trajectory's state lives in the trajectory."""
 
+    @pytest.mark.most(3)
     def test_interleaved(self, some, randn):
         """Two walks of one object step by step are the two walks one after the other."""
         _, make, _, shape = some
@@ -166,6 +168,7 @@ class TestParts:
             again = SAMPLERS[name](schedule, 5).trajectory(denoise, whole[5].x_t, noise, start=float(times[5]))
             assert_close(torch.stack([s.t for s in again]), times[5:], rtol=0, atol=1e-15)
 
+    @pytest.mark.most(3)
     @pytest.mark.parametrize("name", [name for name in DETERMINISTIC if name not in SINGLE_STEP])
     def test_halves_of_a_multistep_method_are_no_worse(self, name, make_schedule, gaussian, randn):
         """The second half begins without the first one's predictions: as good as the solution, but not the same."""
@@ -218,6 +221,7 @@ class TestParts:
             assert_close(((end[1:] - end[0]) ** 2).sum(0), std**2, rtol=1e-10, atol=0)
 
 
+@pytest.mark.most(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_coefficients_are_float64(dtype, some, randn):
     """A sample of low precision follows the float64 trajectory, to the rounding of its own values.
@@ -237,6 +241,7 @@ def test_coefficients_are_float64(dtype, some, randn):
         assert error < ulps * torch.finfo(dtype).eps
 
 
+@pytest.mark.most(3)
 def test_prior(schedule):
     """The noise at t = 1: standard, scaled by sigma_1."""
     like, n = torch.empty(4, 3, 5000, dtype=torch.float64), 60_000
@@ -246,6 +251,7 @@ def test_prior(schedule):
     assert_close(x_1.var(), sigma**2, rtol=5 * (2 / n) ** 0.5, atol=0)
 
 
+@pytest.mark.most(3)
 def test_levels(schedule):
     """Floats of float64 precision, and the level of a log-SNR."""
     sampler = Euler(schedule)

@@ -27,6 +27,7 @@ def truth(shift):
     return expected_kernel(0.0, 0.0) + expected_kernel(shift, shift) - 2 * expected_kernel(0.0, shift)
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize(("m", "n"), [(120, 120), (300, 100)])
 @pytest.mark.parametrize(("shift", "covers"), [(0.0, 0.95), (0.03, 0.95), (0.1, 0.85), (0.3, 0.9), (1.0, 0.9)])
 def test_no_bias_and_an_error_of_the_right_size(shift, covers, m, n):
@@ -91,6 +92,7 @@ def test_the_error_by_hand():
     assert kernel_distance(x, y)[1] == pytest.approx(expected.item(), rel=1e-9)
 
 
+@pytest.mark.slow
 def test_what_varies_by_pairs():
     """Of the kernel of elements +1 and -1, whose moments are counted: on average, from few features as from many."""
     g = torch.Generator().manual_seed(4)

@@ -70,6 +70,7 @@ def test_a_shift_is_felt_along_it():
     assert abs(along.mean() - m.square().sum() / 3) < 5 * along.std() / 2000**0.5
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("sizes", [(20000, 20000), (20000, 15000)])
 def test_two_gaussians(sizes):
     """N(0, s^2 I) and N(m, r^2 I): SW^2 = mean (theta m)^2 + (s - r)^2, up to the error of the samples.
