@@ -1,5 +1,7 @@
 """Every linear measurement against the matrix that it is, written out."""
 
+import math
+
 import pytest
 import torch
 from torch.testing import assert_close
@@ -115,3 +117,12 @@ def test_what_a_strong_blur_hides_is_not_enlarged():
 def test_impossible_values(make):
     with pytest.raises(ValueError, match="must be"):
         make()
+
+
+@pytest.mark.parametrize(("dtype", "digits"), [(torch.float64, 1e-14), (torch.float32, 1e-6)])
+def test_blur_of_a_wave_is_the_wave_times_its_gain(dtype, digits):
+    """In the precision of the data."""
+    n, cycles, width = 20, torch.tensor([0.0, 1.0, 3.0, 7.0], dtype=torch.float64), 0.8
+    waves = torch.cos(2 * math.pi * cycles[:, None, None] * torch.arange(n, dtype=torch.float64) / n + 0.3)
+    gain = torch.exp(-((2 * math.pi * width * cycles / n) ** 2) / 2)[:, None, None]
+    assert_close(Blur(width)(waves.to(dtype)), (gain * waves).to(dtype), rtol=0, atol=digits)

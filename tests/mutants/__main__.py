@@ -58,6 +58,7 @@ def run(mutants: list[Mutant], known: LineMap, args: argparse.Namespace) -> list
         fields = {name: getattr(m, name) for name in (*KEY, "operator", "line")}
         more = {"cases": count_cases[i], "run": found["run"], "seconds": found["seconds"]}
         results[i] = fields | {"killers": found["failed"]} | more
+        RESULTS.write_text(json.dumps([result for result in results if result], indent=1))
         count["killed" if found["failed"] else "survived"] += 1
         says = f"killed by {found['failed'][0]}" if found["failed"] else f"SURVIVED {count_cases[i]} cases"
         print(

@@ -26,7 +26,9 @@ MEANINGLESS = {
     "simple_stmt": ("log.", "warnings.", "print("),
     "expr_stmt": ("__all__",),
 }
-DECLARATIONS = frozenset(["property", "dataclass", "abstractmethod", "staticmethod", "classmethod", "override"])
+DECLARATIONS = frozenset(
+    ["property", "dataclass", "abstractmethod", "staticmethod", "classmethod", "override", "lru_cache"]
+)
 
 
 @dataclass(frozen=True)

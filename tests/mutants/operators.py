@@ -26,7 +26,19 @@ MODULES = frozenset(["torch", "math", "np", "functional"])
 # Keyword arguments that only make a program faster, guard against mistakes, or need an accelerator to show.
 UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize")
 # Functions of arguments in any order, and those whose order nobody confuses.
-SYMMETRIC = frozenset(["min", "max", "minimum", "maximum", "equal", "isclose", "hypot", "wasserstein_distance"])
+SYMMETRIC = frozenset(
+    [
+        "min",
+        "max",
+        "minimum",
+        "maximum",
+        "equal",
+        "isclose",
+        "hypot",
+        "wasserstein_distance",
+        "structural_similarity_index_measure",
+    ]
+)
 FIXED = frozenset(["isinstance", "getattr", "hasattr", "setattr", "cast", "issubclass"]) | SYMMETRIC
 
 Span = tuple[tuple[int, int], tuple[int, int]]

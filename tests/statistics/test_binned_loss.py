@@ -115,3 +115,13 @@ def test_nan_is_not_hidden():
 
 def test_it_is_not_saved_with_the_weights():
     assert BinnedLoss().state_dict() == {}
+
+
+def test_processes_are_added_up():
+    meter, losses = BinnedLoss(), torch.tensor([1.0, 3.0, 5.0])
+    meter.update(losses, torch.tensor([0.5, 0.5, 5.0]).double())
+    other = BinnedLoss()
+    other.update(10 * losses[:1], torch.tensor([0.5]).double())
+    theirs = iter([other.sums, other.counts])
+    meter.sync(dist_sync_fn=lambda x, group: [x, next(theirs)], distributed_available=lambda: True)
+    assert meter.sums.sum() == 19 and meter.counts.tolist() == [0, 0, 0, 0, 0, 3, 0, 1, 0, 0]

@@ -82,3 +82,7 @@ def test_many_signals_are_fitted_in_parts():
     whole, last = fit_sines(x), fit_sines(x[-1:])
     for a, b in zip(whole, last, strict=True):  # not to the bit: how matrix products add up depends on their sizes
         torch.testing.assert_close(a[-1:], b, rtol=0, atol=1e-4)
+
+
+def test_the_search_goes_an_octave_below_and_a_cycle_above():
+    assert search_range(2.0, 5.0) == (1.0, 6.0)

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import linear_sum_assignment
 
-from src.statistics.sliced_wasserstein import SlicedWassersteinDistance, random_directions
+from src.statistics.sliced_wasserstein import SlicedWassersteinDistance, random_directions, squared_distances
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``compute`` method of metric")
 
@@ -162,3 +162,15 @@ def test_refusals():
         metric.compute()
     with pytest.raises(ValueError, match="samples must have 3 elements, got 2"):
         metric.update(draws(4, 2), real=False)
+
+
+def test_processes_put_their_samples_together():
+    g = torch.Generator().manual_seed(0)
+    directions, (x, y) = torch.randn(3, 8, generator=g), torch.randn(2, 6, 3, generator=g)
+    parts, whole = [SlicedWassersteinDistance(directions) for _ in range(2)], SlicedWassersteinDistance(directions)
+    for metric, rows in ((parts[0], slice(0, 4)), (parts[1], slice(4, 6)), (whole, slice(0, 6))):
+        metric.update(x[rows], real=True)
+        metric.update(y[rows], real=False)
+    theirs = iter([parts[1].real[0], parts[1].fake[0]])
+    parts[0].sync(dist_sync_fn=lambda x, group: [x, next(theirs)], distributed_available=lambda: True)
+    assert squared_distances(parts[0].real, parts[0].fake).mean().sqrt() == pytest.approx(whole.compute().item())
