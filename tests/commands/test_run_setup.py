@@ -2,13 +2,18 @@
 
 import copy
 import os
+from types import SimpleNamespace
 
 import pytest
+from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-from src.commands.run_dir import new_job_dir, sibling_runs
+from src.commands import run_dir
+from src.commands.run_dir import FailedBefore, find_run_dir, new_job_dir, pin_run_dir, sibling_runs
 from src.commands.run_setup import run_key, run_results
 from src.runs.run import Run
 from src.utils.errors import UserError
+from tests.helpers.tiny import saved_config
 
 PLAIN = {
     "seed": 0,
@@ -56,6 +61,69 @@ def test_the_newest_of_the_runs_beside_it_comes_first(tmp_path, begun):
         (tmp_path / "own/config.yaml").write_text("seed: 0")
     found = [run.path.name for run in sibling_runs(Run(tmp_path / "own"))]
     assert found == [*["own"] * begun, "c", "a", "d", "b"]
+
+
+def hydra(monkeypatch, mode, **more):
+    config = OmegaConf.create({"hydra": {"mode": mode, "run": {"dir": "x"}} | more})
+    fake = SimpleNamespace(get=lambda: config.hydra, instance=lambda: SimpleNamespace(cfg=config))
+    monkeypatch.setattr(run_dir, "HydraConfig", fake)
+    return config
+
+
+def a_run(path, key, steps=None, **metadata):
+    """One in a folder, with a checkpoint after some steps."""
+    run = Run(path)
+    run.create(saved_config(str(path), str(path.parent / "outputs")), [], key=key)
+    run.update_metadata(**metadata)
+    if steps is not None:
+        run.checkpoints.mkdir(exist_ok=True)
+        (run.checkpoints / "last.ckpt").write_bytes(b"0")
+    return run
+
+
+@pytest.mark.parametrize("mode", [RunMode.RUN, RunMode.MULTIRUN])
+@pytest.mark.parametrize(("steps", "finished"), [(None, False), (5, False), (5, True)])
+def test_a_run_of_the_same_settings_is_found(tmp_path, monkeypatch, mode, steps, finished):
+    """In a sweep, and where it is asked for; otherwise, and on the other processes, it is not looked for."""
+    hydra(monkeypatch, mode)
+    a_run(tmp_path / "other", "another key", steps)
+    old, new = (
+        a_run(tmp_path / "old", "key", steps, **({"results": {"steps": 5, "seconds": 1.0}} if finished else {})),
+        Run(tmp_path / "new"),
+    )
+    new.path.mkdir()
+    cfg = OmegaConf.create({"resume": None, "auto_resume": mode == RunMode.RUN, "sweep": {"retry": False}})
+    assert find_run_dir(cfg, new, "key") == (str(old.path), steps is not None and not finished, finished)
+    assert find_run_dir(cfg, new, "no key") == (str(new.path), False, False)
+    monkeypatch.setattr(run_dir, "is_main_process", lambda: False)
+    assert find_run_dir(cfg, old, "key") == (str(old.path), False, False)
+    cfg.resume = str(old.path)
+    assert find_run_dir(cfg, old, "key")[1:] == (steps is not None, False)
+    assert find_run_dir(cfg, new, "key") == (str(new.path), False, False)
+
+
+def test_a_job_that_failed_is_left_out_unless_it_is_to_be_tried_again(tmp_path, monkeypatch):
+    hydra(monkeypatch, RunMode.MULTIRUN)
+    a_run(tmp_path / "0", "key", 5, failed="out of memory")
+    cfg = OmegaConf.create({"resume": None, "auto_resume": False, "sweep": {"retry": False}})
+    with pytest.raises(FailedBefore, match="out of memory"):
+        find_run_dir(cfg, Run(tmp_path / "1"), "key")
+    cfg.sweep.retry = True
+    assert find_run_dir(cfg, Run(tmp_path / "1"), "key") == (str(tmp_path / "0"), True, False)
+
+
+def test_other_processes_are_sent_to_the_run_that_resumes(tmp_path, monkeypatch):
+    """By the command line that Lightning repeats, which keeps its flags; the settings are those of the run."""
+    config, run = hydra(monkeypatch, RunMode.RUN), a_run(tmp_path / "old", "key", 5)
+    words = ["src.train", "--config-dir=parts", "auto_resume=true", "seed=1"]
+    monkeypatch.setattr(run_dir.sys, "argv", words.copy())
+    plain = run.settings()
+    pin_run_dir(run, False, words[2:], plain)
+    assert run_dir.sys.argv == words and str(tmp_path / "old") in config.hydra.run.dir
+    pin_run_dir(run, True, [*words[2:], "resume=x"], plain)
+    assert run_dir.sys.argv == words
+    pin_run_dir(run, True, words[2:], plain)
+    assert run_dir.sys.argv == [words[0], f"resume={run.path}", words[1]]
 
 
 def test_what_a_search_looks_at(tmp_path):

@@ -172,7 +172,7 @@ def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
 
 
 @pytest.mark.most(1)
-@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_single_precision_and_no_gradients_around_it(mode, gaussian, randn):
     """A network's own: single precision, called where gradients are off."""
     schedule, truth = beta_schedules.CosineSchedule(), gaussian((1, 2, 3))

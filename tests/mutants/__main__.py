@@ -41,7 +41,7 @@ def key_of(result: dict[str, Any]) -> tuple[str, ...]:
 def chosen_mutants(args: argparse.Namespace) -> list[Mutant]:
     if args.only_survivors:
         last = json.loads(RESULTS.read_text())
-        return find({key_of(m) for m in last if not m["killers"]})
+        return find({key_of(m) for m in last if not m["killers"]} - equivalents().keys())
     return draw(mutated_files(args.paths), args.n, args.seed)
 
 
@@ -108,7 +108,9 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("paths", nargs="*", help="files and folders to mutate; by default all of the scope")
     parser.add_argument("--n", type=int, default=600, help="number of mutants; 0 for one at every position")
     parser.add_argument("--seed", type=int, default=0, help="of the choice of mutants")
-    parser.add_argument("--only-survivors", action="store_true", help="those that survived in the last run")
+    parser.add_argument(
+        "--only-survivors", action="store_true", help="those that survived in the last run and are not listed"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="workers")
     parser.add_argument("--budget", type=float, default=60, help="seconds of test cases for each mutant")
     parser.add_argument("--exhaustive", action="store_true", help="go on after the first case that kills")
