@@ -27,6 +27,7 @@ def tiny_guard(tmp_path, tiny_mnist):
     return guard.Guard(guard.parse(["--quick", *words]), tmp_path)
 
 
+@pytest.mark.slow
 def test_every_case_builds_and_steps(tiny_guard):
     """The plain loop takes the net, the loss and the labels of each experiment."""
     for name in tiny_guard.words:
@@ -36,6 +37,7 @@ def test_every_case_builds_and_steps(tiny_guard):
         assert len(seconds) == 1 and seconds[0] > 0
 
 
+@pytest.mark.slow
 def test_a_turn_times_as_many_steps_of_ours(tiny_guard):
     cfg = tiny_guard.config("mnist_ddpm")
     assert len(turns.command_loop(cfg, turns.prepared(cfg), SKIP + 4)) == 3
@@ -176,6 +178,7 @@ def test_exponents_are_those_of_the_law():
     assert over_all < upper < 2 and work == upper_work == 2
 
 
+@pytest.mark.slow
 def test_the_arithmetic_is_counted(tmp_path):
     """Twice the images are twice the work; attention grows faster than the positions."""
     data = ["data=image_folder", "data.root=none", "data.channels=1", "data.size=[16,16]"]

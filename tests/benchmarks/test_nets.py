@@ -21,6 +21,7 @@ def test_the_row_of_sine_waves(randn):
     assert sine_row(2 * wave[None, None])[-1] == "0%"  # of twice the largest amplitude
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("net", ["dit", "rnn", "mlp", "unet"])
 def test_nets_have_their_own_settings(net):
     """Not those that the experiment has for its U-Net."""

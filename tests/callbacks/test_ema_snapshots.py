@@ -31,6 +31,7 @@ def steps(folder):
     return [int(p.stem.removeprefix("step_")) for p in sorted((folder / "s").glob("*"))]
 
 
+@pytest.mark.most(4)
 @pytest.mark.parametrize(
     ("count", "every", "settings", "expected"),
     [

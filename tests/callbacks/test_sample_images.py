@@ -37,6 +37,7 @@ def kinds(*steps: int) -> list[str]:
     return sorted(f"step_{step:06d}_{kind}" for step in steps for kind in ("raw", "ema", "denoised"))
 
 
+@pytest.mark.most(2)
 @pytest.mark.parametrize(
     ("every", "settings", "steps"),
     [

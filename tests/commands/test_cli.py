@@ -38,6 +38,7 @@ def command(monkeypatch, capsys, tmp_path):
     Singleton.set_state(before)
 
 
+@pytest.mark.most(10)
 @pytest.mark.parametrize(
     ("word", "start"),
     [

@@ -127,6 +127,7 @@ def test_waves(evaluate, waves):
     check((out / "report.html").read_text("utf-8"))
 
 
+@pytest.mark.slow
 def test_points(evaluate, points):
     done, record, _ = evaluate(points, "n=50", "metrics.sliced_wasserstein.resamples=10", "metrics.denoising.n=20")
     assert done.code == 0, done.error

@@ -117,6 +117,7 @@ def test_jobs_whose_folders_have_no_numbers(command, foreign):
     assert [job.state for job in read_jobs(sweep)] == ["done"] and (sweep / "0/run.json").is_file()
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("again", ["auto_resume", "resume"])
 def test_what_was_added_to_a_run_outlives_its_start_anew(command, foreign, trained, again):
     """A run that was ended before its first checkpoint begins anew in its folder, and deletes nothing there."""

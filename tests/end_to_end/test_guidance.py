@@ -86,6 +86,7 @@ def test_without_the_label(conditional, draw):
     assert min(apart(parts[0.5], guided), apart(parts[0.5], plain)) > 1e-3
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("kind", ["unconditional", "conditional"])
 def test_by_an_earlier_checkpoint(kind, draw, request):
     """Of the run itself, unless another one is named."""

@@ -6,6 +6,7 @@ import pytest
 LEARNED = ["loss=hybrid", "variance=learned_range"]
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize(
     ("words", "nfe"),
     [

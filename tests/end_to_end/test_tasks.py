@@ -63,6 +63,7 @@ RESTORING = {
 }
 
 
+@pytest.mark.most(4)
 @pytest.mark.parametrize("words", RESTORING.values(), ids=RESTORING)
 def test_restoring_test_data(sample, digits, words):
     """Input, result and comparison are written, and errors against the truth."""

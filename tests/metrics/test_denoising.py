@@ -206,6 +206,7 @@ def test_an_unconditional_network_is_given_none(context, randn):
     assert denoise_levels(made, 5, trained_levels(made, LEVELS)).model.shape == (4, 10, 2)
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("shape", [(2,), (1, 30), (1, 8, 8)])
 def test_the_pictures(context, rand, shape):
     """Are drawn of every kind of data, and are no blank sheets."""

@@ -21,6 +21,7 @@ def gaussian(mean, std, schedule):
     return predict
 
 
+@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize(("shape", "probes"), [((2,), 1), ((1, 6), 0), ((3, 5), 1), ((1, 9), 2)])
 def test_gaussian_data(context, randn, shape, probes):

@@ -49,6 +49,7 @@ def test_random_ones_are_a_function_of_the_seed(context, rand):
     assert (first == again).all() and (first != other).any()
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("shape", [(2,), (1, 20)])
 def test_points_and_signals_are_shown_too(context, rand, shape):
     of = context(rand(30, *shape), rand(30, *shape), rand(30, *shape))

@@ -230,6 +230,7 @@ def test_frames_are_spread_over_a_trajectory():
     assert len(trajectory_frames(path)) == 9 and (array(frames[-1]) == array(image_grid(path[-1], least=420))).all()
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize(("shape", "most"), [((1, 20), 16), ((1, 4, 4), 64), ((2,), 5000)])
 def test_frames_show_no_more_than_reads_well(shape, most):
     x = torch.rand(1, most + 30, *shape, generator=torch.Generator().manual_seed(0))

@@ -71,6 +71,7 @@ def test_every_series_is_drawn():
     assert quality_against_cost([Point("a", "1", 1, -1.0)], "x", "y", "higher").size == picture.size
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("values", [([3.0, 2.0], [2.5, 2.4]), ([-1.0, 0.0], [1.0, 2.0])], ids=str)
 def test_curves_of_seeds_share_a_color(values):
     first, second = values

@@ -97,6 +97,7 @@ def test_it_goes_on_where_it_was_stopped(grid, made):
     assert len(grid().results) == 4 and made == ALL
 
 
+@pytest.mark.slow
 def test_other_settings_are_sampled_anew(grid, made):
     grid(steps="[5]")
     for changed in ({"n": 5}, {"seed": 1}, {"weights": "raw"}):

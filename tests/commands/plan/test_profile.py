@@ -49,6 +49,7 @@ def test_a_transformer_in_closed_form(settings):
         assert costs.optimizer == pytest.approx(8 * parameters, rel=0.01), "two moments of Adam, and counters"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "precision"),
     [

@@ -43,6 +43,7 @@ def features(request, cache):
         return request.param(reference(10 if request.param is Classifier else 0), str(cache))
 
 
+@pytest.mark.slow
 def test_it_knows_the_digits(cache):
     features = Classifier(reference(), str(cache))
     test = reference().test[:]
