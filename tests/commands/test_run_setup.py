@@ -63,11 +63,20 @@ def test_the_newest_of_the_runs_beside_it_comes_first(tmp_path, begun):
     assert found == [*["own"] * begun, "c", "a", "d", "b"]
 
 
-def hydra(monkeypatch, mode, **more):
-    config = OmegaConf.create({"hydra": {"mode": mode, "run": {"dir": "x"}} | more})
+def hydra(monkeypatch, mode):
+    config = OmegaConf.create({"hydra": {"mode": mode, "run": {"dir": "x"}}})
     fake = SimpleNamespace(get=lambda: config.hydra, instance=lambda: SimpleNamespace(cfg=config))
     monkeypatch.setattr(run_dir, "HydraConfig", fake)
     return config
+
+
+def test_a_folder_without_a_name_is_refused(monkeypatch):
+    config = hydra(monkeypatch, RunMode.RUN)
+    config.hydra.runtime = {"output_dir": "there"}
+    assert str(run_dir.hydra_run().path) == "there"
+    config.hydra.run.dir = ""
+    with pytest.raises(UserError, match=r"^hydra\.run\.dir"):
+        run_dir.hydra_run()
 
 
 def a_run(path, key, steps=None, **metadata):

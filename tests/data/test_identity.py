@@ -96,6 +96,7 @@ CHANGED = {
     "renamed": (lambda root: (root / CLASSES[4]).rename(root / "dog/9.bmp"), "other files"),
     "first rewritten": (partial(rewrite, i=0), "other files"),
     "rewritten": (partial(rewrite, i=4), "other files"),
+    "last but one rewritten": (partial(rewrite, i=-2), "other files"),
     "last rewritten": (partial(rewrite, i=-1), "other files"),
 }
 

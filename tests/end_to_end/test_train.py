@@ -104,7 +104,9 @@ def test_the_run_folder_holds_what_is_promised(finished):
     assert "${" not in (run / "config.yaml").read_text()
     assert config["net"]["width"] == 8
     record = json.loads((run / "run.json").read_text())
-    assert record["results"]["steps"] == 4
+    assert record["results"]["steps"] == 4 and record["finished"] is True and record["failed"] is None
+    assert record["name"] == "digits_ddpm" and "scikit-learn" in record["data"] and record["kind"] == "images"
+    assert record["data_identity"]["training samples"] > 1000 and record["parameters"] > 100
     for picture in run.rglob("*.png"):
         assert min(Image.open(picture).size) > 100, picture
 
@@ -130,6 +132,8 @@ def test_tensorboard_shows_what_is_promised(finished):
         "train/samples_per_second",
         "val/loss_raw",
         "val/loss_ema",
+        "final/best_val_loss",
+        "final/steps",
     } <= scalars
     assert any(s.startswith("train/log_snr/") for s in scalars)
     assert any(s.startswith("val_ema/log_snr/") for s in scalars)
@@ -139,6 +143,12 @@ def test_tensorboard_shows_what_is_promised(finished):
     scalar = {e.step: e.value for e in events.Scalars("val/loss_ema")}
     assert [r["step"] for r in rows] == sorted(scalar) == [2, 4]
     assert all(abs(scalar[r["step"]] - r["val/loss_ema"]) < 1e-6 for r in rows)
+
+
+def test_a_finished_run_is_made_longer_or_left_alone(command, finished):
+    run, _ = finished
+    done = command("train", f"resume={run}")
+    assert done.code == 1 and "this run is finished, at step 4; make it longer with trainer.max_steps=8" in done.error
 
 
 @pytest.mark.slow

@@ -15,7 +15,7 @@ from cosmic_ray.mutating import mutate_code
 
 from tests.mutants.line_map import IMPORTED, LineMap
 from tests.mutants.operators import UNSEEN, Span, operators
-from tests.mutants.scope import OF_SIGNATURES
+from tests.mutants.scope import IN_FORKS, OF_SIGNATURES
 
 BINARY = ("arith_expr", "term", "power", "expr")
 # By the type of the node, how those begin that are read by people or type checkers,
@@ -185,8 +185,8 @@ def cases_of(mutant: Mutant, known: LineMap, budget: float) -> list[list[str]]:
     others. In a group one case of each function comes first, then three, then all; costly cases last.
     """
     possible = known.cases(mutant.file, mutant.lines) - {IMPORTED}
-    if mutant.imported:
-        possible |= {case for case in known.seconds if case.startswith(OF_SIGNATURES)}
+    unseen = (OF_SIGNATURES if mutant.imported else ()) + (IN_FORKS if mutant.file.startswith("src/commands") else ())
+    possible |= {case for case in known.seconds if case.startswith(unseen)}
     cases = sorted(possible, key=lambda case: known.seconds[case])
     rank: dict[str, int] = defaultdict(int)
     order: dict[str, tuple[int, str]] = {}

@@ -49,6 +49,7 @@ def line_map(jobs: int, keep: bool = False) -> LineMap:
     """
     file = FOLDER / "lines.json"
     parts: dict[str, dict[str, Any]] = json.loads(file.read_text()) if file.exists() else {}
+    parts = {test: part for test, part in parts.items() if Path(test).exists()}
     if keep and parts:
         return LineMap(parts)
     sources = digest(mutated_files([]))

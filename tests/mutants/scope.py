@@ -30,6 +30,8 @@ TESTS = (
 )  # fmt: skip
 # That read signatures, which executes no line of a function.
 OF_SIGNATURES = ("tests/test_signatures.py",)
+# Whose runs are in forks of the process, where the lines that they execute are not seen.
+IN_FORKS = ("tests/end_to_end/test_train.py", "tests/end_to_end/test_preemption.py")
 
 
 def mutated_files(paths: list[str]) -> list[str]:

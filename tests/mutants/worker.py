@@ -50,9 +50,9 @@ class Chosen:
 def run_tests(cases: dict[str, float], exhaustive: bool) -> dict[str, Any]:
     """Run the cases until one fails, or all; "collection" fails where the tests cannot be imported."""
     chosen = Chosen(cases)
-    files = list(dict.fromkeys(case.partition("::")[0] for case in cases))
+    files = [file for file in dict.fromkeys(case.partition("::")[0] for case in cases) if Path(file).exists()]
     code = pytest.main([*OPTIONS, *([] if exhaustive else ["-x"]), *files], [chosen])
-    if code not in (0, 1, 5) and not chosen.failed:
+    if code in (pytest.ExitCode.INTERRUPTED, pytest.ExitCode.INTERNAL_ERROR) and not chosen.failed:
         chosen.failed.append("collection")
     return {"failed": list(dict.fromkeys(chosen.failed)), "run": chosen.run}
 

@@ -6,6 +6,7 @@ import re
 import tomllib
 from datetime import datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,7 +20,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.parameterizations import X0
 from src.diffusion.schedules import Schedule
 from src.diffusion.variances import FixedSmallVariance, LearnedRangeVariance, LearnedVariance
-from src.runs import folders
+from src.runs import folders, loading
 from src.runs.folders import run_folder
 from src.runs.loading import build_denoiser, load_weights, read_weights, strip_prefix
 from src.runs.run import Run, relocate_paths, symlink_latest
@@ -405,3 +406,19 @@ def test_weights_that_are_not_finite_are_refused(value):
     assert said.startswith(f"x.ckpt holds numbers that are not finite: {name}")
     weights[name] = 3
     assert f"{name} is not a tensor" in message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))
+
+
+def test_a_model_is_loaded_with_the_weights_of_its_run(monkeypatch):
+    """For guidance, as it is sampled from."""
+    weights = {name: torch.full_like(value, 0.5) for name, value in build_denoiser(CFG).state_dict().items()}
+    asked = []
+
+    def read(run, ckpt, weighting):
+        asked.append((ckpt, weighting))
+        return weights, Path("last.ckpt")
+
+    monkeypatch.setattr(loading, "read_weights", read)
+    monkeypatch.setattr(loading.Run, "find", lambda name: SimpleNamespace(config=lambda: CFG))
+    denoiser = loading.load_denoiser("a/run", "last", "raw")
+    assert asked == [("last", "raw")] and not denoiser.training
+    assert all(torch.equal(value, weights[name]) for name, value in denoiser.state_dict().items())
