@@ -124,4 +124,15 @@ def test_processes_are_added_up():
     other.update(10 * losses[:1], torch.tensor([0.5]).double())
     theirs = iter([other.sums, other.counts])
     meter.sync(dist_sync_fn=lambda x, group: [x, next(theirs)], distributed_available=lambda: True)
-    assert meter.sums.sum() == 19 and meter.counts.tolist() == [0, 0, 0, 0, 0, 3, 0, 1, 0, 0]
+    assert meter.sums.tolist() == [0, 0, 0, 0, 0, 14, 0, 5, 0, 0] and meter.counts.tolist() == [
+        0,
+        0,
+        0,
+        0,
+        0,
+        3,
+        0,
+        1,
+        0,
+        0,
+    ]

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.utils.checkpoints import AtomicCheckpointIO, load_checkpoint
+from src.utils.checkpoints import AtomicCheckpointIO, best_checkpoint, load_checkpoint
 from src.utils.errors import UserError
 
 OLD = {"global_step": 1, "state_dict": {"w": torch.arange(5.0)}}
@@ -178,3 +178,16 @@ def test_a_checkpoint_that_lacks_what_lightning_restores(path, key, value):
         return
     message = message_of(lambda: AtomicCheckpointIO().load_checkpoint(path))
     assert message.startswith(f"{path} is damaged: {key}") and "start a new run" in message
+
+
+@pytest.mark.parametrize(
+    ("best_step", "copied", "name"),
+    [(5, None, "last"), (5, 3, "last"), (5, 5, "best"), (3, 3, "best"), (3, None, "best")],
+)
+def test_the_best_is_the_last_one_until_it_is_copied(tmp_path, best_step, copied, name):
+    """By the state in the last one, of step 5; best.ckpt is missing, or of the step given."""
+    state = {"best": 0.1, "best_step": best_step}
+    for file, step in (("last", 5), ("best", copied)):
+        if step is not None:
+            torch.save({"global_step": step, "callbacks": {"BestLastCheckpoint": state}}, tmp_path / f"{file}.ckpt")
+    assert best_checkpoint(tmp_path) == tmp_path / f"{name}.ckpt"
