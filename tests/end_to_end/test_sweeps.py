@@ -55,7 +55,7 @@ def test_what_it_says(undisturbed):
         assert f"[job {job.number} of 4] {' '.join(job.overrides)}  done in" in said
         results = json.loads((sweep / str(job.number) / "run.json").read_text())["results"]
         assert job.value == results["best_val_loss"]
-    assert "(3 done, 1 running, about" in said and "(4 done)" in said and "4 of 4 jobs done" in said
+    assert "(3 done, 1 running" in said and "(4 done)" in said and "4 of 4 jobs done" in said
     assert len(table_of(sweep)) == 4 and (sweep / "comparison/comparison.html").is_file()
 
 
