@@ -91,9 +91,10 @@ def limit(end: Any) -> float:
 def test_the_end_of_a_range(part, argument, kind, end):
     needed = {p: NEEDED[p] for p in inspect.signature(part).parameters if p in NEEDED}
     at, inward = limit(end), 1 if isinstance(end, Ge | Gt) else -1
-    outside = at if isinstance(end, Gt | Lt) else at - inward * (1 if kind is int else 1e-6)
-    with pytest.raises(ValueError):  # the text is checked beside each part
-        part(**needed | {argument: kind(outside)})
+    beyond = at - inward * (1 if kind is int else 1e-6)
+    for outside in [at, beyond] if isinstance(end, Gt | Lt) else [beyond]:
+        with pytest.raises(ValueError):  # the text is checked beside each part
+            part(**needed | {argument: kind(outside)})
     if isinstance(end, Ge | Le) and f"{part.__name__}.{argument}" not in DEPENDENT:
         part(**needed | {argument: kind(at)})
 

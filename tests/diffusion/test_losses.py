@@ -428,6 +428,12 @@ def test_hybrid_learns_the_true_variance(process, shape, variance, make_schedule
     assert_close(found, v + b**2 * spread, rtol=1e-5, atol=0)
 
 
+def test_the_bound_has_the_thousand_steps_of_its_paper(make_schedule, randn):
+    denoiser, (x_0, noise) = Oracle(predictor, make_schedule("linear")), batch((1, 7), randn)
+    t = torch.tensor([0.0512, 0.2004, 0.5006, 0.9508], dtype=torch.float64)
+    assert torch.equal(VLB()(denoiser, x_0, t, noise), VLB(1000)(denoiser, x_0, t, noise))
+
+
 @pytest.mark.parametrize("process", ["vp_sde", "flow", "cosine", "sub_vp_sde", "laplace", "edm"])
 def test_the_bound_of_many_steps_tends_to_its_limit(process, make_schedule, randn):
     """A term counted T times tends to -1/2 dSNR/dt times the squared error; here the fixed small variance."""
