@@ -88,6 +88,7 @@ def test_outputs_of_ve_schedules_at_their_first_times(part, randn):
 # ---- what the network is given ----
 
 
+@pytest.mark.strength(2)
 @pytest.mark.parametrize(("name", "part"), ALLOWED)
 def test_coefficients_of_the_input(name, part):
     """Unit variance for data of unit variance, or of sigma_data; told 1000 t, or 250 log(sigma / alpha)."""

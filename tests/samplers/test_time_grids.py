@@ -35,12 +35,17 @@ def test_falls_from_start_to_0(name, steps, schedule):
             times = GRIDS[name](schedule, steps, start)
         except ValueError as error:
             assert "sampler.steps <= schedule.steps" in str(error) or "must decrease from t" in str(error)
-            print("REF", name, type(schedule).__name__, steps, start, error)
             continue
         assert times.dtype == torch.float64
         assert len(times) == steps + 1
         assert (times[0], times[-1]) == (start, 0)
         assert (times.diff() < 0).all()
+
+
+@pytest.mark.parametrize("name", GRIDS)
+def test_begins_with_noise_unless_told(name):
+    schedule = beta_schedules.CosineSchedule()
+    assert torch.equal(GRIDS[name](schedule, 4), GRIDS[name](schedule, 4, 1.0))
 
 
 @pytest.mark.parametrize("steps", [1, 3, 10, 1000])

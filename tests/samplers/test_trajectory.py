@@ -220,6 +220,14 @@ class TestParts:
             assert_close(end[0], mean, rtol=0, atol=1e-12)
             assert_close(((end[1:] - end[0]) ** 2).sum(0), std**2, rtol=1e-10, atol=0)
 
+    def test_steps_after_added_noise_know_nothing_of_those_before(self, some, randn):
+        """Else multistep methods would extrapolate over the jump."""
+        _, make, _, shape = some
+        times, x_1 = tensor([0.8, 0.6, 0.4, 0.7, 0.5, 0.3]), randn(2, *shape)
+        states = list(make(5).trajectory(denoise, x_1, torch.zeros_like, times=times))
+        alone = list(make(5).trajectory(denoise, states[3].x_t, torch.zeros_like, times=times[3:]))
+        assert_close(states[-1].x_t, alone[-1].x_t, rtol=0, atol=1e-12)
+
 
 @pytest.mark.most(3)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
