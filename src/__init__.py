@@ -10,4 +10,4 @@ THREAD_WAIT = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 # a fraction of that costs an idle machine nothing, and a busy one not nine tenths of its speed.
 # The figures are in docs/performance.md, "Beside other programs".
 if not any(name in os.environ for name in THREAD_WAIT):
-    os.environ["GOMP_SPINCOUNT"] = "3000"
+    os.environ["GOMP_SPINCOUNT"] = "5000"

@@ -17,7 +17,7 @@ def test_openmp_waits_as_the_project_says():
     said = subprocess.run(command, env=environment, capture_output=True, text=True, check=True).stderr
     if "GOMP_" not in said:
         pytest.skip("this torch has another OpenMP than GNU's")
-    assert "GOMP_SPINCOUNT = '3000'" in said
+    assert "GOMP_SPINCOUNT = '5000'" in said
 
 
 @pytest.mark.parametrize("own", [{}, *({name: "1"} for name in src.THREAD_WAIT)], ids=str)
@@ -28,4 +28,4 @@ def test_what_the_user_has_set_stays(own, monkeypatch):
         monkeypatch.setenv(name, value)
     reload(src)
     found = {name: os.environ[name] for name in src.THREAD_WAIT if name in os.environ}
-    assert found == (own or {"GOMP_SPINCOUNT": "3000"})
+    assert found == (own or {"GOMP_SPINCOUNT": "5000"})
