@@ -45,6 +45,7 @@ def test_a_turn_times_as_many_steps_of_ours(tiny_guard):
     assert figure.reference == "10 evaluations" and figure.ours[0] > 0
 
 
+@pytest.mark.slow
 def test_only_decoding_on_demand_decodes_in_the_loop(tiny_guard, monkeypatch):
     decoded, counts, take, decode = [], [], turns.take, Decoder.__call__
     monkeypatch.setattr(Decoder, "__call__", lambda self, files, i: decoded.append(i) or decode(self, files, i))

@@ -41,6 +41,7 @@ def model_log_density(truth, schedule, x_0, sigma_max=1e3):
     return (prior.log_prob(y) + stretch.log()).flatten(1).sum(1)
 
 
+@pytest.mark.most(4)
 @pytest.mark.usefixtures("unchecked")
 def test_gaussian_data_of_every_schedule(schedule, gaussian, randn):
     truth = gaussian((1, 3))

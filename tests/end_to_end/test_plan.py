@@ -24,6 +24,7 @@ def planned(command, tmp_path, monkeypatch):
     return run
 
 
+@pytest.mark.slow
 def test_on_many_devices(planned):
     """Each has all of it with DDP, its share with FSDP; a ring sends the gradients of 4 devices 2 * 3/4 times."""
     ddp, said = planned("plan=h100", "plan.devices=4", "plan.images=1000", "trainer.precision=bf16-mixed")

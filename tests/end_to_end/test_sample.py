@@ -129,6 +129,7 @@ def power(make_run, tmp_path_factory) -> Path:
     return make_run(tmp_path_factory.mktemp("runs") / "power", *POINTS, *words)
 
 
+@pytest.mark.slow
 def test_an_average_of_any_width(command, power, tmp_path):
     """The stored width is that of the last checkpoint; others differ; each has a folder of its own."""
     run, drawn = Path(shutil.copytree(power, tmp_path / "run")), {}

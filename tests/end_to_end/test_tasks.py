@@ -146,6 +146,7 @@ def test_color_images(sample, colors):
     assert np.abs(x[:, 0] - x[:, 2]).max() > 0.05
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize(
     ("words", "count"),
     [(["task=sdedit", "task.t_start=0.4"], 4), (["task=interpolate", "task.n_between=3", "task.steps=5"], 10)],

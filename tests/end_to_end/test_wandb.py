@@ -103,6 +103,7 @@ def test_a_resumed_run_goes_on_under_its_id_and_each_job_of_a_sweep_has_its_own(
     assert [p.name.split("-")[-1] for p in (tmp_path / "sweep/0").glob("wandb/offline-run-*")] == jobs[0] * 2
 
 
+@pytest.mark.most(2)
 @pytest.mark.parametrize(
     ("installed", "key", "words", "parts"),
     [

@@ -90,6 +90,7 @@ def test_the_nearest_files_of_tests_come_first():
     assert list(group_files("src/optim/adam.py", cost).values()) == [0, 0, 2]
 
 
+@pytest.mark.slow
 def test_what_is_listed_as_equivalent_is_still_there():
     listed = command.equivalents()
     assert all(reason.strip() for reason in listed.values())

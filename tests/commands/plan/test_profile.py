@@ -83,6 +83,7 @@ def test_half_as_much_is_kept_in_half_precision(settings):
     assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
 
 
+@pytest.mark.slow
 def test_self_conditioning_costs_a_share_of_an_evaluation(settings):
     cfg = settings("net=mlp", "net.depth=2", "trainer.precision=32-true", "self_conditioning_prob=0.5")
     costs = profile_step(build_module(cfg, fake=True), DIGITS, 2, "32-true", False)
