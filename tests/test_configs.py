@@ -9,10 +9,8 @@ from typing import Any, get_args
 import pytest
 import pytorch_lightning as pl
 import torch
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
+from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -23,7 +21,6 @@ from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.callbacks.sample_images import SampleImages
 from src.commands.cli import to_container
-from src.commands.composition import share_compositions
 from src.commands.config import drop_incompatible_keys
 from src.commands.plan.device import Plan
 from src.data.base import DataModule
@@ -51,6 +48,7 @@ from src.utils.errors import UserError
 from src.utils.signatures import parameters as parameters_of
 from src.utils.units import Kind
 from tests.diffusion.reference import Oracle
+from tests.helpers import composing
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = {
@@ -108,12 +106,8 @@ FOLDER = f"{os.environ['DIFFUSION_LAB_OUTPUTS']}/run"
 
 @pytest.fixture(autouse=True, scope="module")
 def hydra():
-    before = Singleton.get_state()
-    GlobalHydra.instance().clear()
-    share_compositions()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing.hydra():
         yield
-    Singleton.set_state(before)
 
 
 def compose_config(*words: str, name: str = "train") -> DictConfig:
@@ -129,7 +123,7 @@ def composed(words: tuple[str, ...], name: str) -> dict[str, Any]:
     HydraConfig.instance().set_config(cfg)
     if name == "train":
         drop_incompatible_keys(cfg, list(words))
-    own = OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    own = composing.without_hydra(cfg)
     assert not OmegaConf.missing_keys(own)
     plain = to_container(own)
     if name == "train" and plain["trainer"]["precision"] == "auto":

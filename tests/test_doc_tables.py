@@ -78,10 +78,12 @@ def test_the_parts_of_an_experiment_are_those_that_hydra_composes(name, composed
 
 @pytest.fixture
 def composed_choices():
-    from hydra import compose, initialize_config_dir
+    from hydra import compose
+
+    from tests.helpers.composing import hydra
 
     def choices(name: str) -> dict:
-        with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
+        with hydra():
             found = dict(compose("train", [f"experiment={name}"], return_hydra_config=True).hydra.runtime.choices)
         return found | {"framework": found.get("framework@_global_")}
 

@@ -18,8 +18,8 @@ from src.commands.run_setup import run_key
 from src.runs.check_config import check_config, check_options
 from src.utils.errors import UserError
 from src.utils.override_syntax import read
-from tests.helpers import composing, config_walk
-from tests.helpers.composing import VALUES, command_lines, refusal
+from tests.helpers import config_walk
+from tests.helpers.command_lines import VALUES, command_lines, plain_config, refusal
 from tests.helpers.properties import examples
 
 anything = st.recursive(
@@ -50,7 +50,7 @@ def test_a_command_line_composes_or_is_refused_in_a_line(tmp_path_factory, line)
 @cache
 def composed(experiment):
     with_folder = f"hydra.run.dir={tempfile.gettempdir()}/run"
-    return composing.plain_config("train", [f"experiment={experiment}", with_folder])
+    return plain_config("train", [f"experiment={experiment}", with_folder])
 
 
 @given(experiment=st.sampled_from(["sine_ddpm", "mnist_conditional", "mixture_flow"]), data=st.data())

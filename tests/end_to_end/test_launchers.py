@@ -7,15 +7,14 @@ from pathlib import Path
 import joblib
 import pytest
 import yaml
-from hydra import compose, initialize_config_dir
+from hydra import compose
 from hydra._internal.callbacks import Callbacks
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
-from hydra.core.singleton import Singleton
 from hydra.types import HydraContext
 
-from src.utils.paths import CONF
 from tests.end_to_end.running import forked, started
+from tests.helpers.composing import hydra
 
 JOBS = ["-m", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv", "seed=1,2"]
 JOBS += ["callbacks.sample_images=null"]
@@ -57,17 +56,12 @@ def test_jobs_in_parallel_share_the_cores(tmp_path, free_threads):
 
         return cfg.seed, os.getpid(), torch.get_num_threads()
 
-    before = Singleton.get_state()
-    GlobalHydra.instance().clear()
-    try:
-        with initialize_config_dir(str(CONF), version_base="1.3"):
-            words = ["hydra/launcher=parallel", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
-            config = compose("train", words, return_hydra_config=True)
-            context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
-            launcher = Plugins.instance().instantiate_launcher(context, job, config)
-            found = [job.return_value for job in launcher.launch([["seed=1"], ["seed=2"]], initial_job_idx=0)]
-    finally:
-        Singleton.set_state(before)
+    with hydra():
+        words = ["hydra/launcher=parallel", "hydra.launcher.n_jobs=2", f"hydra.sweep.dir={tmp_path}"]
+        config = compose("train", words, return_hydra_config=True)
+        context = HydraContext(GlobalHydra.instance().config_loader(), Callbacks(config))
+        launcher = Plugins.instance().instantiate_launcher(context, job, config)
+        found = [job.return_value for job in launcher.launch([["seed=1"], ["seed=2"]], initial_job_idx=0)]
     threads = max(1, joblib.cpu_count() // 2)
     assert [(seed, n) for seed, _, n in found] == [(1, threads), (2, threads)]
     assert os.getpid() not in [pid for _, pid, _ in found]

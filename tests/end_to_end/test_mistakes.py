@@ -10,7 +10,7 @@ import torch
 from omegaconf import OmegaConf
 
 from src.commands.sampling_setup import labels
-from tests.end_to_end.composing import build, changed, composed, mistake, prepare_sampling
+from tests.end_to_end.preparing import build, changed, composed, mistake, prepare_sampling
 from tests.end_to_end.running import forked
 
 SMALL = ["experiment=digits_ddpm", "trainer=cpu", "debug=two_steps", "net.width=8", "callbacks.sample_images=null"]

@@ -5,7 +5,7 @@ import pytest
 import torch
 import yaml
 
-from tests.end_to_end.composing import changed, composed, mistake, prepare_training
+from tests.end_to_end.preparing import changed, composed, mistake, prepare_training
 
 BASE = [
     "experiment=digits_ddpm", "net=own", "data=own", "trainer=cpu", "trainer.precision=32", "trainer.max_steps=4",

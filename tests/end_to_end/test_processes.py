@@ -21,7 +21,7 @@ from src.runs.sweep import read_jobs
 from src.utils import merge_shards
 from src.utils.checkpoints import load_checkpoint
 from src.utils.sharded import checksums, shard_files, write_checksums
-from tests.end_to_end.composing import build, changed, composed, mistake
+from tests.end_to_end.preparing import build, changed, composed, mistake
 from tests.end_to_end.running import SETTINGS, assert_same, assert_same_run, forked, kill_at, started
 
 # Dropout depends on the number of processes; nothing else does.

@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from src.plots.pictures import sample_grid
-from tests.end_to_end.composing import mistake, prepare_sampling
+from tests.end_to_end.preparing import mistake, prepare_sampling
 from tests.end_to_end.running import POINTS
 
 LABELED = ["condition=labels", "guidance=cfg"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.end_to_end.composing import mistake, prepare_sampling
+from tests.end_to_end.preparing import mistake, prepare_sampling
 from tests.end_to_end.test_mistakes import assert_one_line
 
 IMAGES = ["experiment=digits_ddpm", "condition=labels", "guidance=cfg"]

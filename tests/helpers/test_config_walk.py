@@ -3,13 +3,9 @@
 import math
 
 import pytest
-from hydra import initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.singleton import Singleton
-from omegaconf import OmegaConf
 
-from src.utils.paths import CONF
+from tests.helpers import composing
 from tests.helpers import config_walk as walk
 from tests.test_configs import COMMAND, FILES, words_for
 
@@ -29,19 +25,17 @@ FREE = (
 @pytest.fixture(autouse=True)
 def hydra(monkeypatch, tmp_path):
     """Compose as a command does, with a run folder."""
-    before, compose = Singleton.get_state(), walk.compose
-    GlobalHydra.instance().clear()
+    compose = walk.compose
 
     def as_a_command(name, words):
         cfg = compose(name, [*words, f"hydra.run.dir={tmp_path}"], return_hydra_config=True)
         cfg.hydra.runtime.output_dir = str(tmp_path)
         HydraConfig.instance().set_config(cfg)
-        return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+        return composing.without_hydra(cfg)
 
     monkeypatch.setattr(walk, "compose", as_a_command)
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with composing.hydra():
         yield
-    Singleton.set_state(before)
 
 
 def wrongly_accepted(configs) -> tuple[int, int, list[str]]:

@@ -7,13 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
-from hydra.core.singleton import Singleton
+from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-import src.runs.folders  # noqa: F401 - registers the resolvers that conf/ uses
 from src.commands.cli import to_container, user_message
 from src.commands.options import TrainOptions
 from src.commands.run_setup import RunSetup
@@ -24,19 +21,17 @@ from src.runs.check_config import check_config, check_options
 from src.runs.run import Run
 from src.utils.override_syntax import assignment, read
 from src.utils.paths import CONF, resolve_strings
+from tests.helpers.composing import hydra, without_hydra
 
 
 @cache
 def composed(command: str, *words: str) -> DictConfig:
     """The config of a command."""
-    before = Singleton.get_state()
-    GlobalHydra.instance().clear()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
+    with hydra():
         cfg = compose(command, [*words], return_hydra_config=True)
-    Singleton.set_state(before)
     if command == "train":
         cfg.name, cfg.paths.run = cfg.hydra.runtime.choices.experiment, "run"
-    return OmegaConf.masked_copy(cfg, [key for key in cfg if key != "hydra"])
+    return without_hydra(cfg)
 
 
 def changed(cfg: DictConfig, *words: str) -> DictConfig:
