@@ -58,7 +58,6 @@ def between_nodes(schedule: Schedule, t: torch.Tensor) -> tuple[torch.Tensor, to
     return (cell + share) / steps, torch.minimum(share, 1 - share) / steps
 
 
-@pytest.mark.most(3)
 @each
 @given(data=st.data(), t=times)
 @examples(0.2)
@@ -72,7 +71,6 @@ def test_log_snr_falls_strictly_and_is_that_of_alpha_and_sigma(name, data, t):
     assert ((of_both == log_snr) | ((of_both - log_snr).abs() <= rounding(schedule, t))).all()
 
 
-@pytest.mark.most(3)
 @each
 @given(data=st.data(), t=times)
 @examples(0.2)
@@ -92,7 +90,6 @@ def test_inverse_log_snr(name, data, t):
         assert ((found >= 0) & (found <= 1)).all()
 
 
-@pytest.mark.most(3)
 @each
 @given(data=st.data(), t=times.filter(lambda t: len(t) > 2))
 @examples(0.2)
@@ -130,7 +127,6 @@ def test_posterior_is_that_of_bayes_rule(name, data, t):
     assert ((sigma_s * sigma_ts / sigma_t - precision.rsqrt()).abs() <= error * sigma_s).all()
 
 
-@pytest.mark.most(3)
 @each
 @given(data=st.data(), t=times)
 @examples(0.2)
