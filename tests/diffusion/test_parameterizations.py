@@ -202,7 +202,6 @@ def test_singular_ones_are_refused(name, part):
         Denoiser(nn.Identity(), ALL[name](), TRUTHS[part][0])
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize(("name", "part"), ALLOWED)
 def test_others_are_finite_at_both_ends(name, part, randn):
     """Coefficients, predictions, and gradients by the network's weights, by x_t and by a learned schedule's weights."""

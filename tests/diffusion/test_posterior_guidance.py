@@ -88,7 +88,6 @@ def test_a_time_for_each_sample(method, schedule, randn):
     assert_close(x_0([0, 1, 2], times), each, rtol=1e-9, atol=1e-9)
 
 
-@pytest.mark.most(1)
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("noise", [0.0, 0.3])
 @pytest.mark.parametrize("name", MEASUREMENTS)

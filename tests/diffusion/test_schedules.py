@@ -44,7 +44,6 @@ def nodes(steps=1000):
 # ---- what every schedule promises ----
 
 
-@pytest.mark.most(3)
 def test_begins_with_data(name, schedule):
     alpha, sigma = schedule.alpha_sigma(0 * ONE)
     if name == "learned":  # a stated rest of noise
@@ -61,7 +60,6 @@ def test_ends_in_noise_where_it_says_so(name, schedule):
         assert sigma == 1
 
 
-@pytest.mark.most(3)
 def test_preserves_variance_or_signal(name, schedule):
     alpha, sigma = schedule.alpha_sigma(T)
     one = torch.ones_like(T)
@@ -75,7 +73,6 @@ def test_preserves_variance_or_signal(name, schedule):
         assert_close(alpha**2 + sigma**2, one, rtol=0, atol=1e-14)
 
 
-@pytest.mark.most(3)
 def test_inverse_of_any_log_snr(schedule):
     """Its own and the base class's agree on values that no grid of times gave, also on those beyond the ends."""
     values = torch.linspace(-40, 40, 801, dtype=torch.float64)
@@ -253,7 +250,6 @@ def test_match():
     assert (expand_like(value[0], x) + x).dtype == torch.float32
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("move", [torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.float])
 def test_precision_survives_moves(name, schedule, move):
     """Half of the nodes of a table would coincide in half precision."""

@@ -214,7 +214,6 @@ def test_objectives_are_errors_of_what_they_say(name, part, data, randn):
         assert_close(loss, error.square().flatten(1).mean(1), rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("weighting", EVERY)
 @pytest.mark.parametrize("name", ["linear", "sub_vp_sde", "ve_sde", "flow"], indirect=True)
 def test_objective_does_not_depend_on_the_parameterization(weighting, name, schedule, randn):

@@ -144,7 +144,6 @@ def test_more_schedules(name, betas, make_schedule, randn):
     compare(name, make_schedule(betas), betas, 20, randn(2, 3, 5))
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("name", CASES)
 def test_numbers_of_steps(name, make_schedule, randn):
     for steps in (1, 2, 3, 20):
@@ -166,7 +165,6 @@ def test_all_nodes(name, betas, make_schedule, randn):
     compare(name, make_schedule(betas), betas, 1000, randn(2, 3), atol)
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("name", SINGLE)
 def test_single_steps(name, make_schedule, randn):
     """From node k to node k - 1, from samples that no trajectory led to."""
@@ -178,7 +176,6 @@ def test_single_steps(name, make_schedule, randn):
         assert_equal(mine, theirs(scheduler, x, begin=1000 - k, end=1001 - k, **options))
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("grid", IN_NOISE)
 @pytest.mark.parametrize("name", ["euler", "dpmpp_2m", "dpmpp_2m_sde", "dpmpp_3m", "unipc 2", "unipc 3"])
 def test_grids_in_noise(name, grid, make_schedule, randn):

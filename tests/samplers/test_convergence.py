@@ -68,7 +68,6 @@ def test_order_on_a_mixture(name, data, make_schedule, mixture, randn):
         assert math.log2(few / many) < 1.2
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize("name", FROM_NOISE)
 def test_from_noise_to_data(name, each_schedule, gaussian, randn):
     """The whole way: the last step, and without any signal at t = 1 also the first, has infinite length in log-SNR.

@@ -92,7 +92,6 @@ def test_samples_have_that_law(name, data, make_schedule, gaussian):
     assert (z.T.corrcoef() - torch.eye(z.shape[1])).abs().max() < 5 / n**0.5
 
 
-@pytest.mark.most(3)
 @pytest.mark.parametrize(
     ("schedule_name", "name"),
     [(s, n) for s in ("vp_sde", "flow", "ve_sde") for n in AFFINE if n != "euler_maruyama" or s != "flow"],
