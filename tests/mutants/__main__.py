@@ -115,7 +115,11 @@ def parse(words: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--budget", type=float, default=60, help="seconds of test cases for each mutant")
     parser.add_argument("--exhaustive", action="store_true", help="go on after the first case that kills")
     parser.add_argument("--keep-map", action="store_true", help="do not measure again which lines tests execute")
-    return parser.parse_args(words)
+    args = parser.parse_args(words)
+    for path in args.paths:
+        if not mutated_files([path]):
+            parser.error(f"{path} holds no file that is mutated; tests/mutants/scope.py lists them")
+    return args
 
 
 def main() -> None:

@@ -100,3 +100,9 @@ def test_what_is_listed_as_equivalent_is_still_there():
 def test_the_scope_exists():
     assert len(mutated_files([])) > 40 and all(Path(file).exists() for file in mutated_files([]) + files_of_tests())
     assert mutated_files(["src/optim/ema.py"]) == ["src/optim/ema.py"]
+
+
+def test_a_path_without_files_of_the_scope_is_refused(capsys):
+    with pytest.raises(SystemExit):
+        command.parse(["src/optim", "src/nets"])
+    assert "src/nets holds no file that is mutated" in capsys.readouterr().err
