@@ -15,6 +15,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from src.loggers.metrics_csv import read_metrics
+from tests.end_to_end.preparing import changed, composed, prepare_training
 from tests.end_to_end.running import POINTS, forked
 
 EXPERIMENTS = sorted(p.stem for p in Path("conf/experiment").glob("*.yaml"))
@@ -247,3 +248,9 @@ def test_help_and_config_are_quick_and_whole():
     config = subprocess.run([sys.executable, "-m", "src.train", "--cfg", "job"], capture_output=True, text=True)
     assert config.returncode == 0
     assert yaml.safe_load(config.stdout)["trainer"]["precision"] == "auto"
+
+
+def test_a_warning_about_the_data_is_kept_for_comparisons(tmp_path):
+    cfg = changed(composed("train", "experiment=sine_ddpm", "trainer=cpu"), "data.amplitude=[2,3]", "net.width=8")
+    prepare_training(cfg, tmp_path / "run").announce()
+    assert "beyond the [-1, 1]" in json.loads((tmp_path / "run/run.json").read_text())["data_warning"]
