@@ -18,7 +18,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from src.utils.errors import OF_VALUES, UserError, printable, refusal
+from src.utils.errors import OF_VALUES, UserError, is_out_of_memory, printable, refusal
 from src.utils.override_syntax import read, split_flags
 from src.utils.paths import CONF
 
@@ -86,11 +86,14 @@ def user_message(error: BaseException, config_name: str) -> str | None:
         return f"the disk is full: {error.filename or error}. Free some space and start again, or resume the run"
     if isinstance(error, OSError) and error.errno in UNUSABLE_PATH:
         return f"{error.filename} cannot be used ({error.strerror}); name another file or folder, or repair it"
-    if type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in str(error):
-        return (
-            f"out of memory: {str(error).splitlines()[0]} Use a smaller data.batch_size with as much more "
-            "trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on several GPUs"
-        )
+    if is_out_of_memory(error):
+        fix = "batch_size, or device=cpu"
+        if config_name == "train":
+            fix = (
+                "data.batch_size with as much more trainer.accumulate_grad_batches, a smaller net, or trainer=fsdp on "
+                "several GPUs"
+            )
+        return f"out of memory: {first_sentence(error)} Use a smaller {fix}"
     if type(error).__name__ == "TerminatedWorkerError":  # raised by joblib
         return "the process of a job was killed, probably for lack of memory; resume with sweep.resume=FOLDER"
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -98,6 +101,13 @@ def user_message(error: BaseException, config_name: str) -> str | None:
     if is_misconfiguration(error):
         return f"the trainer does not accept this configuration: {error}"
     return None
+
+
+def first_sentence(error: BaseException) -> str:
+    """The first sentence of a message and what torch tried to allocate, without its statistics of the memory."""
+    line = next(iter(str(error).splitlines()), "").strip()
+    tried = re.match(r".*?Tried to allocate [\d.]+ \w+", line)
+    return f"{tried[0] if tried else line.partition('. ')[0].rstrip('.')}." if line else ""
 
 
 def is_killed_loader(error: BaseException) -> bool:

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, open_dict
 from src.commands.cli import to_container
 from src.commands.inputs import load_data
 from src.commands.metric_checks import check_counts, empty_section, is_applicable, unusable, without_samples
+from src.commands.out_of_memory import metric_memory
 from src.commands.sampling import Sampling
 from src.diffusion.time_samplers import FixedTimeSampler
 from src.metrics.base import EvalContext, Metric, ReportSection
@@ -158,7 +159,7 @@ class Evaluation:
         with progress_bar(len(self.metrics), "metrics", unit="metric", leave=False, delay=2) as bar:
             for name, metric in self.metrics.items():
                 bar.set_postfix_str(name)
-                with config_errors(f"metrics.{name}", (ValueError,)):
+                with config_errors(f"metrics.{name}", (ValueError,)), metric_memory(name, self.metrics):
                     lost = unusable(context.x) if metric.needs_samples else None
                     sections[name] = empty_section(name, lost) if lost else metric(context)
                 bar.update()

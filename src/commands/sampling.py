@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
+from src.commands.out_of_memory import sampling_error
 from src.commands.sampling_output import write_quality, write_result_images
 from src.commands.sampling_setup import (
     build_pipeline,
@@ -33,7 +34,7 @@ from src.tasks.base import Result, Task, TaskInput
 from src.tasks.generate import Generate
 from src.utils.atomic import atomic_write
 from src.utils.console import key_value_table, log, progress_bar, start_logging
-from src.utils.errors import UserError, config_errors
+from src.utils.errors import UserError, config_errors, is_out_of_memory
 from src.utils.folders import check_out, make_out
 from src.utils.hardware import default_precision
 
@@ -123,7 +124,12 @@ class Sampling:
         self.pipeline.on_step = bar.update
         autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
         with bar, autocast, self.pipeline.count_nfe() as self.cost:
-            return self.task(self.pipeline, self.inputs)
+            try:
+                return self.task(self.pipeline, self.inputs)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise sampling_error(error, self.pipeline, self.n, self.task.makes_samples) from error
 
     @property
     def n(self) -> int:

@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
 from src.commands.cli import flat_keys, is_killed_loader, one_line_message
+from src.commands.out_of_memory import training_message
 from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
 from src.commands.summary import after_training, before_training
@@ -44,7 +45,7 @@ from src.runs.loading import build_denoiser
 from src.runs.run import LOG, RECORD, git_commit
 from src.utils.atomic import require_exists
 from src.utils.console import key_value_table, log, start_logging
-from src.utils.errors import UserError, config_errors
+from src.utils.errors import UserError, config_errors, is_out_of_memory
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.hardware import compile_net, is_main_process, physical_memory
 from src.utils.loop_counters import total_steps
@@ -195,15 +196,23 @@ class Training:
         except Exception as error:
             if getattr(error, "exit_code", 1) >= 128:
                 raise
-            message = one_line_message(error)
+            message = self.message_of(error)
             if is_main_process():
                 self.update_metadata(failed=message)
+            if is_out_of_memory(error):
+                raise UserError(message) from error
             if is_killed_loader(error):
                 raise UserError(f"{message}. Resume it with: python -m src.train resume={self.run.path}") from error
             raise
         finally:
             destroy_process_group()
             self.setup.unlock_folder()
+
+    def message_of(self, error: Exception) -> str:
+        """The one line about an error that ended the training."""
+        if not is_out_of_memory(error):
+            return one_line_message(error)
+        return training_message(error, self.setup.cfg, self.run, self.setup.overrides, self.trainer)
 
     # ---- after ----
 

@@ -1,7 +1,11 @@
 """Errors that the user can fix, shown in one line without a traceback."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+
+# What devices and the CPU say where no memory is left.
+NO_MEMORY = re.compile("out of memory|can't allocate memory|_ALLOC_FAILED")
 
 
 class UserError(Exception):
@@ -32,6 +36,17 @@ def refusal(part: str, error: BaseException) -> UserError:
 def not_finite(source: object, name: str) -> UserError:
     """The UserError for a checkpoint with NaN or infinite numbers in the named tensor."""
     return UserError(f"{source} holds numbers that are not finite: {name}. Use an earlier checkpoint")
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True for the error of a device, or of the CPU, without memory; found by its name and its text, without torch."""
+    if isinstance(error, UserError):
+        return False
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and bool(NO_MEMORY.search(str(error))))
+    )
 
 
 def printable(text: str) -> str:

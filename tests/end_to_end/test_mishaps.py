@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from src.loggers.metrics_csv import read_metrics
+from src.nets.mlp import MLP
 from tests.end_to_end.running import POINTS, SETTINGS, assert_same_run, forked
+from tests.helpers.memory import limited
 
 LONG = [*POINTS, "trainer.log_every_n_steps=1", "trainer.max_steps=100000"]
 
@@ -74,6 +76,32 @@ def test_a_killed_loader_is_said(tmp_path):
     assert "a data loader process was killed" in line and "data.num_workers=0" in line
     assert line.endswith(f"Resume it with: python -m src.train resume={run}")
     assert json.loads((run / "run.json").read_text())["failed"] in line
+
+
+@pytest.mark.parametrize("after", [0, 12])
+def test_a_full_device_is_said_with_what_fits(tmp_path, monkeypatch, command, after):
+    """The one line names the command that makes the same steps, from the checkpoint if there is one; it works."""
+    run = tmp_path / "run"
+    words = [*POINTS, "callbacks.checkpoint.every_n_steps=5", "trainer.max_steps=15", "trainer.val_check_interval=100"]
+    with monkeypatch.context() as patch:
+        limited(patch, MLP, 60, after)
+        done = command("train", *words, f"hydra.run.dir={run}")
+        assert done.code == 1 and "Traceback" not in done.error
+        (line,) = [line for line in done.error.splitlines() if line.startswith("error: ")]
+        assert f"in a training step, at step {after} with data.batch_size=100: CUDA out of memory. Tried to" in line
+        said = "the last checkpoint is kept" if after else "there is no checkpoint yet"
+        assert said in line and line.removeprefix("error: ") == json.loads((run / "run.json").read_text())["failed"]
+        again = line.partition("python -m src.train ")[2].split()
+        assert again[-3:] == [
+            "data.batch_size=50",
+            "trainer.accumulate_grad_batches=2",
+            "trainer.val_check_interval=200",
+        ]
+        assert (f"resume={run}" in again) is bool(after)
+        if after:
+            assert step_of(run) == 10 and command("train", *again).code == 0 and step_of(run) == 15
+            done = command("sample", f"run={run}", "n=300")
+            assert "32 fit: use batch_size=32" in done.error and done.code == 1
 
 
 @pytest.mark.slow
