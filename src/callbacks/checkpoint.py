@@ -143,7 +143,8 @@ class Finishing(_FitLoop):
 def out_of_time(trainer: pl.Trainer) -> bool:
     """Return True if trainer.max_time has passed since this start."""
     timers = [callback for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    return any((timer.time_remaining() or 0) <= 0 for timer in timers)
+    left = [timer.time_remaining() for timer in timers]  # None for a timer that only measures
+    return any(seconds is not None and seconds <= 0 for seconds in left)
 
 
 def validate(trainer: pl.Trainer, log: bool) -> None:

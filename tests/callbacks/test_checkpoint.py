@@ -226,7 +226,10 @@ def test_a_damaged_last_one_does_not_hide_the_best(tmp_path, damage):
     assert best_checkpoint(tmp_path) == tmp_path / "best.ckpt"
 
 
-@pytest.mark.parametrize(("left", "out"), [([], False), ([5.0], False), ([0.0], True), ([5.0, -1.0], True)])
+@pytest.mark.parametrize(
+    ("left", "out"),
+    [([], False), ([5.0], False), ([0.0], True), ([5.0, -1.0], True), ([None], False), ([None, 0.0], True)],
+)
 def test_time_is_out_when_any_timer_is(monkeypatch, left, out):
     timers = [timer.Timer("00:00:01:00") for _ in left]
     for one, seconds in zip(timers, left, strict=True):
