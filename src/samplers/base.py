@@ -71,7 +71,7 @@ class DenoiserMemory:
         self.last: Prediction | None = None
         self.x_0: Tensor | None = None
         self.memory: dict[str, Any] = {}
-        self.steps_left = 0
+        self.steps_left: int  # set before each step
 
     def __call__(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
         prediction = self.predict(x_t, level.t)
@@ -168,7 +168,7 @@ class Sampler(ABC):
     def level_at(self, half_log_snr: float) -> NoiseLevel:
         """The noise level with this log(alpha / sigma), within the range of the schedule."""
         if half_log_snr not in self._levels:
-            t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64))
+            t = self.schedule.inverse_log_snr(torch.tensor(2 * half_log_snr, dtype=torch.float64)).detach()
             (self._levels[half_log_snr],) = self.noise_levels(t[None])
         return self._levels[half_log_snr]
 

@@ -11,7 +11,7 @@ from src.diffusion.variances import FixedLargeVariance
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
-from src.samplers.ode import DPMpp2S, Euler, Heun
+from src.samplers.ode import DPMpp2S, Euler, Heun, HeunVE, Restart
 from tests.samplers.registry import (
     DETERMINISTIC,
     GRIDS,
@@ -210,3 +210,29 @@ def test_ancestral_ddim_from_noise_of_any_size(sigma_1, randn):
     for steps in (2, 7, 10, 30):
         ddim, ddpm = (trajectory(make(Wide(), steps), x_1) for make in (STOCHASTIC["ddim ancestral"], DDPM))
         assert_close(ddim, ddpm, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["flow", "zero_snr", "laplace"])
+def test_heun_ve_takes_the_step_of_heun_from_pure_noise(name, make_schedule, randn):
+    """Later ones are corrected by the ratio of the two signals more."""
+    schedule, x_1 = make_schedule(name), randn(2, 3, 5)
+    heun, heun_ve = (trajectory(make(schedule, 8), x_1) for make in (Heun, HeunVE))
+    assert torch.equal(heun[:2], heun_ve[:2]) and not torch.equal(heun[2], heun_ve[2])
+    t, s = HeunVE(schedule).noise_levels(tensor([0.5, 0.4]))
+    ratio = HeunVE(schedule).correction_weight(t, s) / Heun(schedule).correction_weight(t, s)
+    assert ratio == pytest.approx(s.alpha / t.alpha) and ratio > 1
+
+
+def test_times_are_no_function_of_a_schedule_that_is_trained():
+    class Trained(schedules.FlowSchedule):
+        """With a closed form that is a function of its weights."""
+
+        def __init__(self):
+            super().__init__()
+            self.weight = torch.nn.Parameter(torch.ones(()))
+
+        def inverse_log_snr(self, log_snr):
+            return self.weight * super().inverse_log_snr(log_snr)
+
+    for grid in (GRIDS["uniform"], GRIDS["karras"]):
+        assert not Restart(Trained(), 8, grid).times().requires_grad
