@@ -124,7 +124,7 @@ class DiffusionModule(pl.LightningModule):
             cond = condition.drop(cond, (coins < condition.dropout).to(x_0.device, non_blocking=True))
         losses = self.loss(self.denoiser, x_0, t, noise, cond)
         importance = self.time_sampler.importance_weights(t).to(losses.device, losses.dtype, non_blocking=True)
-        self.train_loss.update(losses, self.denoiser.schedule.log_snr(t).detach(), importance)
+        self.train_loss.update(losses, self.denoiser.schedule.log_snr(t), importance)
         self.step_stats |= {"t": t, "losses": losses.detach()}
         self.update_time_sampler(t, losses.detach())
         return (importance * losses).mean()
@@ -143,7 +143,7 @@ class DiffusionModule(pl.LightningModule):
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
         t, noise, _ = self.sample_times_and_noise(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
-        log_snr = self.denoiser.schedule.log_snr(t).detach()
+        log_snr = self.denoiser.schedule.log_snr(t)
         for name, model in self.models.items():
             was_training = model.training
             losses = self.loss(model.eval(), x_0, t, noise, cond)

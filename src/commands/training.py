@@ -192,7 +192,7 @@ class Training:
         """Train, from the checkpoint to resume from if there is one."""
         try:
             with restoring(self.resume):
-                self.trainer.fit(self.module, self.data, ckpt_path=self.resume, weights_only=True)
+                self.trainer.fit(self.module, self.data, ckpt_path=self.resume)
         except Exception as error:
             if getattr(error, "exit_code", 1) >= 128:
                 raise

@@ -193,7 +193,7 @@ def log_prob_gradient(f: Callable[[Tensor], tuple[Tensor, Aux]], x_t: Tensor) ->
     It works in inference mode too; f must clone the tensors that it captures.
     """
     with torch.inference_mode(False), torch.enable_grad():
-        x = x_t.detach().clone().requires_grad_()
+        x = x_t.clone().requires_grad_()
         log_prob, aux = f(x)
         (gradient,) = torch.autograd.grad(log_prob.sum(), x)
     return gradient, aux

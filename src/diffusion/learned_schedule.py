@@ -64,7 +64,7 @@ class LearnedSchedule(Schedule):
 
     def set_losses(self, losses: Tensor) -> None:
         """Minimize the variance of these losses, (B,), at the times evaluated since the last call."""
-        self.grad_scale["scale"] = 2 * losses.detach().double().cpu()
+        self.grad_scale["scale"] = 2 * losses.detach().cpu()
         self.grad_scale = {}
 
     def _weights(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:

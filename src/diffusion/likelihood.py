@@ -66,19 +66,19 @@ def ode_log_likelihood(
         nonlocal evaluations
         evaluations += 1
         with torch.inference_mode(False), torch.enable_grad():
-            t = schedule.inverse_log_snr(-2 * u.detach().clone().cpu().double())
+            t = schedule.inverse_log_snr(-2 * u.clone().cpu().double())
             alpha = schedule.alpha_sigma(t)[0].item()
-            y = state[0].detach().clone().requires_grad_()
+            y = state[0].clone().requires_grad_()
             x_hat = denoise(alpha * y, t)
             stretch = dimensions - divergence(x_hat, y, probes)
         return (y - x_hat).detach(), stretch
 
     start = (x_0, torch.zeros(len(x_0), device=x_0.device, dtype=x_0.dtype))
-    path, stretches = odeint(flow, start, span.to(x_0.dtype), rtol=rtol, atol=atol, method="dopri5")
+    (_, y), (_, stretch) = odeint(flow, start, span.to(x_0.dtype), rtol=rtol, atol=atol, method="dopri5")
     alpha, sigma = (v.item() for v in schedule.alpha_sigma(t_end))
-    z = (alpha / sigma * path[-1]).flatten(1)
+    z = (alpha / sigma * y).flatten(1)
     log_prior = -0.5 * z.square().sum(1) - dimensions * (0.5 * math.log(2 * math.pi) + math.log(sigma / alpha))
-    return LogLikelihood(log_prior + stretches[-1], evaluations)
+    return LogLikelihood(log_prior + stretch, evaluations)
 
 
 def last_time(schedule: Schedule, sigma_max: float) -> Tensor:
@@ -87,10 +87,10 @@ def last_time(schedule: Schedule, sigma_max: float) -> Tensor:
     There the nearest other number changes :math:`\log(\sigma / \alpha)` by less than 1e-4. A schedule that ends without
     signal may have all higher noise levels within a rounding error of t = 1.
     """
-    t = schedule.inverse_log_snr(torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64)).detach()
+    t = schedule.inverse_log_snr(torch.tensor(-2 * math.log(sigma_max), dtype=torch.float64))
     before = 1 - 2.0 ** -torch.arange(53, 0, -1, dtype=torch.float64)
     times = torch.minimum(torch.cat([t[None], before]), t)
-    log_snr, nearest = (schedule.log_snr(u).detach() for u in (times, torch.nextafter(times, torch.zeros_like(times))))
+    log_snr, nearest = (schedule.log_snr(u) for u in (times, torch.nextafter(times, torch.zeros_like(times))))
     return times[((nearest - log_snr).abs() < 2e-4).nonzero()[0, 0]]
 
 

@@ -27,7 +27,7 @@ class LogSNRTable:
         k = torch.as_tensor(t, dtype=torch.float64, device="cpu") * self.steps
         # Times such as 0.29 * 1000 miss their node by a rounding error, which must not show as interpolation.
         k = k + torch.where((k - k.round()).abs() < 1e-9 * self.steps, k.round() - k, 0.0).detach()
-        below = k.detach().floor().clamp(1, max(self.steps - 1, 1)).long() - 1
+        below = k.floor().clamp(1, max(self.steps - 1, 1)).long() - 1
         above = (below + 1).clamp(max=self.steps - 1)
         inside = torch.lerp(self.values[below], self.values[above], k - 1 - below)
         log_snr = torch.where(k < 1, self.values[0] - k.clamp(max=1).log(), inside)

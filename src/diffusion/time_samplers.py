@@ -118,7 +118,7 @@ class LogNormalTimeSampler(TimeSampler):
 
     def __call__(self, n, generator, schedule):
         log_ratio = self.mean + self.std * torch.special.ndtri(stratified_uniform(n, generator))
-        return schedule.inverse_log_snr(-2 * log_ratio).clamp(self.t_min, 1)
+        return schedule.inverse_log_snr(-2 * log_ratio).clamp(min=self.t_min)
 
 
 class LogitNormalTimeSampler(TimeSampler):
@@ -139,7 +139,7 @@ class LogitNormalTimeSampler(TimeSampler):
 
     def __call__(self, n, generator, schedule):
         z = torch.special.ndtri(stratified_uniform(n, generator))
-        return torch.sigmoid(self.mean + self.std * z).clamp(self.t_min, 1)
+        return torch.sigmoid(self.mean + self.std * z).clamp(min=self.t_min)
 
 
 class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
@@ -200,7 +200,7 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
 
     def update_with_losses(self, t: Time, losses: Tensor) -> None:
         history_per_term = self.losses.shape[1]
-        for j, loss in zip(self.bin(t).tolist(), losses.detach().cpu().tolist(), strict=True):
+        for j, loss in zip(self.bin(t).tolist(), losses.tolist(), strict=True):
             self.losses[j, int(self.counts[j]) % history_per_term] = loss
             self.counts[j] += 1
 

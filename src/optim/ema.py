@@ -37,8 +37,7 @@ class EMA(nn.Module, ABC):
     def update(self, model: nn.Module, step: int) -> None:
         """Update the average with the weights of `model` after optimizer step `step`."""
         averages: list[Tensor] = list(self.model.parameters())
-        weights = [p.detach() for p in model.parameters()]
-        torch._foreach_lerp_(averages, weights, 1 - self.decay_at(step))
+        torch._foreach_lerp_(averages, list(model.parameters()), 1 - self.decay_at(step))
         for average, value in zip(self.model.buffers(), model.buffers(), strict=True):
             average.copy_(value)
 

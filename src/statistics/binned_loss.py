@@ -46,7 +46,7 @@ class BinnedLoss(Metric):
         """Add the losses of samples, with their log-SNR (on the CPU) and their weights in the mean."""
         bins = torch.bucketize(log_snr, self.edges).to(losses.device, non_blocking=True)
         weights = torch.ones_like(losses) if weights is None else weights
-        self.sums.index_add_(0, bins, (weights * losses.detach()).to(self.sums.dtype))
+        self.sums.index_add_(0, bins, (weights * losses).to(self.sums.dtype))
         self.counts.index_add_(0, bins, weights.to(self.counts.dtype))
 
     def compute(self) -> dict[str, float]:

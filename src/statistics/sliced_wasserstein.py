@@ -51,7 +51,7 @@ class SlicedWassersteinDistance(Metric):
 
     def update(self, x: Float[Tensor, "batch *shape"], real: bool) -> None:
         """Add samples to the real or to the fake set."""
-        flat = x.detach().flatten(1).float()
+        flat = x.flatten(1).float()
         if flat.shape[1] != len(self.directions):
             raise ValueError(f"samples must have {len(self.directions)} elements, got {flat.shape[1]}")
         with torch.autocast(flat.device.type, enabled=False):  # bf16 would round the distances away
