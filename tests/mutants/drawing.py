@@ -24,7 +24,7 @@ MEANINGLESS = {
     "atom_expr": ("Annotated[", "log.", "warnings.", "print("),
     "argument": tuple(f"{name}=" for name in UNSEEN),
     "simple_stmt": ("log.", "warnings.", "print("),
-    "expr_stmt": ("__all__",),
+    "expr_stmt": ("__all__", "full_state_update", "higher_is_better"),
 }
 DECLARATIONS = frozenset(
     ["property", "dataclass", "abstractmethod", "staticmethod", "classmethod", "override", "lru_cache"]

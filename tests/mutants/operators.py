@@ -24,22 +24,16 @@ METHODS = frozenset([
 ])  # fmt: skip
 MODULES = frozenset(["torch", "math", "np", "functional"])
 # Keyword arguments that only make a program faster, guard against mistakes, or need an accelerator to show.
-UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize")
-# Functions of arguments in any order, and those whose order nobody confuses.
-SYMMETRIC = frozenset(
-    [
-        "min",
-        "max",
-        "minimum",
-        "maximum",
-        "equal",
-        "isclose",
-        "hypot",
-        "wasserstein_distance",
-        "structural_similarity_index_measure",
-    ]
-)
-FIXED = frozenset(["isinstance", "getattr", "hasattr", "setattr", "cast", "issubclass"]) | SYMMETRIC
+UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize", "mmap")
+# Functions of arguments in any order.
+SYMMETRIC = frozenset([
+    "min", "max", "minimum", "maximum", "equal", "isclose", "allclose", "hypot", "frechet",
+    "power_function_correlation", "wasserstein_distance", "structural_similarity_index_measure",
+])  # fmt: skip
+# Hashes, which are another but as good one of the arguments in another order.
+HASHES = frozenset(["derive_seed", "generator", "digest"])
+# And those whose order nobody confuses.
+FIXED = SYMMETRIC | HASHES | {"isinstance", "getattr", "hasattr", "setattr", "cast", "issubclass"}
 
 Span = tuple[tuple[int, int], tuple[int, int]]
 
