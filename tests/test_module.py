@@ -519,3 +519,36 @@ def test_the_meters_of_two_processes_are_shared_by_others(world_size):
         found.append(module.train_loss.sums_and_counts)
     expected = states if world_size == 2 else torch.stack([states.sum(0), *[0 * states[0]] * (world_size - 1)])
     assert torch.equal(torch.stack(found), expected)
+
+
+@pytest.mark.parametrize(("max_steps", "by_steps"), [(-1, False), (10, True)])
+def test_what_a_checkpoint_restores(monkeypatch, max_steps, by_steps):
+    """The place in the data, by the batches that an epoch has now, and the unfinished interval of the log."""
+    module, data, seen = make_module(), SimpleNamespace(train_batches=5), []
+    module._trainer = SimpleNamespace(
+        world_size=1, global_rank=0, datamodule=data, max_steps=max_steps, limit_train_batches=4
+    )
+    monkeypatch.setattr(src.module, "go_on_between_batches", lambda *given: seen.append(given) or (2, 3))
+    states = torch.arange(20.0).view(1, 2, 10)
+    module.on_load_checkpoint({"loops": {"fit_loop": "its counters"}, "train_loss": states})
+    assert seen == [("its counters", 4, by_steps)] and data.position == (2, 3)
+    assert torch.equal(module.train_loss.sums_and_counts, states[0])
+
+
+def test_what_is_kept_of_a_step_has_no_graph(tmp_path):
+    """Nor has what a time sampler is given."""
+
+    class Learns(UniformTimeSampler):
+        given = ()
+
+        def update_with_losses(self, t, losses):
+            self.given = (t, losses)
+
+    module = make_module()
+    module.time_sampler = Learns()
+    _, _, watch = fit(tmp_path, module, max_steps=1)
+    t, losses = module.time_sampler.given
+    assert not losses.requires_grad and torch.equal(losses, watch.batches[0]["losses"])
+    assert torch.equal(t, watch.batches[0]["t"])
+    assert not any(value.requires_grad for value in module.step_stats.values())
+    assert not module.train_loss.sums.requires_grad

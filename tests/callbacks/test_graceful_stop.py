@@ -1,14 +1,18 @@
 """A signal ends a run after the step at hand, without losing it."""
 
 import signal
+from contextlib import nullcontext
+from types import SimpleNamespace
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
+from src.callbacks import graceful_stop
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.graceful_stop import GracefulStop, requeue
 from src.utils.errors import UserError
+from src.utils.processes import STOPPING
 from tests.helpers.resuming import MODULES, Place, assert_goes_on, run
 from tests.helpers.tiny import Memory, fit
 
@@ -124,6 +128,70 @@ def test_handlers_are_put_back_after_an_undisturbed_run(tmp_path):
     stop = GracefulStop("x")
     fit(tmp_path, callbacks=[stop, Look()], max_steps=2)
     assert signal.getsignal(signal.SIGTERM) == before and seen == [stop.receive, stop.receive]
+
+
+@pytest.mark.parametrize("hook", ["on_train_end", "on_exception"])
+def test_handlers_are_put_back_by_itself(hook):
+    """Before Lightning puts back its own."""
+    before = [signal.getsignal(number) for number in STOPPING]
+    stop = GracefulStop("x")
+    stop.on_train_start(None, None)
+    assert [signal.getsignal(number) for number in STOPPING] == [stop.receive] * len(STOPPING)
+    getattr(stop, hook)(None, None)
+    assert [signal.getsignal(number) for number in STOPPING] == before and not stop.previous
+
+
+class Together:
+    """A trainer of two processes, the other of which has received a signal; as far as it is looked at."""
+
+    world_size, global_step, should_stop, checkpoint_callbacks = 2, 20, False, ()
+
+    def __init__(self, batches, theirs=signal.SIGTERM, accumulates=False):
+        self.reduced = []
+        loop = SimpleNamespace(total_batch_idx=batches, _should_accumulate=lambda: accumulates, _data_fetcher=None)
+        loop._should_check_val_fx = lambda fetcher: False
+        self.fit_loop = SimpleNamespace(epoch_loop=loop, _data_fetcher=object())
+        self.strategy, self.theirs = self, theirs
+
+    def reduce(self, number, reduce_op="mean"):
+        self.reduced.append(number.item())
+        return max(number, torch.tensor(self.theirs)) if reduce_op == "max" else (number + self.theirs) / 2
+
+
+@pytest.mark.parametrize(("batches", "theirs", "stops"), [(20, signal.SIGTERM, True), (20, 0, False), (21, 15, False)])
+def test_processes_stop_together_at_every_tenth_batch(batches, theirs, stops):
+    trainer, stop = Together(batches, theirs), GracefulStop("the/run")
+    with pytest.raises(UserError, match="stopped by SIGTERM at step 20") if stops else nullcontext():
+        stop.on_train_batch_end(trainer, SimpleNamespace(device="cpu"))
+    assert trainer.reduced == [0] * (batches == 20)
+
+
+@pytest.mark.parametrize("change", [{"accumulates": True}, {"should_stop": True}])
+def test_it_waits_for_the_step_and_for_the_end(change):
+    trainer, stop = Together(20, accumulates=change.pop("accumulates", False)), GracefulStop("the/run")
+    vars(trainer).update(change)
+    stop.on_train_batch_end(trainer, SimpleNamespace(device="cpu"))
+    assert stop.after_validation == 0
+
+
+@pytest.mark.parametrize(("saved", "writes"), [(20, 0), (10, 1)])
+@pytest.mark.parametrize(
+    ("number", "main", "says"),
+    [
+        (signal.SIGUSR1, True, "which is saved. Job 7 is requeued"),
+        (signal.SIGUSR1, False, "which is saved. Resume with: python -m src.train resume=the/run"),
+        (signal.SIGTERM, True, "which is saved. Resume with: python -m src.train resume=the/run"),
+    ],
+)
+def test_what_is_saved_and_said_at_the_end(monkeypatch, number, main, says, saved, writes):
+    """A step that is saved is not saved again; the warning of SLURM alone requeues, by the main process."""
+    monkeypatch.setattr(graceful_stop, "requeue", lambda: "Job 7 is requeued")
+    checkpoint, seen = BestLastCheckpoint("x"), []
+    checkpoint.saved_step, checkpoint.save_last = saved, seen.append
+    trainer = SimpleNamespace(checkpoint_callbacks=[object(), checkpoint], global_step=20, is_global_zero=main)
+    with pytest.raises(UserError, match=says) as caught:
+        GracefulStop("the/run").stop(trainer, number)
+    assert caught.value.exit_code == 128 + number and seen == [trainer] * writes
 
 
 def test_what_nohup_ignores_stays_ignored(tmp_path):

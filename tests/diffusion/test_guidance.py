@@ -7,9 +7,9 @@ from torch.testing import assert_close
 
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.guidance import CFG, AutoGuidance, ClassifierGuidance, IntervalGuidance, NoGuidance
+from src.diffusion.guidance import CFG, AutoGuidance, ClassifierGuidance, IntervalGuidance, NoGuidance, to_schedule
 from src.diffusion.parameterizations import V
-from src.diffusion.schedules import expand_like
+from src.diffusion.schedules import VPSDE, SubVPSDE, expand_like
 from src.diffusion.variances import LearnedRangeVariance
 from src.samplers.ancestral import DDIM
 from tests.diffusion.reference import SHAPES, Mixture, Oracle
@@ -202,6 +202,16 @@ def test_a_guide_may_have_another_schedule(t, schedule, make_schedule, randn):
             assert_close(found, expected, rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
 
 
+def test_data_of_another_schedule_with_the_same_signal(randn):
+    """The two differ in their noise alone."""
+    x_t, t = randn(2, 1, 4), torch.tensor([0.3, 0.6]).double()
+    assert to_schedule(x_t, t, VPSDE(), VPSDE()) == (x_t, t)
+    x_u, u = to_schedule(x_t, t, VPSDE(), SubVPSDE())
+    assert_close(SubVPSDE().log_snr(u), VPSDE().log_snr(t)) and (u > t).all()
+    ratio = SubVPSDE().alpha_sigma(u)[0] / VPSDE().alpha_sigma(t)[0]
+    assert_close(x_u, ratio[:, None, None] * x_t)
+
+
 def test_autoguidance_of_scale_one_costs_nothing(make_schedule, randn):
     schedule = make_schedule("cosine")
 
@@ -284,6 +294,16 @@ class TestClassifier:
         found = guided(x_t, end, self.label).x_0
         assert found.dtype == torch.float32
         assert_close(found.double(), expected, rtol=0, atol=0.01)
+
+    def test_a_classifier_may_use_the_time_in_inference_mode(self, make_schedule):
+        """Whose gradient remembers it: that of t x is t."""
+        schedule = make_schedule("flow")
+        with torch.inference_mode():
+            x_t, t, label = torch.ones(2, 1, 3).double(), torch.tensor(0.5).double(), torch.tensor([0, 1])
+            guidance = ClassifierGuidance(lambda x, t, y: (x * t).sum((1, 2)) * y)
+            found = guidance(lambda x, t, cond: Prediction(0 * x), schedule)(x_t, t, label).x_0
+        gain = 0.5**2 / 0.5
+        assert_close(found + 0, (gain * 0.5 * label.double()[:, None, None]).expand(2, 1, 3))
 
     @pytest.mark.parametrize("scale", [0.0, 0.5, 3.0])
     def test_scale(self, scale, schedule, randn):

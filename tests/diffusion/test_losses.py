@@ -455,6 +455,14 @@ def test_times_are_rounded_up_to_a_step(steps):
     assert losses.round_to_step(torch.tensor([1e-12]).double(), steps)[1].item() == 1 / steps
 
 
+@pytest.mark.parametrize(("k", "steps"), [(7, 100), (14, 100), (55, 1000), (9, 10)])
+def test_a_time_that_is_rounded_belongs_to_its_step(k, steps):
+    """k / T times T may be more than k, as 0.07 times 100 is."""
+    t = torch.tensor([k / steps, k / steps * (1 + 4e-16)], dtype=torch.float64)
+    assert (t * steps)[1] > k
+    assert losses.round_to_step(t, steps)[1].tolist() == [k / steps] * 2
+
+
 @pytest.mark.parametrize("variance", [FixedSmallVariance(), FixedLargeVariance()])
 def test_the_bound_as_a_loss_is_its_terms(variance, schedule, randn):
     x_0, noise = batch((3, 5), randn)
@@ -517,6 +525,7 @@ def test_what_would_stay_untrained_is_refused(loss, denoiser, fix):
     [
         (partial(weightings.min_snr_weighting, gamma=-1.0), r"finite and >= 0, got \[-1.0, "),
         (lambda schedule, t: 1 / (t - 0.5).clamp(min=0), r"finite and >= 0, got \[inf, "),
+        *((lambda schedule, t, at=at: (t - at).abs() - 0.1, "finite and >= 0, got") for at in (0.25, 0.5, 0.75)),
         (partial(weightings.edm_weighting, sigma_data=0), "weighting.sigma_data must be > 0, got 0"),
     ],
 )

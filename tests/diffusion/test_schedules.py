@@ -86,6 +86,16 @@ def test_inverse_of_any_log_snr(schedule):
     assert_close(ends, torch.tensor([0.0, 1.0], dtype=torch.float64), rtol=0, atol=2e-9)
 
 
+def test_single_precision_is_taken_exactly(schedule):
+    """Where the log-SNR is computed from the time itself, and in the inverse of all."""
+    t = torch.tensor([0.1, 0.3, 0.5, 0.7, 0.99])
+    if type(schedule).log_snr is not Schedule.log_snr:
+        assert torch.equal(schedule.log_snr(t), schedule.log_snr(t.double()))
+        assert torch.equal(schedule.log_snr_rate(t), schedule.log_snr_rate(t.double()))
+    log_snr = torch.tensor([3.3, 0.1, -1.7, -2.9])
+    assert torch.equal(schedule.inverse_log_snr(log_snr), schedule.inverse_log_snr(log_snr.double()))
+
+
 @pytest.mark.most(1)
 @pytest.mark.parametrize("name", ["cosine", "sub_vp_sde", "additive", "flow"], indirect=True)
 def test_step_by_step_in_samples(schedule):

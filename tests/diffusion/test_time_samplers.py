@@ -17,6 +17,7 @@ from src.diffusion.time_samplers import (
     StratifiedTimeSampler,
     TimeSampler,
     UniformTimeSampler,
+    stratified_uniform,
 )
 from tests.diffusion.expected import ALL, ONE
 
@@ -329,3 +330,11 @@ def test_a_batch_covers_a_normal_distribution_evenly(times, normal):
     u = torch.special.ndtr(normal(draw(times, n=16))).sort().values
     assert_close(u.diff(), torch.full((15,), 1 / 16, dtype=torch.float64), atol=2e-3, rtol=0)
     assert not torch.equal(draw(times, n=16), draw(times, n=16, seed=1))
+
+
+def test_normal_levels_grow_with_their_number():
+    """The larger the uniform number, the more noise."""
+    u = stratified_uniform(16, generator())
+    for times, normal in ((LogNormalTimeSampler(0.0, 1.0), lambda t: -SCHEDULE.log_snr(t) / 2),
+                          (LogitNormalTimeSampler(0.0, 1.0), torch.logit)):  # fmt: skip
+        assert_close(torch.special.ndtr(normal(draw(times, n=16))), u, atol=2e-3, rtol=0)

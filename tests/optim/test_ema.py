@@ -379,6 +379,16 @@ def test_the_distance_of_the_fit_is_measured():
         assert x.sum().item() == pytest.approx(1)
 
 
+def test_the_distance_of_a_stored_width_is_none():
+    """Nor is it lost to rounding, which may make its square negative."""
+    widths = [0.05 + 0.002 * k for k in range(50)]
+    for n in (2, 5):
+        t = torch.arange(1.0, n + 1).double()
+        for width in widths:
+            x, distance = posthoc_coefficients(t, torch.full((n,), std_to_exp(width)).double(), width)
+            assert distance == pytest.approx(0, abs=1e-6) and x[-1].item() == pytest.approx(1)
+
+
 @pytest.mark.parametrize(("width", "message"), [(0.01, r"0\.0[2-3]\d to 0\.2"), (0.4, "between"), (-1.0, "between")])
 def test_a_width_that_the_snapshots_cannot_represent(width, message):
     _, snapshots, _ = smooth_run(100, 20, (0.05, 0.1), ())

@@ -1,13 +1,14 @@
 """Learning rates against closed forms and against torch's own."""
 
+from functools import partial
 from itertools import pairwise
 from math import cos, pi
 
 import pytest
 import torch
-from torch.optim.lr_scheduler import CosineAnnealingLR, OneCycleLR
+from torch.optim.lr_scheduler import CosineAnnealingLR, ExponentialLR, OneCycleLR, ReduceLROnPlateau
 
-from src.optim.lr_schedules import constant_lr, cosine_lr, one_cycle_lr, trapezoid_lr
+from src.optim.lr_schedules import build_lr_schedule, constant_lr, cosine_lr, one_cycle_lr, trapezoid_lr
 
 pytestmark = pytest.mark.strength(1)
 
@@ -64,6 +65,12 @@ def test_trapezoid():
     assert rates_of(trapezoid_lr, 20, 21, warmup_steps=4, cooldown_start=0.5, min_lr_ratio=0.1)[20] == pytest.approx(
         0.1 * LR
     )
+
+
+@pytest.mark.parametrize("warmup_steps", [0, 1])
+@pytest.mark.parametrize("make", [constant_lr, cosine_lr, trapezoid_lr])
+def test_no_warm_up_begins_at_the_top(make, warmup_steps):
+    assert rates_of(make, 20, 1, warmup_steps=warmup_steps) == [LR]
 
 
 @pytest.mark.parametrize("make", [trapezoid_lr, cosine_lr])
@@ -153,3 +160,30 @@ def test_a_resumed_run_can_be_made_longer(make):
     resumed.step()
     longer.step()
     assert resumed.param_groups[0]["lr"] == pytest.approx(rates_of(make, 20)[7])
+
+
+def test_a_schedule_is_built_with_what_it_takes():
+    """The number of steps where it is asked for and not given."""
+    opt = optimizer()
+    assert rates(opt, build_lr_schedule(cosine_lr, opt, 4), 4) == pytest.approx(rates_of(cosine_lr, 4))
+    opt = optimizer()
+    assert rates(opt, build_lr_schedule(partial(cosine_lr, total_steps=9), opt, 4), 9) == pytest.approx(
+        rates_of(cosine_lr, 9)
+    )
+    opt = optimizer()
+    assert rates(opt, build_lr_schedule(partial(ExponentialLR, gamma=0.5), opt, 4), 3) == [LR, LR / 2, LR / 4]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (
+            lambda optimizer, factor: None,
+            r"'factor'; a schedule is made of \(optimizer\) or \(optimizer, total_steps\)$",
+        ),
+        (ReduceLROnPlateau, "needs a loss at each step, and is not supported; use lr_schedule=cosine"),
+    ],
+)
+def test_a_schedule_that_cannot_be_built_is_refused(make, message):
+    with pytest.raises(ValueError, match=message):
+        build_lr_schedule(make, optimizer(), 4)

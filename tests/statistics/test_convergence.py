@@ -79,3 +79,15 @@ def test_the_mean_alone_is_judged_where_no_levels_are_known():
     assert found.improving and found.text == "improving: the mean loss fell by 34.4% in the last third of the run"
     flat = convergence_status([{"step": i, "val/loss_ema": 1.0} for i in range(8)])
     assert flat.improving is False and flat.relative_decrease == {"all": 0.0}
+
+
+@pytest.mark.parametrize(("last", "rose"), [(1.25, False), (1.26, True)])
+def test_a_rise_within_the_tolerance_is_none(last, rose):
+    found = convergence_status(rows({"a_-inf..0": [1.0] * 8 + [last] * 4}), tolerance=0.25)
+    assert found.improving is False and ("overfitting" in found.text) == rose
+
+
+@pytest.mark.parametrize(("last", "falls"), [(0.75, False), (0.74, True)])
+def test_a_decrease_within_the_tolerance_is_none(last, falls):
+    found = convergence_status(rows({"a_-inf..0": [1.0] * 8 + [last] * 4}), tolerance=0.25)
+    assert found.improving is falls

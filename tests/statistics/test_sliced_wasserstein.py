@@ -158,6 +158,7 @@ def test_refusals():
     with pytest.raises(ValueError, match="samples of both sets"):
         metric.compute()
     metric.update(draws(4, 3), real=True)
+    assert (len(metric.real), len(metric.fake)) == (1, 0)
     with pytest.raises(ValueError, match="samples of both sets"):
         metric.compute()
     with pytest.raises(ValueError, match="samples must have 3 elements, got 2"):

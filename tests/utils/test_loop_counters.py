@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 
 from src.callbacks.overfit_one_batch import OverfitOneBatch
-from src.utils.loop_counters import epoch_batches, total_steps
+from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_steps
 from tests.helpers.resuming import MODULES, assert_goes_on, run
 from tests.helpers.tiny import Memory
 
@@ -114,3 +114,39 @@ def test_the_number_of_steps(max_steps, max_epochs, limit, accumulate, steps):
     )
     assert total_steps(trainer, 10) == steps
     assert epoch_batches(trainer, 10) == min(10, limit if isinstance(limit, int) else int(10 * limit))
+
+
+def counters(epoch, batch, total, steps):
+    """Those of a checkpoint in the midst of a batch, as far as they are looked at."""
+    progress = dict.fromkeys(("ready", "started", "processed", "completed"), -1)
+    step = {"step": {"total": {"completed": steps}}}
+    return {
+        "epoch_progress": {"total": progress.copy(), "current": progress | {"ready": epoch + 1}},
+        "epoch_loop.batch_progress": {
+            "total": progress | {"processed": total}, "current": progress | {"processed": batch},
+            "is_last_batch": True,
+        },
+        "epoch_loop.automatic_optimization.optim_progress": {"optimizer": step},
+        "epoch_loop.state_dict": {"_batches_that_stepped": -1},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("by_steps", [True, False])
+@pytest.mark.parametrize(
+    ("epoch", "batch", "batches", "position"),
+    [(2, 1, 3, (2, 1)), (2, 2, 3, (2, 2)), (2, 3, 3, (3, 0)), (2, 3, 2, (3, 0)), (2, 0, 3, (2, 0)), (0, 1, 1, (1, 0))],
+)
+def test_the_counters_of_a_run_that_goes_on(epoch, batch, batches, position, by_steps):
+    """After a batch within an epoch that has begun, or before one; a batch that the loop completes itself is left."""
+    loop = counters(epoch, batch, 7, 6)
+    assert go_on_between_batches(loop, batches, by_steps) == position
+    now, done = position
+    begun, behind = now + (done > 0), int(done > 0 or by_steps)
+    made = {"ready": begun, "started": begun, "processed": now, "completed": now}
+    assert loop["epoch_progress"] == {"total": made, "current": made}
+    assert loop["epoch_loop.batch_progress"] == {
+        "total": {"ready": 7, "started": 7, "processed": 7, "completed": 7 - behind},
+        "current": {"ready": done, "started": done, "processed": done, "completed": done - behind},
+        "is_last_batch": False,
+    }
+    assert loop["epoch_loop.state_dict"] == {"_batches_that_stepped": 6 - behind}
