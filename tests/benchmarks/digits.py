@@ -32,8 +32,8 @@ class Score(NamedTuple):
 
 
 def reference(cfg: DictConfig, root: str | None = None) -> ReferenceData:
-    """The digits of a run's config with their labels, all of them or none, from the folder `root` if it is given."""
-    changes = {"num_classes": 10, "offline": "error"} | ({"root": root} if root else {})
+    """The digits of a run's config with their labels; from the folder `root` if it is given, all of them or none."""
+    changes = {"num_classes": 10} | ({"root": root, "offline": "error"} if root else {})
     with initialize_config_dir(str(CONF), version_base="1.3"):
         features = compose("evaluate").features
     return ReferenceData(load_data(OmegaConf.merge(cfg, {"data": changes}).data), instantiate(features))

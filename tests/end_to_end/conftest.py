@@ -93,14 +93,22 @@ def mnist_words():
     return [f"data.root={os.environ['MNIST_ROOT']}"] if "MNIST_ROOT" in os.environ else []
 
 
+@pytest.fixture(scope="module")
+def good_features():
+    """Features of digits are learned as well as a user has them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("src.metrics.features.trained.MIN_STEPS", 300)
+        yield
+
+
 @pytest.fixture(scope="session")
 def trained_run(make_run, mnist_words, tmp_path_factory):
-    """`trained_run(experiment)`: trained once, or the run that MNIST_DDPM or MNIST_CONDITIONAL names."""
+    """`trained_run(experiment)`: trained once, for half of its steps, or what MNIST_DDPM or MNIST_CONDITIONAL names."""
+    half = ["trainer.max_steps=1000", "trainer.val_check_interval=1000", "callbacks.sample_images=null"]
 
     def run(experiment: str) -> Path:
         given = os.environ.get(experiment.upper())
-        return Path(
-            given or make_run(tmp_path_factory.mktemp("runs") / "run", f"experiment={experiment}", *mnist_words)
-        )
+        folder = tmp_path_factory.mktemp("runs") / "run"
+        return Path(given or make_run(folder, f"experiment={experiment}", *half, *mnist_words))
 
     return run

@@ -1,4 +1,4 @@
-"""A run on MNIST as it is makes digits that a classifier can learn from. Trains for many minutes."""
+"""A run on MNIST makes digits that a classifier can learn from. Trains for minutes."""
 
 import pytest
 import torch
@@ -11,6 +11,7 @@ from tests.benchmarks.digits import reference
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(5400)]
 
 
+@pytest.mark.usefixtures("good_features")
 def test_a_classifier_is_not_worse_for_new_digits(trained_run, command, tmp_path):
     """Beside 1,000 real ones, over three seeds; by less than their spread."""
     run = trained_run("mnist_conditional")

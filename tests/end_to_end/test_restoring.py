@@ -1,4 +1,4 @@
-"""A run on MNIST as it is restores test digits. Trains for many minutes."""
+"""A run on MNIST restores test digits. Trains for minutes."""
 
 import pytest
 
@@ -11,7 +11,7 @@ N = 200
 
 
 @pytest.fixture(scope="module")
-def restoring(trained_run):
+def restoring(trained_run, good_features):
     """The model, test digits, and what judges them."""
     run = trained_run("mnist_ddpm")
     real = reference(Run(run).config())
