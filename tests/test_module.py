@@ -1,6 +1,7 @@
 """The LightningModule in real runs of a tiny model: what it draws, steps, logs and keeps."""
 
 import math
+from contextlib import nullcontext
 from functools import partial
 from types import SimpleNamespace
 
@@ -23,6 +24,7 @@ from src.optim.ema import ConstantEMA
 from src.optim.lr_schedules import constant_lr, cosine_lr
 from src.samplers.ancestral import DDIM
 from src.utils.errors import UserError
+from src.utils.fsdp import FSDP2Strategy
 from src.utils.seeding import generator
 from tests.helpers.faults import PoisonAt
 from tests.helpers.tiny import CLASSES, SHAPE, Memory, StepClock, fit, make_kind, make_module, weights
@@ -459,10 +461,13 @@ def test_validation_is_logged_at_its_step(tmp_path):
 # ---- what goes wrong ----
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path):
+@pytest.mark.parametrize("log_every_n_steps", [1, 100])
+def test_a_loss_that_is_not_finite_stops_the_run_and_spares_the_checkpoint(tmp_path, log_every_n_steps):
+    """At once on a CPU, whenever it is logged."""
     callbacks = [BestLastCheckpoint(str(tmp_path / "c"), every_n_steps=1), PoisonAt(4)]
     with pytest.raises(UserError) as caught:
-        fit(tmp_path, make_module(lr=0.0125), callbacks=callbacks, gradient_clip_val=1.0)
+        settings = {"gradient_clip_val": 1.0, "log_every_n_steps": log_every_n_steps}
+        fit(tmp_path, make_module(lr=0.0125), callbacks=callbacks, **settings)
     message = str(caught.value)
     assert message.startswith("the loss is not finite at step 5: learning rate 0.0125, gradient norm nan, t = 0.")
     assert "\n" not in message and "optimizer.lr" in message
@@ -552,3 +557,43 @@ def test_what_is_kept_of_a_step_has_no_graph(tmp_path):
     assert torch.equal(t, watch.batches[0]["t"])
     assert not any(value.requires_grad for value in module.step_stats.values())
     assert not module.train_loss.sums.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("losses", "norm", "said"),
+    [
+        ([1.0, 2.0], 3.0, None),
+        ([1.0, math.nan], 3.0, "gradient norm 3, t = 0.2. The last good"),
+        ([1.0, 2.0], math.inf, "gradient norm inf, t: all losses finite. The last good"),
+        ([math.inf] * 7, math.nan, "gradient norm nan, t = 0.1, 0.2, 0.3, 0.4, 0.5. The last good"),
+    ],
+)
+def test_no_checkpoint_is_written_of_what_is_not_finite(losses, norm, said):
+    module = make_module()
+    module._trainer = SimpleNamespace(
+        world_size=1, global_step=6, optimizers=[torch.optim.SGD([torch.ones(1)], lr=0.5)]
+    )
+    module.optimizers = lambda: module._trainer.optimizers[0]
+    module.all_gather = lambda x: x
+    t = torch.arange(1, len(losses) + 1).double() / 10
+    module.on_save_checkpoint({})  # before the first step nothing is known
+    module.step_stats = {"t": t, "losses": torch.tensor(losses), "grad_norm": torch.tensor(norm)}
+    checkpoint = {}
+    message = said and f"^the loss is not finite at step 7: learning rate 0.5, {said}"
+    with pytest.raises(UserError, match=message) if said else nullcontext():
+        module.on_save_checkpoint(checkpoint)
+    assert ("train_loss" in checkpoint) == (said is None)
+
+
+@pytest.mark.parametrize("split", [False, True])
+def test_the_weights_and_their_average_are_split_once_and_alike(split):
+    module, seen = make_module(), []
+    strategy = FSDP2Strategy.__new__(FSDP2Strategy) if split else SimpleNamespace()
+    strategy.shard = seen.append
+    module._trainer = SimpleNamespace(strategy=strategy)
+    module.configure_model()
+    assert seen == ([module.denoiser, module.ema.model] if split else [])
+    next(module.denoiser.parameters()).device_mesh = object()
+    seen.clear()
+    module.configure_model()
+    assert seen == []

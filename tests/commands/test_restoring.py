@@ -1,7 +1,9 @@
 """A checkpoint that a run cannot go on from is named in one line, whatever is wrong with what Lightning restores."""
 
+from contextlib import nullcontext
 from copy import deepcopy
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -80,6 +82,33 @@ def test_a_value_of_another_type_is_named(checkpoint, tmp_path, place, wrong):
     assert "\n" not in said
 
 
+def test_what_may_differ_between_versions_is_taken(checkpoint, tmp_path):
+    """Switches of an optimizer that were null, and keys that are not there; sharded ones have no optimizer states."""
+    group = checkpoint["optimizer_states"][0]["param_groups"][0]
+    group |= {"amsgrad": None, "maximize": "no", "of_another_version": 1}
+    del group["weight_decay"], checkpoint["loops"]["fit_loop"]["epoch_progress"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    check_resumable(tmp_path / "last.ckpt", *parts())
+    del checkpoint["optimizer_states"]
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    check_resumable(tmp_path / "last.ckpt", *parts())
+
+
+@pytest.mark.parametrize("damage", [False, True])
+def test_an_optimizer_that_makes_no_step_is_checked_as_far_as_it_goes(checkpoint, tmp_path, damage):
+    class Demanding(torch.optim.SGD):
+        def step(self, closure):
+            raise AssertionError
+
+    trainer, _, schedule = parts()
+    optimizer = Demanding([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    if damage:
+        checkpoint["optimizer_states"][0]["param_groups"][0]["lr"] = "high"
+    torch.save(checkpoint, tmp_path / "last.ckpt")
+    with pytest.raises(Damaged, match="lr must be") if damage else nullcontext():
+        check_resumable(tmp_path / "last.ckpt", trainer, optimizer, schedule)
+
+
 def test_patterns():
     assert pattern_like({"a": 1, "b": [1], "c": {}, "d": True}) == {
         "a?": float,
@@ -87,6 +116,10 @@ def test_patterns():
         "c?": dict,
         "d?": bool,
     }
+    assert pattern_like([torch.ones(1), None, "a", (1,), 2.0]) == (list, tuple)
+    assert [pattern_like(live) for live in (torch.ones(1), None, "a", (1,), 2.0, {})] == [
+        torch.Tensor, Any, str, (list, tuple), float, dict,
+    ]  # fmt: skip
 
 
 def test_the_state_of_our_checkpoints_is_checked():

@@ -2,6 +2,7 @@
 
 import copy
 import os
+from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
@@ -119,6 +120,68 @@ def test_a_job_that_failed_is_left_out_unless_it_is_to_be_tried_again(tmp_path, 
         find_run_dir(cfg, Run(tmp_path / "1"), "key")
     cfg.sweep.retry = True
     assert find_run_dir(cfg, Run(tmp_path / "1"), "key") == (str(tmp_path / "0"), True, False)
+
+
+@pytest.mark.parametrize(
+    ("files", "overrides", "sweeping", "message"),
+    [
+        ([], True, False, None),
+        (["config.yaml"], True, False, r"already holds a run; resume it with python -m src\.train resume="),
+        (["config.yaml"], True, True, "it holds checkpoints and 2 more"),
+        (["notes"], True, False, None),  # of a run that was stopped before its config was written
+        (["notes"], False, False, "it holds notes"),
+        (["checkpoints/last.ckpt"], True, False, r"holds a run without its config\.yaml; take that from another run"),
+    ],
+)
+def test_a_folder_in_which_no_run_may_begin(tmp_path, files, overrides, sweeping, message):
+    run = Run(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    if overrides:
+        run.update_metadata(overrides=[])
+    else:
+        run.checkpoints.rmdir()
+    for name in files:
+        (run.path / name).write_text("")
+    with pytest.raises(UserError, match=message) if message else nullcontext():
+        run_dir.check_unused(run, sweeping)
+
+
+def test_a_damaged_record_does_not_hide_other_runs(tmp_path, caplog):
+    (tmp_path / "run.json").write_text("{")
+    with caplog.at_level("WARNING"):
+        assert run_dir.metadata_or_empty(Run(tmp_path)) == {}
+    assert run_dir.metadata_or_empty(Run(tmp_path / "none")) == {}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "other_targets", "cluster", "mode", "words"),
+    [
+        (False, False, None, RunMode.RUN, ["--flag"]),
+        (True, False, None, RunMode.RUN, ["trust=true", "--flag"]),
+        (False, True, None, RunMode.RUN, ["trust=true", "--flag"]),
+        (False, False, object(), RunMode.RUN, None),
+        (False, False, None, RunMode.MULTIRUN, None),
+    ],
+)
+def test_whether_other_processes_may_trust_the_run(tmp_path, monkeypatch, trusted, other_targets, cluster, mode, words):
+    """As this one does, or if its own command line names all of the targets of the run that it would refuse."""
+    hydra(monkeypatch, mode)
+    run, own = a_run(tmp_path / "old", "key", 5), saved_config("a", "b", net={"_target_": "mine.Net"})
+    monkeypatch.setattr(run_dir.sys, "argv", ["src.train", "--flag", "seed=1"])
+    monkeypatch.setattr(run_dir, "is_trusted", lambda: trusted)
+    monkeypatch.setattr(run_dir, "cluster_environment", lambda: cluster)
+    found = {id(own): [("net", "mine.Net"), ("data", "mine.Data")]}
+    monkeypatch.setattr(
+        run_dir, "untrusted_targets", lambda cfg: found.get(id(cfg), [("net", "mine.Net")] * other_targets)
+    )
+    pin_run_dir(run, True, ["seed=1"], own)
+    expected = ["--flag", "seed=1"] if words is None else [f"resume={run.path}", *words]
+    assert run_dir.sys.argv == ["src.train", *expected]
+    found[id(own)] = [("net", "another.Net")]
+    if other_targets:
+        run_dir.sys.argv[1:] = ["--flag", "seed=1"]
+        pin_run_dir(run, True, ["seed=1"], own)
+        assert "trust=true" not in run_dir.sys.argv, "it has targets that this command line does not name"
 
 
 def test_other_processes_are_sent_to_the_run_that_resumes(tmp_path, monkeypatch):

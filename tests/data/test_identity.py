@@ -11,6 +11,7 @@ from src.commands.training_checks import check_data_unchanged
 from src.data.base import DataModule
 from src.data.digits import Digits
 from src.data.gaussian_mixture import GaussianMixture
+from src.data.identity import digest, some_samples
 from src.data.samples import TensorSamples
 from src.data.sine import Sine
 from src.runs.data_identity import data_changes
@@ -82,6 +83,22 @@ def test_samples_that_differ_each_time_are_told_apart_by_their_number_only():
     assert torch.equal(torch.get_rng_state(), state)
     assert data_changes(first, identity(Augmented(X))) is None
     assert "36 training samples then, 26 now" in data_changes(first, identity(Augmented(X[:30])))
+
+
+@pytest.mark.parametrize(("n", "rows"), [(31, range(0, 31, 2)), (3, range(3)), (1, range(1))])
+def test_the_values_are_the_means_of_evenly_spaced_samples(n, rows):
+    """Those of the labels first; 16 at most, to six decimals."""
+    x = torch.arange(float(n))[:, None, None] + torch.tensor([0.0, 0.5, 1.5])
+    means = [row + 2 / 3 for row in rows]
+    assert some_samples(TensorSamples(x, torch.arange(n))) == [*rows, *[round(mean, 6) for mean in means]]
+
+
+def test_a_digest_is_of_values_and_their_order():
+    x = torch.arange(6).view(2, 3)
+    assert digest(x, ["a"]) == digest(x.clone(), ["a"]) and len(digest(x)) == 16
+    assert digest(x.T) == digest(x.T.contiguous()) != digest(x)
+    different = [digest(x, ["a"]), digest(["a"], x), digest(x, "a"), digest(x, ["b"]), digest(x + 1, ["a"]), digest(x)]
+    assert len(set(different)) == len(different)
 
 
 # ---- files ----

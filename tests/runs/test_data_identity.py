@@ -3,7 +3,13 @@
 import pytest
 
 from src.commands.compare.records import RunRecord
-from src.runs.data_identity import DATA_LOADING_KEYS, data_changes, nearly_equal
+from src.runs.data_identity import (
+    DATA_LOADING_KEYS,
+    data_changes,
+    data_id,
+    identifying_settings,
+    nearly_equal,
+)
 from src.runs.run import Run
 from tests.data.test_identity import Own, X, identity
 from tests.helpers.tiny import saved_config
@@ -56,3 +62,41 @@ def test_data_below_the_output_folder_move_with_it(tmp_path):
 )  # fmt: skip
 def test_means_of_samples_are_equal_up_to_rounding(a, b, equal):
     assert nearly_equal(a, b) is equal
+
+
+LEAD = "the data have changed since this run was trained on them: "
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (None, {"samples": 5, "files": "a"}, None),
+        ({}, {"samples": 5, "files": "a"}, None),
+        ({"samples": 5, "files": "a", "values": [1.0]}, {"samples": 5, "files": "a", "values": [1.0001]}, None),
+        ({"samples": 5000}, {"samples": 4000}, LEAD + "5,000 samples then, 4,000 now"),
+        ({"samples": 5, "files": "a"}, {"samples": 4, "files": "b"}, LEAD + "5 samples then, 4 now; other files"),
+        ({"values": [1.0]}, {"values": [1.1]}, LEAD + "other values"),
+        ({"files": None}, {"files": "b"}, LEAD + "other files"),
+    ],
+)
+def test_how_data_changed(old, new, said):
+    assert data_changes(old, new) == said
+
+
+@pytest.mark.parametrize(
+    ("settings", "files", "own"),
+    [
+        ({"root": "/a", "size": [8], "seed": 3}, None, {"root": "/a", "size": [8]}),
+        ({"root": "/a", "val_root": "/b", "size": [8]}, "x", {"size": [8], "files": "x"}),
+        ({"root": "/a", "val_root": "/b", "size": [8], "sha256": "y"}, None, {"size": [8]}),
+        ({"root": "/a", "size": [8], "sha256": None}, None, {"root": "/a", "size": [8]}),
+    ],
+)
+def test_settings_that_identify_data(settings, files, own):
+    """Where they lie only if nothing is known of their content."""
+    assert identifying_settings(settings, files) == own
+
+
+def test_an_id_is_of_the_settings_in_any_order():
+    assert data_id({"a": 1, "b": 2}) == data_id({"b": 2, "a": 1}) != data_id({"a": 1, "b": 3})
+    assert data_id({"a": 1}) == "0713fe"

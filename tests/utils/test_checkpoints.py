@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from src.utils.checkpoints import AtomicCheckpointIO, best_checkpoint, load_checkpoint
+from src.utils.checkpoints import AtomicCheckpointIO, best_checkpoint, load_checkpoint, without_tensors
 from src.utils.errors import UserError
+from src.utils.sharded import SHARDED
 
 OLD = {"global_step": 1, "state_dict": {"w": torch.arange(5.0)}}
 NEW = {"global_step": 7, "state_dict": {"w": torch.arange(5.0) + 1}}
@@ -191,3 +192,35 @@ def test_the_best_is_the_last_one_until_it_is_copied(tmp_path, best_step, copied
         if step is not None:
             torch.save({"global_step": step, "callbacks": {"BestLastCheckpoint": state}}, tmp_path / f"{file}.ckpt")
     assert best_checkpoint(tmp_path) == tmp_path / f"{name}.ckpt"
+
+
+@pytest.mark.parametrize(
+    ("best", "copied", "name"), [(None, False, "last"), (None, True, "best"), (0.1, False, "best")]
+)
+def test_the_last_one_is_the_best_of_a_run_without_a_validation(tmp_path, best, copied, name):
+    """Of step 5; where another one is the best, it is not taken for it."""
+    state = {"best": best, "best_step": 0}
+    torch.save({"global_step": 5, "callbacks": {"BestLastCheckpoint": state}}, tmp_path / "last.ckpt")
+    if copied:
+        torch.save({"global_step": 0}, tmp_path / "best.ckpt")
+    assert best_checkpoint(tmp_path) == tmp_path / f"{name}.ckpt"
+
+
+@pytest.mark.parametrize("content", [None, b"", {"callbacks": {}}, {"global_step": 5, "callbacks": {}}])
+def test_without_a_state_the_best_is_the_file_of_that_name(tmp_path, content):
+    if isinstance(content, dict):
+        torch.save(content, tmp_path / "last.ckpt")
+    elif content is not None:
+        (tmp_path / "last.ckpt").write_bytes(content)
+    assert best_checkpoint(tmp_path) == tmp_path / "best.ckpt"
+
+
+def test_what_is_read_without_tensors(tmp_path):
+    """The content of a file, or of the file beside the shards; nothing of what is not as it should be."""
+    torch.save(NEW, tmp_path / "last.ckpt")
+    assert without_tensors(tmp_path / "last.ckpt")["global_step"] == 7
+    assert without_tensors(tmp_path / "last.ckpt", {"global_step": int, "state_dict": dict})["global_step"] == 7
+    assert without_tensors(tmp_path / "last.ckpt", {"global_step": str}) == {}
+    assert without_tensors(tmp_path / "none.ckpt") == {} == without_tensors(tmp_path)
+    torch.save({"global_step": 3}, tmp_path / SHARDED)
+    assert without_tensors(tmp_path) == {"global_step": 3}
