@@ -1,6 +1,5 @@
 """What a run or a command says where the memory did not suffice: what fits, and the command to go on with."""
 
-import gc
 import traceback
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -8,11 +7,11 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-import torch
 from omegaconf import DictConfig
 
 from src.commands.cli import first_sentence
 from src.commands.plan.fitting import what_fits
+from src.commands.plan.trial import empty_cache
 from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError, is_out_of_memory
@@ -128,9 +127,7 @@ def largest_sampled(pipeline: Pipeline, failed: int) -> int:
 
 def can_sample(pipeline: Pipeline, n: int) -> bool:
     """True if a batch of n samples fits in the memory."""
-    if pipeline.device.type == "cuda":
-        gc.collect()
-        torch.cuda.empty_cache()
+    empty_cache(pipeline.device)
     given = None if pipeline.cond is None else pipeline.cond[:n]
     smaller = replace(pipeline, batch_size=n, cond=pipeline.conditions(range(n), given), on_step=None)
     try:

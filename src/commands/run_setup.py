@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from src.commands.batch_size import take_auto
 from src.commands.cli import to_container
 from src.commands.config import LAUNCH_KEYS, resolve_config
 from src.commands.options import TrainOptions
@@ -37,6 +38,8 @@ class RunSetup:
         finished: True if there is nothing left to do.
         overrides: the overrides of the command line, without the LAUNCH_KEYS.
         key: the hash of the settings, by which auto_resume and sweeps find the run again.
+        auto_batch: True if the batch size is still to be found, for data.batch_size=auto.
+        batch_facts: the batch size that was found, and how.
     """
 
     cfg: DictConfig
@@ -47,6 +50,8 @@ class RunSetup:
     overrides: list[str]
     key: str
     lock: FileLock | None = None
+    auto_batch: bool = False
+    batch_facts: dict[str, Any] | None = None
 
     def lock_folder(self) -> None:
         """Lock the folder for the life of this process, and write the overrides and the key of the run there.
@@ -63,6 +68,12 @@ class RunSetup:
             raise UserError(f"{self.run.path} is being trained by another process; wait for it, or stop it") from None
         if not (self.run.path / RECORD).exists():
             self.run.update_metadata(overrides=self.overrides, key=self.key)
+
+    def set_batch_size(self, facts: dict[str, Any]) -> None:
+        """Put the batch size that was found into the config, and with it all that refers to it."""
+        self.batch_facts = facts
+        self.cfg.data.batch_size = facts["batch_size"]
+        self.plain = without_launch_keys(self.cfg)
 
     def discard_folder(self) -> None:
         """Unlock the folder of a run that did not start, and remove what this process wrote there."""
@@ -100,7 +111,8 @@ def setup_run(cfg: DictConfig) -> RunSetup:
     new_run = hydra_run()
     try:
         cfg, overrides = resolve_config(cfg, new_run)
-        chosen = to_container(cfg)  # with precision=auto, so that every machine has the same key
+        chosen = to_container(cfg)  # with what is auto, so that every machine has the same key
+        auto_batch = take_auto(cfg)
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = default_precision(cfg.trainer.accelerator)
         check_options(to_container(cfg), TrainOptions)
@@ -117,9 +129,14 @@ def setup_run(cfg: DictConfig) -> RunSetup:
     cfg.paths.run = path
     if resumes:
         cfg.resume = path
-    plain = {name: value for name, value in to_container(cfg).items() if name not in LAUNCH_KEYS}
+    plain = without_launch_keys(cfg)
     pin_run_dir(run, resumes, HydraConfig.get().overrides.task, plain)
-    return RunSetup(cfg, plain, run, resumes, finished, overrides, key)
+    return RunSetup(cfg, plain, run, resumes, finished, overrides, key, auto_batch=auto_batch)
+
+
+def without_launch_keys(cfg: DictConfig) -> dict[str, Any]:
+    """The config as plain containers, without the LAUNCH_KEYS."""
+    return {name: value for name, value in to_container(cfg).items() if name not in LAUNCH_KEYS}
 
 
 def run_key(plain: dict[str, Any]) -> str:

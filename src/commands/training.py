@@ -1,5 +1,6 @@
 """A training run: build it, announce it, train, and report its results."""
 
+import copy
 import platform
 import shlex
 import sys
@@ -16,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
+from src.commands.batch_size import announcement, find_batch_size
 from src.commands.cli import flat_keys, is_killed_loader, one_line_message
 from src.commands.out_of_memory import training_message
 from src.commands.restoring import check_resumable, restoring
@@ -92,6 +94,10 @@ class Training:
         resume = run.checkpoint("last") if setup.resumes else None
         start_logging(run.path / LOG if is_main_process() else None)
         data: DataModule = instantiate(cfg.data)
+        if setup.auto_batch:
+            tried = copy.deepcopy(cfg)  # instantiating resolves for good what refers to the batch size
+            setup.set_batch_size(find_batch_size(tried, run, setup.resumes, data, build_trainer(tried)))
+            data.batch_size = cfg.data.batch_size
         module = build_initial_module(cfg)
         check_labels(module.denoiser.condition, data)
         source = resume or initial_checkpoint(cfg)
@@ -154,6 +160,9 @@ class Training:
         """Print a summary of the run, and write it to its metadata."""
         cfg, denoiser = self.cfg, self.module.denoiser
         rows = before_training(cfg, self.data, denoiser, self.trainer, self.run.path, self.resume)
+        if facts := self.setup.batch_facts:
+            rows.insert(-2, ("batch", announcement(facts, cfg["optimizer"].get("lr"))))
+            self.update_metadata(**({"batch_size": facts} if "device" in facts else {}))
         log.info(f"\nTraining {cfg['name']}\n{key_value_table(rows)}\n")
         if self.data.warning:
             log.warning(f"WARNING: {self.data.warning}\n")

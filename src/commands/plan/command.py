@@ -1,5 +1,6 @@
 """Estimate the cost of a run before it begins: python -m src.train plan=local ..."""
 
+import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, replace
@@ -9,6 +10,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.callbacks.sample_images import SampleImages
+from src.commands.batch_size import planned_batch, take_auto
 from src.commands.cli import to_container
 from src.commands.config import resolve_config
 from src.commands.options import TrainOptions
@@ -45,11 +47,32 @@ def plan_run(cfg: DictConfig) -> None:
             raise UserError(f"plan.out={plan.out} is a folder; name a file, such as {plan.out}/plan.json")
     cfg, _ = resolve_config(cfg, run)
     cfg.trainer.precision = plan.precision(cfg.trainer)
+    auto_batch = take_auto(cfg)
     check_config(to_container(cfg))
+    if auto_batch:
+        cfg.data.batch_size = auto_batch_size(copy.deepcopy(cfg), plan)
+        log.info(f"data.batch_size=auto: {cfg.data.batch_size:,} by this estimate")
     estimate = estimate_run(cfg, plan)
     log.info(report(cfg, estimate))
     if plan.out is not None:
         write_json(Path(plan.out), asdict(estimate))
+
+
+def auto_batch_size(cfg: DictConfig, plan: Plan) -> int:
+    """The global batch that data.batch_size=auto is estimated to find on the devices of a plan.
+
+    Raises:
+        UserError: if not even one sample fits.
+    """
+    here = local_device(cfg.trainer.accelerator) if plan.measured else None
+    memory = with_device_info(plan, here).memory if here is not None else plan.memory
+    samples, devices = plan.images or cfg.data.get("n"), plan.count(cfg.trainer)
+    sharded = "FSDP2Strategy" in str(cfg.trainer.strategy)
+    on_gpu = here is None or here.type != "cpu"
+    found = planned_batch(cfg, memory, on_gpu, devices, samples, sharded)
+    if not found:
+        raise UserError("data.batch_size=auto: not even one sample fits in the memory; plan a smaller net")
+    return found
 
 
 def estimate_run(cfg: DictConfig, plan: Plan) -> CostEstimate:
