@@ -63,7 +63,7 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
     if not chosen:
         return
     experiment = [word for word in overrides if read(word).key == "experiment"]
-    other_net = "net" in chosen and compose("train", experiment).net._target_ != cfg.net._target_
+    other_net = "net" in chosen and compose_choices(experiment).net._target_ != cfg.net._target_
     for group, choice in chosen.items():
         own = group_defaults(group, str(choice))
         with open_dict(cfg):
@@ -85,7 +85,7 @@ def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str])
     named = {word.key: word.value for word in map(read, overrides)}
     file: Any = OmegaConf.to_container(OmegaConf.load(CONF / "framework" / f"{framework}.yaml"))
     parts = {name.split("/")[-1]: part for entry in file["defaults"] for name, part in entry.items()}
-    before: Any = compose("train", [word for word in overrides if read(word).key == "experiment"])
+    before: Any = compose_choices([word for word in overrides if read(word).key == "experiment"])
     for group, part in parts.items():
         numbers = file.get(group, {})
         old: Any = OmegaConf.to_container(before[group])
@@ -110,8 +110,14 @@ def group_defaults(group: str, choice: str) -> Any:
     file = CONF / group / f"{choice}.yaml"
     own = OmegaConf.load(file) if file.is_file() else None
     if own is None or "defaults" in own:
-        own = compose("train", ["~experiment", f"{group}={choice}"]).get(group)
+        own = compose_choices(["~experiment", f"{group}={choice}"]).get(group)
     return own if OmegaConf.is_dict(own) else {}
+
+
+def compose_choices(words: list[str]) -> DictConfig:
+    """The config of other choices, found in the same folders."""
+    places = [word for word in HydraConfig.get().overrides.hydra if read(word).key == "hydra.searchpath"]
+    return compose("train", [*words, *places])
 
 
 def resolve_length(cfg: DictConfig, overrides: list[str]) -> None:

@@ -15,6 +15,7 @@ from src.commands.cli import user_errors
 from src.commands.composition import share_compositions
 from src.commands.overrides import check_run_dirs, normalize_override
 from src.commands.yaml_limits import limit_yaml
+from src.runs.own_code import same_code_after
 from src.runs.trust import trust_configs
 from src.utils.override_syntax import split_flags
 from src.utils.paths import CONF, resolve_environment, resolve_strings
@@ -47,7 +48,7 @@ def wrap_task(task: Callable[[DictConfig], Any], config_name: str) -> Callable[[
     """Wrap a task for Hydra: a job of a sweep writes its error to the sweep folder, others exit with one line."""
 
     def job(cfg: DictConfig) -> Any:
-        with trust_configs(cfg.get("trust") is True):
+        with trust_configs(cfg.get("trust") is True), same_code_after():
             if HydraConfig.get().mode == RunMode.MULTIRUN and "sweep" in HydraConfig.get().callbacks:
                 from src.commands.sweep.job import run_job  # imports torch, which --help does not need
 

@@ -11,9 +11,10 @@ from typing import Any
 from hydra.errors import OverrideParseException
 
 from src.commands.cli import choices
-from src.runs.run import RECORD, SAMPLING_GROUPS, Run
+from src.commands.sources import saved_choices
+from src.runs.run import CONFIG, RECORD, SAMPLING_GROUPS, Run
 from src.runs.sweep import SWEEP, SweepPlan
-from src.runs.trust import check_trusted_overrides
+from src.runs.trust import check_trusted_config, check_trusted_overrides
 from src.utils.errors import UserError
 from src.utils.override_syntax import Word, assignment, override_value, read
 from src.utils.paths import CONF, check_writable, expanded, is_empty, refuse_empty
@@ -107,8 +108,13 @@ def training_overrides(overrides: list[str]) -> list[str]:
     run = Run.find(str(resume))
     run.check_version()
     saved = run.overrides()
-    check_trusted_overrides(saved, run.path / RECORD, override_value("trust", overrides) is True)
-    return overrides if overrides[: len(saved)] == saved else [*saved, *overrides]
+    trust = override_value("trust", overrides) is True
+    check_trusted_overrides(saved, run.path / RECORD, trust)
+    own = saved_choices(run.path, overrides)
+    if own and not trust:
+        check_trusted_config(run.settings(), run.path / CONFIG)  # otherwise Hydra says that there is no such choice
+        own = []
+    return [*overrides, *own] if overrides[: len(saved)] == saved else [*saved, *overrides, *own]
 
 
 def sampling_overrides(overrides: list[str]) -> list[str]:

@@ -22,6 +22,7 @@ from src.commands.cli import flat_keys, is_killed_loader, one_line_message
 from src.commands.out_of_memory import training_message
 from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
+from src.commands.sources import record_sources
 from src.commands.summary import after_training, before_training
 from src.commands.trainer import (
     build_trainer,
@@ -43,8 +44,9 @@ from src.commands.training_checks import (
 from src.data.base import DataModule
 from src.module import DiffusionModule
 from src.optim.lr_schedules import build_lr_schedule
+from src.runs.git_state import git_commit
 from src.runs.loading import build_denoiser
-from src.runs.run import LOG, RECORD, git_commit
+from src.runs.run import LOG, RECORD
 from src.utils.atomic import require_exists
 from src.utils.console import key_value_table, log, start_logging
 from src.utils.errors import UserError, config_errors, is_out_of_memory
@@ -179,6 +181,7 @@ class Training:
             lightning=pl.__version__,
             python=platform.python_version(),
             commit=git_commit(),
+            **record_sources(self.run.path, cfg),
             command=shlex.join(sys.argv),
             failed=None,
         )

@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from src.runs.own_code import same_code_after
 from src.runs.run import Run
 from src.utils.errors import UserError, config_errors, not_finite
 from src.utils.ranges import PositiveFloat
@@ -60,7 +61,8 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
     if not run:
         raise UserError("guidance.guide_model.run=RUN must be given: the run with the weaker model for autoguidance")
     found = Run.find(run)
-    denoiser = build_denoiser(found.config())
+    with same_code_after():
+        denoiser = build_denoiser(found.config())
     load_weights(denoiser, *read_weights(found, ckpt, weights))
     return denoiser.eval()
 

@@ -2,7 +2,6 @@
 
 import os
 import re
-import subprocess
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from omegaconf import DictConfig, OmegaConf
 from src import __version__
 from src.runs.check_config import check_config
 from src.runs.data_identity import data_id, identifying_settings
-from src.runs.trust import check_trusted_config
+from src.runs.own_code import use_code
+from src.runs.trust import check_trusted_config, untrusted_targets
 from src.utils.atomic import restore_backup, write_json, write_text
 from src.utils.errors import UserError, file_errors
 from src.utils.files import Damaged, check, read_json, read_yaml, reading
@@ -25,7 +25,8 @@ OLDEST = (0, 2)  # the first version whose runs can be loaded
 TEXT = (str, type(None))
 FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
          "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
-         "data_identity?": (dict, type(None)), "results?": {"steps": int, "seconds": float}}  # fmt: skip
+         "data_identity?": (dict, type(None)), "code?": {"*": str},
+         "results?": {"steps": int, "seconds": float}}  # fmt: skip
 # The entries of config.yaml that other code relies on.
 PART = {"_target_": str}
 SETTINGS = {
@@ -51,7 +52,7 @@ class Run:
     """A run folder.
 
     config.yaml is the resolved config, run.json the metadata, checkpoints/ holds best.ckpt and last.ckpt, and
-    snapshots/ the averages of a run with ema=power_function.
+    snapshots/ the averages of a run with ema=power_function, and code/ a copy of the user's own modules.
     """
 
     def __init__(self, path: str | Path):
@@ -92,6 +93,7 @@ class Run:
         """
         cfg = self.settings()
         check_trusted_config(cfg, self.path / CONFIG)
+        use_code(self.path if untrusted_targets(cfg) else None, self.metadata().get("code"))
         with file_errors(self.path / CONFIG):
             check_config({part: cfg[part] for part in REBUILT})
         return OmegaConf.create(relocate_paths(cfg, cfg["paths"]["run"], str(self.path.absolute())))
@@ -246,13 +248,3 @@ def symlink_latest(link: Path, target: Path) -> None:
     except OSError:
         with suppress(OSError):  # it may not be a folder
             partial.unlink(missing_ok=True)
-
-
-def git_commit() -> str | None:
-    """The commit of the working tree; None if there is no git repository."""
-    try:
-        return subprocess.run(
-            ["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=True, timeout=5
-        ).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

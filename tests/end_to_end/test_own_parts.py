@@ -1,5 +1,11 @@
 """Parts of a user's own work like ours: trained, drawn from, evaluated; or are refused before the training."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -152,3 +158,88 @@ def test_a_schedule_of_torch(own, tmp_path):
 def test_a_schedule_that_cannot_be_made(prepare, node):
     with mistake("train", "lr_schedule"):
         prepare(lr_schedule=node)
+
+
+# ---- own code travels with the run ----
+
+NET = """
+from torch import nn
+from my_lab import act
+
+
+class Net(nn.Module):
+    def __init__(self, channels: int):
+        super().__init__()
+        self.scale = nn.Parameter(nn.functional.one_hot(nn.Parameter().new_zeros(1).long(), channels).float())
+
+    def forward(self, x, c_noise, cond=None):
+        return act(x * self.scale.mean())
+"""
+
+
+@pytest.fixture
+def moved(tmp_path, command, monkeypatch):
+    """A run with a net and a choice of its own, in another place, and without the folder that they came from."""
+    source = tmp_path / "source"
+    (source / "choices/net").mkdir(parents=True)
+    (source / "travelling.py").write_text(NET)
+    (source / "my_lab.py").write_text("from torch import tanh as act\n")
+    (source / "choices/net/travelling.yaml").write_text("_target_: travelling.Net\nchannels: ${data.channels}\n")
+    words = ["experiment=mixture_ddpm", "net=travelling", "trainer=cpu", "debug=two_steps", "logger=csv", BARE]
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(str(source))
+        done = command("train", "--config-dir", f"{source}/choices", *words, f"hydra.run.dir={tmp_path / 'run'}")
+        assert done.code == 0, done.error
+    for name in ("travelling", "my_lab"):
+        sys.modules.pop(name)
+    shutil.rmtree(source)
+    return Path(shutil.move(tmp_path / "run", tmp_path / "elsewhere"))
+
+
+SAMPLES = ["n=20", "sampler.steps=2"]
+
+
+@pytest.mark.parametrize(
+    "uses",
+    [
+        {"sample": SAMPLES, "train": ["trainer.max_steps=4"]},
+        pytest.param(
+            {"evaluate": [*SAMPLES, "metrics=[sliced_wasserstein]"], "compare": ["samplers=[ddim]", "steps=[1]"]},
+            marks=pytest.mark.slow,
+        ),
+    ],
+    ids=["sample, train", "evaluate, compare"],
+)
+def test_a_run_is_self_contained(command, moved, uses):
+    """It is used and resumed with the code in its folder, if trust=true, and that is said once."""
+    names = {file.relative_to(moved / "code").as_posix() for file in (moved / "code").rglob("*.py")}
+    assert names == {"travelling.py", "my_lab.py"}
+    said = ""
+    for name, words in uses.items():
+        run = f"{'resume' if name == 'train' else 'run'}={moved}"
+        refused = command(name, run, *words)
+        assert refused.code == 1 and "travelling.Net is neither a part" in refused.error
+        done = command(name, run, *words, "trust=true")
+        assert done.code == 0, done.error
+        said += done.out
+        assert "travelling" not in sys.modules and str(moved / "code") not in sys.path
+    assert said.count(f"code from {moved / 'code'} runs (my_lab, travelling)") == 1
+    steps = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)["global_step"]
+    assert steps == (4 if "train" in uses else 2)
+
+
+@pytest.mark.slow
+def test_a_run_is_self_contained_in_processes_of_their_own(moved, tmp_path):
+    def sample(*words):
+        line = [sys.executable, "-m", "src.sample", f"run={moved}", "n=2", "sampler.steps=2", *words]
+        return subprocess.run(line, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": str(tmp_path)})
+
+    refused = sample()
+    assert refused.returncode == 1 and refused.stderr.startswith("error: ") and refused.stderr.count("\n") == 1
+    done = sample("trust=true")
+    assert done.returncode == 0, done.stderr
+    said = f"WARNING: trust=true: code from {moved / 'code'} runs (my_lab, travelling)"
+    assert (done.stdout + done.stderr).splitlines().count(said) == 1
+    (tmp_path / "travelling.py").write_text("class Net: pass\n")  # another one of that name is not used
+    done = sample("trust=true")
+    assert done.returncode == 0 and "; travelling on Python's path differs and is not used" in done.stdout

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from src.data.workers import cpus
-from src.runs.run import git_commit
+from src.runs.git_state import git_commit
 from src.utils.errors import UserError
 from tests.benchmarks.results import align, replace
 
