@@ -133,6 +133,7 @@ def test_handlers_are_put_back_after_an_undisturbed_run(tmp_path):
 @pytest.mark.parametrize("hook", ["on_train_end", "on_exception"])
 def test_handlers_are_put_back_by_itself(hook):
     """Before Lightning puts back its own."""
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)  # which `nohup` ignores
     before = [signal.getsignal(number) for number in STOPPING]
     stop = GracefulStop("x")
     stop.on_train_start(None, None)
