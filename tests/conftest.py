@@ -54,6 +54,8 @@ SCHEDULES = {
     "tanh": beta_schedules.TanhSchedule,
     "cosine": beta_schedules.CosineSchedule,
     "sigmoid": beta_schedules.SigmoidSchedule,
+    "polynomial": beta_schedules.PolynomialSchedule,
+    "linear_vp": schedules.LinearVPSchedule,
     "laplace": schedules.LaplaceSchedule,
     "vp_sde": schedules.VPSDE,
     "sub_vp_sde": schedules.SubVPSDE,
@@ -66,7 +68,7 @@ SCHEDULES = {
     "trigonometric": Trigonometric,
 }
 VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")
-ENDS_IN_NOISE = ("laplace", "flow", "zero_snr", "trigonometric")
+ENDS_IN_NOISE = ("linear_vp", "laplace", "flow", "zero_snr", "trigonometric")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures, also those of a whole file

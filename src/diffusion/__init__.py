@@ -5,6 +5,7 @@ from src.diffusion.beta_schedules import (
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
+    PolynomialSchedule,
     QuadraticSchedule,
     ScaledLinearSchedule,
     SigmoidSchedule,
@@ -40,7 +41,7 @@ from src.diffusion.parameterizations import (
     V,
 )
 from src.diffusion.posterior_guidance import DDNM, DPS, LikelihoodGuidance, PiGDM
-from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, Schedule, SubVPSDE
+from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, LinearVPSchedule, Schedule, SubVPSDE
 from src.diffusion.time_samplers import (
     DiscreteUniformTimeSampler,
     FixedTimeSampler,
@@ -120,6 +121,7 @@ __all__ = [
     "LikelihoodGuidance",
     "LinearOperator",
     "LinearSchedule",
+    "LinearVPSchedule",
     "LogLikelihood",
     "LogNormalTimeSampler",
     "LogSNRTable",
@@ -132,6 +134,7 @@ __all__ = [
     "Parameterization",
     "Perceptual",
     "PiGDM",
+    "PolynomialSchedule",
     "PosteriorMean",
     "Preconditioning",
     "Prediction",

@@ -6,7 +6,7 @@ All take `zero_terminal_snr` and `shift`; see :class:`src.diffusion.discrete_sch
 from typing import Annotated
 
 import torch
-from annotated_types import Ge
+from annotated_types import Ge, Interval
 from torch import Tensor
 
 from src.diffusion.discrete_schedules import DiscreteVP, Steps, check_steps, geomspace
@@ -124,6 +124,34 @@ class CosineSchedule(DiscreteVP):
         t = torch.linspace(0, 1, steps + 1, dtype=torch.float64)
         alpha_bar = torch.cos((t + offset) / (1 + offset) * torch.pi / 2) ** 2
         super().__init__(betas_from_alpha_bar(alpha_bar, beta_max), zero_terminal_snr, shift)
+
+
+class PolynomialSchedule(DiscreteVP):
+    r"""A polynomial for alpha, with steps of bounded ratio.
+
+    .. math:: \alpha_t^2 = (1 - 2 \delta)\, (1 - t^p)^2 + \delta
+
+    where first :math:`\alpha_{k/T}^2 / \alpha_{(k-1)/T}^2` is raised to at least `ratio_min`.
+
+    Args:
+        power: p.
+        precision: :math:`\delta`, the signal that is left at t = 1.
+        ratio_min: bound of the ratios, which the last of them need.
+
+    Source: Hoogeboom et al. 2022, arXiv:2203.17003, appendix B, and its code.
+    """
+
+    def __init__(
+        self, steps: Steps = 1000, power: Positive = 2.0, precision: Annotated[float, Interval(gt=0, lt=0.5)] = 1e-5,
+        ratio_min: Annotated[float, Interval(gt=0, lt=1)] = 1e-3, zero_terminal_snr: bool = False,
+        shift: Positive = 1.0,
+    ):  # fmt: skip
+        check_steps(steps)
+        t = torch.arange(steps + 1, dtype=torch.float64) / steps
+        kept = (1 - t**power) ** 2
+        alpha_2 = (1 - 2 * precision) * (kept[1:] / kept[:-1]).clamp(min=ratio_min).cumprod(0) + precision
+        before = torch.cat([alpha_2.new_ones(1), alpha_2[:-1]])
+        super().__init__(1 - alpha_2 / before, zero_terminal_snr, shift)
 
 
 class SigmoidSchedule(DiscreteVP):

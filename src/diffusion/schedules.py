@@ -153,6 +153,23 @@ class FlowSchedule(Schedule):
         return torch.sigmoid(-half - torch.tensor(self.shift, dtype=torch.float64).log())
 
 
+class LinearVPSchedule(Schedule):
+    r"""A signal that decreases linearly, at constant variance: :math:`\alpha_t = 1 - t, \sigma_t^2 = 1 - \alpha_t^2`.
+
+    It ends without any signal. The process of linear betas, elsewhere also called linear, is :class:`VPSDE`.
+
+    Source: `LinearVPScheduler` of Lipman et al. 2024, arXiv:2412.06264, code.
+    """
+
+    def alpha_sigma(self, t):
+        return 1 - t, (t * (2 - t)).sqrt()
+
+    def inverse_log_snr(self, log_snr):
+        # 1 - alpha without a difference of close numbers.
+        log_snr = torch.as_tensor(log_snr, dtype=torch.float64)
+        return torch.sigmoid(-log_snr) / (1 + torch.sigmoid(log_snr).sqrt())
+
+
 class LaplaceSchedule(Schedule):
     r"""A log-SNR with a Laplace distribution for uniform t, concentrated around its mean.
 

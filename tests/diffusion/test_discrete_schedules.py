@@ -14,6 +14,7 @@ from src.diffusion.beta_schedules import (
     CosineSchedule,
     ExponentialSchedule,
     LinearSchedule,
+    PolynomialSchedule,
     QuadraticSchedule,
     ScaledLinearSchedule,
     SigmoidSchedule,
@@ -33,6 +34,7 @@ BETA_SCHEDULES = [
     TanhSchedule,
     CosineSchedule,
     SigmoidSchedule,
+    PolynomialSchedule,
 ]
 SIGMA_SCHEDULES = [VESDE, EDMSchedule, AdditiveSchedule]
 
@@ -60,7 +62,17 @@ ALPHA_BAR = {
 }
 
 
+def polynomial(steps):
+    """As in the code for molecules: alpha^2 from t = 0 on, the ratios clipped, and the precision kept off both ends."""
+    bar = np.concatenate([[1], (1 - (np.arange(steps + 1) / steps) ** 2) ** 2])
+    bar = np.cumprod(np.clip(bar[1:] / bar[:-1], 1e-3, 1)) * (1 - 2e-5) + 1e-5
+    bar[0] = 1  # t = 0 has no noise here
+    return 1 - bar[1:] / bar[:-1]
+
+
 def numpy_betas(make, steps):
+    if make is PolynomialSchedule:
+        return polynomial(steps)
     if make in ALPHA_BAR:
         return from_alpha_bar(ALPHA_BAR[make], steps)
     return RATES[make](np.arange(steps) / (steps - 1)) * 1000 / steps
@@ -326,6 +338,7 @@ def test_additive_is_brownian_motion_at_every_number_of_steps(steps):
         ),
         *((lambda make=make: make(1), "schedule.steps must be >= 2, got 1") for make in (VESDE, EDMSchedule)),
         (lambda: CosineSchedule(beta_max=1.0), "beta_1000 = 1"),
+        (lambda: PolynomialSchedule(precision=0.0, ratio_min=1.0), "beta_1 = 0"),
         (lambda: DiscreteVP(torch.tensor([0.1, 1.5])), "beta_2 = 1.5"),
         (lambda: DiscreteVP(torch.tensor([0.1, torch.nan])), "beta_2 = nan"),
         (lambda: CosineSchedule(1, zero_terminal_snr=True), "zero_terminal_snr=true needs schedule.steps >= 2"),

@@ -9,7 +9,15 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from torch.testing import assert_close
 
 from src.diffusion import beta_schedules, discrete_schedules
-from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, Schedule, SubVPSDE, expand_like
+from src.diffusion.schedules import (
+    VPSDE,
+    FlowSchedule,
+    LaplaceSchedule,
+    LinearVPSchedule,
+    Schedule,
+    SubVPSDE,
+    expand_like,
+)
 from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
 from tests.diffusion.expected import ALL, ONE, SHAPES
 
@@ -165,6 +173,7 @@ def test_continuous_schedules_equal_numpy():
         VPSDE(0.3, 12.0): (np.exp(-integral / 2), np.sqrt(1 - np.exp(-integral))),
         SubVPSDE(0.3, 12.0): (np.exp(-integral / 2), 1 - np.exp(-integral)),
         FlowSchedule(): (1 - t, t),
+        LinearVPSchedule(): (1 - t, np.sqrt(1 - (1 - t) ** 2)),
         FlowSchedule(3.0): (1 - rest, rest),
         LaplaceSchedule(0.4, 0.7): (1 / np.sqrt(1 + np.exp(-log_snr)), 1 / np.sqrt(1 + np.exp(log_snr))),
     }
@@ -205,7 +214,7 @@ def test_flow_shift_is_a_change_of_time():
 BETA_SCHEDULES = (
     beta_schedules.LinearSchedule, beta_schedules.QuadraticSchedule, beta_schedules.ConstantSchedule,
     beta_schedules.ExponentialSchedule, beta_schedules.TanhSchedule, beta_schedules.CosineSchedule,
-    beta_schedules.SigmoidSchedule,
+    beta_schedules.SigmoidSchedule, beta_schedules.PolynomialSchedule,
 )  # fmt: skip
 
 

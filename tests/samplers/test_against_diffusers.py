@@ -28,6 +28,7 @@ from diffusers import (
     FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     LMSDiscreteScheduler,
+    PNDMScheduler,
     UniPCMultistepScheduler,
 )
 from diffusers.schedulers import AysSchedules
@@ -40,6 +41,7 @@ from src.samplers import time_grids
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import DynamicClip, StaticClip
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.noise_prediction import DPM2, PLMS, PNDM
 from src.samplers.ode import DPMpp2S, Euler, Heun
 from tests.samplers.reference import assert_equal, data, float64, levels_of, ours, scheduler_of, theirs
 from tests.samplers.registry import SHAPES
@@ -220,6 +222,38 @@ def test_dpmpp_2s(betas, shape, make_schedule, randn):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+def test_dpm_2(betas, shape, make_schedule, randn):
+    """As above, in predictions of the noise; theirs has no last step to clean data."""
+    schedule, x = make_schedule(betas), randn(2, *shape)
+    for steps in (2, 12):
+        scheduler = scheduler_of(
+            DPMSolverSinglestepScheduler, 2 * steps - 1, use_exponential_sigmas=True, lower_order_final=True,
+            algorithm_type="dpmsolver", final_sigmas_type="sigma_min", **BETAS[betas],
+        )  # fmt: skip
+        alpha, sigma = levels_of(scheduler)
+        times = schedule.inverse_log_snr(2 * (alpha / sigma).log())[: 2 * steps - 1 : 2]
+        assert_equal(ours(DPM2(schedule, steps), x, times=times), theirs(scheduler, x)[:-1])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("betas", ["linear", "scaled_linear"])
+@pytest.mark.parametrize(("make", "begin"), [(PLMS, [0]), (PNDM, [0, 4, 8])], ids=["plms", "pndm"])
+def test_pndm(make, begin, betas, shape, make_schedule, randn):
+    """There a call is an evaluation, of which the first step has two, or the first three have four."""
+    schedule, x = make_schedule(betas), randn(2, *shape)
+    for steps in (4, 20):
+        scheduler = scheduler_of(
+            PNDMScheduler, steps, timestep_spacing="trailing", skip_prk_steps=make is PLMS, set_alpha_to_one=True,
+            **BETAS[betas],
+        )  # fmt: skip
+        walked = theirs(scheduler, x)
+        whole = [*begin, *range(len(walked) - (steps + 1 - len(begin)), len(walked))]
+        mine = ours(make(schedule, steps, time_grids.trailing_time_grid), x)
+        assert_equal(mine, walked[whole])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
 @pytest.mark.parametrize("betas", ["linear", "cosine"])
 def test_heun(betas, shape, make_schedule, randn):
     r"""There it is Heun's method for :math:`x / \alpha` over :math:`\sigma / \alpha` on every schedule.
@@ -280,12 +314,30 @@ def test_edm(make, kind, config, grid, randn):
             assert_equal(ours(sampler, x), theirs(scheduler, x))
 
 
+def velocity_at(y, alpha, sigma):
+    r"""The derivative of y by the angle."""
+    radius = (alpha**2 + sigma**2).sqrt()
+    x_0 = data(radius * y, alpha, sigma)
+    return (alpha * (radius * y - alpha * x_0) / sigma - sigma * x_0) / radius
+
+
+def runge_kutta(schedule, y, v, angle, width):
+    """The textbook step of fourth order, from the velocity v at y."""
+
+    def velocity(y, angle):
+        return velocity_at(y, *schedule.alpha_sigma(schedule.inverse_log_snr(-2 * angle.tan().log())))
+
+    v_2 = velocity(y + width / 2 * v, angle + width / 2)
+    v_3 = velocity(y + width / 2 * v_2, angle + width / 2)
+    return y + width / 6 * (v + 2 * v_2 + 2 * v_3 + velocity(y + width * v_3, angle + width))
+
+
 @pytest.mark.parametrize("name", ["linear", "zero_snr", "flow", "edm"])
-@pytest.mark.parametrize("order", [1, 2, 3])
+@pytest.mark.parametrize("order", [1, 2, 3, 4])
 def test_adams_bashforth(order, name, make_schedule, randn):
     r"""Their linear multistep method, with the angle in the place of sigma and the velocity in that of the noise.
 
-    It walks :math:`y = x / \sqrt{\alpha^2 + \sigma^2}`. The first steps, which are Heun's, are written out.
+    It walks :math:`y = x / \sqrt{\alpha^2 + \sigma^2}`. The first steps, Heun's or of Runge and Kutta, are written out.
     """
     schedule, steps = make_schedule(name), 12
     sampler = AdamsBashforth(schedule, steps, time_grids.trailing_time_grid, order=order)
@@ -293,8 +345,7 @@ def test_adams_bashforth(order, name, make_schedule, randn):
     radii, angles = (alphas**2 + sigmas**2).sqrt(), torch.atan2(sigmas, alphas)
 
     def velocity(y, i):
-        x_0 = data(radii[i] * y, alphas[i], sigmas[i])
-        return (alphas[i] * (radii[i] * y - alphas[i] * x_0) / sigmas[i] - sigmas[i] * x_0) / radii[i]
+        return velocity_at(y, alphas[i], sigmas[i])
 
     for shape in SHAPES:
         scheduler, states = scheduler_of(LMSDiscreteScheduler, steps), [radii[0] * randn(2, *shape)]
@@ -304,7 +355,9 @@ def test_adams_bashforth(order, name, make_schedule, randn):
                 y, width = states[-1] / radii[i], angles[i + 1] - angles[i]
                 scheduler._step_index, v = i, velocity(y, i)
                 y_s = scheduler.step(v, None, y, order=order).prev_sample
-                if i < order - 1:
+                if order == 4 and i < 3:
+                    y_s = runge_kutta(schedule, y, v, angles[i], width)
+                elif i < order - 1:
                     y_s = y + width / 2 * (v + velocity(y + width * v, i + 1))
                 states.append(radii[i + 1] * y_s)
         assert_equal(ours(sampler, states[0]), torch.stack(states))

@@ -11,7 +11,9 @@ from src.diffusion.variances import FixedLargeVariance
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.noise_prediction import DPMSolver3, GradientEstimation
 from src.samplers.ode import DPMpp2S, Euler, Heun, HeunVE, Restart
+from src.samplers.sde import DPMppSDE
 from tests.samplers.registry import (
     DETERMINISTIC,
     GRIDS,
@@ -144,6 +146,7 @@ def test_data_of_one_point_takes_any_steps(name, schedule, randn):
 
 FOR_ONE_POINT = [
     "ddpm", "ddim half", "ddim ancestral", "dpmpp_2m_sde", "dpmpp_2m_sde half", "dpmpp_3m_sde", "heun churn", "restart",
+    "dpm_2 churn", "dpmpp_sde", "dpmpp_sde half",
 ]  # fmt: skip
 
 
@@ -183,6 +186,63 @@ def test_dpmpp_2s_is_its_published_form(schedule, randn):
     u = sigma_m / sigma_t * x_t - alpha_m * torch.expm1(-h / 2) * denoise(x_t, times[0])
     expected = sigma_s / sigma_t * x_t - alpha_s * torch.expm1(-h) * denoise(u, times[1])
     assert_close(walk(DPMpp2S(schedule, 1), denoise, x_t, times=times[::2]), expected, rtol=1e-8, atol=1e-8)
+
+
+def noise_at(schedule, x, t):
+    alpha, sigma = schedule.alpha_sigma(t)
+    return (x - alpha * denoise(x, t)) / sigma
+
+
+def test_dpm_solver_3_is_its_published_form(schedule, randn):
+    """In predictions of the noise, with r_1 = 1 / 3 and r_2 = 2 / 3."""
+    x_t, times = randn(2, 3, 5), equal_in_log_snr(schedule, 3, 0.8, 0.4)
+    (alpha_t, _), *levels = (schedule.alpha_sigma(t) for t in times)
+    h = (schedule.log_snr(times[3]) - schedule.log_snr(times[0])) / 2
+    eps, r = noise_at(schedule, x_t, times[0]), (1 / 3, 2 / 3, 1.0)
+    first = zip(levels, r, strict=True)
+    u, v, x_s = (alpha / alpha_t * x_t - sigma * torch.expm1(q * h) * eps for (alpha, sigma), q in first)
+    d_1 = noise_at(schedule, u, times[1]) - eps
+    v = v - levels[1][1] * r[1] / r[0] * (torch.expm1(r[1] * h) / (r[1] * h) - 1) * d_1
+    d_2 = noise_at(schedule, v, times[2]) - eps
+    x_s = x_s - levels[2][1] / r[1] * (torch.expm1(h) / h - 1) * d_2
+    assert_close(walk(DPMSolver3(schedule, 1), denoise, x_t, times=times[::3]), x_s, rtol=1e-7, atol=1e-7)
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_gradient_estimation_is_its_published_form(gamma, schedule, randn):
+    r"""Euler's method for :math:`x / \alpha` over :math:`\sigma / \alpha`, along the mixed predictions."""
+    x_t, times = randn(2, 3, 5), torch.tensor([0.9, 0.6, 0.4, 0.1], dtype=torch.float64)
+    walked = trajectory(GradientEstimation(schedule, 3, gamma=gamma), x_t, times=times)
+    (alpha, sigma), before = schedule.alpha_sigma(times), None
+    for i in range(3):
+        eps = noise_at(schedule, walked[i], times[i])
+        mixed = eps if before is None else gamma * eps + (1 - gamma) * before
+        before = eps
+        y = walked[i] / alpha[i] + (sigma[i + 1] / alpha[i + 1] - sigma[i] / alpha[i]) * mixed
+        assert_close(walked[i + 1], alpha[i + 1] * y, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("eta", [0.0, 1.0])
+def test_dpmpp_sde_is_its_published_form(eta, schedule, randn):
+    """As in k-diffusion: each evaluation is followed by an ancestral step of x / alpha from t; their noises overlap."""
+    x_t, times, noise = randn(2, 3, 5), equal_in_log_snr(schedule, 2, 0.8, 0.4), seeded(3)
+    levels = [schedule.alpha_sigma(t) for t in times]
+    (alpha_t, _), ratios = levels[0], [sigma / alpha for alpha, sigma in levels]
+    first, second = noise(x_t), noise(x_t)
+
+    def ancestral(data, to, z):
+        up = eta * ratios[to] * (1 - (ratios[to] / ratios[0]) ** 2).sqrt()
+        down = (ratios[to] ** 2 - up**2).sqrt()
+        y = data + down / ratios[0] * (x_t / alpha_t - data) + up * z
+        return levels[to][0] * y
+
+    # The noise of the first half, as it is left at the end of the step, and that of the second.
+    kept = (ratios[2] / ratios[1]) ** 2 * (1 - (ratios[1] / ratios[0]) ** 2).sqrt()
+    c = kept / (1 - (ratios[2] / ratios[0]) ** 2).sqrt() * (ratios[1] / ratios[2])
+    x_m = ancestral(denoise(x_t, times[0]), 1, first)
+    expected = ancestral(denoise(x_m, times[1]), 2, c * first + (1 - c**2).sqrt() * second)
+    found = walk(DPMppSDE(schedule, 1, eta=eta), denoise, x_t, seeded(3), times=times[::2])
+    assert_close(found, expected, rtol=1e-7, atol=1e-7)
 
 
 def test_unipc_corrects_with_the_next_evaluation(schedule, randn):

@@ -20,7 +20,7 @@ pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1, "nam
 ORDER = {
     "ddpm": 1, "ddpm large": 1, "ddim half": 1, "ddim ancestral": 1, "heun churn": 2, "restart": 2, "dpmpp_2m_sde": 2,
     "dpmpp_2m_sde half": 2, "dpmpp_3m_sde": 2, "euler_maruyama": 1, "predictor_corrector_ald": 1,
-    "annealed_langevin": 1,
+    "annealed_langevin": 1, "dpm_2 churn": 2, "dpmpp_sde": 2, "dpmpp_sde half": 2,
 }  # fmt: skip
 # Of the distribution of a mixture after 60 steps: measured once with 400,000 samples, as the largest error of the
 # cumulative distribution. 0.025 for the others of the first order, and 0.004 for those of the second.

@@ -13,12 +13,14 @@ from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
 from src.samplers.clipping import StaticClip
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
+from src.samplers.noise_prediction import GradientEstimation
 from src.samplers.ode import Euler, Heun, Restart
-from src.samplers.sde import AnnealedLangevin, EulerMaruyama, PredictorCorrector
+from src.samplers.sde import AnnealedLangevin, DPMppSDE, EulerMaruyama, PredictorCorrector
 from src.utils.seeding import generator
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.registry import (
     AFFINE,
+    BEYOND_X_0,
     DETERMINISTIC,
     GRIDS,
     SAMPLERS,
@@ -84,7 +86,7 @@ class TestStates:
             assert len(calls) == evaluations(name, sampler, schedule)
             assert torch.equal(states[-1].x_0, calls[-1][2])
             assert all(state.x_t.isfinite().all() and state.x_t.shape == x_1.shape for state in states)
-            if not name.startswith(("adams", "euler_maruyama")):
+            if not name.startswith(BEYOND_X_0):
                 assert_close(states[-1].x_t, states[-1].x_0, rtol=1e-12, atol=1e-12)
 
     @pytest.mark.most(3)
@@ -106,7 +108,7 @@ class TestStates:
         states = list(make(4, clip=StaticClip(0.3)).trajectory(denoise, x_1, seeded(0)))
         assert max(state.x_0.abs().max() for state in free[1:]) > 0.3
         assert max(state.x_0.abs().max() for state in states[1:]) <= 0.3
-        if not name.startswith(("adams", "euler_maruyama")):
+        if not name.startswith(BEYOND_X_0):
             assert states[-1].x_t.abs().max() <= 0.3 + 1e-12
 
     def test_takes_predictions_of_denoisers(self, some, randn):
@@ -201,7 +203,7 @@ class TestParts:
         x_t[1] += std
         end = walk(sampler, truth.denoiser(schedule), x_t, one_hot(2), start=start)
         variance = ((end[1:] - end[0]) ** 2).sum(0)
-        first_order = name.startswith(("euler", "dd", "predictor", "adams_bashforth 1"))
+        first_order = name.startswith(("euler", "dd", "predictor", "adams_bashforth 1", "gradient"))
         bound = 0.4 if name == "annealed_langevin" else 0.14 if first_order else 0.01
         assert (variance / truth.std**2 - 1).abs().max() < bound
         exact_mean = not name.startswith(("adams", "annealed", "euler_maruyama"))
@@ -333,8 +335,10 @@ REFUSED = [
     (Restart, {"steps_per_restart": 0}, r"sampler\.steps_per_restart must be >= 1"),
     (UniPC, {"order": 0}, r"sampler\.order of unipc must be 1, 2 or 3, got 0"),
     (UniPC, {"order": 4}, r"sampler\.order of unipc must be 1, 2 or 3, got 4"),
-    (AdamsBashforth, {"order": 0}, r"sampler\.order of adams_bashforth must be 1, 2 or 3, got 0"),
-    (AdamsBashforth, {"order": 4}, r"sampler\.order of adams_bashforth must be 1, 2 or 3, got 4"),
+    (AdamsBashforth, {"order": 0}, r"sampler\.order of adams_bashforth must be 1, 2, 3 or 4, got 0"),
+    (AdamsBashforth, {"order": 5}, r"sampler\.order of adams_bashforth must be 1, 2, 3 or 4, got 5"),
+    (GradientEstimation, {"gamma": 0.0}, r"sampler\.gamma must be > 0, got 0.0"),
+    (DPMppSDE, {"eta": -1.0}, r"sampler\.eta must be >= 0, got -1.0"),
     (PredictorCorrector, {"corrector_steps": -1}, r"sampler\.corrector_steps must be >= 0"),
     (PredictorCorrector, {"snr": 0.0}, r"sampler\.snr must be > 0"),
     (AnnealedLangevin, {"steps_per_level": 0}, r"sampler\.steps_per_level must be >= 1"),
