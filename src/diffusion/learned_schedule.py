@@ -55,7 +55,6 @@ class LearnedSchedule(Schedule):
         return self._hook_gradient(self.log_snr_max + (self.log_snr_min - self.log_snr_max) * share)
 
     def log_snr_rate(self, t):
-        t = torch.as_tensor(t, dtype=torch.float64)
         slope, heights, steepness, centers = self._weights()
         s = torch.sigmoid(steepness * (t[..., None] - centers))
         rate = slope + (heights * steepness * s * (1 - s)).sum(-1)

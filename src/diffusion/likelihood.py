@@ -59,8 +59,8 @@ def ode_log_likelihood(
         raise ValueError(f"likelihood must have 0 < sigma_min < sigma_max, got {sigma_min} and {sigma_max}")
     t_end = last_time(schedule, sigma_max)
     last = -schedule.log_snr(t_end).item() / 2
-    span = torch.tensor([math.log(sigma_min), last], dtype=torch.float64, device=x_0.device)
-    dimensions, evaluations = x_0[0].numel(), 0
+    span = torch.tensor([math.log(sigma_min), last], dtype=x_0.dtype, device=x_0.device)
+    dimensions, evaluations = x_0.shape[1:].numel(), 0
 
     def flow(u: Tensor, state: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
         nonlocal evaluations
@@ -74,7 +74,7 @@ def ode_log_likelihood(
         return (y - x_hat).detach(), stretch
 
     start = (x_0, torch.zeros(len(x_0), device=x_0.device, dtype=x_0.dtype))
-    (_, y), (_, stretch) = odeint(flow, start, span.to(x_0.dtype), rtol=rtol, atol=atol, method="dopri5")
+    (_, y), (_, stretch) = odeint(flow, start, span, rtol=rtol, atol=atol, method="dopri5")
     alpha, sigma = (v.item() for v in schedule.alpha_sigma(t_end))
     z = (alpha / sigma * y).flatten(1)
     log_prior = -0.5 * z.square().sum(1) - dimensions * (0.5 * math.log(2 * math.pi) + math.log(sigma / alpha))

@@ -6,7 +6,7 @@ import pytest
 import torch
 from pytorch_lightning.callbacks import timer
 
-from src.callbacks.checkpoint import BestLastCheckpoint, out_of_time, validate
+from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time, validate
 from src.loggers.metrics_csv import read_metrics
 from src.utils.checkpoints import best_checkpoint
 from tests.helpers.tiny import StepClock, fit, make_module
@@ -251,3 +251,91 @@ def test_the_validation_of_a_run_that_has_ended(log, limit):
     assert trainer.loggers == ["csv"]
     assert seen == ([(["csv"] if log else [], True)] if limit else [])
     assert (trainer.training, loop.restarting) == ((True, False) if limit else (False, True))
+
+
+class Logger:
+    def save(self):
+        pass
+
+
+def at_step(step, planned, **more):
+    """A trainer after a step, as far as a checkpoint looks at it."""
+    saved = []
+    module = SimpleNamespace(total_steps=lambda: planned)
+    parts = {"loggers": [Logger()], "callbacks": [], "should_stop": False, "is_global_zero": True}
+    trainer = SimpleNamespace(global_step=step, lightning_module=module, saved=saved, **parts | more)
+    trainer.save_checkpoint = lambda path: saved.append(path.name)
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("step", "planned", "stops", "left", "ended"),
+    [
+        (5, 10, True, 3.0, True), (5, 10, True, None, True), (5, -1, True, 3.0, True), (12, 10, True, 3.0, True),
+        (5, 10, False, 3.0, False), (10, 10, True, 3.0, False), (5, 10, True, 0.0, False),
+    ],
+)  # fmt: skip
+def test_a_run_has_ended_if_it_stops_before_its_length_with_time_left(tmp_path, step, planned, stops, left, ended):
+    clock = timer.Timer()
+    clock.time_remaining = lambda: left
+    trainer, checkpoints = at_step(step, planned, should_stop=stops, callbacks=[clock]), BestLastCheckpoint(tmp_path)
+    checkpoints.save_last(trainer)
+    assert checkpoints.ended is ended and checkpoints.saved_step == step and trainer.saved == ["last.ckpt"]
+
+
+@pytest.mark.parametrize(
+    ("finishing", "done", "ended", "validates"),
+    [(True, True, False, True), (True, False, True, True), (True, False, False, False), (False, True, True, False)],
+)
+@pytest.mark.parametrize("validated", [4, 5, 6])
+@pytest.mark.parametrize("main", [True, False])
+def test_a_run_that_was_killed_after_a_checkpoint_is_completed(
+    tmp_path, monkeypatch, finishing, done, ended, validates, validated, main
+):
+    """The last validation is repeated where it is the end, and logged unless it was; all wait for the main process."""
+    calls = []
+    monkeypatch.setattr("src.callbacks.checkpoint.validate", lambda trainer, log: calls.append(log))
+    checkpoints = BestLastCheckpoint(str(tmp_path / "a/b"))
+    checkpoints.ended, checkpoints.validated_step = ended, validated
+
+    class Loop:
+        pass
+
+    loop = Finishing.__new__(Finishing) if finishing else Loop()
+    monkeypatch.setattr(type(loop), "done", done, raising=False)
+    strategy = SimpleNamespace(barrier=lambda name: calls.append((name, checkpoints.dirpath.exists())))
+    trainer = at_step(5, 10, fit_loop=loop, strategy=strategy, is_global_zero=main)
+    checkpoints.on_train_start(trainer, None)
+    assert calls == [("best checkpoint", main), *[validated != 5] * validates]
+    assert trainer.should_stop is validates
+
+
+@pytest.mark.parametrize(("best_step", "copies"), [(5, True), (4, False)])
+def test_the_best_is_copied_before_the_others_go_on(tmp_path, best_step, copies):
+    checkpoints = BestLastCheckpoint(str(tmp_path))
+    state = checkpoints.state_dict() | {"best": 0.5, "best_step": best_step}
+    torch.save({"global_step": 5, "callbacks": {"BestLastCheckpoint": state}}, checkpoints.last_path)
+    checkpoints.best_step, there = best_step, []
+    strategy = SimpleNamespace(barrier=lambda name: there.append(checkpoints.best_path.exists()))
+    checkpoints.on_train_start(at_step(5, 10, fit_loop=None, strategy=strategy), None)
+    assert there == [copies]
+
+
+@pytest.mark.parametrize(
+    ("change", "counts"),
+    [({}, True), ({"sanity_checking": True}, False), ({"fn": "validate"}, False), ({"validated": 5}, False)],
+)
+@pytest.mark.parametrize(("before", "best"), [(None, True), (0.6, True), (0.5, False), (0.4, False)])
+def test_which_validations_count(tmp_path, change, counts, before, best):
+    """Those of the training, once each; the first of equal losses is the best."""
+    checkpoints, fields = BestLastCheckpoint(tmp_path), {"validated": 2, "fn": "fit", "sanity_checking": False} | change
+    checkpoints.best, checkpoints.best_step, checkpoints.validated_step = before, 1, fields["validated"]
+    trainer = at_step(
+        5, 10, sanity_checking=fields["sanity_checking"], state=SimpleNamespace(fn=fields["fn"]),
+        callback_metrics={"val/loss_ema": torch.tensor(0.5)},
+        fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: True)),
+    )  # fmt: skip
+    checkpoints.on_validation_end(trainer, None)
+    assert (checkpoints.best, checkpoints.best_step) == ((0.5, 5) if counts and best else (before, 1))
+    assert checkpoints.validated_step == (5 if counts else fields["validated"])
+    assert trainer.saved == ["best.ckpt"] * (counts and best), "in the midst of accumulation"

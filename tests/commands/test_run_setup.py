@@ -104,7 +104,9 @@ def test_a_run_of_the_same_settings_is_found(tmp_path, monkeypatch, mode, steps,
     new.path.mkdir()
     cfg = OmegaConf.create({"resume": None, "auto_resume": mode == RunMode.RUN, "sweep": {"retry": False}})
     assert find_run_dir(cfg, new, "key") == (str(old.path), steps is not None and not finished, finished)
-    assert find_run_dir(cfg, new, "no key") == (str(new.path), False, False)
+    Run(tmp_path / "without a key").update_metadata(name="x")
+    for other in ("a", "no key", "z"):
+        assert find_run_dir(cfg, new, other) == (str(new.path), False, False)
     monkeypatch.setattr(run_dir, "is_main_process", lambda: False)
     assert find_run_dir(cfg, old, "key") == (str(old.path), False, False)
     cfg.resume = str(old.path)

@@ -39,7 +39,7 @@ def make(tmp_path):
         seen = []
         setup = SimpleNamespace(
             plain=plain, cfg=OmegaConf.create(plain), run=run, overrides=["seed=3"], key="key",
-            unlock_folder=lambda: seen.append("unlocked"),
+            unlock_folder=lambda: seen.append("unlocked"), batch_facts=None,
         )  # fmt: skip
         settings = {"strategy": Strategy(), "fit_loop": Loop(), "callbacks": [], "loggers": [], "world_size": 2}
         trainer = SimpleNamespace(**settings | parts)
@@ -186,14 +186,21 @@ def test_a_condition_is_shown_some_data(make, noted):
 
 
 def test_what_is_noted_of_a_run_that_begins(make, monkeypatch):
-    monkeypatch.setattr(training, "before_training", lambda *given: [("row", "value")])
+    given, said = [], []
+    monkeypatch.setattr(training, "before_training", lambda *args: given.append(args) or [("row", "value")])
+    monkeypatch.setattr(training, "log", SimpleNamespace(info=said.append, warning=said.append))
     monkeypatch.setattr(training, "git_commit", lambda: "abc")
+    monkeypatch.setattr(
+        training, "record_sources", lambda path, cfg: {"changes": (path, cfg) == (run.run.path, run.cfg)}
+    )
     monkeypatch.setattr(sys, "argv", ["train", "name=a b"])
     run = make(precision="32-true")
     run.data.setup()
     run.data.class_names = ["a", "b"]
     run.data.warn("Few samples")
     run.announce()
+    assert given == [(run.cfg, run.data, run.module.denoiser, run.trainer, run.run.path, None)]
+    assert len(said) == 2 and said[0].startswith("\nTraining x\n") and said[1] == "WARNING: Few samples\n"
     noted = run.run.metadata()
     assert noted["data_identity"] == run.data.identity() and noted["data_identity"]["training samples"] == 40
     expected = {
@@ -201,9 +208,40 @@ def test_what_is_noted_of_a_run_that_begins(make, monkeypatch):
         "classes": ["a", "b"], "precision": "32-true", "torch": torch.__version__, "commit": "abc",
         "command": "train 'name=a b'", "failed": None, "overrides": ["seed=3"],
         "parameters": sum(p.numel() for p in run.module.denoiser.net.parameters()),
-        "lightning": training.pl.__version__, "python": sys.version.split()[0],
+        "changes": True, "lightning": training.pl.__version__, "python": sys.version.split()[0],
     }  # fmt: skip
     assert {name: noted[name] for name in expected} == expected and noted.keys() == {*expected, "data_identity"}
+
+
+def test_without_a_warning_of_the_data_none_is_said(make, monkeypatch):
+    said = []
+    monkeypatch.setattr(training, "before_training", lambda *given: [("row", "value")])
+    monkeypatch.setattr(training, "log", SimpleNamespace(info=lambda text: None, warning=said.append))
+    run = make(precision="32-true")
+    run.data.setup()
+    run.announce()
+    assert said == [] and run.run.metadata()["data_warning"] is None
+
+
+@pytest.mark.parametrize("main", [True, False])
+@pytest.mark.parametrize("error", [None, UserError("no"), KeyboardInterrupt()])
+def test_a_folder_is_locked_before_all_and_given_up_if_the_run_cannot_begin(monkeypatch, error, main):
+    calls = []
+    setup = SimpleNamespace(
+        lock_folder=lambda: calls.append("locked"), discard_folder=lambda: calls.append("discarded")
+    )
+
+    def prepare(given):
+        calls.append(given)
+        if error is not None:
+            raise error
+        return "a run"
+
+    monkeypatch.setattr(training, "is_main_process", lambda: main)
+    monkeypatch.setattr(Training, "_prepare", prepare)
+    with pytest.raises(type(error)) if error is not None else nullcontext():
+        assert Training.prepare(setup) == "a run"
+    assert calls == [*["locked"] * main, setup, *["discarded"] * (error is not None)]
 
 
 # ---- the run ----

@@ -57,6 +57,19 @@ def test_as_tight_as_those_of_scikit_learn():
     assert ours <= 1.05 * KMeans(30, n_init=10, random_state=0).fit(features_of(x).numpy()).inertia_
 
 
+def test_each_center_is_the_mean_of_its_samples():
+    """Also of a single one, and of a center that has lost others; one without samples stays where it was."""
+    alone = 0
+    for seed in range(20):
+        x = torch.randn(12, 2, generator=seeded(seed))
+        clusters = fitted(x, 6, seed)
+        which = clusters({"x": x})
+        for k in which.unique():
+            torch.testing.assert_close(clusters.centers[k], x[which == k].mean(0))
+            alone += (which == k).sum() == 1
+    assert alone > 10
+
+
 def test_each_sample_belongs_to_the_nearest_center():
     x = torch.randn(50, 1, 8, 8)
     clusters = fitted(x, 7)

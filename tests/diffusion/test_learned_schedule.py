@@ -245,6 +245,6 @@ def test_samples_are_no_function_of_its_parameters(noise):
     assert not DDNM(Downsample(2), y, noise)(denoise, schedule)(x_t, t).x_0.requires_grad
     assert not PiGDM(Downsample(2), y, noise)(denoise, schedule)(x_t, t).x_0.requires_grad
     sampler = Restart(schedule, sigma_min=0.2, sigma_max=1.0)
-    assert not sampler.times().requires_grad
+    assert not sampler.times().requires_grad and not sampler.sample_prior(torch.randn_like, x_t).requires_grad
     (*_, end) = sampler.trajectory(denoise, x_t, torch.randn_like)
     assert not end.x_t.requires_grad

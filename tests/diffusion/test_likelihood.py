@@ -182,7 +182,6 @@ def test_evaluations_are_counted(probes, make_schedule, gaussian, randn):
     assert fine.nfe == len(calls) > 1.5 * rough.nfe
 
 
-@pytest.mark.most(1)
 @pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
 def test_single_precision_and_no_gradients_around_it(mode, gaussian, randn):
     """A network's own: single precision, called where gradients are off."""

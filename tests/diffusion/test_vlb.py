@@ -410,3 +410,12 @@ def test_the_limit_of_infinitely_many_steps_in_closed_form(process, make_schedul
     snr = [schedule.log_snr(torch.tensor(v).double()).exp() for v in ends]
     expected = sum(sign * torch.log1p(truth.std**2 * v).mean() / 2 for sign, v in zip((1, -1), snr, strict=True))
     assert_close(found, expected, rtol=2e-4, atol=0)
+
+
+@pytest.mark.parametrize(("distance", "log_var"), [(0.0, 80.0), (10.0, 40.0), (1e4, 40.0), (10.0, -20.0)])
+def test_the_probability_of_a_level_is_never_none(distance, log_var):
+    """Of a level in the midst, of which both edges are as likely in float64."""
+    x_0, mean = torch.zeros(1).double(), torch.full((1,), distance).double().requires_grad_()
+    nll = decoder_nll(x_0, mean, torch.full((1,), log_var).double(), 255)
+    nll.sum().backward()
+    assert nll.isfinite().all() and mean.grad.isfinite().all()

@@ -31,6 +31,10 @@ DECLARATIONS = frozenset(
 )
 
 
+# Comparisons with 0 that give the same for what is never negative: lengths and remainders.
+SAME_FOR_COUNTS = ("Eq_LtE", "LtE_Eq", "NotEq_Gt", "Gt_NotEq")
+
+
 @dataclass(frozen=True)
 class Mutant:
     """A changed file.
@@ -84,6 +88,8 @@ def counts(operator: Any, node: Any) -> bool:
     kind = type(operator).__name__
     if kind.startswith("ReplaceBinaryOperator") and node.parent.type not in BINARY:
         return False
+    if kind.startswith("ReplaceComparisonOperator") and kind.endswith(SAME_FOR_COUNTS) and compares_count(node):
+        return False
     if kind == "RemoveDecorator":
         return not DECLARATIONS & set(node.get_code(include_prefix=False).strip("@\n ").replace("(", ".").split("."))
     if node.get_code(include_prefix=False).startswith(MEANINGLESS.get(node.type, ())):
@@ -100,6 +106,15 @@ def counts(operator: Any, node: Any) -> bool:
             return False
         node = parent
     return True
+
+
+def compares_count(node: Any) -> bool:
+    """True for a comparison of a length or a remainder with 0."""
+    if node.type != "comparison" or node.children[-1].get_code().strip() != "0":
+        return False
+    left = node.children[0]
+    text = left.get_code().strip()
+    return (left.type == "term" and left.children[-2] == "%") or text.startswith("len(") or text.endswith(".ndim")
 
 
 def mutants_at(file: str, places: list[tuple[Any, int, Any]]) -> Iterator[Mutant]:

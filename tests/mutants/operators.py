@@ -23,8 +23,9 @@ METHODS = frozenset([
     "log1p", "neg", "reciprocal", "round", "rsqrt", "sigmoid", "softmax", "sort", "sqrt", "square", "strip", "tanh",
 ])  # fmt: skip
 MODULES = frozenset(["torch", "math", "np", "functional"])
-# Keyword arguments that only make a program faster, guard against mistakes, or need an accelerator to show.
-UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize", "mmap")
+# Keyword arguments that only make a program faster, guard against mistakes, show in what is printed of an object, or
+# need an accelerator to show.
+UNSEEN = ("strict", "device", "non_blocking", "pin_memory", "maxsize", "mmap", "repr")
 # Functions of arguments in any order.
 SYMMETRIC = frozenset([
     "min", "max", "minimum", "maximum", "equal", "isclose", "allclose", "hypot", "frechet",

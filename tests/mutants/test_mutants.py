@@ -9,7 +9,7 @@ pytest.importorskip("cosmic_ray", reason="make mutants installs it")
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutants import __main__ as command
-from tests.mutants.drawing import Mutant, cases_of, draw, find, group_files
+from tests.mutants.drawing import Mutant, cases_of, draw, find, group_files, positions
 from tests.mutants.line_map import LineMap
 from tests.mutants.operators import OWN
 from tests.mutants.scope import files_of_tests, mutated_files
@@ -52,6 +52,18 @@ def test_only_what_matters_is_changed(file):
     raised = [mutant for mutant in found if mutant.before.startswith("raise")]
     assert [mutant.after for mutant in raised] == ["pass"]
     assert all(mutant.function == ("" if mutant.before.startswith("LIMIT") else "f") for mutant in found)
+
+
+@pytest.mark.parametrize(
+    ("left", "same"), [("x % 3", True), ("len(x)", True), ("x.ndim", True), ("x", False), ("x - len(x)", False)]
+)
+def test_what_is_never_negative_is_not_asked_if_it_is(tmp_path, left, same):
+    """x % 3 == 0 and x % 3 <= 0 are one."""
+    path = tmp_path / "code.py"
+    path.write_text(f"def f(x):\n    return {left} == 0\n")
+    found = {type(operator).__name__ for places in positions(str(path)).values() for operator, *_ in places}
+    assert "ReplaceComparisonOperator_Eq_GtE" in found
+    assert ("ReplaceComparisonOperator_Eq_LtE" in found) is not same
 
 
 def test_the_seed_chooses(file):

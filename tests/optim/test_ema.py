@@ -176,6 +176,11 @@ def test_the_ramp_up_is_that_of_nvlabs(batch, accumulate_grad_batches, rampup):
         assert found[0] == 0, "the initial weights are forgotten"
 
 
+def test_a_half_life_of_less_than_a_sample():
+    assert HalfLifeEMA(model(), half_life=0.5, batch_size=1, rampup_ratio=None).decay_at(9) == pytest.approx(0.25)
+    assert HalfLifeEMA(model(), half_life=2, batch_size=1, rampup_ratio=0.5).decay_at(3) == pytest.approx(0.5)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"), [({"half_life": 0}, "half_life"), ({"half_life": 9, "rampup_ratio": 0.0}, "rampup_ratio")]
 )
@@ -299,6 +304,17 @@ def test_a_snapshot_stays_as_it_was():
             value.add_(1)
     power.update(m, 2)
     assert_close(before, kept, rtol=0, atol=0)
+
+
+def test_weights_that_two_layers_share_are_kept_under_both_names():
+    m = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)).double()
+    m[1].weight = m[0].weight
+    power = PowerFunctionEMA(m, [0.1])
+    for step in (1, 2):
+        power.update(m, step)
+    (weights,) = power.snapshot(2)["weights"]
+    assert {"0.weight", "1.weight"} <= weights.keys()
+    m.load_state_dict(reconstruct([power.snapshot(2)], 0.1))
 
 
 @pytest.mark.slow

@@ -82,7 +82,15 @@ def test_it_goes_on_from_its_state_to_the_same_bits():
     assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
 
 
-@pytest.mark.parametrize("wrong", [{"lr": 0}, {"momentum": 1.0}, {"min_matrix_size": 0}])
+@pytest.mark.parametrize(
+    "wrong", [{"lr": 0}, {"lr": -0.1}, {"momentum": 1.0}, {"momentum": -0.1}, {"min_matrix_size": 0}]
+)
 def test_impossible_settings_are_refused(wrong):
     with pytest.raises(ValueError, match="lr must be > 0"):
         Muon([nn.Parameter(torch.zeros(3))], **wrong)
+
+
+def test_the_least_settings_are_taken():
+    weight = nn.Parameter(torch.ones(1, 3))
+    muon = Muon([weight], lr=1e-3, momentum=0.0, min_matrix_size=1)
+    assert [group["matrices"] for group in muon.param_groups if group["params"]] == [True]

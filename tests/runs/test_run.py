@@ -408,6 +408,13 @@ def test_weights_that_are_not_finite_are_refused(value):
     assert f"{name} is not a tensor" in message_of(lambda: load_weights(build_denoiser(CFG), weights, Path("x.ckpt")))
 
 
+def test_infinite_numbers_may_stay_where_the_model_has_some():
+    model = torch.nn.Module()
+    model.register_buffer("edges", torch.tensor([1.0, float("inf")]))
+    load_weights(model, {"edges": torch.tensor([2.0, float("inf")])}, Path("x.ckpt"))
+    assert model.edges.tolist() == [2.0, float("inf")]
+
+
 def test_a_model_is_loaded_with_the_weights_of_its_run(monkeypatch):
     """For guidance, as it is sampled from."""
     weights = {name: torch.full_like(value, 0.5) for name, value in build_denoiser(CFG).state_dict().items()}

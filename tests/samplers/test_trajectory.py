@@ -315,6 +315,24 @@ class TestSeededNoise:
             SeededNoise([1, 2])(torch.empty(3, 1, 4))
 
 
+def test_a_rise_of_the_noise_makes_earlier_predictions_worthless(make_schedule):
+    """The history of a multistep method begins anew, and with it its memory."""
+
+    class Looks(Euler):
+        def step(self, denoise, x_t, t, s, noise):
+            seen.append((len(denoise.history), dict(denoise.memory), denoise.steps_left))
+            denoise.memory["step"] = len(seen)
+            return super().step(denoise, x_t, t, s, noise)
+
+    seen, schedule = [], make_schedule("cosine")
+    list(
+        Looks(schedule).trajectory(
+            denoise, torch.ones(1, 3).double(), seeded(0), times=tensor([0.9, 0.6, 0.3, 0.8, 0.4, 0.0])
+        )
+    )
+    assert seen == [(0, {}, 5), (1, {"step": 1}, 4), (0, {}, 2), (1, {"step": 3}, 1)]
+
+
 @pytest.mark.parametrize("steps", [0, -3])
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_refuses_steps(name, steps, make_schedule):

@@ -49,7 +49,16 @@ def test_numbers(value, shown):
 
 
 def test_decimals():
-    assert [decimals(spread) for spread in (0.0123, 0.1, 1.0, 9.9, 10.0, 140)] == [3, 2, 1, 1, 0, 0]
+    assert [decimals(spread) for spread in (0.0123, 0.1, 1.0, 9.9, 10.0, 140, math.inf, math.nan)] == [
+        3,
+        2,
+        1,
+        1,
+        0,
+        0,
+        0,
+        0,
+    ]
 
 
 def test_welch_by_hand():

@@ -48,6 +48,11 @@ def test_an_index_of_torch_is_read(folder):
     assert FORCED not in os.environ
 
 
+def test_the_rest_beside_the_shards_must_be_as_wanted(folder):
+    with pytest.raises(UserError, match="is damaged: epoch"):
+        load_checkpoint(folder, wanted={"global_step": int, "epoch": int})
+
+
 def test_code_in_the_index_is_not_run(folder, tmp_path):
     (folder / ".metadata").write_bytes(pickle.dumps(Harmful(tmp_path / "harm")))
     with pytest.raises(UserError, match=r"\.metadata cannot be read: .*names posix\.mkdir"):
