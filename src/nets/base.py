@@ -1,12 +1,13 @@
 """The base class of the networks, and the embedding of noise level and condition that all of them share."""
 
 from collections.abc import Callable, Sequence
-from typing import TypedDict
+from typing import Any, TypedDict
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from src.nets.time_embeddings import SinusoidalEmbedding
 from src.utils.ranges import NonNegativeInt, PositiveInt
@@ -19,6 +20,7 @@ class NetOptions(TypedDict, total=False):
     time_embedding: Callable[[int], nn.Module]
     in_channels: PositiveInt | None
     out_channels: PositiveInt | None
+    checkpoint: bool
 
 
 class Net(nn.Module):
@@ -35,6 +37,7 @@ class Net(nn.Module):
         time_embedding: maps a dimension to a module that embeds c_noise in it.
         in_channels: channels of x, twice those of the data with self-conditioning. Default: `channels`.
         out_channels: channels of the result, twice those of the data with a learned variance. Default: `channels`.
+        checkpoint: activation checkpointing, for blocks that `body` calls by `run_block`.
     """
 
     def __init__(
@@ -46,11 +49,13 @@ class Net(nn.Module):
         time_embedding: Callable[[int], nn.Module] = SinusoidalEmbedding,
         in_channels: int | None = None,
         out_channels: int | None = None,
+        checkpoint: bool = False,
     ):
         super().__init__()
         self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
         self.in_channels = channels if in_channels is None else in_channels
         self.out_channels = channels if out_channels is None else out_channels
+        self.checkpoint = checkpoint
         self.condition_embedding = ConditionEmbedding(embed_dim, num_classes, time_embedding)
 
     def forward(
@@ -64,6 +69,17 @@ class Net(nn.Module):
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         """The result (B, out_channels, *size) for x (B, in_channels, *size) and its embedding (B, embed_dim)."""
         raise NotImplementedError
+
+    def run_block(self, block: Callable[..., Tensor], *args: Any) -> Tensor:
+        """Call a block; with `checkpoint` its inner activations are not stored but computed again for the gradient.
+
+        Dropout is the same both times.
+
+        Source: Chen et al. 2016, arXiv:1604.06174; `torch.utils.checkpoint`.
+        """
+        if self.checkpoint and torch.is_grad_enabled():
+            return checkpoint(block, *args, use_reentrant=False)
+        return block(*args)
 
 
 class ConditionEmbedding(nn.Module):

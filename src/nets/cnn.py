@@ -63,5 +63,5 @@ class CNN(Net):
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         x = self.stem(self.patches.patchify(x))
         for block in self.blocks:
-            x = block(x, embedding)
+            x = self.run_block(block, x, embedding)
         return self.patches.unpatchify(self.head(F.silu(self.norm(x))))

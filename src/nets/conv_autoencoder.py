@@ -79,6 +79,6 @@ class ConvAutoencoder(Net):
 
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         for stage in self.stages:
-            x = stage(x, embedding)
+            x = self.run_block(stage, x, embedding)
         x = self.head(x)
         return x.tanh() if self.tanh_output else x

@@ -108,7 +108,7 @@ class DiT(Net):
         patches = self.patches.patchify(x)
         h = self.stem(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = block(h, embedding)
+            h = self.run_block(block, h, embedding)
         result = self.head(self.norm(h, embedding)).transpose(1, 2)
         return self.patches.unpatchify(result.unflatten(2, patches.shape[2:]))
 

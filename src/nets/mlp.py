@@ -69,6 +69,6 @@ class MLP(Net):
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(x.flatten(1))
         for block in self.blocks:
-            h = block(h, embedding)
+            h = self.run_block(block, h, embedding)
         h = F.silu(self.norm(h))
         return torch.cat([head(h).unflatten(1, (-1, *self.size)) for head in self.heads], 1)

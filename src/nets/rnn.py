@@ -74,5 +74,5 @@ class RNN(Net):
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         h = self.stem(self.patches.patchify(x).transpose(1, 2))
         for block in self.blocks:
-            h = block(h, embedding)
+            h = self.run_block(block, h, embedding)
         return self.patches.unpatchify(self.head(F.silu(self.norm(h))).transpose(1, 2))

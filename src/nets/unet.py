@@ -117,13 +117,20 @@ class UNet(Net):
         x = self.stem(self.patches.patchify(x))
         skips = [x]
         for layer in self.down:
-            x = layer(x, embedding) if isinstance(layer, ResAttnBlock) else layer(x)
+            x = self.run_block(layer, x, embedding) if isinstance(layer, ResAttnBlock) else layer(x)
             skips.append(x)
         for layer in self.middle:
-            x = layer(x, embedding)
+            x = self.run_block(layer, x, embedding)
         for layer in self.up:
-            x = layer(self.merge_skip(x, skips.pop()), embedding) if isinstance(layer, ResAttnBlock) else layer(x)
+            if isinstance(layer, ResAttnBlock):
+                x = self.run_block(self.up_block, layer, x, skips.pop(), embedding)
+            else:
+                x = layer(x)
         return self.patches.unpatchify(self.head(F.silu(self.norm(x))))
+
+    def up_block(self, block: nn.Module, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+        """A block on the way up; the joined features are part of it, so that checkpointing does not store them."""
+        return block(self.merge_skip(x, skip), embedding)
 
     def merge_skip(self, x: Tensor, skip: Tensor) -> Tensor:
         """Features on the way up joined with a skip connection: their scaled sum, or concatenated channels."""

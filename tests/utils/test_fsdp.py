@@ -25,15 +25,26 @@ def ended() -> Iterator[None]:
     destroy_process_group()
 
 
-def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True) -> pl.Trainer:
+def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True, checkpoint: bool = False) -> pl.Trainer:
     split = {"strategy": FSDP2Strategy(min_parameters=0, process_group_backend="gloo")}
     trainer = pl.Trainer(
         accelerator="cpu", devices=1, max_steps=steps, max_epochs=-1, num_sanity_val_steps=0, limit_val_batches=0,
         logger=False, use_distributed_sampler=False, enable_model_summary=False, enable_progress_bar=False,
         enable_checkpointing=False, **(split if sharded else {"plugins": [AtomicCheckpointIO()]}),
     )  # fmt: skip
-    trainer.fit(make_module(), Memory(), ckpt_path=ckpt_path, weights_only=True)
+    module = make_module(dropout=0.5)
+    module.denoiser.net.checkpoint = checkpoint
+    trainer.fit(module, Memory(), ckpt_path=ckpt_path, weights_only=True)
     return trainer
+
+
+def test_activation_checkpointing_of_sharded_blocks(ended):
+    """Blocks gathered again for the backward pass have the same gradients."""
+    plain, again = (
+        [p.full_tensor().detach() for p in train(3, checkpoint=checkpoint).lightning_module.denoiser.parameters()]
+        for checkpoint in (False, True)
+    )
+    assert all(map(torch.equal, plain, again))
 
 
 def test_damage_to_a_folder_is_named(ended, tmp_path):

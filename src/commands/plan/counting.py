@@ -1,14 +1,15 @@
 """Count the FLOP, saved bytes and peak bytes of tensor code."""
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, sdpa_flop_count
@@ -25,24 +26,45 @@ COUNT_FUSED = {
 
 def count_flops() -> FlopCounterMode:
     """Counts multiplications and additions, each as one, of matrix products, convolutions and attention."""
-    return FlopCounterMode(display=False, custom_mapping=COUNT_FUSED)
+    counter = FlopCounterMode(display=False, custom_mapping=COUNT_FUSED)
+    counter.mod_tracker = WholeModel()  # type: ignore[assignment]
+    return counter
 
 
-class GPUKernels(TorchFunctionMode):
+class WholeModel(nullcontext[None]):
+    """Replaces torch's counts by module, whose hooks keep recomputed activations alive to the end of the step."""
+
+    parents = ("Global",)
+
+
+class GPUKernels:
     """Run fake CPU tensors through the operations of a GPU: fused attention, and norms in float32 under autocast.
+
+    Functions are replaced, since a TorchFunctionMode is off in the backward pass, where checkpointed blocks run again.
 
     Source: the lists of operations in the documentation of torch.amp.
     """
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
-            with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
-                return func(*args, **kwargs)
-        if func in (F.group_norm, F.layer_norm) and torch.is_autocast_enabled("cpu"):
-            with torch.autocast("cpu", enabled=False):
-                return func(args[0].float(), *args[1:], **kwargs)
-        return func(*args, **kwargs)
+    def __enter__(self) -> None:
+        self.before = {name: getattr(F, name) for name in ("scaled_dot_product_attention", "group_norm", "layer_norm")}
+        for name, func in self.before.items():
+            setattr(F, name, partial(self.attention if name == "scaled_dot_product_attention" else self.norm, func))
+
+    def __exit__(self, *error: object) -> None:
+        for name, func in self.before.items():
+            setattr(F, name, func)
+
+    @staticmethod
+    def attention(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
+        with sdpa_kernel(SDPBackend.FLASH_ATTENTION):
+            return func(*args, **kwargs)
+
+    @staticmethod
+    def norm(func: Callable[..., Tensor], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if not torch.is_autocast_enabled("cpu"):
+            return func(x, *args, **kwargs)
+        with torch.autocast("cpu", enabled=False):
+            return func(x.float(), *args, **kwargs)
 
 
 class SavedTensors:

@@ -83,6 +83,21 @@ def test_half_as_much_is_kept_in_half_precision(settings):
     assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
 
 
+@pytest.mark.parametrize("on_gpu", [False, True])
+@pytest.mark.parametrize(
+    "words", [["net=dit", "net.width=32"], ["net.width=16"], ["net=cnn", "net.width=16", "net.depth=4"]], ids=str
+)
+def test_checkpointing_exchanges_memory_for_compute(settings, words, on_gpu):
+    """The blocks are evaluated once more, which is nearly an evaluation of the net; more images fit."""
+    precision = "bf16-mixed"
+    configs = (settings(*words, f"net.checkpoint={x}", f"trainer.precision={precision}") for x in ("false", "true"))
+    plain, again = (profile_step(build_module(cfg, fake=True), DIGITS, 64, precision, on_gpu) for cfg in configs)
+    assert again.activations < 0.4 * plain.activations and again.image < 0.6 * plain.image
+    assert again.peak < plain.peak
+    assert 0.4 * plain.forward < again.training - plain.training <= plain.forward
+    assert again.forward == plain.forward and again.parameters == plain.parameters
+
+
 @pytest.mark.slow
 def test_self_conditioning_costs_a_share_of_an_evaluation(settings):
     cfg = settings("net=mlp", "net.depth=2", "trainer.precision=32-true", "self_conditioning_prob=0.5")
