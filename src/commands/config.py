@@ -116,7 +116,8 @@ def group_defaults(group: str, choice: str) -> Any:
 
 def compose_choices(words: list[str]) -> DictConfig:
     """The config of other choices, found in the same folders."""
-    places = [word for word in HydraConfig.get().overrides.hydra if read(word).key == "hydra.searchpath"]
+    given = HydraConfig.get().overrides.hydra if HydraConfig.initialized() else []
+    places = [word for word in given if read(word).key == "hydra.searchpath"]
     return compose("train", [*words, *places])
 
 
