@@ -60,13 +60,13 @@ clean:           ## remove the environment and caches, never outputs/
 
 # Stamps: files that say which dependencies .venv holds.
 .venv/run: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install -q -c constraints.txt .
+	$(BIN)/pip install -q -c constraints.txt -e .
 	@touch $@
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install -q -c constraints.txt '.[test]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
 	@touch .venv/run $@
 
 .venv/mutants: pyproject.toml constraints.txt | .venv/bin/python
-	$(BIN)/pip install -q -c constraints.txt '.[mutation]'
+	$(BIN)/pip install -q -c constraints.txt -e '.[mutation]'
 	@touch .venv/run .venv/test $@

@@ -11,7 +11,9 @@ from omegaconf import DictConfig, ListConfig
 
 from src.utils.errors import UserError
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
+PACKAGE = Path(__file__).resolve().parents[1]
+# Beside the package in the project folder, within it where it is installed.
+CONF = next(folder for folder in (PACKAGE / "conf", PACKAGE.parent / "conf") if folder.is_dir())
 OUTPUTS = "DIFFUSION_LAB_OUTPUTS"  # environment variable for the folder of all outputs
 
 
