@@ -30,10 +30,10 @@ class LogSNRTable:
         below = k.floor().clamp(1, max(self.steps - 1, 1)).long() - 1
         above = (below + 1).clamp(max=self.steps - 1)
         inside = torch.lerp(self.values[below], self.values[above], k - 1 - below)
-        log_snr = torch.where(k < 1, self.values[0] - k.clamp(max=1).log(), inside)
+        log_snr = torch.where(k < 1, self.values[0] - k.log(), inside)
         if self.ends_in_noise:
             last = k > self.steps - 1
-            log_snr = torch.where(last, self.values[-2] + (self.steps - k).clamp(max=1).log(), log_snr)
+            log_snr = torch.where(last, self.values[-2] + (self.steps - k).log(), log_snr)
         return log_snr
 
     def inverse(self, log_snr: Time) -> Time:

@@ -81,6 +81,39 @@ def test_a_strategy_that_splits_the_weights_loads_those_of_a_resumed_run_itself(
     assert loaded == [sharded and resumes]
 
 
+@pytest.mark.parametrize("main", [True, False])
+@pytest.mark.parametrize("resumes", [True, False])
+def test_the_parts_of_a_run_are_built_and_checked_in_order(tmp_path, monkeypatch, resumes, main):
+    """The folder is written by the main process, once all is checked."""
+    calls, run = [], Run(tmp_path / "run")
+    run.checkpoints.mkdir(parents=True)
+    (run.checkpoints / "last.ckpt").write_text("")
+    cfg = OmegaConf.create({"data": {}})
+    setup = SimpleNamespace(cfg=cfg, plain={}, run=run, resumes=resumes, auto_batch=False)
+    data, module, source = Memory(), make_module(), tmp_path / "earlier.ckpt"
+
+    def step(name, result=None):
+        return lambda *given: calls.append((name, *given)) or result
+
+    monkeypatch.setattr(training, "is_main_process", lambda: main)
+    for name, result in (
+        ("start_logging", None), ("instantiate", data), ("build_initial_module", module), ("check_labels", None),
+        ("initial_checkpoint", source), ("build_trainer", "trainer"),
+    ):  # fmt: skip
+        monkeypatch.setattr(training, name, step(name, result))
+    for name, result in (("_load", 7), ("_check", None), ("_prepare_folder", None)):
+        monkeypatch.setattr(Training, name, lambda self, *given, name=name, result=result: step(name, result)(*given))
+    made = Training._prepare(setup)
+    last = run.checkpoints / "last.ckpt" if resumes else None
+    assert (made.setup, made.data, made.module, made.trainer, made.resume) == (setup, data, module, "trainer", last)
+    begun = [] if resumes else [("initial_checkpoint", cfg)]
+    assert calls == [
+        ("start_logging", run.path / "train.log" if main else None), ("instantiate", cfg.data),
+        ("build_initial_module", cfg), ("check_labels", module.denoiser.condition, data), *begun,
+        ("build_trainer", cfg), ("_load", last or source), ("_check", last or source), *[("_prepare_folder", 7)] * main,
+    ]  # fmt: skip
+
+
 @pytest.mark.parametrize("compiles", [False, True])
 def test_the_parts_are_checked_against_each_other(make, tmp_path, monkeypatch, compiles):
     seen = []

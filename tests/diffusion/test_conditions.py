@@ -70,6 +70,12 @@ def test_each_center_is_the_mean_of_its_samples():
     assert alone > 10
 
 
+def test_a_center_without_samples_stays_where_it_was():
+    clusters = fitted(torch.full((7, 2), 3.0), 2)
+    assert torch.equal(clusters.centers, torch.full((2, 2), 3.0))
+    assert clusters.weights.tolist() == pytest.approx([8 / 9, 1 / 9])
+
+
 def test_each_sample_belongs_to_the_nearest_center():
     x = torch.randn(50, 1, 8, 8)
     clusters = fitted(x, 7)

@@ -94,6 +94,32 @@ def test_tables_equal_numpy(make, steps):
 
 
 @pytest.mark.parametrize(
+    ("schedule", "alpha_bar"),
+    [
+        (
+            SigmoidSchedule(50, start=-1.0, end=4.0, tau=0.7),
+            lambda t: 1 / (1 + math.exp((5 * t - 1) / 0.7)) - 1 / (1 + math.exp(4 / 0.7)),
+        ),
+        (CosineSchedule(50, offset=0.1, beta_max=0.5), lambda t: math.cos((t + 0.1) / 1.1 * math.pi / 2) ** 2),
+        (PolynomialSchedule(50, power=3.0, precision=1e-3, ratio_min=0.3), lambda t: (1 - t**3) ** 2),
+    ],
+    ids=["sigmoid", "cosine", "polynomial"],
+)
+def test_other_settings_equal_numpy(schedule, alpha_bar):
+    """Of every argument another than the default."""
+    bar = np.array([alpha_bar(k / 50) for k in range(51)])
+    ratios = bar[1:] / bar[:-1]
+    if isinstance(schedule, CosineSchedule):
+        ratios = np.maximum(ratios, 0.5)
+    if isinstance(schedule, PolynomialSchedule):
+        whole = np.concatenate([[1], np.cumprod(np.maximum(ratios, 0.3)) * (1 - 2e-3) + 1e-3])
+        ratios = whole[1:] / whole[:-1]
+    else:
+        ratios = np.maximum(ratios, 1 - 0.999)
+    assert schedule.betas.numpy() == pytest.approx(1 - ratios, rel=1e-9)
+
+
+@pytest.mark.parametrize(
     ("make", "theirs"),
     [
         (LinearSchedule, {"beta_schedule": "linear"}),

@@ -8,7 +8,7 @@ import torch
 from scipy import stats
 from scipy.optimize import linear_sum_assignment
 
-from src.statistics.goodness_of_fit import distance_to_uniform, kuiper, wasserstein_on_circle
+from src.statistics.goodness_of_fit import distance_to_uniform, kuiper, kuiper_tail, wasserstein_on_circle
 
 TURN = 2 * math.pi
 
@@ -110,3 +110,15 @@ def test_kuiper_of_the_literature():
     for v, p in ((1.747, 0.05), (2.001, 0.01)):
         statistic, _, found = kuiper(np.clip(x * (1 - v / math.sqrt(n)), 0, 1))
         assert statistic * math.sqrt(n) == pytest.approx(v, abs=2e-3) and found == pytest.approx(p, abs=5e-4)
+
+
+@pytest.mark.parametrize("v", [0.0, 0.01, 0.2, 0.39, 0.41])
+def test_kuiper_of_nearly_none(v):
+    """To eight digits, also where the terms of the series are many."""
+    assert kuiper_tail(v) == pytest.approx(1, abs=1e-7)
+
+
+def test_kuiper_of_any_is_its_series():
+    for v in (0.5, 0.8, 1.3, 2.0):
+        terms = [(4 * j**2 * v**2 - 1) * math.exp(-2 * j**2 * v**2) for j in range(1, 50)]
+        assert kuiper_tail(v) == pytest.approx(2 * sum(terms), rel=1e-12)

@@ -39,3 +39,11 @@ def test_clipping():
     truth = torch.ones(1, 1, 12, 12)
     assert image_quality(truth + 0.5, truth)["mse"] == pytest.approx(1e-10)
     assert image_quality(truth + 0.5, truth, clip=False)["psnr"] == pytest.approx(-10 * math.log10(0.25), abs=1e-4)
+
+
+@pytest.mark.parametrize(("images", "names"), [(None, 3), (True, 3), (False, 1)])
+def test_four_axes_are_images_unless_it_is_said(images, names):
+    """Other samples are not clipped."""
+    truth = torch.full((2, 1, 16, 16), 0.5)
+    found = image_quality(truth + 1, truth, images=images)
+    assert len(found) == names and found["mse"] == pytest.approx(0.25 if names == 3 else 1.0)

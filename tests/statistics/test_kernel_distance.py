@@ -112,3 +112,19 @@ def test_of_one_law_in_single_precision():
     x, y = 3 * draw(400, 0.5, g), 3 * draw(300, 0.5, g)
     exact, low = kernel_distance(x, y), kernel_distance(x.float(), y.float())
     assert low[0] == pytest.approx(exact[0], abs=0.02 * exact[1]) and low[1] == pytest.approx(exact[1], rel=1e-3)
+
+
+def test_the_error_is_at_least_that_of_pairs():
+    """Where the estimate of what varies by samples is negative, as it is for half of the sets of one law."""
+    less = 0
+    for seed in range(12):
+        g = torch.Generator().manual_seed(seed)
+        x, y = draw(20, 0.0, g), draw(30, 0.0, g)
+        xx, yy, xy = kernel_pairs(x), kernel_pairs(y), kernel_pairs(x, y)
+        pairs = 2 * xx.interaction / 380 + 2 * yy.interaction / 870 + 4 * xy.interaction / 600
+        zeta_x = (xx.rows - xy.rows).var().item() - xx.interaction / 19 - xy.interaction / 30
+        zeta_y = (yy.rows - xy.columns).var().item() - yy.interaction / 29 - xy.interaction / 20
+        samples = 4 * zeta_x / 20 + 4 * zeta_y / 30
+        assert kernel_distance(x, y)[1] == pytest.approx((pairs + max(samples, 0)) ** 0.5)
+        less += samples < 0
+    assert 0 < less < 12

@@ -86,3 +86,17 @@ def test_many_signals_are_fitted_in_parts():
 
 def test_the_search_goes_an_octave_below_and_a_cycle_above():
     assert search_range(2.0, 5.0) == (1.0, 6.0)
+
+
+def test_single_precision_is_fitted_in_double():
+    *_, x = waves(1, 3, n=5)
+    for a, b in zip(fit_sines(x.float()), fit_sines(x.float().double()), strict=True):
+        assert a.dtype == torch.float64 and torch.equal(a, b)
+
+
+def test_the_search_keeps_to_its_ends():
+    """Which a slower and a faster wave come up to; the lowest of all is a twentieth of a cycle."""
+    u = positions(100)
+    slow, fast = torch.sin(2 * math.pi * 0.7 * u)[None], torch.sin(2 * math.pi * 3.3 * u)[None]
+    assert fit_sines(slow, 1, 3).frequency.item() == 1 and fit_sines(fast, 1, 3).frequency.item() == 3
+    assert fit_sines(u[None], 0, 3).frequency.item() == pytest.approx(0.05)
