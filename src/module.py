@@ -11,6 +11,7 @@ from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_no
 
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.losses import Loss
+from src.diffusion.noise_samplers import GaussianNoiseSampler
 from src.diffusion.time_samplers import TimeSampler
 from src.optim.ema import EMA
 from src.optim.lr_schedules import build_lr_schedule
@@ -34,6 +35,7 @@ class DiffusionModule(pl.LightningModule):
         lr_schedule: maps (optimizer, total_steps), or the optimizer alone, to a learning-rate schedule.
         ema: maps the denoiser to the average of its weights.
         seed: seed of all random draws.
+        noise_sampler: draws the training noise, and assigns it to the samples; by default independent of them.
 
     Attributes:
         train_loss: training loss by noise level since it was last logged.
@@ -53,6 +55,7 @@ class DiffusionModule(pl.LightningModule):
         lr_schedule: Callable[[torch.optim.Optimizer, int], torch.optim.lr_scheduler.LRScheduler],
         ema: Callable[[nn.Module], EMA],
         seed: Annotated[int, Ge(0)] = 0,
+        noise_sampler: GaussianNoiseSampler | None = None,
     ):
         super().__init__()
         loss.check(denoiser)
@@ -60,6 +63,7 @@ class DiffusionModule(pl.LightningModule):
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.time_sampler = loss, time_sampler
+        self.noise_sampler = noise_sampler or GaussianNoiseSampler()
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.seed = seed
         self.train_loss = BinnedLoss()
@@ -106,8 +110,8 @@ class DiffusionModule(pl.LightningModule):
         rank, world_size = self.global_rank, self.trainer.world_size
         t = time_sampler(n, generator(*keys, "t"), self.denoiser.schedule)[rank::world_size]
         on_device = generator(*keys, "noise", device=x_0.device)
-        noise = torch.randn(n, *x_0.shape[1:], generator=on_device, device=x_0.device, dtype=x_0.dtype)
-        return t, noise[rank::world_size], generator(*keys, "label")
+        noise = self.noise_sampler.draw((n, *x_0.shape[1:]), on_device, x_0.dtype)
+        return t, self.noise_sampler.pair(x_0, noise[rank::world_size]), generator(*keys, "label")
 
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         x_0, condition = batch["x"], self.denoiser.condition

@@ -29,6 +29,7 @@ from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Condition
 from src.diffusion.denoiser import Prediction
 from src.diffusion.losses import Loss
+from src.diffusion.noise_samplers import GaussianNoiseSampler
 from src.diffusion.operators import Mask
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
@@ -71,6 +72,7 @@ TOGETHER = {
                 "loss",
                 "lr_schedule",
                 "net",
+                "noise_sampler",
                 "optimizer",
                 "parameterization",
                 "sampler",
@@ -322,6 +324,7 @@ CHECKS = {
     "lr_schedule": check_lr_schedule,
     "inverse_solver": check_inverse_solver,
     "net": check_net,
+    "noise_sampler": partial(check_is, "noise_sampler", GaussianNoiseSampler),
     "optimizer": check_optimizer,
     "parameterization": partial(check_is, "parameterization", Parameterization),
     "plan": check_plan,

@@ -32,7 +32,7 @@ UNCHECKED = {
     "LearnedSchedule.hidden", "VLB.num_levels", "Hybrid.num_levels", "Hybrid.scale", "Heun.s_min", "Heun.s_max",
     "HeunVE.s_min", "HeunVE.s_max", "Restart.s_min", "Restart.s_max", "Labels.dropout", "Clusters.num_clusters",
     "Clusters.dropout", "ConstantEMA.start", "HalfLifeEMA.batch_size", "HalfLifeEMA.accumulate_grad_batches",
-    "DPM2.s_min", "DPM2.s_max", "Muon.betas", "Muon.eps", "Muon.weight_decay",
+    "DPM2.s_min", "DPM2.s_max", "Uncertainty.width", "Muon.betas", "Muon.eps", "Muon.weight_decay",
 }  # fmt: skip
 # Ends at which the other arguments must be others.
 DEPENDENT = {"ConstantSchedule.steps", "VESDE.steps", "EDMSchedule.steps", "Labels.num_classes"}

@@ -78,11 +78,11 @@ def test_the_core_stays_small():
 
 
 def test_the_core_needs_torch_alone():
-    """Beside it only shapes and ranges in signatures, and a solver for likelihoods."""
+    """Beside it only shapes and ranges in signatures, and solvers: of ODEs for likelihoods, of assignments."""
     names = {
         name.split(".")[0] for f in FILES if f.parts[1] in ("diffusion", "samplers") for name in imports(f)
     } - sys.stdlib_module_names
-    assert names <= {"torch", "jaxtyping", "torchdiffeq", "annotated_types", "src"}
+    assert names <= {"torch", "jaxtyping", "torchdiffeq", "annotated_types", "scipy", "src"}
 
 
 @pytest.mark.parametrize("check", [["check"], ["format", "--check"]], ids=" ".join)

@@ -28,6 +28,7 @@ from src.diffusion.learned_schedule import LearnedSchedule
 from src.diffusion.likelihood import LogLikelihood, bits_per_dimension, dequantize, ode_log_likelihood
 from src.diffusion.log_snr_table import LogSNRTable
 from src.diffusion.losses import BCE, L1, MSE, VLB, Huber, Hybrid, Loss, Perceptual, PseudoHuber, Weighted
+from src.diffusion.noise_samplers import GaussianNoiseSampler, OffsetNoiseSampler, OptimalTransportNoiseSampler
 from src.diffusion.operators import Blur, Downsample, Grayscale, LinearOperator, Mask
 from src.diffusion.parameterizations import (
     EDM,
@@ -52,6 +53,7 @@ from src.diffusion.time_samplers import (
     TimeSampler,
     UniformTimeSampler,
 )
+from src.diffusion.uncertainty import Uncertainty
 from src.diffusion.variances import (
     FixedLargeVariance,
     FixedSmallVariance,
@@ -108,6 +110,7 @@ __all__ = [
     "FixedTimeSampler",
     "Flow",
     "FlowSchedule",
+    "GaussianNoiseSampler",
     "Grayscale",
     "Guidance",
     "Huber",
@@ -131,6 +134,8 @@ __all__ = [
     "Mask",
     "NoCondition",
     "NoGuidance",
+    "OffsetNoiseSampler",
+    "OptimalTransportNoiseSampler",
     "Parameterization",
     "Perceptual",
     "PiGDM",
@@ -148,6 +153,7 @@ __all__ = [
     "SubVPSDE",
     "TanhSchedule",
     "TimeSampler",
+    "Uncertainty",
     "UniformTimeSampler",
     "V",
     "Variance",
