@@ -59,6 +59,7 @@ def test_an_epoch(how, epoch, world_size, data):
 def test_epochs_and_seeds_have_orders_of_their_own():
     orders = [walk(EpochBatchSampler(50, 10, True, seed), epoch) for seed in range(5) for epoch in range(5)]
     assert len({str(order) for order in orders}) == 25
+    assert walk(EpochBatchSampler(50, 10, True)) == orders[0], "that of seed 0"
 
 
 @given(how=orders(), epoch=st.integers(0, 99), rank=st.integers(0, 2))

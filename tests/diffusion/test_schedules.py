@@ -267,6 +267,8 @@ def test_match():
     value = torch.tensor([0.25, 0.5], dtype=torch.float64)
     assert torch.equal(expand_like(value, x) + x, torch.stack([torch.full((3, 4), 0.25), torch.full((3, 4), 0.5)]))
     assert (expand_like(value[0], x) + x).dtype == torch.float32
+    third = torch.tensor(1 / 3, dtype=torch.float64)
+    assert expand_like(third, x) is third, "in double, with samples of any precision"
 
 
 @pytest.mark.parametrize("move", [torch.nn.Module.half, torch.nn.Module.bfloat16, torch.nn.Module.float])

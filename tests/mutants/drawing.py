@@ -17,6 +17,11 @@ from tests.mutants.line_map import IMPORTED, LineMap
 from tests.mutants.operators import UNSEEN, Span, operators
 from tests.mutants.scope import IN_FORKS, OF_SIGNATURES
 
+# Constants that trade precision for time or memory, of which one more or less is as good.
+COMPROMISES = (
+    "CHUNK", "CALLS, NUMBERS", "ITERATIONS", "MAX_BOOTSTRAP", "MAX_FIT_SAMPLES", "QUANTILES", "SIZES", "SOME",
+    "SPACING", "ZOOM",
+)  # fmt: skip
 BINARY = ("arith_expr", "term", "power", "expr")
 # By the type of the node, how those begin that are read by people or type checkers,
 # only make the program faster, or need an accelerator to show.
@@ -24,7 +29,7 @@ MEANINGLESS = {
     "atom_expr": ("Annotated[", "log.", "warnings.", "print("),
     "argument": tuple(f"{name}=" for name in UNSEEN),
     "simple_stmt": ("log.", "warnings.", "print("),
-    "expr_stmt": ("__all__", "full_state_update", "higher_is_better"),
+    "expr_stmt": ("__all__", "full_state_update", "higher_is_better", *(f"{name} =" for name in COMPROMISES)),
 }
 DECLARATIONS = frozenset(
     ["property", "dataclass", "abstractmethod", "staticmethod", "classmethod", "override", "lru_cache"]

@@ -9,7 +9,7 @@ pytest.importorskip("cosmic_ray", reason="make mutants installs it")
 from cosmic_ray.mutating import mutate_code
 
 from tests.mutants import __main__ as command
-from tests.mutants.drawing import Mutant, cases_of, draw, find, group_files, positions
+from tests.mutants.drawing import COMPROMISES, Mutant, cases_of, draw, find, group_files, positions
 from tests.mutants.line_map import LineMap
 from tests.mutants.operators import OWN
 from tests.mutants.scope import files_of_tests, mutated_files
@@ -107,6 +107,12 @@ def test_what_is_listed_as_equivalent_is_still_there():
     listed = command.equivalents()
     assert all(reason.strip() for reason in listed.values())
     assert listed.keys() == {mutant.key for mutant in find(set(listed))}
+
+
+def test_the_compromises_exist():
+    """Each in a line of its own."""
+    lines = [line.strip() for file in mutated_files([]) for line in Path(file).read_text().splitlines()]
+    assert all(any(line.startswith(f"{name} =") for line in lines) for name in COMPROMISES)
 
 
 def test_the_scope_exists():

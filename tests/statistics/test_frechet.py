@@ -71,3 +71,9 @@ def test_the_interval_of_many_is_that_of_some_scaled(monkeypatch):
     low, high = frechet_interval(real, x, 300, torch.Generator().manual_seed(0))
     assert high - low == pytest.approx(full[1] - full[0], rel=0.25)
     assert low < frechet(real, Moments.of(x)) < high
+
+
+def test_moments_of_single_precision_are_computed_in_double():
+    x = draws(300, 4, 8, shift=100.0)
+    for found, expected in zip(Moments.of(x), Moments.of(x.double()), strict=True):
+        assert found.dtype == torch.float64 and torch.equal(found, expected)

@@ -128,3 +128,11 @@ def test_the_error_is_at_least_that_of_pairs():
         assert kernel_distance(x, y)[1] == pytest.approx((pairs + max(samples, 0)) ** 0.5)
         less += samples < 0
     assert 0 < less < 12
+
+
+def test_pairs_of_single_precision_are_added_in_double(monkeypatch):
+    monkeypatch.setattr(of, "CHUNK", 4)
+    x = draw(9, 3.0, torch.Generator().manual_seed(2)).float()
+    values = ((x[:4] @ x.T / D + 1) ** 3).double()
+    values.diagonal().zero_()
+    assert torch.equal(kernel_pairs(x).rows[:4], values.sum(1) / 8)

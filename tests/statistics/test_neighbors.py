@@ -63,3 +63,8 @@ def test_the_mean_distance_of_normal_numbers(n):
     assert abs(mean - 2 / torch.pi**0.5) < 3 * error
     others = torch.tensor([mean_distance(draws(n, 1, seed=s))[0] for s in range(30)])
     assert 0.6 < others.std() / error < 1.6
+
+
+def test_a_mean_of_distances_is_computed_in_double():
+    x = draws(50) + 1000
+    assert mean_distance(x) == mean_distance(x.double())
