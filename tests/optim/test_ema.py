@@ -361,26 +361,6 @@ def test_rebuilt_weights_keep_their_type_and_buffers_those_of_the_last_step():
     assert_close(rebuilt["0.weight"], m[0].weight, rtol=0, atol=1e-6, msg="constant weights stay what they are")
 
 
-def test_weights_are_rebuilt_in_double():
-    """And rounded once, since the coefficients are of both signs."""
-    m, g = nn.Linear(50, 20), torch.Generator().manual_seed(0)
-    power, snapshots = PowerFunctionEMA(m, (0.05, 0.1)), []
-    for step in range(1, 13):
-        with torch.no_grad():
-            m.weight.copy_(torch.randn(m.weight.shape, generator=g))
-        power.update(m, step)
-        snapshots.append(power.snapshot(step))
-    t = torch.tensor([s["step"] for s in snapshots for _ in range(2)]).double()
-    gamma = torch.tensor([std_to_exp(width) for _ in snapshots for width in (0.05, 0.1)]).double()
-    factors, _ = posthoc_coefficients(t, gamma, 0.07)
-    assert factors.min() < 0
-    weights = [part["weight"].double() for s in snapshots for part in s["weights"]]
-    expected = torch.zeros_like(weights[0])
-    for factor, weight in zip(factors.tolist(), weights, strict=True):
-        expected.add_(weight, alpha=factor)
-    assert_close(reconstruct(snapshots, 0.07)["weight"].double(), expected, rtol=2**-24, atol=1e-12)
-
-
 def test_inner_products_are_integrals():
     t, gamma = torch.tensor([3.0, 7.0, 7.0, 10.0]).double(), torch.tensor([0.5, 2.0, 17.0, 7.0]).double()
     grid = (torch.arange(200_000).double() + 0.5) * 10 / 200_000
