@@ -27,9 +27,8 @@ class BinnedLoss(Metric):
         borders = ["-inf", *(f"{e:g}" for e in edges), "inf"]
         # TensorBoard sorts its cards by name: a leading letter keeps them in the order of the noise.
         self.names = [f"{chr(97 + i)}_{a}..{b}" for i, (a, b) in enumerate(pairwise(borders))]
-        zeros = torch.zeros(len(edges) + 1)
-        self.add_state("sums", zeros.clone(), dist_reduce_fx="sum")
-        self.add_state("counts", zeros.clone(), dist_reduce_fx="sum")
+        for name in ("sums", "counts"):
+            self.add_state(name, torch.zeros(len(edges) + 1), dist_reduce_fx="sum")
 
     @property
     def sums_and_counts(self) -> Float[Tensor, "2 bins"]:

@@ -82,13 +82,14 @@ def test_noise_levels_beyond_what_a_time_resolves(make, sigma_max, gaussian, ran
     assert_close(found.log_density, model_log_density(truth, schedule, x_0, level), rtol=0, atol=1e-3)
 
 
-def test_the_last_time():
-    """That of the noise level, if float64 resolves it; on a Laplace schedule the log-SNR near 1 is log(2 - 2 t) / 2.
+@pytest.mark.parametrize(("scale", "k"), [(0.5, 41), (1.0, 40)])
+def test_the_last_time(scale, k):
+    """That of the noise level, if float64 resolves it; on a Laplace schedule the log-SNR near 1 is b log(2 - 2 t).
 
-    There the next number below t = 1 - 2^-k changes it by 2^(k - 53) / 2, which is below 2e-4 up to k = 41.
+    There the next number below t = 1 - 2^-k changes it by b 2^(k - 53), which is below 2e-4 up to k = 41 or 40.
     """
-    schedule = schedules.LaplaceSchedule()
-    assert last_time(schedule, 1e9).item() == 1 - 2.0**-41
+    schedule = schedules.LaplaceSchedule(scale=scale)
+    assert last_time(schedule, 1e12).item() == 1 - 2.0**-k
     assert last_time(schedule, 10.0) == schedule.inverse_log_snr(-2 * (10 * ONE).log())
 
 
