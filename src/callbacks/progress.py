@@ -27,6 +27,7 @@ class Progress(ProgressBar):
         self.shown = True
         self.bar: tqdm | None = None
         self.samples, self.since, self.rate = 0, 0.0, 0.0
+        self.loss = ""
         self.total_samples, self.total_seconds = 0, 0.0
         self.began, self.before = time.perf_counter(), 0.0
 
@@ -80,14 +81,19 @@ class Progress(ProgressBar):
         self.samples += len(batch["x"]) * trainer.world_size
         if trainer.fit_loop.epoch_loop._should_accumulate():
             return
-        if pl_module.is_logging_step(trainer.global_step):
+        logged = pl_module.is_logging_step(trainer.global_step)
+        if logged:
             self.end_interval()
             pl_module.log_metrics({"train/samples_per_second": self.rate, "train/seconds": self.total_seconds})
         if self.bar.disable:
             return
-        if self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters:
+        shown = self.bar.n + 1 - self.bar.last_print_n >= self.bar.miniters
+        # An accelerator is waited for only where the loss is logged, too.
+        if logged or (shown and pl_module.device.type == "cpu"):
+            self.loss = f"loss {outputs['loss'].item():.4g}, "
+        if shown:
             rate = self.rate or self.samples / (time.perf_counter() - self.since)
-            self.bar.set_postfix_str(f"loss {outputs['loss'].item():.4g}, {rate:.0f} {self.unit}/s", refresh=False)
+            self.bar.set_postfix_str(f"{self.loss}{rate:.0f} {self.unit}/s", refresh=False)
         self.bar.update(1)
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

@@ -148,7 +148,7 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
     .. math:: p_j \propto \sqrt{E[L^2 \mid j]}, \quad \text{weight}_j = 1 / (J p_j)
 
     Until every bin has `history_per_term` losses the times are drawn uniformly. The losses are part of the checkpoint
-    and equal on all processes; they have to be copied from the device at every step.
+    and equal on all processes. Each step waits for the device once, to copy its losses.
 
     Args:
         bins: J, number of bins of equal width in [t_min, 1].
@@ -178,10 +178,26 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
         self.uniform_prob, self.t_min = uniform_prob, _check_t_min(t_min)
         self.register_buffer("losses", torch.zeros(bins, history_per_term))
         self.register_buffer("counts", torch.zeros(bins, dtype=torch.int64))
+        self.copies: tuple[Tensor, Tensor] | None = None
+        self.register_load_state_dict_post_hook(lambda *_: self.forget_copies())
+
+    def forget_copies(self) -> None:
+        """Read the buffers again, which have changed."""
+        self.copies = None
+
+    def history(self) -> tuple[Tensor, Tensor]:
+        """Losses and counts on the CPU: the buffers, or if they are on a device copies, so that none waits for it."""
+        if self.losses.device.type == "cpu":
+            self.forget_copies()
+            return self.losses, self.counts
+        if self.copies is None:
+            self.copies = self.losses.cpu(), self.counts.cpu()
+        return self.copies
 
     def probabilities(self) -> Tensor:
         """The probability of each bin, float64 on the CPU."""
-        losses, counts = self.losses.cpu().double(), self.counts.cpu()
+        losses, counts = self.history()
+        losses = losses.double()
         bins, history_per_term = losses.shape
         if (counts < history_per_term).any():
             return torch.full((bins,), 1 / bins, dtype=torch.float64)
@@ -199,10 +215,15 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
         return 1 / (len(p) * p[self.bin(t)])
 
     def update_with_losses(self, t: Time, losses: Tensor) -> None:
-        history_per_term = self.losses.shape[1]
+        kept, counts = self.history()
+        history_per_term = kept.shape[1]
         for j, loss in zip(self.bin(t).tolist(), losses.tolist(), strict=True):
-            self.losses[j, int(self.counts[j]) % history_per_term] = loss
-            self.counts[j] += 1
+            kept[j, int(counts[j]) % history_per_term] = loss
+            counts[j] += 1
+        if kept is not self.losses:
+            # Clones: the next step changes the copies, which the device may still be reading.
+            self.losses.copy_(kept.clone(), non_blocking=True)
+            self.counts.copy_(counts.clone(), non_blocking=True)
 
     def bin(self, t: Time) -> Tensor:
         """The bin of each time."""

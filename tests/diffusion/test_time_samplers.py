@@ -212,6 +212,19 @@ def test_loss_second_moment_follows_the_root_mean_square(share):
     assert_close(times.probabilities(), (1 - share) * root / root.sum() + share / 3, rtol=1e-6, atol=0)
 
 
+def test_loss_second_moment_on_a_device_reads_copies():
+    """The meta device stands in for it: its buffers cannot be read. What is loaded replaces the copies."""
+    there, here, t = warm(), warm(), torch.tensor([0.2, 0.2, 0.7], dtype=torch.float64)
+    there.copies = there.losses.clone(), there.counts.clone()
+    there.to("meta")
+    for times in (there, here):
+        times.update_with_losses(t, torch.tensor([5.0, 7.0, 9.0]))
+    assert torch.equal(there.probabilities(), here.probabilities())
+    assert torch.equal(there.importance_weights(t), here.importance_weights(t))
+    there.to_empty(device="cpu").load_state_dict(warm().state_dict())
+    assert there.copies is None and torch.equal(there.probabilities(), warm().probabilities())
+
+
 def test_loss_second_moment_forgets_what_is_older_than_its_history():
     times, t = LossSecondMomentTimeSampler(2, 2, uniform_prob=1e-9), torch.tensor([0.2, 0.7], dtype=torch.float64)
     for losses in ([100.0, 100.0], [1.0, 3.0], [1.0, 3.0]):
