@@ -11,6 +11,7 @@ import pytorch_lightning as pl
 import torch
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import InstantiationException
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf
 
@@ -99,6 +100,7 @@ NEEDS = {
     ("experiment", "folder_ddpm"): ["data.root=nowhere"],
     ("guidance", "autoguidance"): ["guidance.guide_model.run=nowhere", "guidance.guide_model.ckpt=step_1"],
     ("guidance", "classifier"): ["+guidance.log_prob._target_=torch.sum"],
+    ("logger", "lightning"): ["logger.lightning.name=CSVLogger", "logger.lightning.options={save_dir:nowhere}"],
     ("logger", "wandb"): ["logger.wandb.offline=true"],
 }
 # The groups that belong to another command than `src.train`.
@@ -233,8 +235,12 @@ def check_callbacks(cfg):
 
 
 def check_logger(cfg):
+    """Made; or, for want of its package, it says what to install."""
     for logger in cfg.logger.values():
-        assert isinstance(instantiate(logger), pl.loggers.Logger)
+        try:
+            assert isinstance(instantiate(logger), pl.loggers.Logger)
+        except InstantiationException as error:
+            assert "pip install mlflow" in str(error)
 
 
 def check_whole(cfg):

@@ -18,7 +18,11 @@ PRESETS = {
     "guidance/rescale": "cfg",
 }
 # Loggers are told apart from those of other libraries by more than their word.
-OTHER_NAMES = {"logger/csv": "MetricsCSV", "logger/wandb": "RunFolderWandbLogger"}
+OTHER_NAMES = {
+    "logger/csv": "MetricsCSV",
+    "logger/mlflow": "RunFolderMLFlowLogger",
+    "logger/wandb": "RunFolderWandbLogger",
+}
 
 
 def targets(node) -> list[str]:

@@ -10,7 +10,7 @@ import pytorch_lightning as pl
 import torch
 from annotated_types import Interval
 from PIL import Image
-from pytorch_lightning.loggers import Logger, TensorBoardLogger, WandbLogger
+from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from src.data.base import DataModule
 from src.diffusion.conditions import Condition, Labels
@@ -154,8 +154,10 @@ def grid_labels(condition: Condition, data: DataModule, n: int) -> torch.Tensor 
 
 
 def log_image(logger: Logger, tag: str, picture: Image.Image, step: int) -> None:
-    """Pass a picture to TensorBoard or Weights & Biases."""
+    """Pass a picture to TensorBoard, Weights & Biases or MLflow."""
     if isinstance(logger, TensorBoardLogger):
         logger.experiment.add_image(tag, np.asarray(picture), step, dataformats="HWC")
     elif isinstance(logger, WandbLogger):
         logger.log_image(tag, [picture], step)
+    elif isinstance(logger, MLFlowLogger):
+        logger.experiment.log_image(logger.run_id, picture, f"{tag}/step_{step}.png")

@@ -1,5 +1,6 @@
 """Optimizers, learning-rate schedules and moving averages of the weights."""
 
+from src.optim.by_name import torch_optimizer
 from src.optim.ema import EMA, ConstantEMA, HalfLifeEMA, PowerFunctionEMA, reconstruct
 from src.optim.lr_schedules import constant_lr, cosine_lr, one_cycle_lr, trapezoid_lr
 from src.optim.muon import Muon
@@ -14,5 +15,6 @@ __all__ = [
     "cosine_lr",
     "one_cycle_lr",
     "reconstruct",
+    "torch_optimizer",
     "trapezoid_lr",
 ]

@@ -23,7 +23,11 @@ from src.utils.paths import CONF
 # Packages of this project whose classes and functions may be targets, and those whose classes alone may be.
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
 PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
-FUNCTIONS = ("src.runs.loading.load_denoiser", "src.metrics.features.auto.auto")
+FUNCTIONS = (
+    "src.runs.loading.load_denoiser",
+    "src.metrics.features.auto.auto",
+    "src.loggers.lightning.lightning_logger",
+)
 # Classes of other packages.
 LIGHTNING = {
     f"pytorch_lightning.{name}"
