@@ -334,7 +334,7 @@ def test_what_is_noted_of_a_run_that_has_ended(make, monkeypatch, left, step, pl
     checkpoints, progress = BestLastCheckpoint("x"), Progress()
     checkpoints.best, checkpoints.best_step = 0.25, 8
     monkeypatch.setattr(Progress, "elapsed", 12.345)
-    monkeypatch.setattr(Progress, "mean_rate", 99.96)
+    monkeypatch.setattr(Progress, "mean_rate", 99.94)
     timer = training.out_of_time.__globals__["Timer"]()
     timer.time_remaining = lambda: left
     others = [Result({"quality/nfe": 5, "none": None}, [("quality", "fine")]), Result({}, [])]
@@ -350,7 +350,7 @@ def test_what_is_noted_of_a_run_that_has_ended(make, monkeypatch, left, step, pl
     run.report()
     out = left == -1.0 and step < planned
     results = {
-        "best_val_loss": 0.25, "best_step": 8, "steps": step, "seconds": 12.3, "samples_per_second": 100.0,
+        "best_val_loss": 0.25, "best_step": 8, "steps": step, "seconds": 12.3, "samples_per_second": 99.9,
         "val/loss_ema": 0.5, "quality/nfe": 5,
     }  # fmt: skip
     noted = run.run.metadata()

@@ -122,3 +122,11 @@ def test_kuiper_of_any_is_its_series():
     for v in (0.5, 0.8, 1.3, 2.0):
         terms = [(4 * j**2 * v**2 - 1) * math.exp(-2 * j**2 * v**2) for j in range(1, 50)]
         assert kuiper_tail(v) == pytest.approx(2 * sum(terms), rel=1e-12)
+
+
+def test_kuiper_of_two_numbers_by_hand():
+    """0.4 above and 0.3 below the line, in units of sqrt(2) + 0.155 + 0.24 / sqrt(2)."""
+    statistic, critical, p = kuiper(np.array([0.6, 0.3]))
+    scale = 1.738919
+    assert statistic == pytest.approx(0.7) and critical == pytest.approx(1.747 / scale, rel=1e-6)
+    assert p == pytest.approx(kuiper_tail(0.7 * scale), rel=1e-5)
