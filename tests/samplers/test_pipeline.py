@@ -353,3 +353,13 @@ def test_a_learned_variance_is_sampled_with(size):
     learned = x(LearnedRangeVariance())
     assert learned.isfinite().all() and (learned - x(FixedSmallVariance())).abs().max() > 1e-3
     assert (x(LearnedRangeVariance(), 3.0) - learned).abs().max() > 1e-3
+
+
+def test_evaluations_are_counted_no_longer_than_asked_for():
+    denoiser = make_denoiser()
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 3), (2, 3, 4))
+    with pipeline.count_nfe() as cost:
+        pipeline.sample(2)
+    counted = cost.evaluations
+    pipeline.sample(2)
+    assert cost.evaluations == counted == 6 and not denoiser.net._forward_hooks
