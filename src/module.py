@@ -7,6 +7,7 @@ import pytorch_lightning as pl
 import torch
 from annotated_types import Ge
 from torch import Tensor, nn
+from torch.amp import GradScaler
 from torch.nn.utils import clip_grad_value_, clip_grads_with_norm_, get_total_norm
 
 from src.diffusion.denoiser import Denoiser
@@ -22,6 +23,9 @@ from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_
 from src.utils.seeding import derive_seed, generator
 
 MAX_FIT_SAMPLES = 20_000  # maximum number of training samples to fit a condition to; more do not improve clusters
+
+
+MIN_SCALE = 2**-10  # of gradients in float16; halved at every overflow from 2^16 on, it is below after 27 in a row
 
 
 class DiffusionModule(pl.LightningModule):
@@ -74,6 +78,11 @@ class DiffusionModule(pl.LightningModule):
     def models(self) -> dict[str, Denoiser]:
         """The denoiser with raw weights and with averaged weights."""
         return {"raw": self.denoiser, "ema": cast(Denoiser, self.ema.model)}
+
+    @property
+    def scaler(self) -> GradScaler | None:
+        """The gradient scaler of precision=16-mixed, which leaves out a step whose gradients are not finite."""
+        return getattr(self.trainer.precision_plugin, "scaler", None)
 
     @property
     def is_sharded(self) -> bool:
@@ -186,6 +195,9 @@ class DiffusionModule(pl.LightningModule):
         gradient_clip_algorithm: str | None = None,
     ) -> None:
         """Clip by norm or by value, record the norm, and refuse a step with a loss or gradient that is not finite."""
+        if self.scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            # Lightning leaves the gradients of a fused optimizer scaled, but they are clipped here.
+            self.scaler.unscale_(optimizer)
         parameters = [p for p in self.trained_parameters() if p.grad is not None]
         norm = get_total_norm([p.grad for p in parameters if p.grad is not None])
         if gradient_clip_val and gradient_clip_algorithm == "value":
@@ -214,11 +226,15 @@ class DiffusionModule(pl.LightningModule):
     def check_finite(self) -> None:
         """Refuse to change or save the weights if the loss or its gradient is not finite.
 
+        A gradient scaler leaves out such a step, which changes no weights but counts as any other.
+
         Raises:
             UserError: naming the step, the learning rate and the times.
         """
         losses, norm, t = (self.step_stats[key] for key in ("losses", "grad_norm", "t"))
         if norm.isfinite() and losses.isfinite().all():
+            return
+        if self.scaler is not None and self.scaler.get_scale() >= MIN_SCALE:
             return
         bad = t[~losses.isfinite().cpu()]
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]

@@ -58,7 +58,7 @@ class _SamplingOptions(TypedDict):
     device: str
     paths: PathOptions
     trust: bool
-    precision: Literal["auto", 32, "32", "bf16"]
+    precision: Literal["auto", 32, "32", "bf16", 16, "16"]
 
 
 class SampleOptions(_SamplingOptions):

@@ -36,7 +36,7 @@ from src.utils.atomic import atomic_write
 from src.utils.console import key_value_table, log, progress_bar, start_logging
 from src.utils.errors import UserError, config_errors, is_out_of_memory
 from src.utils.folders import check_out, make_out
-from src.utils.hardware import default_precision
+from src.utils.hardware import autocast_dtype, default_precision
 
 
 class Sampling:
@@ -122,7 +122,8 @@ class Sampling:
         steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         self.pipeline.on_step = bar.update
-        autocast = torch.autocast(device.type, torch.bfloat16, enabled=precision.startswith("bf16"))
+        dtype = autocast_dtype(precision)
+        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
         with bar, autocast, self.pipeline.count_nfe() as self.cost:
             try:
                 return self.task(self.pipeline, self.inputs)

@@ -1,5 +1,6 @@
 """Time samplers: distributions of the training times, drawn for the global batch of all processes."""
 
+import math
 from abc import ABC, abstractmethod
 from typing import Annotated
 
@@ -218,6 +219,8 @@ class LossSecondMomentTimeSampler(nn.Module, TimeSampler):
         kept, counts = self.history()
         history_per_term = kept.shape[1]
         for j, loss in zip(self.bin(t).tolist(), losses.tolist(), strict=True):
+            if not math.isfinite(loss):
+                continue  # an overflow in float16, whose step is left out
             kept[j, int(counts[j]) % history_per_term] = loss
             counts[j] += 1
         if kept is not self.losses:

@@ -17,7 +17,7 @@ from src.plots.metrics import error_curves
 from src.samplers.pipeline import SelfConditioned
 from src.statistics.image_quality import image_quality
 from src.utils.console import progress_bar
-from src.utils.hardware import default_precision
+from src.utils.hardware import autocast_dtype, default_precision
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
@@ -141,10 +141,10 @@ def denoise_levels(context: EvalContext, n: int, levels: NoiseLevels) -> Denoisi
 def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Tensor | None) -> Tensor:
     """Estimates of x_0 by the network from x_t (L, n, C, *S), in the precision of sampling."""
     pipeline, size = context.pipeline, context.pipeline.batch_size
-    device, low = pipeline.device, default_precision(context.pipeline.device.type).startswith("bf16")
+    device, dtype = pipeline.device, autocast_dtype(default_precision(pipeline.device.type))
     prediction = torch.empty_like(x_t)
     bar = progress_bar(len(levels.t) * x_t.shape[1], "denoising", leave=False, delay=2, unit_scale=True)
-    with bar, pipeline.count_nfe(), torch.autocast(device.type, torch.bfloat16, enabled=low):
+    with bar, pipeline.count_nfe(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for i, t in enumerate(levels.t):
             for rows in torch.arange(x_t.shape[1]).split(size):
                 denoise = SelfConditioned(pipeline.denoiser)

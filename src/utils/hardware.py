@@ -13,13 +13,20 @@ from src.utils.errors import UserError
 def default_precision(accelerator: str) -> str:
     """The fastest precision that trains as well as float32: bf16 autocast on hardware with bf16 units.
 
+    On a GPU without them it is float16 autocast, with a gradient scaler.
+
     A CPU without such units converts to float32 and back, which is slower than float32 alone.
     """
     if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "32-true"
+        return "bf16-mixed" if torch.cuda.is_bf16_supported(including_emulation=False) else "16-mixed"
     if accelerator == "mps" or (accelerator == "auto" and torch.backends.mps.is_available()):
         return "32-true"
     return "bf16-mixed" if cpu_has_bf16() else "32-true"
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The data type of autocast at a precision such as bf16-mixed, bf16, 16 or 32; None without autocast."""
+    return {"bf16": torch.bfloat16, "16": torch.float16}.get(precision.partition("-")[0])
 
 
 def cpu_has_bf16() -> bool:

@@ -151,7 +151,7 @@ def make_kind(kind, lr=1e-2):
     return DiffusionModule(denoiser, loss, times, adam, constant_lr, ConstantEMA)
 
 
-def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settings):
+def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, plugins=(), **settings):
     """A run; returns (module, trainer, what was watched)."""
     module, data, watch = module or make_module(), data or Memory(), Watch()
     default = {"max_steps": 6, "max_epochs": -1, "val_check_interval": 100, "log_every_n_steps": 1}
@@ -159,7 +159,7 @@ def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, **settin
     settings = default | {"logger": [MetricsCSV(str(tmp_path))]} | settings
     trainer = pl.Trainer(
         accelerator="cpu", callbacks=[*callbacks, watch],
-        plugins=[AtomicCheckpointIO()], num_sanity_val_steps=0,
+        plugins=[AtomicCheckpointIO(), *plugins], num_sanity_val_steps=0,
         enable_checkpointing=any(isinstance(c, BestLastCheckpoint) for c in callbacks),
         use_distributed_sampler=False, enable_model_summary=False,
         enable_progress_bar=any(isinstance(c, pl.callbacks.ProgressBar) for c in callbacks), **settings,

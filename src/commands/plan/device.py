@@ -80,7 +80,7 @@ class Plan:
             return str(trainer.precision)
         if self.measured:
             return default_precision(trainer.accelerator)
-        return "bf16-mixed" if self.bf16 else "32-true"
+        return "bf16-mixed" if self.bf16 else "16-mixed" if self.fp16 else "32-true"
 
     def count(self, trainer: DictConfig) -> int:
         """Total number of devices.
