@@ -88,7 +88,7 @@ class Sampling:
         with config_errors("condition"):
             condition = instantiate(trained.condition)
         takes = isinstance(condition, Labels) or needs_label(to_container(cfg.guidance))
-        label = labels(cfg.label, n, trained.data.num_classes if takes else 0, every=task.makes_samples)
+        label = labels(cfg.label, n, trained.data.get("num_classes", 0) if takes else 0, every=task.makes_samples)
         if label is None and isinstance(condition, NoCondition) and "guidance" in named:
             check_guidance_condition(to_container(cfg.guidance))
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)

@@ -32,7 +32,7 @@ PART = {"_target_": str}
 SETTINGS = {
     "name": str, "seed": int, "self_conditioning_prob": (float, bool),
     "paths": {"run": str, "outputs": str, "data": str},
-    "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes": int},
+    "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes?": int},
     "net": PART, "condition": PART, "schedule": PART, "parameterization": PART, "variance": PART, "time_sampler": PART,
     "module": PART, "trainer": PART | {"max_steps": int}, "callbacks": dict,
     "loss?": PART, "ema?": PART, "optimizer?": PART, "lr_schedule?": PART, "logger?": (dict, type(None)),

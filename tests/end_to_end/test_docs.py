@@ -2,10 +2,13 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+import yaml
 
 from tests.helpers.tiny import QUICK
 
@@ -26,6 +29,64 @@ def test_the_core_in_python(command, tmp_path, tiny, monkeypatch, tiny_mnist):
     assert torch.allclose(terms["total"], terms["prior"] + terms["kl"].sum(1)) and (terms["total"] > 0).all()
     assert names["result"].log_density.isfinite().all() and names["result"].nfe > 10
     assert names["x_bright"].mean() > names["x"].mean() + 0.01
+
+
+@pytest.fixture
+def own_parts(tmp_path, monkeypatch):
+    """The parts of docs/own_parts.md, written as it says to a folder, which is where commands start."""
+    page = Path("docs/own_parts.md").read_text()
+    (tmp_path / "my_parts.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", page, re.S)))
+    files = re.findall(r"```yaml\n# (my_conf/(\w+)/(\w+)\.yaml)\n(.*?)```", page, re.S)
+    assert len(files) == page.count("```yaml")
+    for file, _, _, text in files:
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    np.save(tmp_path / "fields.npy", np.random.default_rng(0).normal(size=(60, 2, 16, 16)))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path / "outputs"))
+    yield {group: name for _, group, name, _ in files}
+    sys.modules.pop("my_parts", None)
+
+
+def test_own_parts_work_together(command, own_parts, tiny):
+    """All of the page in one run, which is drawn from; the logger prints."""
+    words = [f"{group}={name}" for group, name in own_parts.items()]
+    small = [*tiny, "data.batch_size=8", "sampler.steps=3"]
+    done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words, *small)
+    assert done.code == 0, done.error
+    assert "val/loss_ema" in done.out
+    settings = yaml.safe_load(Path("outputs/latest/config.yaml").read_text())
+    of_the_page = [node["_target_"] for node in (settings[group] for group in own_parts) if "_target_" in node]
+    assert sum(target.startswith("my_parts.") for target in of_the_page) == len(own_parts) - 2
+    done = command("sample", "run=latest", "trust=true", "n=2")
+    assert done.code == 0, done.error
+    assert np.load(next(Path("outputs").rglob("samples.npz")))["x"].shape == (2, 2, 16, 16)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "group",
+    [
+        "net",
+        "schedule",
+        "parameterization",
+        "weighting",
+        "time_sampler",
+        "noise_sampler",
+        "sampler",
+        "optimizer",
+        "lr_schedule",
+        "logger",
+        "data",
+    ],
+)
+def test_each_own_part(command, own_parts, tiny, group):
+    """Alone among the project's own."""
+    more = ["net=convnet"] if group == "data" else []
+    words = [f"{group}={own_parts[group]}", *more, *tiny, "data.batch_size=8"]
+    done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words)
+    assert done.code == 0, done.error
 
 
 def commands(page: Path) -> list[list[str]]:
