@@ -72,11 +72,17 @@ def trainer_stub():
     )  # fmt: skip
 
 
+class MetaGenerator(torch.Generator):
+    """A generator that says that it is on the meta device, which has none."""
+
+    device = META
+
+
 def draws_on_meta(monkeypatch) -> None:
     """Let the module draw on the meta device, which has neither generators nor autocast."""
     draw, autocast = src.module.generator, torch.autocast
     monkeypatch.setattr(
-        src.module, "generator", lambda *keys, device="cpu": None if device == META else draw(*keys, device=device)
+        src.module, "generator", lambda *keys, device="cpu": draw(*keys) if device == "cpu" else MetaGenerator()
     )
     monkeypatch.setattr(torch, "autocast", lambda device, *rest, **how: autocast("cpu", *rest, **how))
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader, Dataset
 
 from src.data.batch_sampler import EpochBatchSampler
 from src.data.identity import some_samples
-from src.data.samples import BatchDataset
+from src.data.on_device import CopiedAhead, is_held
+from src.data.samples import BatchDataset, TensorSamples
 from src.data.workers import outlive_signals
 from src.utils.errors import UserError
 from src.utils.units import Kind, kind_of, to_units
@@ -169,24 +170,31 @@ class DataModule(pl.LightningDataModule):
         """Convert from the units of the model to those of the data: images to [0, 1], all else unchanged."""
         return to_units(x, self.kind, clip)
 
-    def train_dataloader(self) -> DataLoader:
+    def train_dataloader(self) -> Any:
         return self._loader(self.train_set, shuffle=True)
 
-    def val_dataloader(self) -> DataLoader:
+    def val_dataloader(self) -> Any:
         return self._loader(self.val_set, shuffle=False)
 
-    def _loader(self, data: BatchDataset, shuffle: bool) -> DataLoader:
+    def _loader(self, data: BatchDataset, shuffle: bool) -> Any:
+        """A loader of this process's shares of the batches, for a GPU one that gives them there."""
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        held = is_held(data, device)
+        if held:
+            data = cast(TensorSamples, data).to(device)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.check_batch_size(world_size)
         place = (rank, world_size, *(self.position if shuffle else (0, 0)))
         how = (self.shards, self.shuffle_window, self.repeat)
         batches = EpochBatchSampler(len(data), self.batch_size, shuffle, self.seed, *place, *how)
-        return DataLoader(
+        workers = 0 if held else self.num_workers
+        loader = DataLoader(
             cast(Dataset, data),
             batch_size=None,
             sampler=batches,
-            num_workers=self.num_workers,
+            num_workers=workers,
             worker_init_fn=outlive_signals,
-            persistent_workers=self.num_workers > 0,
-            pin_memory=torch.cuda.is_available(),
+            persistent_workers=workers > 0,
+            pin_memory=device.type == "cuda" and not held,
         )
+        return CopiedAhead(loader, device) if device.type == "cuda" and not held else loader

@@ -53,10 +53,17 @@ class TensorSamples(Dataset):
 
     def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
         epoch, indices = where
-        x = to_unit_range(self.x[indices])
+        there = indices.to(self.x.device, non_blocking=True) if isinstance(self.x, Tensor) else indices
+        x = to_unit_range(self.x[there])
         if self.flip:
             x = flip_some(x, epoch, indices, len(self), self.seed)
-        return {"x": x} if self.label is None else {"x": x, "label": self.label[indices]}
+        return {"x": x} if self.label is None else {"x": x, "label": self.label[there]}
+
+    def to(self, device: torch.device) -> "TensorSamples":
+        """A copy of samples in memory on a device, which gives the same batches there."""
+        assert isinstance(self.x, Tensor)
+        label = None if self.label is None else self.label.to(device)
+        return TensorSamples(self.x.to(device), label, self.flip, self.seed)
 
 
 def to_unit_range(x: Tensor) -> Tensor:
@@ -66,7 +73,7 @@ def to_unit_range(x: Tensor) -> Tensor:
 
 def flip_some(x: Tensor, epoch: int, indices: Tensor, n: int, seed: int) -> Tensor:
     """Flip images (B, C, *S) left to right with probability one half, as a function of (seed, epoch, index)."""
-    mask = flip_mask(n, epoch, seed)[indices]
+    mask = flip_mask(n, epoch, seed)[indices].to(x.device, non_blocking=True)
     return torch.where(mask.view(-1, *[1] * (x.ndim - 1)), x.flip(-1), x)
 
 
