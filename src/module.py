@@ -82,7 +82,7 @@ class DiffusionModule(pl.LightningModule):
     @property
     def scaler(self) -> GradScaler | None:
         """The gradient scaler of precision=16-mixed, which leaves out a step whose gradients are not finite."""
-        return getattr(self.trainer.precision_plugin, "scaler", None)
+        return getattr(getattr(self.trainer, "precision_plugin", None), "scaler", None)
 
     @property
     def is_sharded(self) -> bool:
@@ -187,6 +187,14 @@ class DiffusionModule(pl.LightningModule):
         optimizer = self.make_optimizer(p for p in self.trained_parameters() if p.requires_grad)
         schedule = build_lr_schedule(self.make_lr_schedule, optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        """Lay out restored states of the optimizers in memory as the weights now are, which fused steps assume."""
+        for optimizer in self.trainer.optimizers:
+            for p, state in optimizer.state.items():
+                for name, value in state.items():
+                    if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
+                        state[name] = torch.empty_like(p.detach(), dtype=value.dtype).copy_(value)
 
     def configure_gradient_clipping(
         self,

@@ -10,6 +10,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, open_dict
 
+from src.commands.acceleration import changed_settings
 from src.commands.cli import to_container
 from src.commands.inputs import load_data
 from src.commands.metric_checks import check_counts, empty_section, is_applicable, unusable, without_samples
@@ -261,6 +262,7 @@ class Evaluation:
         settings = [
             cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
+        settings += changed_settings(self.cfg).items()
         file = self.sampling.file
         assert file is not None
         settings += [file.name, file.stat().st_mtime_ns]  # a resumed run has other weights under the same name

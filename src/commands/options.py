@@ -8,6 +8,7 @@ Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
 Scale = Annotated[float, Ge(0)]
 OneOrMore = str | list[str]
+Compile = bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 class SweepOptions(TypedDict):
@@ -38,7 +39,9 @@ class TrainOptions(TypedDict):
     resume_changed_data: bool
     trust: bool
     self_conditioning_prob: Annotated[float, Interval(ge=0, lt=1)]
-    compile: bool
+    compile: Compile
+    tf32: bool
+    channels_last: bool | Literal["auto"]
     sweep: SweepOptions
     paths: PathOptions
     trainer: dict[str, Any]
@@ -59,6 +62,9 @@ class _SamplingOptions(TypedDict):
     paths: PathOptions
     trust: bool
     precision: Literal["auto", 32, "32", "bf16", 16, "16"]
+    compile: Compile
+    tf32: bool
+    channels_last: bool | Literal["auto"]
 
 
 class SampleOptions(_SamplingOptions):

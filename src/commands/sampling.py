@@ -10,6 +10,7 @@ from hydra.types import RunMode
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from src.commands.acceleration import compile_pipeline, set_tf32, use_channels_last
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
 from src.commands.out_of_memory import sampling_error
@@ -96,6 +97,11 @@ class Sampling:
         load_weights(denoiser, weights, source)
         denoiser = denoiser.to(resolve_device(cfg.device)).eval().requires_grad_(False)
         pipeline = build_pipeline(cfg, denoiser, shape, label)
+        device = pipeline.device
+        set_tf32(cfg.tf32, device)
+        use_channels_last(cfg.channels_last, denoiser, device, sampling_dtype(cfg, device) is not None)
+        if cfg.compile:
+            compile_pipeline(pipeline, cfg.compile)
         pipeline.class_names = run.metadata().get("classes") or []
         pipeline.kind = run.metadata().get("kind") or pipeline.kind
         return cls(cfg, run, pipeline, task, inputs, source)
@@ -118,12 +124,14 @@ class Sampling:
     def draw(self) -> Result:
         """Run the task, with a progress bar."""
         device = self.pipeline.device
-        precision = default_precision(device.type) if self.cfg.precision == "auto" else str(self.cfg.precision)
         steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         self.pipeline.on_step = bar.update
-        dtype = autocast_dtype(precision)
+        dtype = sampling_dtype(self.cfg, device)
         autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
+        if self.cfg.compile and self.task.makes_samples:
+            with autocast:  # compilation is no part of the cost
+                self.pipeline.warm_up(self.n)
         with bar, autocast, self.pipeline.count_nfe() as self.cost:
             try:
                 return self.task(self.pipeline, self.inputs)
@@ -174,6 +182,11 @@ class Sampling:
     def source(self) -> str:
         """The source of the weights: a checkpoint, or the width of a reconstructed average."""
         return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
+
+
+def sampling_dtype(cfg: DictConfig, device: torch.device) -> torch.dtype | None:
+    """The data type of autocast in sampling; None without autocast."""
+    return autocast_dtype(default_precision(device.type) if cfg.precision == "auto" else str(cfg.precision))
 
 
 def sweep_job_dir() -> Path | None:

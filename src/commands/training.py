@@ -17,6 +17,7 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
+from src.commands.acceleration import set_tf32, use_channels_last
 from src.commands.batch_size import announcement, find_batch_size
 from src.commands.cli import flat_keys, is_killed_loader, one_line_message
 from src.commands.out_of_memory import training_message
@@ -51,7 +52,7 @@ from src.utils.atomic import require_exists
 from src.utils.console import key_value_table, log, start_logging
 from src.utils.errors import UserError, config_errors, is_out_of_memory
 from src.utils.fsdp import FSDP2Strategy
-from src.utils.hardware import compile_net, is_main_process, physical_memory
+from src.utils.hardware import CUDA_GRAPHS, autocast_dtype, compile_net, is_main_process, physical_memory
 from src.utils.loop_counters import total_steps
 from src.utils.seeding import derive_seed
 
@@ -119,15 +120,39 @@ class Training:
         return step
 
     def _check(self, source: Path | None) -> None:
-        """Check the parts against each other, and compile the net if the config says so."""
+        """Check the parts against each other, and make the net ready for the device."""
         cfg, trainer = self.setup.cfg, self.trainer
         check_callbacks(trainer.callbacks, self.module, source)
-        if cfg.compile:
-            compile_net(self.module.denoiser.net, trainer.strategy.root_device)
+        self._accelerate()
         if isinstance(trainer.strategy, FSDP2Strategy):
             check_sharding(self.module, trainer.callbacks)
         check_objective(cfg.sweep.objective, trainer.callbacks)
         self.data.check_batch_size(trainer.world_size)
+
+    def _accelerate(self) -> None:
+        """Set TF32 and channels_last, and compile the net, as the config says.
+
+        Raises:
+            UserError: for settings that exclude each other.
+        """
+        cfg, trainer, device = self.setup.cfg, self.trainer, self.trainer.strategy.root_device
+        layout = cfg.channels_last
+        if isinstance(trainer.strategy, FSDP2Strategy):
+            if layout is True:
+                raise UserError("channels_last=true cannot be used with trainer=fsdp, which needs contiguous weights")
+            layout = False
+        half = autocast_dtype(str(trainer.precision)) is not None
+        self.acceleration = {
+            "tf32": set_tf32(cfg.tf32, device),
+            "channels_last": use_channels_last(layout, self.module, device, half),
+        }
+        if device.type == "cuda" and cfg.compile in CUDA_GRAPHS and trainer.accumulate_grad_batches > 1:
+            raise UserError(
+                f"compile={cfg.compile} uses CUDA graphs, which overwrite accumulated gradients; set compile=true or "
+                "trainer.accumulate_grad_batches=1"
+            )
+        if cfg.compile:
+            compile_net(self.module.denoiser.net, device, cfg.compile)
 
     def _prepare_folder(self, step: int) -> None:
         """Load the data, check that the run can start or resume from `step`, and write its config."""
@@ -177,6 +202,7 @@ class Training:
             classes=getattr(self.data, "class_names", None),
             parameters=sum(p.numel() for p in denoiser.net.parameters()),
             precision=self.trainer.precision,
+            **self.acceleration,
             torch=torch.__version__,
             lightning=pl.__version__,
             python=platform.python_version(),

@@ -47,6 +47,7 @@ class Denoiser(nn.Module):
     """
 
     schedule: Schedule
+    channels_last = False
 
     def __init__(
         self,
@@ -86,9 +87,21 @@ class Denoiser(nn.Module):
             if estimate is None:
                 estimate = self._first_estimate(x_t, t, cond)
             x_in = torch.cat([x_in, estimate], 1)
+        output = self.evaluate(x_in, c_noise, cond)
         # Autocast may hand back bf16; x_0 is a difference of close numbers and is taken in the precision of x_t.
-        output, *more = self.net(x_in, c_noise, cond).to(x_t.dtype).chunk(self.variance.outputs, 1)
+        output, *more = output.to(x_t.dtype).chunk(self.variance.outputs, 1)
         return Prediction(expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output, *more)
+
+    def use_channels_last(self) -> None:
+        """Keep the weights of the network, and its input, with the channels last in memory; (H, W) data only."""
+        self.channels_last = True
+        self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+    def evaluate(self, x_in: Tensor, c_noise: Tensor, cond: Tensor | None) -> Tensor:
+        """The output of the network, contiguous whatever its layout of memory."""
+        if not self.channels_last or x_in.ndim != 4:
+            return self.net(x_in, c_noise, cond)
+        return self.net(x_in.contiguous(memory_format=torch.channels_last), c_noise, cond).contiguous()
 
     def _first_estimate(self, x_t: Tensor, t: Time, cond: Tensor | None) -> Tensor:
         """The network's estimate from zeros; in training only in some of the steps, zeros in the others."""

@@ -151,6 +151,16 @@ class Pipeline:
                 paths += [torch.stack(path)] if path else []
         return torch.cat(batches), torch.cat(paths, 1) if paths else None
 
+    def warm_up(self, n: int) -> None:
+        """Evaluate the networks as for n samples: compilation takes one evaluation of each size, CUDA graphs two."""
+        pipeline = replace(self, cond=self.conditions(range(n)))
+        parts = list(pipeline.batches(n))
+        with self.inference():
+            for indices in {len(part): part for part in parts}.values():
+                x = torch.zeros(len(indices), *self.shape, device=self.device)
+                for t in (1.0, 0.5, 0.5, 0.5):
+                    pipeline.denoise(indices)(x, torch.tensor(t, dtype=torch.float64))
+
     def conditions(self, indices: range, cond: Tensor | None = None) -> Tensor | None:
         """The conditions (N,) for new samples of these indices, drawn if none are given."""
         if len(indices) < 1:

@@ -2,12 +2,15 @@
 
 import os
 import shutil
+from typing import Any
 
 import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import nn
 
 from src.utils.errors import UserError
+
+CUDA_GRAPHS = ("reduce-overhead", "max-autotune")  # the modes of torch.compile that use them
 
 
 def default_precision(accelerator: str) -> str:
@@ -47,8 +50,13 @@ def physical_memory() -> float | None:
     return float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")) if hasattr(os, "sysconf") else None
 
 
-def compile_net(net: nn.Module, device: torch.device) -> None:
+def compile_net(net: nn.Module, device: torch.device, setting: bool | str = True) -> None:
     """Compile the network in place with torch.compile at its first call; its weights keep their names.
+
+    Args:
+        net: the network.
+        device: the device that it will be on.
+        setting: a mode of torch.compile, or True for the default one.
 
     Raises:
         UserError: if no compiler is installed.
@@ -56,4 +64,28 @@ def compile_net(net: nn.Module, device: torch.device) -> None:
     compilers = (os.environ.get("CXX", ""), "g++", "clang++", "c++", "cl")
     if device.type == "cpu" and not any(map(shutil.which, compilers)):
         raise UserError("compile=true needs a C++ compiler on a CPU, such as g++; install one, or set compile=false")
-    net.compile()
+    torch.compiler.reset()  # else torch counts the nets of earlier jobs, and gives up at the ninth
+    net.compile(mode="default" if setting is True else setting)
+
+
+class CompiledNet(nn.Module):
+    """A network compiled for sampling, of which many evaluations are compared or combined.
+
+    CUDA graphs write the outputs of all evaluations to the same memory, so each output is copied.
+
+    Args:
+        net, device, setting: see `compile_net`.
+    """
+
+    def __init__(self, net: nn.Module, device: torch.device, setting: bool | str = True):
+        super().__init__()
+        compile_net(net, device, setting)
+        self.net = net
+        self.has_graphs = device.type == "cuda" and setting in CUDA_GRAPHS
+
+    def forward(self, *args: Any) -> torch.Tensor:
+        if not self.has_graphs:
+            return self.net(*args)
+        if not torch.is_grad_enabled():  # else a backward pass, before which nothing may be overwritten, is to come
+            torch.compiler.cudagraph_mark_step_begin()
+        return self.net(*args).clone()

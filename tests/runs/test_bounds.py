@@ -66,7 +66,7 @@ def test_a_part_still_to_be_made_fits():
     [
         (TrainOptions, "seed", [0, 1], [-1, 1.0, "abc", None]),
         (TrainOptions, "auto_resume", [True, False], ["maybe", 1, None]),
-        (TrainOptions, "compile", [True], ["yes"]),
+        (TrainOptions, "compile", [True, False, "default", "reduce-overhead"], ["yes", "fast", 1, None]),
         (TrainOptions, "self_conditioning_prob", [0, 0.5], [1, -0.1, nan, "yes"]),
         (SampleOptions, "n", [1], [0, -1, 2.5, "abc", None]),
         (SampleOptions, "seed", [0], [1e30, "abc", -1]),

@@ -13,6 +13,7 @@ from hydra import compose
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from src.commands.acceleration import DEFAULTS, changed_settings
 from src.commands.cli import choices, suggest, to_container
 from src.commands.compare import evaluations as quality
 from src.commands.compare import run_plots as run_pictures
@@ -36,7 +37,7 @@ from src.utils.override_syntax import read
 MAX_LOADED = 1000  # samples for the pictures
 ADVICE = "Delete its folder and repeat the command"
 RESULT_FILE = "metrics.json"  # in the folder of a combination: the evaluation and the request; written last
-PASSED_ON = ("run", "ckpt", "weights", "n", "seed", "batch_size", "device", "precision")
+PASSED_ON = ("run", "ckpt", "weights", "n", "seed", "batch_size", "device", "precision", *DEFAULTS)
 
 
 class Combination(NamedTuple):
@@ -192,7 +193,11 @@ class SamplerBenchmark:
         """Everything that the evaluation of a combination depends on."""
         cfg, _ = self.config(combination)
         keys = ("sampler", "guidance", "weights", "n", "seed", "precision", "metrics", "features")
-        return {key: to_container(cfg).get(key) for key in keys} | {"checkpoint": self.checkpoint_hash}
+        return (
+            {key: to_container(cfg).get(key) for key in keys}
+            | changed_settings(cfg)
+            | {"checkpoint": self.checkpoint_hash}
+        )
 
     @cached_property
     def checkpoint_hash(self) -> str:

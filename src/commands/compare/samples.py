@@ -6,12 +6,13 @@ from typing import NamedTuple
 from omegaconf import DictConfig
 from torch import Tensor
 
+from src.commands.acceleration import DEFAULTS
 from src.commands.compare.records import RunRecord
 from src.commands.sampling import Sampling
 from src.utils.units import Kind
 
 N_POINTS = 1000  # samples of a run on points, which are plotted as clouds
-PASSED_ON = ("seed", "batch_size", "device", "precision", "ckpt", "weights")
+PASSED_ON = ("seed", "batch_size", "device", "precision", "ckpt", "weights", *DEFAULTS)
 
 
 class SampledRun(NamedTuple):
