@@ -7,6 +7,7 @@ from typing import Any
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
 
+from src.runs.given import GIVEN
 from src.runs.own_code import same_code_after
 from src.runs.run import Run
 from src.utils.errors import UserError, config_errors, not_finite
@@ -43,7 +44,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         )
     accepted = parameters(get_object(cfg["net"]["_target_"]))
     for key, (_, reason, without) in needed.items():
-        if key not in accepted:
+        if key not in accepted and cfg["net"]["_target_"] != GIVEN:
             net = cfg["net"]["_target_"]
             raise UserError(f"net: {net} has no argument `{key}`, which {reason} needs; use net=unet or {without}")
     with context or nullcontext():

@@ -11,6 +11,7 @@ from typing import Any
 
 import src
 from src.runs.check_config import instantiable_nodes
+from src.runs.given import GIVEN
 
 PROJECT = Path(src.__file__).resolve().parent
 INSTALLED = {"site-packages", "dist-packages"}
@@ -43,11 +44,13 @@ def own_modules(cfg: dict[str, Any]) -> dict[str, Path]:
 
 
 def target_names(cfg: dict[str, Any]) -> Iterator[str]:
-    """The targets of a config, and the classes and functions that Hydra's getters name."""
+    """The targets of a config, what Hydra's getters name, and the classes of parts that are given as objects."""
     for _, node in instantiable_nodes(cfg):
         yield str(node["_target_"])
         if str(node["_target_"]).startswith("hydra.utils.get_"):
             yield str(node.get("path"))
+        if node["_target_"] == GIVEN:
+            yield str(node.get("type"))
 
 
 def prefixes(name: str) -> list[str]:
@@ -58,7 +61,7 @@ def prefixes(name: str) -> list[str]:
 
 def own_file(name: str) -> Path | None:
     """The file of a module of the user's own; None for any other name."""
-    if name.split(".")[0] in {"src", "__main__", *LIBRARIES, *sys.stdlib_module_names}:
+    if name.split(".")[0] in {"src", *LIBRARIES, *sys.stdlib_module_names}:
         return None
     module = sys.modules.get(name)
     spec = find_spec(name) if module is None else None

@@ -24,6 +24,7 @@ from src.utils.paths import CONF
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
 PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
 FUNCTIONS = (
+    "src.runs.given.given",
     "src.runs.loading.load_denoiser",
     "src.metrics.features.auto.auto",
     "src.loggers.lightning.lightning_logger",

@@ -1,5 +1,6 @@
 """The pages in docs/: their Python runs, their links lead somewhere."""
 
+import json
 import re
 import shlex
 import sys
@@ -10,6 +11,7 @@ import pytest
 import torch
 import yaml
 
+from tests.doc_notebook import NOTEBOOK, cells, notebook
 from tests.helpers.tiny import QUICK
 
 PAGES = sorted(Path("docs").glob("*.md"))
@@ -134,3 +136,23 @@ def test_links_lead_somewhere(page):
 def test_every_page_is_linked_from_the_readme():
     readme = Path("README.md").read_text()
     assert [p for p in PAGES if f"({p})" not in readme] == []
+
+
+def test_the_notebook_is_the_page():
+    assert NOTEBOOK.read_text() == notebook(), "run python -m tests.doc_notebook"
+    blocks = ["".join(cell["source"]) for cell in cells() if cell["cell_type"] == "code"]
+    assert len(blocks) == 8 and all(len(block.splitlines()) < 10 for block in blocks)
+
+
+def test_the_notebook(tmp_path, monkeypatch):
+    """Its cells in order, with two steps of training."""
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))
+    short = '"debug=two_steps", "trainer=cpu", "logger=csv", "callbacks.sample_images=null", "data.batch_size=16"'
+    names: dict = {}
+    for cell in json.loads(NOTEBOOK.read_text())["cells"]:
+        if cell["cell_type"] == "code":
+            code = "".join(cell["source"]).replace('"trainer.max_steps=2000"', short)
+            exec(compile(code, cell["id"], "exec"), names)
+    assert names["images"].shape == (16, 1, 8, 8) and 0 <= names["images"].min() <= names["images"].max() <= 1
+    assert names["values"]["frechet_distance"] > 0 and names["run"].config().net.width == 24
+    assert names["restored"].shape == names["x"].shape and names["points"].shape == (100, 2)
