@@ -11,6 +11,7 @@ from src.loggers.metrics_csv import read_metrics
 from src.statistics.convergence import convergence_status
 
 PAUSE = 20.0  # minimum seconds between two readings of metrics.csv, which grows
+PATIENCE = 50  # the pause is also this many times as long as the last reading took: 2 % of the time at most
 
 
 class ConvergenceReport(pl.Callback):
@@ -25,7 +26,7 @@ class ConvergenceReport(pl.Callback):
 
     def __init__(self, run: str):
         self.run = Path(run)
-        self.last_report = -PAUSE
+        self.last_report, self.pause = -PAUSE, PAUSE
         self.results: dict[str, Any] = {}
         self.report: list[tuple[str, str]] = []
 
@@ -37,7 +38,7 @@ class ConvergenceReport(pl.Callback):
             self.last_report = time.monotonic()
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if trainer.sanity_checking or not trainer.is_global_zero or time.monotonic() - self.last_report < PAUSE:
+        if trainer.sanity_checking or not trainer.is_global_zero or self.is_recent():
             return
         self.write_report(trainer)
 
@@ -45,11 +46,16 @@ class ConvergenceReport(pl.Callback):
         if trainer.is_global_zero:
             self.write_report(trainer)
 
+    def is_recent(self) -> bool:
+        """True if the last report was written a moment ago."""
+        return time.monotonic() - self.last_report < self.pause
+
     def write_report(self, trainer: pl.Trainer) -> None:
         """Set `report` from metrics.csv, and write it to TensorBoard."""
+        began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()
-        self.last_report = time.monotonic()
+        self.last_report = began
         file = self.run / "metrics.csv"
         if not file.exists():
             return
@@ -62,3 +68,5 @@ class ConvergenceReport(pl.Callback):
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 logger.experiment.add_text("convergence", status.text + levels, trainer.global_step)
+        self.last_report = time.monotonic()
+        self.pause = max(PAUSE, PATIENCE * (self.last_report - began))

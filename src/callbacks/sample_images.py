@@ -22,6 +22,7 @@ from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
 PAUSE = 20.0  # minimum seconds between two plots of the loss curves; short runs validate more often
+PATIENCE = 50  # the pause is also this many times as long as the last plot took: 2 % of the time at most
 POINTS, POINTS_IN_STRIP = 1000, 500  # maximum number of points shown, since more take time
 
 
@@ -54,7 +55,7 @@ class SampleImages(pl.Callback):
         self.n, self.every_n_steps, self.times = n, every_n_steps, times
         self.drawn_step = 0
         self.first = True
-        self.curves_drawn = -PAUSE
+        self.curves_drawn, self.pause = -PAUSE, PAUSE
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn_step": self.drawn_step, "first": self.first}
@@ -76,9 +77,11 @@ class SampleImages(pl.Callback):
             self.first = False
             self.draw_schedule(trainer, pl_module, data, x_0)
         ends = trainer.should_stop or step == pl_module.total_steps()
-        if ends or time.monotonic() - self.curves_drawn > PAUSE:
+        if ends or time.monotonic() - self.curves_drawn > self.pause:
+            began = time.monotonic()
             self.draw_curves(trainer)
             self.curves_drawn = time.monotonic()
+            self.pause = max(PAUSE, PATIENCE * (self.curves_drawn - began))
         if pl_module.is_sharded or (not ends and step - self.drawn_step < self.every_n_steps):
             return  # one process alone cannot draw with its part of the weights
         self.drawn_step = step

@@ -1,5 +1,7 @@
 """The convergence report, while a run trains and at its end."""
 
+from types import SimpleNamespace
+
 import pytest
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
@@ -33,3 +35,22 @@ def test_without_metrics_it_says_nothing(tmp_path):
     callback = ConvergenceReport(str(tmp_path))
     fit(tmp_path, callbacks=[callback], logger=[], max_steps=2)
     assert callback.report == []
+
+
+def test_a_slow_report_is_written_less_often(tmp_path, monkeypatch):
+    """Reading takes 2 % of the time at most, however long the metrics are."""
+    now = [100.0]
+    monkeypatch.setattr("src.callbacks.convergence.time.monotonic", lambda: now[0])
+
+    def slow_read(path):
+        now[0] += 4.0
+        return read_metrics(path)
+
+    monkeypatch.setattr("src.callbacks.convergence.read_metrics", slow_read)
+    (tmp_path / "metrics.csv").write_text("step,val/loss_ema\n1,1.0\n")
+    report = ConvergenceReport(str(tmp_path))
+    report.write_report(SimpleNamespace(loggers=[], global_step=1))
+    now[0] += 199.0
+    assert report.is_recent()
+    now[0] += 2.0
+    assert not report.is_recent()

@@ -155,7 +155,8 @@ def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
     """The batches of a rank from a given epoch and batch on."""
     data = lazy(root, **{"batch_size": 8, "shuffle_window": 2} | settings)
     data.position = (epoch, ready)
-    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size)
+    strategy = SimpleNamespace(root_device=torch.device("cpu"))
+    data.trainer = SimpleNamespace(global_rank=rank, world_size=world_size, strategy=strategy)
     loader = data.train_dataloader()
     loader.sampler.set_epoch(epoch)
     return list(loader)
