@@ -82,7 +82,8 @@ def find_spec(name: str, folders: Sequence[str] | None = None) -> ModuleSpec | N
     """
     spec, there = None, folders
     for part in reversed(prefixes(name)):
-        spec = PathFinder.find_spec(part, there)
+        # By its last name: a folder without __init__.py asks for the parent of a dotted name, which is not loaded.
+        spec = PathFinder.find_spec(part.rpartition(".")[2], there)
         if spec is None:
             return None
         if part != name and spec.submodule_search_locations is None:

@@ -109,6 +109,15 @@ def test_a_module_is_found_without_importing_its_parents(source):
     assert find_spec("my_lab.no") is find_spec("no.no") is find_spec("my_parts.no") is None
 
 
+def test_a_module_is_found_in_folders_that_are_no_packages(tmp_path, monkeypatch):
+    file = tmp_path / "outer_lab/inner/parts.py"
+    file.parent.mkdir(parents=True)
+    file.write_text("")
+    monkeypatch.syspath_prepend(tmp_path)
+    spec = find_spec("outer_lab.inner.parts")
+    assert spec is not None and spec.origin == str(file) and "outer_lab" not in sys.modules
+
+
 def test_the_copy_has_the_files_and_their_hashes(source, saved):
     run, digests = saved
     files = {p.relative_to(run / CODE).as_posix(): p for p in (run / CODE).rglob("*") if p.is_file()}
