@@ -10,7 +10,7 @@ SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 FAST := $(addprefix tests/,diffusion samplers nets optim statistics runs test_configs.py)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-fast test-all test-busy mutants lint docs bench race bench-samplers clean
+.PHONY: help train test test-fast test-all test-busy mutants lint docs bench race bench-samplers gpu-check clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
@@ -40,6 +40,9 @@ lint: .venv/test ## format, lint and check types
 
 bench: .venv/run ## what the framework costs beside plain torch; ARGS=--write updates docs/performance.md
 	@$(BIN)/python -m tests.benchmarks.loop $(ARGS)
+
+gpu-check: .venv/test ## what a GPU proves, in 8 minutes; ARGS=right for a section, ARGS=--write updates docs/gpu.md
+	@$(BIN)/python -m tests.gpu $(ARGS)
 
 docs: .venv/run  ## rewrite the tables of docs/ from conf/ and the docstrings
 	@$(BIN)/python -m tests.doc_tables --write

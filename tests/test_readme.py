@@ -36,6 +36,7 @@ def test_every_line_is_known_to_these_tests():
         "make mutants",
         "make bench",
         "make bench-samplers RUN=latest",
+        "make gpu-check",
         "tensorboard --logdir outputs",
     )
     assert set(LINES) == {*COMMANDS, *known}
