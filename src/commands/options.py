@@ -8,7 +8,7 @@ Count = Annotated[int, Ge(1)]
 Seed = Annotated[int, Ge(0)]
 Scale = Annotated[float, Ge(0)]
 OneOrMore = str | list[str]
-Compile = bool | Literal["default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
+Compile = Literal[False, True, "default", "reduce-overhead", "max-autotune", "max-autotune-no-cudagraphs"]
 
 
 class SweepOptions(TypedDict):
@@ -41,7 +41,7 @@ class TrainOptions(TypedDict):
     self_conditioning_prob: Annotated[float, Interval(ge=0, lt=1)]
     compile: Compile
     tf32: bool
-    channels_last: bool | Literal["auto"]
+    channels_last: Literal["auto", True, False]
     sweep: SweepOptions
     paths: PathOptions
     trainer: dict[str, Any]
@@ -64,7 +64,7 @@ class _SamplingOptions(TypedDict):
     precision: Literal["auto", 32, "32", "bf16", 16, "16"]
     compile: Compile
     tf32: bool
-    channels_last: bool | Literal["auto"]
+    channels_last: Literal["auto", True, False]
 
 
 class SampleOptions(_SamplingOptions):

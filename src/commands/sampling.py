@@ -124,14 +124,14 @@ class Sampling:
     def draw(self) -> Result:
         """Run the task, with a progress bar."""
         device = self.pipeline.device
-        steps = self.n * (len(self.pipeline.sampler.times()) - 1)
-        bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
-        self.pipeline.on_step = bar.update
         dtype = sampling_dtype(self.cfg, device)
         autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
         if self.cfg.compile and self.task.makes_samples:
             with autocast:  # compilation is no part of the cost
                 self.pipeline.warm_up(self.n)
+        steps = self.n * (len(self.pipeline.sampler.times()) - 1)
+        bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
+        self.pipeline.on_step = bar.update
         with bar, autocast, self.pipeline.count_nfe() as self.cost:
             try:
                 return self.task(self.pipeline, self.inputs)
