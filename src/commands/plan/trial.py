@@ -8,9 +8,10 @@ import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from src.commands.acceleration import use_channels_last
 from src.commands.plan.estimate import SPARE
 from src.commands.plan.fitting import usable_memory
-from src.commands.plan.profile import build_module, make_step
+from src.commands.plan.profile import build_module, dtypes, make_step
 from src.utils.errors import is_out_of_memory
 
 STEPS = 2  # in the second the state of the optimizer exists
@@ -37,6 +38,7 @@ class Trial:
         self.memory = SPARE * (usable_memory(device) or float("inf"))
         self.peaks: dict[int, float] = {}
         self.module = build_module(cfg, [instantiate(c) for c in cfg.callbacks.values() if c])
+        use_channels_last(cfg.channels_last, self.module, device, dtypes(self.precision)[1] is not None)
         gradients = sum(p.numel() for p in self.module.trained_parameters() if p.requires_grad)
         self.buckets = torch.zeros(gradients if replicas > 1 else 0, device=device)
 
