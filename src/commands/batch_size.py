@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from src.commands.plan.fitting import estimated_batch, usable_memory
 from src.commands.plan.trial import Trial
@@ -16,17 +16,8 @@ from src.utils.fsdp import FSDP2Strategy
 from src.utils.hardware import is_main_process
 from src.utils.processes import cluster_environment, decide_on_rank_zero
 
-AUTO = "auto"
 MULTIPLE = 8  # of which GPUs like sizes to be multiples
 CPU_MEMORY, CPU_MOST = 0.25, 256  # share of the memory, and number of samples from which a CPU gains nothing
-
-
-def take_auto(cfg: DictConfig) -> bool:
-    """True if the config asks for data.batch_size=auto; the smallest size then takes its place until it is found."""
-    if OmegaConf.select(cfg, "data.batch_size") != AUTO:
-        return False
-    cfg.data.batch_size = 1
-    return True
 
 
 def find_batch_size(cfg: DictConfig, run: Run, resumes: bool, data: DataModule, trainer: Any) -> dict[str, Any]:

@@ -105,6 +105,14 @@ def reset_framework_parts(cfg: DictConfig, framework: str, overrides: list[str])
                     cfg[group][key] = own[key]
 
 
+def take_auto(cfg: DictConfig) -> bool:
+    """True if the config asks for data.batch_size=auto; the smallest size then takes its place until it is found."""
+    if OmegaConf.select(cfg, "data.batch_size") != "auto":
+        return False
+    cfg.data.batch_size = 1
+    return True
+
+
 def group_defaults(group: str, choice: str) -> Any:
     """The settings in the file of a choice; composed only if the file has defaults, since that is slow."""
     file = CONF / group / f"{choice}.yaml"

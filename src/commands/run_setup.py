@@ -10,9 +10,8 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from src.commands.batch_size import take_auto
 from src.commands.cli import to_container
-from src.commands.config import LAUNCH_KEYS, resolve_config
+from src.commands.config import LAUNCH_KEYS, resolve_config, take_auto
 from src.commands.options import TrainOptions
 from src.commands.run_dir import find_run_dir, hydra_run, pin_run_dir
 from src.runs.check_config import check_config, check_options

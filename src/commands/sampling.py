@@ -13,7 +13,6 @@ from omegaconf import DictConfig
 from src.commands.acceleration import compile_pipeline, set_tf32, use_channels_last
 from src.commands.cli import to_container
 from src.commands.inputs import read_inputs
-from src.commands.out_of_memory import sampling_error
 from src.commands.sampling_output import write_quality, write_result_images
 from src.commands.sampling_setup import (
     build_pipeline,
@@ -138,6 +137,8 @@ class Sampling:
             except Exception as error:
                 if not is_out_of_memory(error):
                     raise
+                from src.commands.out_of_memory import sampling_error
+
                 raise sampling_error(error, self.pipeline, self.n, self.task.makes_samples) from error
 
     @property

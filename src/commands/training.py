@@ -18,9 +18,7 @@ from pytorch_lightning.utilities import rank_zero_only
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
 from src.commands.acceleration import set_tf32, use_channels_last
-from src.commands.batch_size import announcement, find_batch_size
 from src.commands.cli import flat_keys, is_killed_loader, one_line_message
-from src.commands.out_of_memory import training_message
 from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
 from src.commands.sources import record_sources
@@ -98,6 +96,8 @@ class Training:
         start_logging(run.path / LOG if is_main_process() else None)
         data: DataModule = instantiate(cfg.data)
         if setup.auto_batch:
+            from src.commands.batch_size import find_batch_size  # with torch's fake tensors, which take a while
+
             tried = copy.deepcopy(cfg)  # instantiating resolves for good what refers to the batch size
             setup.set_batch_size(find_batch_size(tried, run, setup.resumes, data, build_trainer(tried)))
             data.batch_size = cfg.data.batch_size
@@ -188,6 +188,8 @@ class Training:
         cfg, denoiser = self.cfg, self.module.denoiser
         rows = before_training(cfg, self.data, denoiser, self.trainer, self.run.path, self.resume)
         if facts := self.setup.batch_facts:
+            from src.commands.batch_size import announcement
+
             rows.insert(-2, ("batch", announcement(facts, cfg["optimizer"].get("lr"))))
             self.update_metadata(**({"batch_size": facts} if "device" in facts else {}))
         log.info(f"\nTraining {cfg['name']}\n{key_value_table(rows)}\n")
@@ -250,6 +252,8 @@ class Training:
         """The one line about an error that ended the training."""
         if not is_out_of_memory(error):
             return one_line_message(error)
+        from src.commands.out_of_memory import training_message
+
         return training_message(error, self.setup.cfg, self.run, self.setup.overrides, self.trainer)
 
     # ---- after ----

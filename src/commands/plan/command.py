@@ -10,9 +10,9 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from src.callbacks.sample_images import SampleImages
-from src.commands.batch_size import planned_batch, take_auto
+from src.commands.batch_size import planned_batch
 from src.commands.cli import to_container
-from src.commands.config import resolve_config
+from src.commands.config import resolve_config, take_auto
 from src.commands.options import TrainOptions
 from src.commands.plan.device import Plan, benchmark, local_device, with_device_info
 from src.commands.plan.estimate import CostEstimate, Layout, grid_of, length_of, memory_of, time_of
