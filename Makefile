@@ -44,8 +44,11 @@ bench: .venv/run ## what the framework costs beside plain torch; ARGS=--write up
 gpu-check: .venv/test ## what a GPU proves, in 8 minutes; ARGS=right for a section, ARGS=--write updates docs/gpu.md
 	@$(BIN)/python -m tests.gpu $(ARGS)
 
-docs: .venv/run  ## rewrite the tables of docs/ from conf/ and the docstrings
+docs: .venv/docs ## the guides and the API reference as pages in outputs/docs, with the tables of docs/ up to date
 	@$(BIN)/python -m tests.doc_tables --write
+	@$(BIN)/python -m tests.doc_notebook
+	@$(BIN)/python -m sphinx -q -W --keep-going -c docs/site -b html . outputs/docs
+	@echo "outputs/docs/docs/site/index.html"
 
 race: .venv/run  ## mnist_ddpm against other libraries, MINUTES=6 each; ARGS=data.root=FOLDER
 	@$(BIN)/python -m tests.benchmarks.race --minutes $(MINUTES) $(ARGS)
@@ -68,6 +71,10 @@ clean:           ## remove the environment and caches, never outputs/
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	@touch .venv/run $@
+
+.venv/docs: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e '.[docs]'
 	@touch .venv/run $@
 
 .venv/mutants: pyproject.toml constraints.txt | .venv/bin/python
