@@ -67,6 +67,20 @@ def test_own_parts_work_together(command, own_parts, tiny):
 
 
 @pytest.mark.slow
+def test_an_own_sampler_is_compared_on_own_data(command, own_parts, tiny):
+    """Fields of two axes, which are no images and have no features."""
+    conf = ["--config-dir", "my_conf"]
+    small = [*tiny, "data.batch_size=8"]
+    done = command("train", *conf, "experiment=digits_ddpm", "data=fields", "net=convnet", *small)
+    assert done.code == 0, done.error
+    words = ["run=latest", "trust=true", "samplers=[midpoint,ddim]", "steps=[2,3]", "n=6"]
+    done = command("compare", *conf, *words)
+    assert done.code == 0, done.error
+    lines = [line for line in done.out.splitlines() if "midpoint" in line or "ddim" in line]
+    assert len(lines) >= 4 and "sliced" in done.out
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "group",
     [

@@ -23,6 +23,7 @@ from src.commands.compare.records import read_metrics_json
 from src.commands.compare.report import Report
 from src.commands.compare.table import Column
 from src.commands.sampling_setup import inherit_run_config
+from src.commands.sources import own_folders
 from src.diffusion.conditions import NoCondition
 from src.plots.side_by_side import how_many, side_by_side
 from src.runs.run import Run
@@ -108,7 +109,8 @@ class SamplerBenchmark:
         cfg.run = str(run.path)
         run.checkpoint(cfg.ckpt)
         samplers, steps, scales = (listed(cfg[key]) for key in ("samplers", "steps", "guidance_scales"))
-        there = choices("sampler")
+        own = {file.stem for folder in own_folders() for file in (folder / "sampler").glob("*.yaml")}
+        there = sorted({*choices("sampler"), *own})
         for name in samplers:
             if name not in there:
                 hint = suggest(str(name), there)
@@ -182,7 +184,8 @@ class SamplerBenchmark:
     def compose(self, words: tuple[str, ...], named: set[str]) -> DictConfig:
         """Compose the config of src.evaluate with a sampler and a guidance."""
         trained = self.run.config()
-        metrics = "distances" if len(trained.data.size) == 2 else "sliced_wasserstein"
+        kind = self.run.metadata().get("kind") or ("images" if len(trained.data.size) == 2 else None)
+        metrics = "distances" if kind == "images" else "sliced_wasserstein"
         cfg = compose("evaluate", [*words, f"metrics=[{metrics}]"])
         with open_dict(cfg):
             cfg.update({key: self.cfg[key] for key in PASSED_ON})
