@@ -159,7 +159,7 @@ class Evaluation:
         sections = {}
         with progress_bar(len(self.metrics), "metrics", unit="metric", leave=False, delay=2) as bar:
             for name, metric in self.metrics.items():
-                bar.set_postfix_str(name)
+                bar.set_postfix_str(name, refresh=False)  # which would show a bar that nothing removes
                 with config_errors(f"metrics.{name}", (ValueError,)), metric_memory(name, self.metrics):
                     lost = unusable(context.x) if metric.needs_samples else None
                     sections[name] = empty_section(name, lost) if lost else metric(context)

@@ -183,6 +183,7 @@ QUICK = [
     ("resume", "run/train.log", "pipe"),
     ("rebuild", "run/snapshots/step_#.pt", "empty"),
     ("evaluate", "run/evaluations/samples_#.npz", "a list"),
+    ("evaluate", "run/evaluations/ddpm_#_n_#_seed_#_#/points.png", "folder"),
     ("resume", "run/run.json", "not UTF-8"),
     ("resume", "run/metrics.csv", "folder"),
     ("compare", "run/run.json", "cut"),
