@@ -107,7 +107,8 @@ def load(run: Run | str | Path = "latest", *overrides: str, trust: bool = False,
         UserError: if the run cannot be loaded.
     """
     words = [assignment("run", run_path(run)), *overrides]
-    with session("sample", words, None, ".", trust, parts) as cfg:
+    # Not within same_code_after: the model may import more of its own code when it is called.
+    with trust_configs(trust), giving(dict(parts)), hydra_session("sample", words) as cfg:
         from src.commands.sampling import Sampling
 
         named = {read(word).key for word in words}

@@ -11,6 +11,9 @@ import pytest
 import torch
 import yaml
 
+from src.api import load
+from src.runs.own_code import same_code_after
+from src.utils.errors import UserError
 from tests.end_to_end.preparing import changed, composed, mistake, prepare_training
 
 BASE = [
@@ -226,6 +229,18 @@ def test_a_run_is_self_contained(command, moved, uses):
     assert said.count(f"code from {moved / 'code'} runs (my_lab, travelling)") == 1
     steps = torch.load(moved / "checkpoints/last.ckpt", weights_only=True)["global_step"]
     assert steps == (4 if "train" in uses else 2)
+
+
+def test_a_run_is_self_contained_in_python(moved):
+    """Also what the net imports when it is called comes from the folder of the run."""
+    (moved / "code/travelling.py").write_text(NET.replace("from my_lab", "").replace(" import act", "").replace(
+        "        return act(", "        from my_lab import act\n\n        return act("))  # fmt: skip
+    with pytest.raises(UserError, match=r"travelling\.Net is neither a part"):
+        load(moved)
+    with same_code_after():
+        assert load(moved, "sampler.steps=2", trust=True).sample(3).shape == (3, 2)
+        assert Path(sys.modules["my_lab"].__file__).parent == moved / "code"
+    assert "my_lab" not in sys.modules
 
 
 @pytest.mark.slow
