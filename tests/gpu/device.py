@@ -14,8 +14,10 @@ from typing import Any, ClassVar
 import torch
 import yaml
 
+from src.commands.acceleration import compile_pipeline
 from src.data.workers import cpus
 from src.runs.git_state import git_commit
+from src.samplers.pipeline import Pipeline
 from src.utils.hardware import cpu_has_bf16, physical_memory
 from src.utils.paths import CONF
 from tests.benchmarks.loop.page import cpu_name
@@ -31,7 +33,7 @@ class Device:
         kind: as torch names it.
         trainer, ddp, fsdp: words of the training command: one device, one process of DDP, one of FSDP.
         jobs: processes at once beside this one.
-        compiles, graphs: arguments of torch.compile, and of it with CUDA graphs.
+        compiles: arguments of torch.compile for training; on a CPU the graph is traced, but no code made of it.
         fp16: words for float16 with a scaler.
     """
 
@@ -43,7 +45,6 @@ class Device:
     )  # fmt: skip
     jobs = 1
     compiles: ClassVar[dict[str, Any]] = {"backend": "eager"}
-    graphs: ClassVar[dict[str, Any]] = {"backend": "aot_eager"}
 
     @property
     def place(self) -> torch.device:
@@ -72,6 +73,10 @@ class Device:
     def peak(self) -> float:
         """Bytes at most in use since `empty`; on a CPU of the whole life of this process."""
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 2**10)
+
+    def compile_pipeline(self, pipeline: Pipeline, setting: bool | str) -> None:
+        """Compile the network of a pipeline as src.sample does with compile=."""
+        pipeline.denoiser.net.compile(**self.compiles)
 
     @contextmanager
     def exact(self) -> Iterator[None]:
@@ -102,7 +107,6 @@ class CUDA(Device):
     fsdp = ("trainer=fsdp", "trainer.devices=1")
     jobs = max(2, min(6, cpus() // 2))
     compiles: ClassVar[dict[str, Any]] = {"dynamic": False}
-    graphs: ClassVar[dict[str, Any]] = {"dynamic": False, "mode": "reduce-overhead"}
 
     @property
     def has_bf16(self) -> bool:
@@ -136,6 +140,9 @@ class CUDA(Device):
 
     def peak(self) -> float:
         return float(torch.cuda.max_memory_allocated())
+
+    def compile_pipeline(self, pipeline: Pipeline, setting: bool | str) -> None:
+        compile_pipeline(pipeline, setting)
 
     @contextmanager
     def exact(self) -> Iterator[None]:

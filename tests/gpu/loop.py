@@ -13,6 +13,7 @@ import pytorch_lightning as pl
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from src.commands.acceleration import use_channels_last
 from src.commands.trainer import build_trainer
 from src.commands.training import build_initial_module
 from src.data.base import DataModule
@@ -73,12 +74,13 @@ def config(bench: Bench, name: str) -> DictConfig:
     return cfg
 
 
-def fit(cfg: DictConfig, steps: int, callbacks: list[pl.Callback]) -> None:
+def fit(cfg: DictConfig, place: torch.device, steps: int, callbacks: list[pl.Callback]) -> None:
     """Train by the trainer of the command."""
     cfg = cast(DictConfig, OmegaConf.merge(cfg, {"trainer": {"max_steps": steps}}))
     Path(cfg.paths.run).mkdir(parents=True, exist_ok=True)
     data = prepared(cfg)
     module = build_initial_module(cfg)
+    use_channels_last(cfg.channels_last, module, place, half=True)
     with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):  # the bars
         trainer = build_trainer(cfg)
         trainer.callbacks += callbacks
@@ -100,7 +102,7 @@ def overhead(bench: Bench, found: Outcome, name: str) -> None:
         bare.append(timed(side, dtype, device, steps))
         del side
         seconds: list[float] = []
-        fit(cfg, skip + steps + 1, [Between(skip, skip + steps, partial(clock, device, seconds))])
+        fit(cfg, device.place, skip + steps + 1, [Between(skip, skip + steps, partial(clock, device, seconds))])
         loop.append(seconds[0] / steps)
         bench.clean()
     one, other = statistics.median(loop), statistics.median(bare)
@@ -138,6 +140,7 @@ def syncs(bench: Bench, found: Outcome, name: str) -> None:
     second, logged = first + n + 1, 40 if not bench.tiny else 20
     fit(
         cfg,
+        device.place,
         logged + 1,
         [
             Between(first, first + n, lambda: entered(device.count_syncs(counter))),

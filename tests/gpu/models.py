@@ -11,6 +11,7 @@ import torch
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
+from src.commands.acceleration import use_channels_last
 from src.commands.training import build_initial_module
 from src.utils.seeding import generator
 from tests.benchmarks.loop.commands import composed
@@ -118,17 +119,16 @@ class Ours:
         cfg: the config.
         n: images of a batch.
         device: where.
-        channels_last: True for this layout of weights and images.
+        channels_last: True for this layout in the network.
     """
 
     def __init__(self, cfg: DictConfig, n: int, device: torch.device, channels_last: bool):
         self.module = build_initial_module(cfg).to(device).train()
         self.net: nn.Module = self.module.denoiser.net
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.net.to(memory_format=self.layout)  # type: ignore[call-overload]
+        use_channels_last(channels_last, self.module, device, half=True)
         self.parameters = list(self.module.trained_parameters())
         self.optimizer = self.module.make_optimizer(self.parameters)
-        self.x = images(n, cfg.data.channels, cfg.data.size, device).contiguous(memory_format=self.layout)
+        self.x = images(n, cfg.data.channels, cfg.data.size, device)  # the denoiser changes the layout
         classes = self.module.denoiser.condition.num_classes
         self.cond = torch.arange(n, device=device) % classes if classes else None
         self.draws, self.count = generator("speed"), 0

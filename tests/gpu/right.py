@@ -86,8 +86,8 @@ CHECKS: dict[str, Callable[[Bench, Outcome], None]] = {
     **{name: partial(agree, name=name) for name in EXPERIMENTS},
     **{name: partial(resume, name=name) for name in runs.RESUMED},
     "fp16": fp16,
-    **{name: partial(same_losses, name=name) for name in (*runs.SETTINGS_OF_SPEED, "ddp", "fsdp")},
     "checkpoints": checkpoints,
+    **{name: partial(same_losses, name=name) for name in ("ddp", "fsdp", *runs.SETTINGS_OF_SPEED)},
 }
 NEEDS = {
     **{name: (f"{name}_whole", f"{name}_killed") for name in runs.RESUMED},
@@ -98,7 +98,7 @@ NEEDS = {
 
 
 def prepare(bench: Bench, checks: list[str]) -> None:
-    """Start the runs that these checks look at."""
-    for check in checks:
+    """Start the runs that these checks look at; where several run at once, the one that compiles begins first."""
+    for check in sorted(checks, key=lambda check: check != "compile") if bench.device.jobs > 1 else checks:
         for job in NEEDS.get(check, ()):
             bench.jobs.start(job, partial(runs.JOBS[job], bench))

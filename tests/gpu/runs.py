@@ -23,10 +23,10 @@ OVERFLOW_AT = 6
 DETERMINISTIC = ["trainer.deterministic=true", "trainer.benchmark=false"]
 # Settings that must not change what is learned, each beside a run without it.
 SETTINGS_OF_SPEED = {
-    "compile": ["compile=true"],
     "checkpoint": ["net.checkpoint=true"],
     "channels_last": ["channels_last=true"],
     "fused": ["optimizer.fused=true"],
+    "compile": ["compile=true"],
 }
 PLAIN = ["optimizer.fused=false"]
 RESUMED = {

@@ -2,11 +2,11 @@
 
 import statistics
 import time
-from typing import Any
 
 import torch
 from hydra.utils import instantiate
 
+from src.commands.acceleration import use_channels_last
 from src.commands.training import build_initial_module
 from src.samplers.pipeline import Pipeline
 from tests.gpu.bench import Bench
@@ -20,24 +20,24 @@ N = 256  # samples at a time, as src.sample draws them
 ROUNDS = 3
 
 
-def modes(device: Device) -> dict[str, dict[str, Any] | None]:
-    """Arguments of torch.compile by mode; None for eager."""
-    return {"eager": None, "compiled": device.compiles, "CUDA graphs": device.graphs}
+# The setting compile= of src.sample by mode; None for eager.
+MODES: dict[str, bool | str | None] = {"eager": None, "compiled": True, "CUDA graphs": "reduce-overhead"}
 
 
-def build(device: Device, tiny: bool, compiles: dict[str, Any] | None) -> Pipeline:
+def build(device: Device, tiny: bool, setting: bool | str | None) -> Pipeline:
     """The sampling of mnist_ddpm: DPM-Solver++ with guidance towards clusters."""
     cfg = MODELS["mnist_ddpm"].config(tiny, *(["sampler.steps=3"] if tiny else []))
     module = build_initial_module(cfg).to(device.place)
     denoiser = module.denoiser.eval().requires_grad_(False)
-    denoiser.net.to(memory_format=torch.channels_last)
-    if compiles is not None:
-        denoiser.net.compile(**compiles)
+    use_channels_last(True, denoiser, device.place, half=True)
     sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
     n = 2 if tiny else N
     cond = torch.arange(n) % denoiser.condition.num_classes
     shape = (cfg.data.channels, *cfg.data.size)
-    return Pipeline(denoiser, sampler, shape, instantiate(cfg.guidance), cond, batch_size=n)
+    pipeline = Pipeline(denoiser, sampler, shape, instantiate(cfg.guidance), cond, batch_size=n)
+    if setting is not None:
+        device.compile_pipeline(pipeline, setting)
+    return pipeline
 
 
 def draw(pipeline: Pipeline, device: Device) -> float:
@@ -51,16 +51,17 @@ def draw(pipeline: Pipeline, device: Device) -> float:
 
 
 def compile_sampling(device: Device, tiny: bool) -> None:
-    for compiles in (device.compiles, device.graphs):
-        draw(build(device, tiny, compiles), device)
+    """Draw a batch in each mode that compiles."""
+    for setting in filter(None, MODES.values()):
+        draw(build(device, tiny, setting), device)
 
 
 def sampling(bench: Bench, found: Outcome) -> None:
     """Samples of mnist_ddpm per second in each mode."""
     bench.jobs.wait()
     rates: dict[str, float] = {}
-    for mode, compiles in modes(bench.device).items():
-        pipeline = build(bench.device, bench.tiny, compiles)
+    for mode, setting in MODES.items():
+        pipeline = build(bench.device, bench.tiny, setting)
         with pipeline.count_nfe() as cost:
             first = draw(pipeline, bench.device)
         seconds = statistics.median(draw(pipeline, bench.device) for _ in range(1 if bench.tiny else ROUNDS))

@@ -16,7 +16,7 @@ from tests.gpu.models import MODELS
 from tests.gpu.results import BELOW, FAILED, PASSED, Outcome
 
 QUICK = {
-    "right": ("mixture_flow", "digits_dit"),
+    "right": ("mixture_flow", "digits_dit", "mnist_ddpm"),
     "fast": ("dit_130m", "loop_unet"),
     "plan": (),
     "good": (),
@@ -210,7 +210,7 @@ def test_models_are_of_the_size_that_is_said(name, ours, theirs):
 
 @SLOW
 @pytest.mark.parametrize("name", ["dit_130m", warm.COMPILED_SAMPLING])
-def test_compilation_beforehand(tmp_path, name):
+def test_compilation_beforehand(tmp_path, unchecked, name):
     request = {"name": name, "who": "diffusers", "device": "cpu", "tiny": True, "answer": str(tmp_path / "answer")}
     (tmp_path / "request").write_text(json.dumps(request))
     warm.main([str(tmp_path / "request")])
