@@ -23,6 +23,7 @@ from tests.samplers.registry import (
     BEYOND_X_0,
     DETERMINISTIC,
     GRIDS,
+    ORDER,
     SAMPLERS,
     SHAPES,
     SINGLE_STEP,
@@ -165,7 +166,8 @@ class TestParts:
         second = list(sampler.trajectory(denoise, first[-1].x_t.clone(), noise, times=times[5:]))
         for state, expected in zip(first + second[1:], whole, strict=True):
             assert torch.equal(state.t, expected.t)
-            assert torch.equal(state.x_t, expected.x_t)
+            # The last bit of a coefficient may depend on how many are computed at once.
+            assert_close(state.x_t, expected.x_t, rtol=0, atol=1e-13)
         if name not in ("restart", "heun churn"):
             again = SAMPLERS[name](schedule, 5).trajectory(denoise, whole[5].x_t, noise, start=float(times[5]))
             assert_close(torch.stack([s.t for s in again]), times[5:], rtol=0, atol=1e-15)
@@ -182,7 +184,7 @@ class TestParts:
         whole = walk(sampler, predict, x_1)
         halves = walk(sampler, predict, walk(sampler, predict, x_1, times=times[:31]), times=times[30:])
         assert not torch.equal(halves, whole)
-        assert (halves - exact).abs().max() < 0.02
+        assert (halves - exact).abs().max() < (0.1 if ORDER[name] == 1 else 0.02)
 
     @pytest.mark.usefixtures("unchecked")
     def test_from_any_time(self, each, gaussian):
@@ -204,7 +206,7 @@ class TestParts:
         end = walk(sampler, truth.denoiser(schedule), x_t, one_hot(2), start=start)
         variance = ((end[1:] - end[0]) ** 2).sum(0)
         first_order = name.startswith(("euler", "dd", "predictor", "adams_bashforth 1", "gradient"))
-        bound = 0.4 if name == "annealed_langevin" else 0.14 if first_order else 0.01
+        bound = {"annealed_langevin": 0.4, "dpm_2 churn": 0.02}.get(name, 0.14 if first_order else 0.01)
         assert (variance / truth.std**2 - 1).abs().max() < bound
         exact_mean = not name.startswith(("adams", "annealed", "euler_maruyama"))
         assert (end[0] - truth.mean).abs().max() < (1e-12 if exact_mean else 0.02)
@@ -244,7 +246,7 @@ def test_coefficients_are_float64(dtype, some, randn):
     noise, same = seeded(0), seeded(0)
     low = sampler.trajectory(denoise, x_1, lambda x: noise(x.double()).to(dtype))
     high = sampler.trajectory(denoise, x_1.double(), lambda x: same(x).to(dtype).double())
-    ulps = {"adams_bashforth 3": 150, "euler_maruyama": 150, "heun_ve": 1000}.get(name, 10)
+    ulps = {"adams_bashforth 3": 150, "adams_bashforth 4": 150, "euler_maruyama": 150, "heun_ve": 1000}.get(name, 10)
     for a, b in zip(low, high, strict=True):
         assert a.x_t.dtype == dtype
         error = (a.x_t.double() - b.x_t).abs().max() / b.x_t.abs().max().clamp(min=1)
