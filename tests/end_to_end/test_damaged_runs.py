@@ -190,7 +190,9 @@ QUICK = [
     ("auto_resume", "run/checkpoints/last.ckpt", "a dict"),
     ("init_from", "run/checkpoints/last.ckpt", "missing"),
     ("sweep", "sweep/sweep.json", "pipe"),
+    ("sweep", "sweep/multirun.yaml", "folder"),
     ("compare_sweep", "sweep/jobs/#.json", "a list"),
+    ("compare_sweep", "sweep/#/config.yaml", "a dict"),
 ]
 
 

@@ -172,16 +172,19 @@ def of_this_version(records: Sequence[RunRecord]) -> tuple[list[RunRecord], list
     """The records of runs that can be loaded, and a line for each of an earlier version.
 
     Raises:
-        UserError: if fewer than two can be loaded.
+        OtherVersion: if fewer than two can be loaded; for the first that cannot.
     """
-    kept, lines = [], []
+    kept, lines, others = [], [], []
     for record in records:
         try:
             assert record.config
             kept.append(record)
         except OtherVersion as error:
+            others.append(error)
             log.warning(f"WARNING: skipped: {error}")
             lines.append(f"Run {record.name} is skipped: it is of an earlier version.")
+    if others and len(kept) < 2:
+        raise others[0]
     return (kept if len(kept) == len(records) else with_short_names([record.run for record in kept])), lines
 
 

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.commands.cli import user_errors, user_message
 from src.commands.sweep.plugins import prepare
 from src.runs.sweep import Job, SweepPlan, is_sweep, read_jobs, remove_job_files
+from src.utils.errors import UserError
 from src.utils.folders import check_empty, check_named, remove_if_empty
 from src.utils.override_syntax import assignment, command, read
 from src.utils.processes import decide_on_rank_zero, is_worker_rank
@@ -48,6 +49,8 @@ class Sweep(Callback):
         if is_worker_rank():
             return
         plan = make_plan(config)
+        if (saved := Path(folder) / "multirun.yaml").is_dir():  # Hydra writes it, after the jobs are forgotten
+            raise UserError(f"{saved} must be a file, got a folder; remove or rename it")
         remove_job_files(Path(folder))
         plan.write(Path(folder))
         many = f"{plan.count} jobs" if plan.count else "jobs"
