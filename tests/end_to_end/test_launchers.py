@@ -101,7 +101,9 @@ def test_jobs_of_slurm(tmp_path, monkeypatch):
     done = started(*words)
     assert done.returncode == 0, done.stderr + (tmp_path / "log").read_text()
     jobs_of(tmp_path / "sweep")
-    assert (tmp_path / "given").read_text() in said.stdout and "--time=30" in said.stdout
+    given = (tmp_path / "given").read_text()
+    for ours, theirs in (("timeout_min: 30", "--time=30"), ("cpus_per_task: 8", "--cpus-per-task=8")):
+        assert ours in said.stdout and theirs in given
 
 
 @pytest.mark.slow
