@@ -63,7 +63,8 @@ class DiffusionModule(pl.LightningModule):
     ):
         super().__init__()
         loss.check(denoiser)
-        check_trainable(loss)
+        for name, part in {"loss": loss, "time_sampler": time_sampler, "noise_sampler": noise_sampler}.items():
+            check_trainable(name, part)
         self.denoiser = denoiser
         self.ema = ema(denoiser)
         self.loss, self.time_sampler = loss, time_sampler
@@ -179,9 +180,11 @@ class DiffusionModule(pl.LightningModule):
         return total_steps(self.trainer, self.trainer.datamodule.train_batches)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the denoiser, then those of the loss, each once."""
+        """The parameters of the denoiser, those of the loss, and all others but the averages, each once."""
         loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
-        yield from dict.fromkeys([*self.denoiser.parameters(), *loss])
+        averages = set(self.ema.parameters())
+        others = (p for p in self.parameters() if p not in averages)
+        yield from dict.fromkeys([*self.denoiser.parameters(), *loss, *others])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(p for p in self.trained_parameters() if p.requires_grad)
@@ -290,19 +293,19 @@ class DiffusionModule(pl.LightningModule):
         self.train_loss.sums_and_counts = states[self.global_rank]
 
 
-def check_trainable(loss: Loss) -> None:
-    """Refuse a loss whose parameters would not be trained.
+def check_trainable(name: str, part: object) -> None:
+    """Refuse a part whose parameters would not be trained.
 
     Raises:
         ValueError: if it is not an nn.Module but has trainable parameters.
     """
-    if isinstance(loss, nn.Module):
+    if isinstance(part, nn.Module) or not hasattr(part, "__dict__"):
         return
-    for name, value in vars(loss).items():
+    for key, value in vars(part).items():
         parameters = value.parameters() if isinstance(value, nn.Module) else [value]
         if any(isinstance(p, nn.Parameter) and p.requires_grad for p in parameters):
-            kind = type(loss).__name__
+            kind = type(part).__name__
             raise ValueError(
-                f"loss: {kind}.{name} has trainable parameters, but {kind} is not an nn.Module, so they would "
-                f"not be trained; write class {kind}(nn.Module, Loss)"
+                f"{name}: {kind}.{key} has trainable parameters, but {kind} is not an nn.Module, so they would "
+                f"not be trained; write class {kind}(nn.Module, {type(part).__mro__[1].__name__})"
             )

@@ -25,6 +25,7 @@ jaxtyping.install_import_hook(["src.diffusion", "src.samplers", "src.nets"], TYP
 
 from src.diffusion import beta_schedules, discrete_schedules, schedules  # noqa: E402 - the hook comes first
 from src.metrics.features import trained  # noqa: E402
+from src.utils.console import tolerated  # noqa: E402
 from tests.helpers.covering import pytest_addoption, pytest_generate_tests  # noqa: E402, F401
 from tests.helpers.properties import load_profile  # noqa: E402
 
@@ -35,6 +36,15 @@ trained.MIN_STEPS = 20
 def pytest_configure(config):
     """Properties have more examples where the slow tests run too."""
     load_profile(every_test=not config.option.markexpr)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_tolerated(request):
+    """A run goes on without a picture that fails; a test does not, unless it is marked `tolerates`."""
+    tolerated.clear()
+    yield
+    if not request.node.get_closest_marker("tolerates"):
+        assert not tolerated, dict(tolerated)
 
 
 class Trigonometric(schedules.Schedule):

@@ -13,7 +13,7 @@ from tests.doc_tables import CONF, LOADER, MARKER, groups
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 # Names that a reader makes: files of examples, and placeholders in capitals.
 EXAMPLES = {"conf/schedule/power.yaml", "conf/metrics/brightness.yaml", "conf/GROUP"}
-EXAMPLE_CHOICES = {"power", "brightness", "convnet", "midpoint", "capped", "NAME", "CHOICE"}
+EXAMPLE_CHOICES = {"power", "brightness", "convnet", "midpoint", "capped", "first_guess", "NAME", "CHOICE"}
 EXAMPLE_KEYS = {"schedule.power"}
 PYTHON = {"cond", "conf", "start", "times", "dim", "dim_mults", "weights_only"}  # arguments of functions
 CHOICES_OF_HYDRA = {"hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"}

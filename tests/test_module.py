@@ -260,10 +260,10 @@ def test_a_loss_that_leaves_a_part_untrained_is_refused():
     loss.part = torch.nn.Linear(2, 2)
     loss.part.weight.requires_grad_(False)
     with pytest.raises(ValueError, match=r"MSE\.part has trainable parameters"):
-        check_trainable(loss)
-    check_trainable(MSE(v_weighting))
+        check_trainable("loss", loss)
+    check_trainable("loss", MSE(v_weighting))
     loss.part.bias.requires_grad_(False)
-    check_trainable(loss)
+    check_trainable("loss", loss)
 
 
 # ---- validation ----

@@ -9,6 +9,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from src.loggers.metrics_csv import read_metrics
 from src.statistics.convergence import convergence_status
+from src.utils.console import tolerating
 
 PAUSE = 20.0  # minimum seconds between two readings of metrics.csv, which grows
 PATIENCE = 50  # the pause is also this many times as long as the last reading took: 2 % of the time at most
@@ -40,11 +41,13 @@ class ConvergenceReport(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.sanity_checking or not trainer.is_global_zero or self.is_recent():
             return
-        self.write_report(trainer)
+        with tolerating("the convergence report"):
+            self.write_report(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if trainer.is_global_zero:
-            self.write_report(trainer)
+            with tolerating("the convergence report"):
+                self.write_report(trainer)
 
     def is_recent(self) -> bool:
         """True if the last report was written a moment ago."""

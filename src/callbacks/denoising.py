@@ -11,6 +11,7 @@ from src.data.base import DataModule
 from src.data.samples import BatchDataset
 from src.module import DiffusionModule
 from src.statistics.image_quality import image_quality
+from src.utils.console import tolerating
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
@@ -74,7 +75,8 @@ class DenoisingTest(pl.Callback):
         self.results = {f"test/{k}": v for k, v in quality.items()} | {f"test/{k}_noisy": v for k, v in before.items()}
         pl_module.log_metrics(self.results)
         self.report = [("test", summary(n, quality, before))]
-        self.draw(data, original, noisy, denoised)
+        with tolerating("the picture of denoised test data"):
+            self.draw(data, original, noisy, denoised)
 
     def draw(self, data: DataModule, original: Tensor, noisy: Tensor, denoised: Tensor) -> None:
         from src.plots.task_results import panels, task_results

@@ -13,6 +13,7 @@ from src.diffusion.guidance import Guidance, NoGuidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.samplers.pipeline import Pipeline
+from src.utils.console import tolerating
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 
@@ -104,13 +105,14 @@ class Quality(pl.Callback):
         x = self.gathered(x, trainer)
         if not trainer.is_global_zero:
             return
-        values = self.metric(x)
-        if self.real_baseline is None:
-            self.real_baseline = next(iter(self.metric(self.metric.real_samples(self.n)).values()))
-        measured = {f"quality/{name}": value for name, value in values.items()}
-        measured["quality/real_baseline"] = self.real_baseline
-        pl_module.log_metrics(measured)
-        self.results = measured | {"quality/nfe": cost.evaluations / len(mine)}
+        with tolerating("callbacks.quality, a measurement of samples,"):
+            values = self.metric(x)
+            if self.real_baseline is None:
+                self.real_baseline = next(iter(self.metric(self.metric.real_samples(self.n)).values()))
+            measured = {f"quality/{name}": value for name, value in values.items()}
+            measured["quality/real_baseline"] = self.real_baseline
+            pl_module.log_metrics(measured)
+            self.results = measured | {"quality/nfe": cost.evaluations / len(mine)}
 
     def pipeline(self, module: DiffusionModule, data: DataModule) -> Pipeline:
         """The averaged weights with the sampler and guidance of this callback."""

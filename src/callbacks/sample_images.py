@@ -18,6 +18,7 @@ from src.diffusion.guidance import Guidance, NoGuidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
 from src.samplers.pipeline import Pipeline
+from src.utils.console import tolerating
 from src.utils.ranges import NonNegativeInt, PositiveInt
 from src.utils.seeding import generator
 
@@ -56,6 +57,7 @@ class SampleImages(pl.Callback):
         self.drawn_step = 0
         self.first = True
         self.curves_drawn, self.pause = -PAUSE, PAUSE
+        self.due = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"drawn_step": self.drawn_step, "first": self.first}
@@ -64,6 +66,13 @@ class SampleImages(pl.Callback):
         self.drawn_step, self.first = state_dict["drawn_step"], state_dict.get("first", False)
         if not self.first:  # a resumed run does not draw again what it drew at its last validation
             self.curves_drawn = time.monotonic()
+
+    def on_validation_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        # Decided before the checkpoint of this validation is written, which comes before the pictures.
+        step = trainer.global_step
+        self.due = not trainer.sanity_checking and step - self.drawn_step >= self.every_n_steps
+        if self.due:
+            self.drawn_step = step
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         assert isinstance(pl_module, DiffusionModule)
@@ -75,20 +84,24 @@ class SampleImages(pl.Callback):
         x_0 = data.val_set[0, torch.arange(n)]["x"].to(pl_module.device)
         if self.first:
             self.first = False
-            self.draw_schedule(trainer, pl_module, data, x_0)
+            with tolerating("the picture of the schedule"):
+                self.draw_schedule(trainer, pl_module, data, x_0)
         ends = trainer.should_stop or step == pl_module.total_steps()
         if ends or time.monotonic() - self.curves_drawn > self.pause:
             began = time.monotonic()
-            self.draw_curves(trainer)
+            with tolerating("the picture of the loss curves"):
+                self.draw_curves(trainer)
             self.curves_drawn = time.monotonic()
             self.pause = max(PAUSE, PATIENCE * (self.curves_drawn - began))
-        if pl_module.is_sharded or (not ends and step - self.drawn_step < self.every_n_steps):
+        if pl_module.is_sharded or not (ends or self.due):
             return  # one process alone cannot draw with its part of the weights
         self.drawn_step = step
         with trainer.precision_plugin.forward_context():
             if self.n != 0:
-                self.draw_samples(trainer, pl_module, data)
-            self.draw_denoising(trainer, pl_module, data, x_0)
+                with tolerating("a grid of samples"):
+                    self.draw_samples(trainer, pl_module, data)
+            with tolerating("the picture of denoised data"):
+                self.draw_denoising(trainer, pl_module, data, x_0)
 
     def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
         from src.plots.pictures import MAX_SHOWN, sample_grid
@@ -145,7 +158,8 @@ class SampleImages(pl.Callback):
         (self.run / "samples").mkdir(exist_ok=True)
         picture.save(path)
         for logger in trainer.loggers:
-            log_image(logger, tag, picture, trainer.global_step)
+            with tolerating(f"a picture in {type(logger).__name__}"):
+                log_image(logger, tag, picture, trainer.global_step)
 
 
 def grid_labels(condition: Condition, data: DataModule, n: int) -> torch.Tensor | None:

@@ -4,6 +4,7 @@ from typing import Any
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
+from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.runs.run import Run
@@ -13,6 +14,9 @@ from src.utils.paths import CONF
 
 # Keys of how a run is started, which are no settings of the run itself.
 LAUNCH_KEYS = ("resume", "auto_resume", "resume_changed_data", "trust", "sweep", "plan")
+
+# Groups whose choice does something only where another part takes it, as `${group}`.
+TAKEN_BY_PARTS = ("variance", "weighting", "time_embedding", "time_grid", "clip")
 
 
 def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
@@ -35,6 +39,27 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
         cfg = resumed_config(run.config(), cfg, overrides)
     resolve_length(cfg, overrides)
     return cfg, overrides
+
+
+def without_effect(cfg: DictConfig, overrides: list[str]) -> list[str]:
+    """The overrides of parts that no part of this config takes, such as variance=fixed_large with sampler=ddim.
+
+    Args:
+        cfg: the config as composed, with its interpolations.
+        overrides: the overrides of the command line.
+    """
+    plain: Any = OmegaConf.to_container(cfg, resolve=False)
+    unused = []
+    for override in overrides:
+        group = read(override).key.split(".")[0]
+        if group not in TAKEN_BY_PARTS or (
+            group == "variance" and getattr(get_class(cfg.variance._target_), "outputs", 1) > 1
+        ):
+            continue  # a learned variance is an output of the net
+        others = str({key: value for key, value in plain.items() if key != group})
+        if f"${{{group}}}" not in others and f"${{{group}." not in others:
+            unused.append(override)
+    return unused
 
 
 def resumed_config(saved: DictConfig, cfg: DictConfig, overrides: list[str]) -> DictConfig:

@@ -26,7 +26,7 @@ from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
 from src.utils.atomic import atomic_write, write_json
 from src.utils.checkpoints import load_checkpoint
-from src.utils.console import key_value_table, log, progress_bar
+from src.utils.console import key_value_table, log, progress_bar, tolerating
 from src.utils.errors import UserError, config_errors
 from src.utils.files import Damaged, read_arrays
 from src.utils.folders import check_out, make_out
@@ -160,10 +160,13 @@ class Evaluation:
         with progress_bar(len(self.metrics), "metrics", unit="metric", leave=False, delay=2) as bar:
             for name, metric in self.metrics.items():
                 bar.set_postfix_str(name, refresh=False)  # which would show a bar that nothing removes
-                with config_errors(f"metrics.{name}", (ValueError,)), metric_memory(name, self.metrics):
+                errors = config_errors(f"metrics.{name}", (ValueError,))
+                with tolerating(f"metrics.{name}", but=UserError), errors, metric_memory(name, self.metrics):
                     lost = unusable(context.x) if metric.needs_samples else None
                     sections[name] = empty_section(name, lost) if lost else metric(context)
                 bar.update()
+        if not sections and self.metrics:
+            raise UserError("none of the metrics could be computed")
         return sections
 
     # ---- after ----

@@ -1,6 +1,7 @@
 """Set up a run before training: resolve and check its config, find its folder, decide whether it resumes."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import Any, cast
@@ -11,7 +12,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from src.commands.cli import to_container
-from src.commands.config import LAUNCH_KEYS, resolve_config, take_auto
+from src.commands.config import LAUNCH_KEYS, resolve_config, take_auto, without_effect
 from src.commands.options import TrainOptions
 from src.commands.run_dir import find_run_dir, hydra_run, pin_run_dir
 from src.runs.check_config import check_config, check_options
@@ -37,6 +38,7 @@ class RunSetup:
         finished: True if there is nothing left to do.
         overrides: the overrides of the command line, without the LAUNCH_KEYS.
         key: the hash of the settings, by which auto_resume and sweeps find the run again.
+        unused: the overrides that change nothing in this combination of parts.
         auto_batch: True if the batch size is still to be found, for data.batch_size=auto.
         batch_facts: the batch size that was found, and how.
     """
@@ -49,6 +51,7 @@ class RunSetup:
     overrides: list[str]
     key: str
     lock: FileLock | None = None
+    unused: Sequence[str] = ()
     auto_batch: bool = False
     batch_facts: dict[str, Any] | None = None
 
@@ -109,6 +112,7 @@ def setup_run(cfg: DictConfig) -> RunSetup:
     """
     new_run = hydra_run()
     try:
+        unused = [] if cfg.resume else without_effect(cfg, HydraConfig.get().overrides.task)
         cfg, overrides = resolve_config(cfg, new_run)
         chosen = to_container(cfg)  # with what is auto, so that every machine has the same key
         auto_batch = take_auto(cfg)
@@ -130,7 +134,7 @@ def setup_run(cfg: DictConfig) -> RunSetup:
         cfg.resume = path
     plain = without_launch_keys(cfg)
     pin_run_dir(run, resumes, HydraConfig.get().overrides.task, plain)
-    return RunSetup(cfg, plain, run, resumes, finished, overrides, key, auto_batch=auto_batch)
+    return RunSetup(cfg, plain, run, resumes, finished, overrides, key, auto_batch=auto_batch, unused=unused)
 
 
 def without_launch_keys(cfg: DictConfig) -> dict[str, Any]:

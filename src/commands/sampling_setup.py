@@ -14,6 +14,7 @@ from src.runs.check_config import check_options, instantiable_nodes
 from src.runs.folders import clip_bound
 from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Pipeline
+from src.utils.console import log
 from src.utils.errors import UserError, config_errors
 from src.utils.hardware import physical_memory
 
@@ -58,6 +59,9 @@ def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) ->
             for part in ("variance", "time_grid", "clip"):  # resolved in the run's config
                 if part in cfg.sampler and OmegaConf.is_config(cfg.sampler[part]):
                     cfg.sampler[part] = cfg[part]
+    for part in ("variance", "time_grid", "clip"):
+        if part not in cfg.sampler and any(key.split(".")[0] == part for key in named):
+            log.warning(f"WARNING: {part}= has no effect here: {cfg.sampler._target_.rpartition('.')[2]} takes none")
 
 
 def check_memory(n: int, shape: tuple[int, ...]) -> None:

@@ -8,7 +8,7 @@ import pytorch_lightning as pl
 import torch
 
 from src.data.base import DataModule
-from src.diffusion.conditions import Condition
+from src.diffusion.conditions import Condition, NoCondition
 from src.diffusion.denoiser import Denoiser
 from src.utils.console import describe
 from src.utils.override_syntax import assignment, command
@@ -44,7 +44,10 @@ def before_training(
         *condition_row(condition),
         ("schedule", describe(cfg["schedule"])),
         ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
+        ("times", describe(cfg["time_sampler"])),
         ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
+        ("average", describe(cfg["ema"])),
+        ("samples with", sampling_text(cfg)),
         ("length", f"{length}; {data.train_batches:,} batches of {data.batch_size} an epoch"),
         ("device", f"{devices}, precision {trainer.precision}"),
         ("run folder", str(folder)),
@@ -55,10 +58,18 @@ def before_training(
 
 def condition_row(condition: Condition) -> Rows:
     """The kind of condition, its classes and its dropout; nothing without a condition."""
-    if not condition.num_classes:
+    if isinstance(condition, NoCondition):
         return []
-    kind = type(condition).__name__.lower()
-    return [("condition", f"{condition.num_classes} {kind}, dropped with probability {condition.dropout:g}")]
+    name = type(condition).__name__
+    kind = f"{condition.num_classes} {name.lower()}" if condition.num_classes else name
+    return [("condition", f"{kind}, dropped with probability {condition.dropout:g}")]
+
+
+def sampling_text(cfg: dict[str, Any]) -> str:
+    """The sampler, its steps, and the guidance, in the words of the config."""
+    sampler, guidance = cfg["sampler"], describe(cfg["guidance"])
+    own = {key: value for key, value in sampler.items() if key in ("_target_", "steps", "time_grid")}
+    return f"{describe(own)}; {'no guidance' if guidance == 'NoGuidance' else guidance}"
 
 
 def after_training(cfg: dict[str, Any], trainer: Any, run: Path, results: dict[str, Any], out_of_time: bool) -> Rows:

@@ -6,14 +6,16 @@ from typing import Any
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from pytorch_lightning.loggers import TensorBoardLogger
+from pytorch_lightning.loggers import Logger, TensorBoardLogger
 from pytorch_lightning.plugins.environments import SLURMEnvironment
 
+from src.callbacks.sample_images import SampleImages
 from src.loggers.metrics_csv import MetricsCSV
 from src.module import DiffusionModule
 from src.runs.loading import load_weights, strip_prefix
 from src.runs.run import Run
 from src.utils.checkpoints import GO_ON, REST, AtomicCheckpointIO, load_checkpoint
+from src.utils.console import tolerating
 from src.utils.files import read_tensors
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.sharded import SHARDED, is_sharded
@@ -22,12 +24,23 @@ from src.utils.sharded import SHARDED, is_sharded
 def build_trainer(cfg: DictConfig) -> Any:
     """Build the trainer with its callbacks, its loggers and atomic checkpoints."""
     callbacks = [instantiate(c) for c in cfg.callbacks.values() if c]
-    loggers = [instantiate(c) for c in (cfg.logger or {}).values() if c]
+    loggers = [tolerant(instantiate(c)) for c in (cfg.logger or {}).values() if c]
     strategy = instantiate(cfg.trainer.strategy) if OmegaConf.is_config(cfg.trainer.strategy) else cfg.trainer.strategy
     plugins: list[Any] = [] if isinstance(strategy, FSDP2Strategy) else [AtomicCheckpointIO()]
     if SLURMEnvironment.detect():
         plugins.append(SLURMEnvironment(auto_requeue=False))  # GracefulStop requeues, at the end of a step
-    return instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, strategy=strategy)
+    trainer = instantiate(cfg.trainer, callbacks=callbacks, logger=loggers, plugins=plugins, strategy=strategy)
+    # Pictures after the checkpoint, which Lightning puts last: one that hangs or is killed then loses no training.
+    trainer.callbacks.sort(key=lambda callback: isinstance(callback, SampleImages))
+    return trainer
+
+
+def tolerant(logger: Logger) -> Logger:
+    """A logger whose failures, of a network or of a disk, do not end the run; only metrics.csv is needed by others."""
+    if not isinstance(logger, MetricsCSV):
+        for name in ("log_metrics", "log_hyperparams", "log_graph", "save", "finalize"):
+            setattr(logger, name, tolerating(f"logger {type(logger).__name__}")(getattr(logger, name)))
+    return logger
 
 
 def initial_checkpoint(cfg: DictConfig) -> Path | None:

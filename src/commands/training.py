@@ -19,6 +19,7 @@ from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time
 from src.callbacks.progress import Progress
 from src.commands.acceleration import set_tf32, use_channels_last
 from src.commands.cli import flat_keys, is_killed_loader, one_line_message
+from src.commands.dry_pass import check_parts
 from src.commands.restoring import check_resumable, restoring
 from src.commands.run_setup import RunSetup
 from src.commands.sources import record_sources
@@ -71,6 +72,7 @@ class Training:
     ):
         self.setup, self.cfg, self.run = setup, setup.plain, setup.run
         self.data, self.module, self.trainer, self.resume = data, module, trainer, resume
+        self.acceleration: dict[str, bool] = {}
 
     # ---- before ----
 
@@ -170,6 +172,7 @@ class Training:
             spare = instantiate(cfg.optimizer)([torch.nn.Parameter(torch.zeros(1))])
         with config_errors("lr_schedule"):  # which may refuse that number of steps
             schedule = build_lr_schedule(instantiate(cfg.lr_schedule), spare, planned)
+        check_parts(cfg, self.module, data, trainer)
         if self.resume is None:
             if run.exists:  # it was stopped before its first checkpoint
                 rewind_loggers(trainer, 0)
@@ -195,6 +198,8 @@ class Training:
         log.info(f"\nTraining {cfg['name']}\n{key_value_table(rows)}\n")
         if self.data.warning:
             log.warning(f"WARNING: {self.data.warning}\n")
+        for override in self.setup.unused:
+            log.warning(f"WARNING: {override} has no effect here: no other part of this run takes it\n")
         self.update_metadata(
             name=cfg["name"],
             data=self.data.source,

@@ -6,11 +6,11 @@ from typing import Annotated
 
 import torch
 from annotated_types import Ge, Interval
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-NULL = -1  # the class that stands for a dropped condition
+NULL = -1  # the class that stands for a dropped condition; of conditions that are floats NaN does
 MAX_FEATURES = 256  # per channel, at which samples are compared
 ITERATIONS = 25  # of k-means
 
@@ -21,7 +21,9 @@ class Condition(nn.Module):
     """The condition of a denoiser; the base class of all.
 
     A new one is a class with `forward`, which takes the condition from a batch of data, and `sample`, which draws it
-    for new samples. The network gets it as its argument `cond`.
+    for new samples. The network gets it as its argument `cond`, a tensor with one row for each sample: classes (B,)
+    int64, or numbers, vectors and images as floats (B, ...). Where there is no condition, its row is :func:`null_like`
+    it: -1 for integers, NaN for floats.
 
     Args:
         num_classes: number of classes that the network has to embed, which becomes its argument of that name; 0 for a
@@ -30,27 +32,30 @@ class Condition(nn.Module):
             network also learns to work without it. Classifier-free guidance and given data need that.
     """
 
-    def __init__(self, num_classes: int, dropout: float):
+    def __init__(self, num_classes: int = 0, dropout: float = 0.0):
         super().__init__()
         self.num_classes, self.dropout = num_classes, dropout
 
     def forward(self, batch: Batch) -> Tensor | None:
-        """The condition (B,) of a batch {"x": (B, C, *S), ...} of data; None for none."""
+        """The condition (B, ...) of a batch {"x": (B, C, *S), ...} of data; None for none."""
         raise NotImplementedError
 
     def sample(self, n: int, generator: torch.Generator) -> Tensor | None:
-        """Draw the conditions (n,) of new samples, on the CPU; the first k of n are those that n = k gives."""
+        """Draw the conditions (n, ...) of new samples, on the CPU; the first k of n are those that n = k gives."""
         raise NotImplementedError
 
     def null(self, n: int) -> Tensor | None:
-        """The conditions (n,) of samples without one."""
-        return torch.full((n,), NULL)
+        """The conditions (n, ...) of samples without one, on the CPU."""
+        if self.num_classes:
+            return torch.full((n,), NULL)
+        one = self.sample(1, torch.Generator())
+        return None if one is None else null_like(one).expand(n, *one.shape[1:])
 
-    def drop(self, cond: Int[Tensor, " batch"], dropped: Bool[Tensor, " batch"]) -> Int[Tensor, " batch"]:
+    def drop(self, cond: Shaped[Tensor, "batch *c"], dropped: Bool[Tensor, " batch"]) -> Shaped[Tensor, "batch *c"]:
         """Replace the conditions of some samples by the null value."""
-        return torch.where(dropped, NULL, cond)
+        return torch.where(dropped.view(-1, *[1] * (cond.ndim - 1)), null_like(cond), cond)
 
-    def log_prior(self, cond: Int[Tensor, " n"]) -> Float[Tensor, " n"]:
+    def log_prior(self, cond: Shaped[Tensor, "n *c"]) -> Float[Tensor, " n"]:
         r""":math:`\log p(c)` in nats, for a condition that is found in the data; 0 for one that comes with them.
 
         With it the density of data given their condition is a bound: :math:`\log p(x) \ge \log p(c) + \log p(x | c)`.
@@ -81,15 +86,12 @@ class NoCondition(Condition):
     """No condition: the network models all data alike."""
 
     def __init__(self) -> None:
-        super().__init__(0, 0.0)
+        super().__init__()
 
     def forward(self, batch: Batch) -> None:
         return None
 
     def sample(self, n: int, generator: torch.Generator) -> None:
-        return None
-
-    def null(self, n: int) -> None:
         return None
 
 
@@ -197,6 +199,16 @@ class Clusters(Condition):
         sizes = nearest(x, centers).bincount(minlength=self.num_classes) + 1
         self.centers.copy_(centers)
         self.weights.copy_(sizes / sizes.sum())
+
+
+def null_like(cond: Shaped[Tensor, "*c"]) -> Shaped[Tensor, "*c"]:
+    """The null value in place of every condition: -1 for integers, NaN for floats."""
+    return torch.full_like(cond, torch.nan if cond.is_floating_point() else NULL)
+
+
+def is_class(cond: Tensor | None) -> bool:
+    """True for conditions that are one class each, (B,) integers."""
+    return cond is not None and cond.ndim == 1 and not cond.is_floating_point()
 
 
 def features_of(x: Float[Tensor, "n channels *size"]) -> Float[Tensor, "n features"]:

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 
 from src.diffusion.conditions import Condition, NoCondition
@@ -40,7 +40,8 @@ class Denoiser(nn.Module):
             previous step. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where it is 0.5.)
         condition: takes the condition from a batch of data, and draws it for new samples; none by default.
 
-    Shapes: x_t (B, C, *S); t () or (B,), float64; cond None or (B,), as `condition` gives it; estimate as x_t.
+    Shapes: x_t (B, C, *S); t () or (B,), float64; cond (B, ...), as `condition` gives it, or None for its null value;
+    estimate as x_t.
 
     Raises:
         ValueError: if the parameterization is singular on this schedule.
@@ -76,10 +77,12 @@ class Denoiser(nn.Module):
         self,
         x_t: Float[Tensor, "batch *data"],
         t: Time,
-        cond: Int[Tensor, " batch"] | None = None,
+        cond: Shaped[Tensor, "batch *c"] | None = None,
         estimate: Float[Tensor, "batch *data"] | None = None,
     ) -> Prediction:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
+        if cond is None and (null := self.condition.null(len(x_t))) is not None:
+            cond = null.to(x_t.device, non_blocking=True)
         c_in, c_skip, c_out, c_noise = self.parameterization.preconditioning(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
         x_in = expand_like(c_in, x_t) * x_t

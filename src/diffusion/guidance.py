@@ -8,7 +8,7 @@ import annotated_types as at
 import torch
 from torch import Tensor
 
-from src.diffusion.conditions import NULL
+from src.diffusion.conditions import null_like
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.schedules import Schedule, Time, expand_like
 
@@ -51,7 +51,7 @@ class CFG:
         def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
             if cond is None or self.scale == 1:
                 return denoise(x_t, t, cond)
-            both = torch.cat([cond, torch.full_like(cond, NULL)])
+            both = torch.cat([cond, null_like(cond)])
             times = torch.cat([t, t]) if t.ndim else t
             x_0, variance = denoise(torch.cat([x_t, x_t]), times, both)
             conditional, unconditional = x_0.chunk(2)

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
+from src.diffusion.conditions import is_class
 from src.diffusion.ideal import ideal_denoiser
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
 from src.metrics.generalization import GeneralizationGap
@@ -103,7 +104,7 @@ HOW_TO_READ = [
 
 
 def condition_of(context: EvalContext, batch: dict[str, Tensor], x_0: Tensor) -> Tensor | None:
-    """The condition (n,) of a batch of data, of which x_0 are in the units of the model; on the CPU."""
+    """The condition (n, ...) of a batch of data, of which x_0 are in the units of the model; on the CPU."""
     device = context.pipeline.device
     cond = context.pipeline.denoiser.condition({k: v.to(device) for k, v in (batch | {"x": x_0}).items()})
     return None if cond is None else cond.cpu()
@@ -155,11 +156,11 @@ def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond
 
 
 def ideal_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Tensor | None) -> Tensor:
-    """Estimates of the ideal denoiser of the training data; with conditioning, of those with the same condition."""
+    """Estimates of the ideal denoiser of the training data; if the condition is a class, of those of the same class."""
     count, n = x_t.shape[:2]
     flat, device = x_t.flatten(0, 1), context.pipeline.device
     alpha, sigma = (v.repeat_interleave(n) for v in (levels.alpha, levels.sigma))
-    repeated = None if cond is None else cond.repeat(count)
+    repeated = cond.repeat(count) if cond is not None and is_class(cond) else None
     prediction = torch.empty_like(flat)
     for rows in torch.arange(len(flat)).split(max(1, MAX_ELEMENTS // flat[0].numel())):
         part = None if repeated is None else repeated[rows]

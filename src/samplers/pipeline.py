@@ -63,7 +63,7 @@ class Pipeline:
         sampler: integrates from noise to data.
         shape: (C, *S) of one sample.
         guidance: wraps the denoiser.
-        cond: (N,) int64, the conditions of samples 0 to N - 1, where -1 is no condition; None for no conditions,
+        cond: (N, ...) the conditions of samples 0 to N - 1, null values included; None for no conditions,
             except that those of new samples are drawn by `denoiser.condition`.
         seed: of the noise.
         batch_size: samples drawn at a time.

@@ -3,7 +3,8 @@
 import logging
 import sys
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from io import TextIOWrapper
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,29 @@ IGNORED_WARNINGS = (
     "will save all (extracted )?(features|predictions)",
     "barrier\\(\\): using the device under current context",
 )
+
+
+# What failed and was gone on without in this process.
+tolerated: dict[str, Exception] = {}
+
+
+@contextmanager
+def tolerating(what: str, but: type[Exception] | tuple[type[Exception], ...] = ()) -> Iterator[None]:
+    """Go on without something that a run can do without, such as a picture, if it fails; it is said once.
+
+    Args:
+        what: the name of the thing.
+        but: errors that are raised all the same.
+    """
+    try:
+        yield
+    except but:
+        raise
+    except Exception as error:
+        if what not in tolerated:
+            text = " ".join(str(error).split())
+            log.warning(f"WARNING: {what} failed, and the run goes on without: {type(error).__name__}: {text}")
+        tolerated[what] = error
 
 
 def start_logging(file: Path | None) -> None:

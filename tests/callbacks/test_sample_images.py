@@ -5,6 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.sample_images import SampleImages
 from src.data.gaussian_mixture import GaussianMixture
 from src.diffusion.conditions import Labels
@@ -110,3 +111,38 @@ def test_the_step_of_the_last_picture_survives():
     first.drawn_step = 7
     again.load_state_dict(first.state_dict())
     assert again.drawn_step == 7
+
+
+def fail(*args, **kwargs):
+    raise RuntimeError("no\nroom")
+
+
+@pytest.mark.tolerates
+@pytest.mark.parametrize(
+    "name", ["pictures.sample_grid", "denoising_strip.denoising_strip", "schedule.schedule_picture"]
+)
+def test_a_picture_that_fails_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog, name):
+    monkeypatch.setattr(f"src.plots.{name}", fail)
+    _, trainer, _ = fit(tmp_path, callbacks=[pictures(tmp_path, every_n_steps=1)], val_check_interval=2)
+    assert trainer.global_step == 6
+    said = [record.getMessage() for record in caplog.records if "goes on without" in record.getMessage()]
+    assert len(said) == 1 and said[0].endswith("RuntimeError: no room")
+    there = {"denoised"} if "grid" in name else {"raw", "ema"} if "strip" in name else {"raw", "ema", "denoised"}
+    assert {each.rpartition("_")[2] for each in names(tmp_path)} == there
+
+
+def test_the_checkpoint_comes_first(tmp_path, monkeypatch):
+    """A run that is killed while it draws, or by what it draws with, has lost no training, and does not draw again."""
+    checkpoint, there = BestLastCheckpoint(str(tmp_path / "checkpoints")), []
+
+    def look(*args):
+        there.append(torch.load(checkpoint.last_path, weights_only=True) if checkpoint.last_path.exists() else None)
+
+    monkeypatch.setattr(SampleImages, "draw_samples", look)
+    drawn = pictures(tmp_path, every_n_steps=2)
+    trainer = fit(tmp_path, callbacks=[checkpoint, drawn], val_check_interval=2, max_steps=0)[1]
+    trainer.callbacks.sort(key=lambda callback: isinstance(callback, SampleImages))
+    trainer.fit_loop.epoch_loop.max_steps = 4
+    trainer.fit(make_module(), Memory())
+    assert [state["global_step"] for state in there] == [2, 4]
+    assert [state["callbacks"]["SampleImages"]["drawn_step"] for state in there] == [2, 4]

@@ -6,14 +6,18 @@ from contextlib import nullcontext
 from types import SimpleNamespace
 
 import pytest
+from hydra import compose
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 
 from src.commands import run_dir
+from src.commands.config import without_effect
 from src.commands.run_dir import FailedBefore, find_run_dir, new_job_dir, pin_run_dir, sibling_runs
 from src.commands.run_setup import run_key, run_results
 from src.runs.run import Run
 from src.utils.errors import UserError
+from tests.helpers.composing import hydra as composing
+from tests.helpers.composing import without_hydra
 from tests.helpers.tiny import saved_config
 
 PLAIN = {
@@ -212,3 +216,19 @@ def test_what_a_search_looks_at(tmp_path):
     for wrong in ("quality", ["best_val_loss", "verdict"]):
         with pytest.raises(UserError, match="best_val_loss, quality/nfe, none, parameters"):
             run_results(wrong, run)
+
+
+@pytest.mark.parametrize(
+    ("words", "unused"),
+    [
+        (["variance=fixed_large", "sampler=ddpm"], []),
+        (["variance=fixed_large", "sampler=dpmpp_2m"], ["variance=fixed_large"]),
+        (["variance=learned_range", "loss=hybrid", "sampler=dpmpp_2m"], []),  # the net learns it
+        (["weighting=min_snr", "weighting.gamma=3", "loss=vlb"], ["weighting=min_snr", "weighting.gamma=3"]),
+        (["weighting=min_snr", "loss=huber", "clip=none", "time_grid=karras"], []),
+    ],
+)
+def test_choices_that_no_part_takes_are_found(words, unused):
+    with composing():
+        cfg = without_hydra(compose("train", ["experiment=sine_ddpm", *words], return_hydra_config=True))
+    assert without_effect(cfg, ["experiment=sine_ddpm", *words]) == unused

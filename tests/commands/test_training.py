@@ -28,18 +28,20 @@ class Loop:
 
 
 @pytest.fixture
-def make(tmp_path):
-    """A run with stand-ins for its parts, some of which are given."""
+def make(tmp_path, monkeypatch):
+    """A run with stand-ins for its parts, some of which are given; test_dry_pass.py has what is tried of them."""
+    monkeypatch.setattr(training, "check_parts", lambda *given: None)
 
     def build(resume=None, data=None, module=None, cfg=None, **parts):
         run = Run(tmp_path / "run")
         run.path.mkdir(exist_ok=True)
         run.update_metadata(overrides=["seed=3"], failed="before")
-        plain = {"name": "x", "sweep": {"objective": "best_val_loss"}, "compile": False} | (cfg or {})
+        plain = {"name": "x", "sweep": {"objective": "best_val_loss"}, "compile": False}
+        plain |= {"channels_last": "auto", "tf32": True} | (cfg or {})
         seen = []
         setup = SimpleNamespace(
             plain=plain, cfg=OmegaConf.create(plain), run=run, overrides=["seed=3"], key="key",
-            unlock_folder=lambda: seen.append("unlocked"), batch_facts=None,
+            unused=[], unlock_folder=lambda: seen.append("unlocked"), batch_facts=None,
         )  # fmt: skip
         settings = {"strategy": Strategy(), "fit_loop": Loop(), "callbacks": [], "loggers": [], "world_size": 2}
         trainer = SimpleNamespace(**settings | parts)
@@ -119,13 +121,14 @@ def test_the_parts_are_checked_against_each_other(make, tmp_path, monkeypatch, c
     seen = []
     for name in ("check_callbacks", "check_sharding", "check_objective", "compile_net"):
         monkeypatch.setattr(training, name, lambda *given, name=name: seen.append((name, *given)))
-    run = make(cfg={"compile": compiles}, callbacks=["some"])
+    run = make(cfg={"compile": compiles}, callbacks=["some"], precision="32-true")
     run.data.check_batch_size = lambda size: seen.append(("check_batch_size", size))
     run._check(tmp_path)
     checked = [("check_callbacks", ["some"], run.module, tmp_path)]
-    checked += [("compile_net", run.module.denoiser.net, Strategy.root_device)] * compiles
+    checked += [("compile_net", run.module.denoiser.net, Strategy.root_device, True)] * compiles
     assert seen == [*checked, ("check_objective", "best_val_loss", ["some"]), ("check_batch_size", 2)]
     seen.clear()
+    monkeypatch.setattr(FSDP2Strategy, "root_device", Strategy.root_device)
     run.trainer.strategy = FSDP2Strategy.__new__(FSDP2Strategy)
     run.setup.cfg.compile = False
     run._check(tmp_path)
@@ -231,9 +234,11 @@ def test_what_is_noted_of_a_run_that_begins(make, monkeypatch):
     run.data.setup()
     run.data.class_names = ["a", "b"]
     run.data.warn("Few samples")
+    run.setup.unused = ["clip=none"]
     run.announce()
     assert given == [(run.cfg, run.data, run.module.denoiser, run.trainer, run.run.path, None)]
-    assert len(said) == 2 and said[0].startswith("\nTraining x\n") and said[1] == "WARNING: Few samples\n"
+    assert said[0].startswith("\nTraining x\n") and said[1] == "WARNING: Few samples\n"
+    assert said[2:] == ["WARNING: clip=none has no effect here: no other part of this run takes it\n"]
     noted = run.run.metadata()
     assert noted["data_identity"] == run.data.identity() and noted["data_identity"]["training samples"] == 40
     expected = {
@@ -374,5 +379,13 @@ def test_settings_are_logged_with_the_results(make):
     ended = []
     run = make(cfg={"net": {"width": 8, "size": [1, 2]}, "seed": None}, loggers=[board, other])
     run.log_hyperparameters({"val/loss": 0.5})
-    settings = {"name": "x", "sweep.objective": "best_val_loss", "compile": False, "net.width": 8, "seed": "none"}
+    settings = {
+        "name": "x",
+        "sweep.objective": "best_val_loss",
+        "compile": False,
+        "channels_last": "auto",
+        "tf32": True,
+        "net.width": 8,
+        "seed": "none",
+    }
     assert board.logged == [(settings, {"final/val_loss": 0.5}), "success"] and ended == ["success"]

@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Clusters, Condition, Labels, NoCondition, features_of
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.guidance import CFG
 from src.diffusion.parameterizations import V
 
 SHAPES = [(2,), (1, 6), (1, 300), (1, 8, 8), (3, 17, 33), (1, 64, 64)]
@@ -209,3 +210,50 @@ def test_labels_that_the_data_do_not_have():
     Labels(5).check_data({"x": torch.zeros(1), "label": torch.zeros(1)}, 1)
     with pytest.raises(ValueError, match="must have labels, batches"):
         Labels(5).check_data({"x": torch.zeros(1)}, 1)
+
+
+class Vector(Condition):
+    """A condition of the user's own: three real numbers of each sample."""
+
+    def forward(self, batch):
+        return batch["vector"]
+
+    def sample(self, n, generator):
+        return torch.randn(n, 3, generator=generator)
+
+
+def test_of_floats_a_missing_one_is_nan_and_the_net_is_told_so():
+    condition, vector, told = Vector(dropout=0.5), torch.randn(4, 3), []
+    dropped = torch.tensor([True, False, False, True])
+    kept = condition.drop(condition({"vector": vector}), dropped)
+    assert torch.equal(kept[1:3], vector[1:3]) and kept[dropped].isnan().all() and kept.dtype == torch.float32
+    assert condition.null(5).shape == (5, 3) and condition.null(5).isnan().all()
+
+    class Net(torch.nn.Module):
+        def forward(self, x, c_noise, cond):
+            told.append(cond)
+            return x + cond.nan_to_num().sum(1, keepdim=True)
+
+    denoiser, x, t = Denoiser(Net(), CosineSchedule(), V(), condition=condition), torch.randn(4, 2), torch.tensor(0.5)
+    without, given = denoiser(x, t).x_0, denoiser(x, t, kept).x_0
+    assert (
+        told[0].isnan().all()
+        and torch.equal(told[1].isnan(), kept.isnan())
+        and torch.equal(without[dropped], given[dropped])
+    )
+    _, sigma = denoiser.schedule.alpha_sigma(t.double())
+    assert torch.allclose(without - given, sigma.float() * kept.nan_to_num().sum(1, keepdim=True), atol=1e-6)
+    guided = CFG(3.0)(denoiser, denoiser.schedule)(x, t, kept).x_0
+    assert torch.allclose(guided, without + 3 * (given - without), atol=1e-5)
+
+
+def test_labels_are_told_as_null_where_none_are_given():
+    told = []
+
+    class Net(torch.nn.Module):
+        def forward(self, x, c_noise, cond):
+            told.append(cond.tolist())
+            return x
+
+    Denoiser(Net(), CosineSchedule(), V(), condition=Labels(5))(torch.zeros(2, 1), torch.tensor(0.5))
+    assert told == [[-1, -1]]

@@ -47,12 +47,13 @@ def own_parts(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path / "outputs"))
-    yield {group: name for _, group, name, _ in files}
+    yield {group: name for _, group, name, _ in files}  # the last of each group
     sys.modules.pop("my_parts", None)
 
 
 def test_own_parts_work_together(command, own_parts, tiny):
     """All of the page in one run, which is drawn from; the logger prints."""
+    task = own_parts.pop("task")
     words = [f"{group}={name}" for group, name in own_parts.items()]
     small = [*tiny, "data.batch_size=8", "sampler.steps=3"]
     done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words, *small)
@@ -61,9 +62,10 @@ def test_own_parts_work_together(command, own_parts, tiny):
     settings = yaml.safe_load(Path("outputs/latest/config.yaml").read_text())
     of_the_page = [node["_target_"] for node in (settings[group] for group in own_parts) if "_target_" in node]
     assert sum(target.startswith("my_parts.") for target in of_the_page) == len(own_parts) - 2
-    done = command("sample", "run=latest", "trust=true", "n=2")
-    assert done.code == 0, done.error
-    assert np.load(next(Path("outputs").rglob("samples.npz")))["x"].shape == (2, 2, 16, 16)
+    for words in ([], ["--config-dir", "my_conf", f"task={task}"], ["guidance=cfg"]):
+        done = command("sample", *words, "run=latest", "trust=true", "n=2", "out=drawn")
+        assert done.code == 0, done.error
+        assert np.load("drawn/samples.npz")["x"].shape == (2, 2, 16, 16)
 
 
 @pytest.mark.slow
@@ -85,6 +87,8 @@ def test_an_own_sampler_is_compared_on_own_data(command, own_parts, tiny):
     "group",
     [
         "net",
+        "condition",
+        "loss",
         "schedule",
         "parameterization",
         "weighting",
@@ -99,7 +103,8 @@ def test_an_own_sampler_is_compared_on_own_data(command, own_parts, tiny):
 )
 def test_each_own_part(command, own_parts, tiny, group):
     """Alone among the project's own."""
-    more = ["net=convnet"] if group == "data" else []
+    told = [f"{name}={own_parts[name]}" for name in ("net", "condition") if name != group]
+    more = {"data": ["net=convnet"], "net": told, "condition": told}.get(group, [])
     words = [f"{group}={own_parts[group]}", *more, *tiny, "data.batch_size=8"]
     done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words)
     assert done.code == 0, done.error
