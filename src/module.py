@@ -14,6 +14,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.losses import Loss
 from src.diffusion.noise_samplers import GaussianNoiseSampler
 from src.diffusion.time_samplers import TimeSampler
+from src.optim.combined import CombinedOptimizer
 from src.optim.ema import EMA
 from src.optim.lr_schedules import build_lr_schedule
 from src.statistics.binned_loss import BinnedLoss
@@ -33,7 +34,8 @@ class DiffusionModule(pl.LightningModule):
 
     Args:
         denoiser: network, schedule, parameterization and condition.
-        loss: unreduced loss of (denoiser, x_0, t, noise, cond); if it is an nn.Module, its parameters are trained too.
+        loss: unreduced loss of (denoiser, x_0, t, noise, cond); if it is an nn.Module, its parameters are trained too,
+            by its attribute `optimizer` if it has one.
         time_sampler: draws the training times; may adapt to the losses.
         optimizer: maps parameters to their optimizer.
         lr_schedule: maps (optimizer, total_steps), or the optimizer alone, to a learning-rate schedule.
@@ -187,7 +189,17 @@ class DiffusionModule(pl.LightningModule):
         yield from dict.fromkeys([*self.denoiser.parameters(), *loss, *others])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer(p for p in self.trained_parameters() if p.requires_grad)
+        trained = [p for p in self.trained_parameters() if p.requires_grad]
+        own: list[torch.optim.Optimizer] = []
+        for part in (self.loss, self.time_sampler, self.noise_sampler):
+            make = getattr(part, "optimizer", None)
+            if isinstance(part, nn.Module) and make is not None:
+                mine = set(part.parameters())
+                own.append(make([p for p in trained if p in mine]))
+                trained = [p for p in trained if p not in mine]
+        optimizer = self.make_optimizer(iter(trained))
+        if own:
+            optimizer = CombinedOptimizer([optimizer, *own])
         schedule = build_lr_schedule(self.make_lr_schedule, optimizer, self.total_steps())
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
