@@ -35,8 +35,8 @@ def test_the_core_in_python(command, tmp_path, tiny, monkeypatch, tiny_mnist):
 
 @pytest.fixture
 def own_parts(tmp_path, monkeypatch):
-    """The parts of docs/own_parts.md, written as it says to a folder, which is where commands start."""
-    page = Path("docs/own_parts.md").read_text()
+    """The parts of docs/extending.md, written as it says to a folder, which is where commands start."""
+    page = Path("docs/extending.md").read_text()
     (tmp_path / "my_parts.py").write_text("\n\n".join(re.findall(r"```python\n(.*?)```", page, re.S)))
     files = re.findall(r"```yaml\n# (my_conf/(\w+)/(\w+)\.yaml)\n(.*?)```", page, re.S)
     assert len(files) == page.count("```yaml")
