@@ -217,6 +217,14 @@ def test_units_are_those_of_the_kind_of_data(shape, data_scale, shown):
     assert pipeline.data_scale == data_scale and pipeline.to_units(torch.tensor(3.0)) == shown
 
 
+@pytest.mark.parametrize(
+    ("shape", "kind"), [((2,), "points"), ((1, 6), "signals"), ((1, 4, 4), "images"), ((1, 2, 3, 4), "volumes")]
+)
+def test_the_kind_of_data_is_taken_from_the_shape(shape, kind):
+    denoiser = make_denoiser(shape[1:], 1)
+    assert Pipeline(denoiser, DDIM(denoiser.schedule, 1), shape).kind == kind
+
+
 @pytest.mark.parametrize("count", [1, 3])
 def test_as_many_conditions_as_samples(count):
     denoiser = make_denoiser(num_classes=3)
