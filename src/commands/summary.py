@@ -10,6 +10,7 @@ import torch
 from src.data.base import DataModule
 from src.diffusion.conditions import Condition, NoCondition
 from src.diffusion.denoiser import Denoiser
+from src.runs.trust import untrusted_targets
 from src.utils.console import describe
 from src.utils.override_syntax import assignment, command
 
@@ -95,13 +96,14 @@ def after_training(cfg: dict[str, Any], trainer: Any, run: Path, results: dict[s
     more = [] if out_of_time else [f"trainer.max_steps={2 * results['steps']}"]
     if trainer.max_steps <= 0 and trainer.max_epochs > 0:
         more = [f"trainer.max_epochs={2 * trainer.max_epochs}"]
+    trust = ["trust=true"] if untrusted_targets(cfg) else []  # it has code of the user's own
     return [
         *rows,
         ("run folder", str(folder)),
-        ("sample", command("sample", assignment("run", folder))),
-        ("evaluate", command("evaluate", assignment("run", folder), "n=2000")),
+        ("sample", command("sample", assignment("run", folder), *trust)),
+        ("evaluate", command("evaluate", assignment("run", folder), "n=2000", *trust)),
         ("watch", shlex.join(["tensorboard", "--logdir", str(folder)])),
-        ("resume", command("train", assignment("resume", folder), *more)),
+        ("resume", command("train", assignment("resume", folder), *more, *trust)),
     ]
 
 

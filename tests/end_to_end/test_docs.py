@@ -58,7 +58,7 @@ def test_own_parts_work_together(command, own_parts, tiny):
     small = [*tiny, "data.batch_size=8", "sampler.steps=3"]
     done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words, *small)
     assert done.code == 0, done.error
-    assert "val/loss_ema" in done.out
+    assert "val/loss_ema" in done.out and done.out.count("trust=true") == 3  # in the commands to run next
     settings = yaml.safe_load(Path("outputs/latest/config.yaml").read_text())
     of_the_page = [node["_target_"] for node in (settings[group] for group in own_parts) if "_target_" in node]
     assert sum(target.startswith("my_parts.") for target in of_the_page) == len(own_parts) - 2
