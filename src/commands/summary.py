@@ -45,7 +45,7 @@ def before_training(
         *condition_row(condition),
         ("schedule", describe(cfg["schedule"])),
         ("predicts", f"{describe(cfg['parameterization'])}; loss {describe(cfg['loss'])}"),
-        ("times", describe(cfg["time_sampler"])),
+        ("draws", f"times {describe(cfg['time_sampler'])}; noise {describe(cfg.get('noise_sampler') or 'Gaussian')}"),
         ("optimizer", f"{describe(cfg['optimizer'])}; {describe(cfg['lr_schedule'])}"),
         ("average", describe(cfg["ema"])),
         ("samples with", sampling_text(cfg)),
