@@ -18,7 +18,7 @@ from hydra.errors import HydraException, InstantiationException, OverrideParseEx
 from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import InterpolationResolutionError, OmegaConfBaseException
 
-from src.utils.errors import OF_VALUES, UserError, is_out_of_memory, printable, refusal
+from src.utils.errors import OF_VALUES, UserError, is_in_own_code, is_out_of_memory, place_of, printable, refusal
 from src.utils.override_syntax import read, split_flags
 from src.utils.paths import CONF
 
@@ -74,7 +74,9 @@ def user_message(error: BaseException, config_name: str) -> str | None:
         ):
             part = where.group(1) if where else "config"
             hint = ". Use trainer=cpu, or trainer=auto" if part == "trainer" and NO_DEVICE.search(str(cause)) else ""
-            return f"{refusal(part, cause)}{hint}"
+            return f"{refusal(part, cause)}{hint}{place_of(cause) if is_in_own_code(cause) else ''}"
+        if cause is not None and where and is_in_own_code(cause):
+            return f"{where.group(1)}: {type(cause).__name__}: {cause}{place_of(cause)}"
         return None
     if is_killed_loader(error):
         reason = str(error).partition("\n")[0].rstrip(". ") or type(error).__name__

@@ -4,12 +4,10 @@ Nothing that is learned or drawn in it stays: the run is bit for bit what it wou
 """
 
 import io
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,13 +22,12 @@ from src.data.base import DataModule
 from src.diffusion.denoiser import Denoiser
 from src.module import DiffusionModule
 from src.samplers.pipeline import Pipeline
-from src.utils.errors import UserError, is_out_of_memory
+from src.utils.errors import UserError, is_out_of_memory, place_of
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.seeding import generator
 
 N = 4  # samples
 TRIES = 3  # draws of times and noise in which each parameter must get a gradient, for nets that skip parts at random
-LIBRARIES = ("site-packages", "dist-packages", "importlib", "contextlib.py")
 
 
 def check_parts(cfg: DictConfig, module: DiffusionModule, data: DataModule, trainer: Any) -> None:
@@ -235,13 +232,7 @@ def trial(what: str) -> Iterator[None]:
         if is_out_of_memory(error):
             raise UserError(f"{what} runs out of memory; use a smaller net") from error
         text = " ".join(str(error).split())[:300]
-        raise UserError(f"{what} raised {type(error).__name__}: {text}{place_of(error)}") from error
-
-
-def place_of(error: Exception) -> str:
-    """The innermost line of a traceback outside the libraries, ` (FILE, line N)`."""
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if not any(name in f.filename for name in LIBRARIES)]
-    return f" ({Path(frames[-1].filename).name}, line {frames[-1].lineno})" if len(frames) > 1 else ""
+        raise UserError(f"{what} raised {type(error).__name__}: {text}{place_of(error, __file__)}") from error
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Errors that the user can fix, shown in one line without a traceback."""
 
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 # What devices and the CPU say where no memory is left.
 NO_MEMORY = re.compile("out of memory|can't allocate memory|_ALLOC_FAILED")
@@ -73,3 +75,26 @@ def config_errors(part: str, kinds: tuple[type[Exception], ...] = OF_VALUES) -> 
         yield
     except kinds as error:
         raise refusal(part, error) from error
+
+
+# Parts of the paths of files whose lines are not those of a part.
+LIBRARIES = ("site-packages", "dist-packages", "importlib", "contextlib.py", "<")
+SRC = Path(__file__).parents[1]
+
+
+def innermost(error: BaseException) -> traceback.FrameSummary | None:
+    """The last line of a traceback outside the libraries."""
+    frames = traceback.extract_tb(error.__traceback__)
+    return next((f for f in reversed(frames) if not any(name in f.filename for name in LIBRARIES)), None)
+
+
+def place_of(error: BaseException, but: str = "") -> str:
+    """That line as ` (FILE, line N)`; nothing if it is in the file `but`."""
+    frame = innermost(error)
+    return f" ({Path(frame.filename).name}, line {frame.lineno})" if frame and frame.filename != but else ""
+
+
+def is_in_own_code(error: BaseException) -> bool:
+    """True if an error was raised in code of the user's own, or by a library that it calls."""
+    frame = innermost(error)
+    return frame is not None and SRC not in Path(frame.filename).parents

@@ -126,6 +126,12 @@ def test_labels_that_the_net_does_not_take(prepare, net, parts):
         prepare("condition=labels", data={"num_classes": 5}, net=net)
 
 
+def test_a_net_that_cannot_be_made_is_named_with_its_line(prepare):
+    line = "net: AttributeError: cannot assign module before Module.__init__() call (own_parts.py, line"
+    with mistake("train", line):
+        prepare(net={"_target_": "tests.helpers.own_parts.Unready"})
+
+
 def test_parameters_of_a_loss_are_trained_and_resumed(own, command, tmp_path):
     def learned():
         state = torch.load(tmp_path / "run" / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
