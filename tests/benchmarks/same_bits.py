@@ -30,13 +30,10 @@ EXPERIMENTS = (
     "sine_vlb",
 )  # fmt: skip
 N = 8
-TRAIN = ["trainer=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=1"]
+TRAIN = ["trainer=cpu", "trainer.precision=32-true", "trainer.limit_val_batches=1", "callbacks.sample_images=null"]
 SAMPLE = [f"n={N}", "precision=32", "sampler.steps=3"]
 # What one side alone is given, by experiment or to all: where a name has changed, or a default on purpose.
-EXTRA: dict[str, dict[str, list[str]]] = {
-    "old": {"all": ["callbacks.pictures=null"]},
-    "new": {"all": ["callbacks.sample_images=null"]},
-}
+EXTRA: dict[str, dict[str, list[str]]] = {"old": {}, "new": {}}
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "TQDM_DISABLE": "1"}
 
 KINDS = ("weights", "averages", "samples")
