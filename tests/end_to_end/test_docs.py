@@ -112,6 +112,17 @@ def test_each_own_part(command, own_parts, tiny, group):
     assert done.code == 0, done.error
 
 
+def test_a_teacher(command, own_parts, tiny):
+    """A student learns from the run before it, which must be named."""
+    words = ["--config-dir", "my_conf", "experiment=digits_ddpm", "net=convnet", *tiny, "data.batch_size=8"]
+    assert command("train", *words).code == 0
+    teacher = Path("outputs/latest").resolve()
+    done = command("train", *words, "loss=distilled", f"loss.teacher.run={teacher}", "trust=true")
+    assert done.code == 0, done.error
+    done = command("train", *words, "loss=distilled")
+    assert done.code == 1 and "loss.teacher.run" in done.error and "Traceback" not in done.error
+
+
 def commands(page: Path) -> list[list[str]]:
     """The words of each `python -m src.` line in a page's blocks."""
     blocks = "".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.S)).replace("\\\n", " ")
