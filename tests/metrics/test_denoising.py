@@ -9,7 +9,7 @@ from torch.nn.functional import one_hot
 from torch.testing import assert_close
 
 from src.diffusion import beta_schedules, discrete_schedules
-from src.diffusion.conditions import NoCondition
+from src.diffusion.conditions import Condition, NoCondition
 from src.diffusion.ideal import ideal_denoiser
 from src.diffusion.schedules import FlowSchedule
 from src.metrics.denoising import Denoising, denoise_levels, squared_errors, trained_levels
@@ -196,6 +196,30 @@ def test_labels(context, randn):
     # Nothing but the label is left to go by: their middles, not that of all.
     near = [x[label == k].mean().item() for k in (0, 1)]
     assert_close(found.ideal[0, :, 0], torch.tensor(near)[torch.cat(seen)].float(), rtol=0, atol=1.0)
+
+
+class Number(Condition):
+    """The first element of a sample."""
+
+    def forward(self, batch):
+        return batch["x"][:, :1]
+
+    def sample(self, n, generator):
+        return torch.zeros(n, 1)
+
+
+def test_numbers_are_told_to_the_network_only(context, randn):
+    """Of the ideal denoiser they would leave a single datum."""
+    x, told = randn(40, 2), []
+    made = context(x[:4], x, x + 0.1)
+    made.pipeline.denoiser.condition = Number()
+    made.pipeline.denoiser.net.predict = lambda x_t, t, cond: told.append(cond) or x_t
+    found = denoise_levels(made, 20, trained_levels(made, [-6.0]))
+    assert torch.equal(torch.cat(told), found.x_0[:, :1])
+    assert_close(found.ideal[0], x.mean(0).float().expand(40, 2), rtol=0, atol=0.3)
+    assert "The ideal denoiser is not told the condition, which the network is." in Denoising(9, LEVELS)(made).notes
+    made.pipeline.denoiser.condition = NoCondition()
+    assert not any("not told" in note for note in Denoising(9, LEVELS)(made).notes)
 
 
 def test_an_unconditional_network_is_given_none(context, randn):
