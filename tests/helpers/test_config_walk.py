@@ -15,6 +15,8 @@ FREE = (
     "guidance.guide_model.weights",
     "guidance.sigma_max",
     "logger.wandb.",
+    "logger.mlflow.",
+    "logger.lightning.",
     "logger.tensorboard.version",
     "label",
     "weights",

@@ -91,7 +91,8 @@ def test_the_search_goes_an_octave_below_and_a_cycle_above():
 def test_single_precision_is_fitted_in_double():
     *_, x = waves(1, 3, n=5)
     for a, b in zip(fit_sines(x.float()), fit_sines(x.float().double()), strict=True):
-        assert a.dtype == torch.float64 and torch.equal(a, b)
+        # Sums of other memory may be added in another order; single precision is a million times coarser.
+        assert a.dtype == torch.float64 and (a - b).abs().max() < 1e-12
 
 
 def test_the_search_keeps_to_its_ends():
