@@ -83,11 +83,11 @@ def test_a_new_folder_is_made(monkeypatch, tmp_path):
 
 
 def test_a_loaded_pipeline(run):
-    before = HydraConfig.instance().cfg
+    before = HydraConfig.initialized()  # by an earlier test, perhaps
     pipeline = load(run, "sampler=heun", "sampler.steps=3", "ckpt=last", "seed=5")
     assert type(pipeline.sampler).__name__ == "Heun" and pipeline.sampler.steps == 3 and pipeline.seed == 5
     assert torch.equal(pipeline.sample(3), load(str(run.path), "sampler=heun", "sampler.steps=3", "seed=5").sample(3))
-    assert load(run).sampler.steps == 2 and HydraConfig.instance().cfg is before
+    assert load(run).sampler.steps == 2 and HydraConfig.initialized() == before
 
 
 def test_metrics(run):
