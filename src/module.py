@@ -182,11 +182,11 @@ class DiffusionModule(pl.LightningModule):
         return total_steps(self.trainer, self.trainer.datamodule.train_batches)
 
     def trained_parameters(self) -> Iterator[nn.Parameter]:
-        """The parameters of the denoiser, those of the loss, and all others but the averages, each once."""
-        loss = self.loss.parameters() if isinstance(self.loss, nn.Module) else ()
-        averages = set(self.ema.parameters())
-        others = (p for p in self.parameters() if p not in averages)
-        yield from dict.fromkeys([*self.denoiser.parameters(), *loss, *others])
+        """The parameters of the denoiser, the loss and all other parts but the averages, each once."""
+        parts = (part for name, part in self.named_children() if name != "ema")
+        yield from dict.fromkeys(
+            [p for part in parts for p in part.parameters()] + list(self.parameters(recurse=False))
+        )
 
     def configure_optimizers(self) -> Any:
         trained = [p for p in self.trained_parameters() if p.requires_grad]

@@ -77,9 +77,9 @@ class Denoising(Metric):
         units, images = context.data.to_units, context.kind == "images"
         quality = [image_quality(units(x), units(result.x_0[n:]), images=images) for x in result.model[:, n:]]
         section = ReportSection("Denoising", notes=[*HOW_TO_READ], interpretation=gap.interpretation())
-        told = context.pipeline.denoiser.condition.null(1)
-        if told is not None and not is_class(told):
-            section.notes.append("The ideal denoiser is not told the condition, which the network is.")
+        null = context.pipeline.denoiser.condition.null(1)
+        if null is not None and not is_class(null):
+            section.notes.append("The ideal denoiser is unconditional; the network is given the condition of the data.")
         section.values = gap.values() | quality_values(levels.log_snr.tolist(), quality)
         section.tables = {"log_snr": levels.log_snr.tolist()}
         section.tables |= {f"mse of {name}": curve.mean(1).tolist() for name, curve in curves.items()}

@@ -105,8 +105,8 @@ def test_an_own_sampler_is_compared_on_own_data(command, own_parts, tiny):
 def test_each_own_part(command, own_parts, tiny, group):
     """Alone among the project's own."""
     own_parts |= {"diffusers": "diffusers_unet"}
-    told = [f"{name}={own_parts[name]}" for name in ("net", "condition") if name != group]
-    more = {"data": ["net=convnet"], "net": told, "condition": told}.get(group, [])
+    conditional = [f"{name}={own_parts[name]}" for name in ("net", "condition") if name != group]
+    more = {"data": ["net=convnet"], "net": conditional, "condition": conditional}.get(group, [])
     words = [f"{group.replace('diffusers', 'net')}={own_parts[group]}", *more, *tiny, "data.batch_size=8"]
     done = command("train", "--config-dir", "my_conf", "experiment=digits_ddpm", *words)
     assert done.code == 0, done.error

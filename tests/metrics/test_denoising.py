@@ -208,7 +208,7 @@ class Number(Condition):
         return torch.zeros(n, 1)
 
 
-def test_numbers_are_told_to_the_network_only(context, randn):
+def test_conditions_that_are_numbers_are_given_to_the_network_only(context, randn):
     """Of the ideal denoiser they would leave a single datum."""
     x, told = randn(40, 2), []
     made = context(x[:4], x, x + 0.1)
@@ -217,9 +217,12 @@ def test_numbers_are_told_to_the_network_only(context, randn):
     found = denoise_levels(made, 20, trained_levels(made, [-6.0]))
     assert torch.equal(torch.cat(told), found.x_0[:, :1])
     assert_close(found.ideal[0], x.mean(0).float().expand(40, 2), rtol=0, atol=0.3)
-    assert "The ideal denoiser is not told the condition, which the network is." in Denoising(9, LEVELS)(made).notes
+    assert (
+        "The ideal denoiser is unconditional; the network is given the condition of the data."
+        in Denoising(9, LEVELS)(made).notes
+    )
     made.pipeline.denoiser.condition = NoCondition()
-    assert not any("not told" in note for note in Denoising(9, LEVELS)(made).notes)
+    assert not any("unconditional" in note for note in Denoising(9, LEVELS)(made).notes)
 
 
 def test_an_unconditional_network_is_given_none(context, randn):
