@@ -13,7 +13,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.plugins import Plugins
 from hydra.types import HydraContext
 
-from tests.end_to_end.running import forked, started
+from tests.end_to_end.running import started
 from tests.helpers.composing import hydra
 
 JOBS = ["-m", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv", "seed=1,2"]
@@ -70,7 +70,7 @@ def test_jobs_in_parallel_share_the_cores(tmp_path, free_threads):
 @pytest.mark.slow
 def test_jobs_in_parallel_train_at_the_same_time(tmp_path, free_threads):
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
-    done = forked(*JOBS, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
+    done = started(*JOBS, f"hydra.sweep.dir={tmp_path}", "hydra/launcher=parallel", "hydra.launcher.n_jobs=2")
     assert done.returncode == 0, done.stderr
     first, second = jobs_of(tmp_path)
     assert first["began"] < second["ended"] and second["began"] < first["ended"]
