@@ -209,7 +209,7 @@ class DiffusionModule(pl.LightningModule):
             for p, state in optimizer.state.items():
                 for name, value in state.items():
                     if isinstance(value, Tensor) and value.shape == p.shape and value.stride() != p.stride():
-                        state[name] = torch.empty_like(p.detach(), dtype=value.dtype).copy_(value)
+                        state[name] = torch.empty_like(p, dtype=value.dtype).copy_(value)
 
     def configure_gradient_clipping(
         self,

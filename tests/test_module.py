@@ -597,3 +597,29 @@ def test_the_weights_and_their_average_are_split_once_and_alike(split):
     seen.clear()
     module.configure_model()
     assert seen == []
+
+
+@pytest.mark.parametrize(("scale", "refused"), [(2.0**16, False), (2.0**-10, False), (2.0**-11, True)])
+def test_an_overflow_in_float16_is_left_out_until_the_scale_is_tiny(scale, refused):
+    module = make_module()
+    plugin = SimpleNamespace(scaler=SimpleNamespace(get_scale=lambda: scale))
+    module._trainer = SimpleNamespace(world_size=1, global_step=6, precision_plugin=plugin)
+    module.optimizers = lambda: torch.optim.SGD([torch.ones(1)], lr=0.5)
+    module.step_stats = {"t": torch.ones(1), "losses": torch.tensor([math.inf]), "grad_norm": torch.tensor(math.inf)}
+    with pytest.raises(UserError, match="not finite at step 7") if refused else nullcontext():
+        module.check_finite()
+
+
+def test_on_a_device_the_gradient_is_checked_at_the_logged_steps():
+    """Reading a value there waits for the device."""
+    module, checked = make_module(), []
+    for step in range(10):
+        weight = torch.nn.Parameter(torch.ones(2))
+        weight.grad = torch.ones(2)
+        on_device = SimpleNamespace(
+            scaler=None, trained_parameters=lambda w=weight: [w], step_stats={}, is_sharded=False, global_step=step,
+            device=torch.device("meta"), check_finite=lambda s=step: checked.append(s + 1),
+            is_logging_step=lambda s: s % 5 == 0,
+        )  # fmt: skip
+        type(module).configure_gradient_clipping(on_device, None, None)
+    assert checked == [5, 10]

@@ -66,7 +66,7 @@ def ode_log_likelihood(
         nonlocal evaluations
         evaluations += 1
         with torch.inference_mode(False), torch.enable_grad():
-            t = schedule.inverse_log_snr(-2 * u.clone().cpu().double())
+            t = schedule.inverse_log_snr(-2 * u.cpu().double())
             alpha = schedule.alpha_sigma(t)[0].item()
             y = state[0].clone().requires_grad_()
             x_hat = denoise(alpha * y, t)

@@ -197,8 +197,6 @@ class VLB(Loss):
     Source: Ho et al. 2020, arXiv:2006.11239, eq. 5; Kingma et al. 2021, arXiv:2107.00630, eq. 14 and 17.
     """
 
-    trains_variance = True
-
     def __init__(self, steps: Annotated[int, Ge(1)] | None = 1000, num_levels: Annotated[int, Ge(2)] | None = None):
         self.steps, self.num_levels = _check_steps(steps), num_levels
         self.trains_variance, self.trains_schedule = steps is not None, steps is None

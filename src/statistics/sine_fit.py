@@ -44,7 +44,7 @@ def fit_sines(x: Float[Tensor, "n length"], low: float = 0.5, high: float = 4.0)
 
     For each f, the best a and phi have a closed form; the search maximizes the power that they explain.
     """
-    parts = [_fit(part, max(low, MIN_FREQUENCY), high) for part in x.detach().double().cpu().split(CHUNK)]
+    parts = [_fit(part, max(low, MIN_FREQUENCY), high) for part in x.double().cpu().split(CHUNK)]
     return SineFit(*(torch.cat(values) for values in zip(*parts, strict=True)))
 
 

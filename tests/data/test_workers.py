@@ -49,3 +49,11 @@ def test_the_cores_are_those_of_this_process(monkeypatch):
     assert cpus() == 7
     monkeypatch.setattr(os, "cpu_count", lambda: None)
     assert cpus() == 1
+
+
+def test_the_cores_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 3, 4} if pid == 0 else {0}, raising=False)
+    assert cpus() == 3
+    monkeypatch.delattr(os, "sched_getaffinity")
+    monkeypatch.setattr(os, "cpu_count", lambda: 5)
+    assert cpus() == 5

@@ -199,3 +199,21 @@ def test_with_the_projects_networks(make, randn):
 def test_impossible_shares(share):
     with pytest.raises(ValueError, match=r"self_conditioning_prob must be in \[0, 1\)"):
         Denoiser(nn.Identity(), CosineSchedule(), X0(), self_conditioning_prob=share)
+
+
+@pytest.mark.parametrize(("shape", "expected"), [((2, 3, 4), True), ((2, 7), False)])
+def test_the_layout_of_the_input(shape, expected, randn):
+    """With the channels last for images only; the prediction is contiguous and the same."""
+
+    class Layout(Recorder):
+        def forward(self, x, c_noise, cond=None):
+            last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+            self.layouts = [*getattr(self, "layouts", []), last]
+            return super().forward(x, c_noise, cond)
+
+    denoiser, x_t = Denoiser(Layout(2), CosineSchedule(), V()), randn(5, *shape)
+    before = denoiser(x_t, torch.tensor(0.3)).x_0
+    denoiser.use_channels_last()
+    after = denoiser(x_t, torch.tensor(0.3)).x_0
+    assert denoiser.net.layouts == [False, expected] and after.is_contiguous()
+    assert_close(after, before)

@@ -149,6 +149,14 @@ def test_interval_guides_only_inside(schedule, randn):
         assert_close(same_for_all.x_0, expected.x_0, rtol=1e-12, atol=1e-12)
 
 
+def test_the_ends_of_the_interval_are_within(make_schedule, randn):
+    schedule, x_t, t = make_schedule("cosine"), randn(5, 1, 4), torch.tensor(0.3).double()
+    ratio, denoise = torch.exp(-schedule.log_snr(t) / 2).item(), Conditional(schedule)
+    for low, high in ((ratio, 100.0), (0.0, ratio)):
+        IntervalGuidance(CFG(3.0), low, high)(denoise, schedule)(x_t, t, LABEL)
+    assert denoise.sizes == [10, 10]
+
+
 def test_interval_wants_one_time(make_schedule, randn):
     schedule = make_schedule("cosine")
     guided = IntervalGuidance(CFG(3.0), 0.2, 5.0)(Conditional(schedule), schedule)

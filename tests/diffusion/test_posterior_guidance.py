@@ -195,11 +195,11 @@ class TestGradients:
 
         def denoise(x_t, t, cond):
             seen.append(cond)
-            return Prediction(net(x_t), x_t)
+            return Prediction(net(x_t) * (2 * t), x_t)  # a factor of 1 that the gradient needs
 
         with mode():
-            x_t, label = randn(2, *data.shape), torch.tensor([1, 2])
-            found, variance = guidance(denoise, schedule)(x_t, t, label)
+            x_t, label, time = randn(2, *data.shape), torch.tensor([1, 2]), t.clone()
+            found, variance = guidance(denoise, schedule)(x_t, time, label)
             found, variance, x_t = found + 0, variance + 0, x_t + 0
         assert not found.requires_grad and not variance.requires_grad and torch.equal(variance, x_t)
         assert all(p.grad is None for p in net.parameters()) and torch.equal(seen[0], torch.tensor([1, 2]))

@@ -351,3 +351,9 @@ def test_normal_levels_grow_with_their_number():
     for times, normal in ((LogNormalTimeSampler(0.0, 1.0), lambda t: -SCHEDULE.log_snr(t) / 2),
                           (LogitNormalTimeSampler(0.0, 1.0), torch.logit)):  # fmt: skip
         assert_close(torch.special.ndtr(normal(draw(times, n=16))), u, atol=2e-3, rtol=0)
+
+
+def test_loss_second_moment_leaves_out_losses_that_are_not_finite():
+    times = LossSecondMomentTimeSampler(2, 2)
+    times.update_with_losses(torch.tensor([0.1, 0.9, 0.2], dtype=torch.float64), torch.tensor([math.inf, 3.0, 2.0]))
+    assert times.counts.tolist() == [1, 1] and times.losses[:, 0].tolist() == [2.0, 3.0]

@@ -74,3 +74,17 @@ def test_noise_levels_at_both_ends(make_schedule):
     loss = Uncertainty(v_weighting)
     torch.nn.init.ones_(loss.weight)
     assert loss.log_error(schedule.log_snr(torch.tensor([0.0, 1.0], dtype=torch.float64))).isfinite().all()
+
+
+def test_phases_are_of_one_turn():
+    phases = Uncertainty(v_weighting, width=2000).phases
+    assert 0 <= phases.min() < 0.1 and 2 * math.pi - 0.1 < phases.max() < 2 * math.pi
+
+
+@pytest.mark.parametrize("end", [-80, 80])
+def test_beyond_the_range_of_the_features_it_is_constant(end):
+    """Noise levels of a log-SNR of 80 are no noise, or no data, in float32."""
+    loss = Uncertainty(v_weighting, width=16)
+    torch.nn.init.normal_(loss.weight)
+    at, beyond, before = loss.log_error(torch.tensor([end, 2.0 * end, 0.95 * end], dtype=torch.float64))
+    assert at == beyond and (at - before).abs() > 1e-3

@@ -98,3 +98,14 @@ def test_a_run_with_a_second_optimizer_is_trained_and_resumed_exactly(tmp_path):
     )  # fmt: skip
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_group_that_is_added_is_the_last_of_the_first_also_after_loading():
+    a, b, c, other = (nn.Parameter(torch.ones(2)) for _ in range(4))
+    first, second = torch.optim.SGD([{"params": [a]}, {"params": [b]}], lr=1.0), torch.optim.SGD([other], lr=2.0)
+    combined = CombinedOptimizer([first, second])
+    combined.add_param_group({"params": [c], "lr": 3.0})
+    combined.load_state_dict(combined.state_dict())
+    held = [[group["params"][0] for group in optimizer.param_groups] for optimizer in (combined, first, second)]
+    for found, expected in zip(held, [[a, b, c, other], [a, b, c], [other]], strict=True):
+        assert len(found) == len(expected) and all(x is y for x, y in zip(found, expected, strict=True))

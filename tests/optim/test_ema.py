@@ -411,3 +411,10 @@ def test_a_width_that_the_snapshots_cannot_represent(width, message):
     with pytest.raises(ValueError, match=message) as caught:
         reconstruct(snapshots, width)
     assert "\n" not in str(caught.value)
+
+
+def test_the_half_life_is_of_steps_unless_batches_are_given():
+    default, given = (
+        HalfLifeEMA(model(), half_life=7.0, rampup_ratio=None, **more) for more in ({}, {"batch_size": 1})
+    )
+    assert default.decay_at(3) == given.decay_at(3) == pytest.approx(0.5 ** (1 / 7))

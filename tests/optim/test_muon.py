@@ -3,9 +3,10 @@ import copy
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor
 from torch.testing import assert_close
 
-from src.optim.muon import Muon, newton_schulz
+from src.optim.muon import Muon, newton_schulz, redistribute
 
 
 @pytest.mark.parametrize("shape", [(16, 16), (32, 200), (200, 32)])
@@ -94,3 +95,16 @@ def test_the_least_settings_are_taken():
     weight = nn.Parameter(torch.ones(1, 3))
     muon = Muon([weight], lr=1e-3, momentum=0.0, min_matrix_size=1)
     assert [group["matrices"] for group in muon.param_groups if group["params"]] == [True]
+
+
+def test_what_is_replicated_is_split_as_the_weight(tmp_path):
+    """By one process, which holds all of it."""
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        mesh = torch.distributed.init_device_mesh("cpu", (1,))
+        p, x = distribute_tensor(torch.zeros(4, 3), mesh, [Shard(0)]), torch.randn(4, 3)
+        split = redistribute(p, x)
+        assert split.placements == p.placements and torch.equal(split.full_tensor(), x)
+    finally:
+        torch.distributed.destroy_process_group()
+    assert redistribute(torch.zeros(4, 3), x) is x

@@ -14,7 +14,7 @@ from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.clipping import StaticClip
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
-from src.samplers.pipeline import Pipeline, guide_denoisers
+from src.samplers.pipeline import Pipeline, SelfConditioned, guide_denoisers
 from src.utils.seeding import generator
 from tests.diffusion.reference import Mixture, Oracle
 
@@ -371,3 +371,19 @@ def test_evaluations_are_counted_no_longer_than_asked_for():
     counted = cost.evaluations
     pipeline.sample(2)
     assert cost.evaluations == counted == 6 and not denoiser.net._forward_hooks
+
+
+def test_warming_up_evaluates_each_size_of_batch_as_often_as_it_is_captured():
+    denoiser = make_denoiser()
+    pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, steps=2), (2, 3, 4), batch_size=4)
+    pipeline.warm_up(10)
+    assert [size for size, *_ in denoiser.net.calls] == [4] * 4 + [2] * 4
+    assert not any(training for *_, training in denoiser.net.calls)
+
+
+def test_the_estimate_of_the_step_before_has_no_graph():
+    """Guidance that differentiates would go through all steps so far."""
+    denoiser = make_denoiser(share=0.5)
+    remembering = SelfConditioned(denoiser)
+    remembering(torch.randn(3, 2, 3, 4, requires_grad=True), torch.tensor(0.5))
+    assert remembering.estimate is not None and not remembering.estimate.requires_grad

@@ -1,6 +1,7 @@
 """The loop that all samplers share: what it visits and costs, that it keeps nothing, and where noise comes from."""
 
 import copy
+import inspect
 import pickle
 from pathlib import Path
 
@@ -395,3 +396,29 @@ def test_every_sampler_of_the_configs_is_here():
         targets = {path.read_text().split("_target_: ")[1].split()[0] for path in (conf / group).glob("*.yaml")}
         here = {getattr(part, "func", part) for part in known.values()}
         assert targets <= {f"{part.__module__}.{part.__qualname__}" for part in here}
+
+
+@pytest.mark.parametrize(("size", "calls"), [(2, 64), (2**10, 16), (2**14, 1), (2**15, 1)])
+def test_noise_is_drawn_ahead_within_bounds(size, calls):
+    """Of memory; each call gives the next of the same numbers."""
+    noise, x = SeededNoise([3]), torch.empty(1, size)
+    first = noise(x)
+    assert len(noise.drawn) == calls - 1
+    again = torch.randn(calls, size, generator=generator("sample", 3))
+    assert torch.equal(first[0], again[0])
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_what_a_sampler_keeps_is_no_setting(name):
+    parameters = inspect.signature(SAMPLERS[name]).parameters
+    assert "schedule" in parameters and not [key for key in parameters if key.startswith("_")]
+
+
+def test_the_rates_of_a_level_outside_the_grid(make_schedule):
+    schedule = make_schedule("vp_sde")
+    sampler = EulerMaruyama(schedule, steps=3)
+    times = torch.tensor([0.123, 0.77], dtype=torch.float64)
+    for level, drift, diffusion in zip(
+        Euler(schedule).noise_levels(times), *schedule.drift_diffusion(times), strict=True
+    ):
+        assert sampler.rates(level) == (drift.item(), diffusion.item())

@@ -91,3 +91,10 @@ def test_a_rise_within_the_tolerance_is_none(last, rose):
 def test_a_decrease_within_the_tolerance_is_none(last, falls):
     found = convergence_status(rows({"a_-inf..0": [1.0] * 8 + [last] * 4}), tolerance=0.25)
     assert found.improving is falls
+
+
+def test_a_plateau_begins_with_the_last_noise_level_that_reaches_it():
+    early, late = [1.0, *[0.5] * 11], [*falling(5, 0.1), *[0.6] * 7]
+    for curves in ((early, late), (late, early)):
+        found = convergence_status(rows(dict(zip(("a_-inf..0", "b_0..inf"), curves, strict=True))))
+        assert found.text.startswith("plateaued since step 60 (epoch 11)")

@@ -101,3 +101,11 @@ def test_the_search_keeps_to_its_ends():
     slow, fast = torch.sin(2 * math.pi * 0.7 * u)[None], torch.sin(2 * math.pi * 3.3 * u)[None]
     assert fit_sines(slow, 1, 3).frequency.item() == 1 and fit_sines(fast, 1, 3).frequency.item() == 3
     assert fit_sines(u[None], 0, 3).frequency.item() == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_what_is_unexplained_has_no_unit(scale, randn):
+    *_, x = waves(1, 3, n=5)
+    x = x + 0.3 * randn(*x.shape)
+    assert_close(fit_sines(scale * x).unexplained, fit_sines(x).unexplained, rtol=1e-6, atol=0)
+    assert fit_sines(x).unexplained.min() > 0.05
