@@ -96,6 +96,8 @@ NEEDS = {
     ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "image_shards"): ["experiment=folder_ddpm", "data=image_shards", "data.root=nowhere"],
     ("data", "mnist"): ["experiment=mnist_ddpm"],
+    ("data", "mnist_angle"): ["experiment=mnist_ddpm", "data=mnist_angle"],
+    ("data", "mnist_captions"): ["experiment=mnist_ddpm", "data=mnist_captions"],
     ("data", "sine"): ["experiment=sine_ddpm"],
     ("experiment", "folder_ddpm"): ["data.root=nowhere"],
     ("guidance", "autoguidance"): ["guidance.guide_model.run=nowhere", "guidance.guide_model.ckpt=step_1"],

@@ -10,6 +10,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "GaussianMixture": "gaussian_mixture",
         "ImageFolder": "image_folder",
         "MNIST": "mnist",
+        "MNISTAngle": "mnist_angle",
+        "MNISTCaptions": "mnist_captions",
         "Sine": "sine",
         "TensorSamples": "samples",
     },

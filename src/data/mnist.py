@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypedDict
 
 import torch
 from annotated_types import Interval
@@ -19,6 +19,24 @@ from src.utils.units import Kind
 PARTS = ("train_images", "train_labels", "test_images", "test_labels")
 # Identifies MNIST: the fallback must not replace another data set of the same format.
 MNIST_TRAIN_IMAGES = "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
+
+
+class MNISTOptions(TypedDict, total=False):
+    """Keyword arguments that data made of MNIST pass on to `MNIST`, which documents them."""
+
+    root: str
+    mirrors: Sequence[str]
+    files: Mapping[str, str]
+    sha256: Mapping[str, str] | None
+    subfolder: str
+    offline: Literal["fallback", "error"]
+    val_size: PositiveInt
+    channels: PositiveInt
+    size: Sequence[PositiveInt]
+    num_classes: NonNegativeInt
+    batch_size: PositiveInt
+    num_workers: Annotated[int, Interval(ge=0, le=1024)]
+    seed: NonNegativeInt
 
 
 class MNIST(DataModule):

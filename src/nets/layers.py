@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from math import gcd
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -134,6 +134,45 @@ class Attention(nn.Module):
         return x + self.out(mixed).transpose(1, 2).reshape(batch, channels, *size)
 
 
+class TokenAttention(nn.Module):
+    """Attention of a sequence to the tokens of a condition, to be added to the sequence; it starts as zero.
+
+    Shapes: h (B, M, width); tokens (B, N, token_width); mask (B, N), True for the tokens that there are, at least one
+    of each sample; result (B, M, width). The others weigh exactly nothing.
+
+    Source: Vaswani et al. 2017, arXiv:1706.03762, section 3.2.3; Rombach et al. 2022, arXiv:2112.10752, section 3.3.
+    """
+
+    def __init__(self, width: int, token_width: int, num_heads: int):
+        super().__init__()
+        check_heads(width, num_heads)
+        self.num_heads = num_heads
+        self.q = nn.Linear(width, width)
+        self.kv = nn.Linear(token_width, 2 * width)
+        self.out = zero_init(nn.Linear(width, width))
+
+    def forward(self, h: Tensor, tokens: Tensor, mask: Tensor) -> Float[Tensor, "batch m width"]:
+        q = self.q(h).unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        k, v = self.kv(tokens).unflatten(2, (2, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
+        return self.out(mix(q, k, v, mask))
+
+
+class CrossAttention(nn.Module):
+    """Residual attention of all positions to the tokens of a condition, as in `TokenAttention`.
+
+    Shapes: x (B, channels, *S); tokens (B, N, token_width); mask (B, N); result as x.
+    """
+
+    def __init__(self, channels: int, token_width: int, num_heads: int, num_groups: int):
+        super().__init__()
+        self.norm = nn.GroupNorm(num_groups, channels)
+        self.attention = TokenAttention(channels, token_width, num_heads)
+
+    def forward(self, x: Tensor, tokens: Tensor, mask: Tensor) -> Float[Tensor, "batch channels *size"]:
+        found = self.attention(self.norm(x).flatten(2).transpose(1, 2), tokens, mask)
+        return x + found.transpose(1, 2).reshape(x.shape)
+
+
 def attend(qkv: Float[Tensor, "batch tokens three_channels"], num_heads: int) -> Float[Tensor, "batch tokens channels"]:
     """Multi-head attention of all tokens to all, from their concatenated queries, keys and values.
 
@@ -141,10 +180,22 @@ def attend(qkv: Float[Tensor, "batch tokens three_channels"], num_heads: int) ->
     """
     batch, tokens, _ = qkv.shape
     q, k, v = qkv.view(batch, tokens, 3, num_heads, -1).permute(2, 0, 3, 1, 4)
+    return mix(q, k, v)
+
+
+def mix(
+    q: Float[Tensor, "batch heads queries width"],
+    k: Float[Tensor, "batch heads keys width"],
+    v: Float[Tensor, "batch heads keys width"],
+    mask: Bool[Tensor, "batch keys"] | None = None,
+) -> Float[Tensor, "batch queries channels"]:
+    """The values that the queries find, of all heads; keys outside the mask weigh exactly nothing."""
+    batch, _, queries, _ = q.shape
     # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
-    backends = [SDPBackend.MATH] if qkv.device.type == "cpu" else ALL_BACKENDS
+    backends = [SDPBackend.MATH] if q.device.type == "cpu" else ALL_BACKENDS
     with sdpa_kernel(backends):
-        return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(batch, tokens, -1)
+        mixed = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
+    return mixed.transpose(1, 2).reshape(batch, queries, -1)
 
 
 def check_heads(channels: int, num_heads: int) -> None:

@@ -55,10 +55,10 @@ def write(folder, parts=CONTENTS, packed=False):
     return folder
 
 
-def mnist(root, config="mnist", **settings):
+def mnist(root, config="mnist", kind=MNIST, **settings):
     synthetic = {"sha256": SUMS, "offline": "error", "val_size": 10, "batch_size": 16, "mirrors": []}
     kept = {key: value for key, value in CONFIGS[config].items() if key not in ("_target_", "seed")}
-    return MNIST(**kept | synthetic | {"root": str(root)} | settings)
+    return kind(**kept | synthetic | {"root": str(root)} | settings)
 
 
 def loaded(root, **settings):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.nets.layers import Attention, FourierFeatures, Patches, zero_init
+from src.nets.layers import Attention, CrossAttention, FourierFeatures, Patches, TokenAttention, zero_init
 
 pytestmark = pytest.mark.strength(1)
 
@@ -115,3 +115,59 @@ def test_attention_refuses_heads_that_do_not_divide():
 def test_zero_init():
     layer = zero_init(torch.nn.Conv1d(3, 4, 3))
     assert not any(p.any() for p in layer.parameters())
+
+
+class TestTokenAttention:
+    width, token_width, heads = 8, 6, 2
+
+    @pytest.fixture
+    def layer(self):
+        torch.manual_seed(0)
+        layer = TokenAttention(self.width, self.token_width, self.heads).double()
+        for p in layer.parameters():
+            torch.nn.init.normal_(p, std=0.5)
+        return layer
+
+    @pytest.fixture
+    def inputs(self):
+        g = torch.Generator().manual_seed(1)
+        h, tokens = (torch.randn(3, *s, generator=g, dtype=torch.float64) for s in ((5, 8), (4, 6)))
+        return h, tokens, torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 0, 1, 0]]) > 0
+
+    def test_equals_that_of_torch(self, layer, inputs):
+        theirs = torch.nn.MultiheadAttention(
+            self.width, self.heads, kdim=self.token_width, vdim=self.token_width, batch_first=True
+        ).double()
+        k_weight, v_weight = layer.kv.weight.chunk(2)
+        weights = {"q_proj_weight": layer.q.weight, "k_proj_weight": k_weight, "v_proj_weight": v_weight}
+        weights["in_proj_bias"] = torch.cat([layer.q.bias, layer.kv.bias])
+        theirs.load_state_dict(weights | {f"out_proj.{key}": p for key, p in layer.out.named_parameters()})
+        h, tokens, mask = inputs
+        assert_close(layer(h, tokens, mask), theirs(h, tokens, tokens, key_padding_mask=~mask)[0], rtol=0, atol=1e-12)
+
+    def test_what_the_mask_leaves_out_changes_nothing(self, layer, inputs):
+        h, tokens, mask = inputs
+        noise = torch.where(mask[..., None], tokens, 1e3)
+        assert torch.equal(layer(h, noise, mask), layer(h, tokens, mask))
+        one = tokens.clone().requires_grad_()
+        layer(h, one, mask).sum().backward()
+        assert not one.grad[~mask].any() and one.grad[mask].any(1).all()
+
+    def test_a_single_token_is_given_to_all(self, layer, inputs):
+        h, tokens, _ = inputs
+        value = layer.kv(tokens[:, :1]).chunk(2, 2)[1]
+        assert_close(layer(h, tokens[:, :1], torch.ones(3, 1) > 0), layer.out(value).expand(3, 5, 8))
+
+    @pytest.mark.parametrize("size", [(5,), (2, 3)])
+    def test_in_a_picture_it_is_residual(self, size):
+        layer = CrossAttention(8, 6, 2, 4)
+        x, tokens, mask = torch.randn(2, 8, *size), torch.randn(2, 3, 6), torch.ones(2, 3) > 0
+        assert torch.equal(layer(x, tokens, mask), x)
+        torch.nn.init.normal_(layer.attention.out.weight)
+        moved = layer(x, tokens, mask)
+        positions = layer.norm(x).flatten(2).transpose(1, 2)
+        assert_close(moved, x + layer.attention(positions, tokens, mask).transpose(1, 2).view_as(x))
+
+    def test_heads_must_divide_the_width(self):
+        with pytest.raises(ValueError, match=r"net\.num_heads must divide the 8 channels of attention, got 3"):
+            TokenAttention(8, 6, 3)
