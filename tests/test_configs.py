@@ -92,6 +92,7 @@ TOGETHER = {
 NEEDS = {
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm", "data=fashion_mnist"],
+    ("data", "gaussian_field"): ["experiment=volume_ddpm"],
     ("data", "gaussian_mixture"): ["experiment=mixture_ddpm"],
     ("data", "image_folder"): ["experiment=folder_ddpm", "data.root=nowhere"],
     ("data", "image_shards"): ["experiment=folder_ddpm", "data=image_shards", "data.root=nowhere"],

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from src.plots.pictures import sample_grid, trajectory_frames, write_gif, write_picture
+from src.plots.pictures import sample_grid, slice_frames, trajectory_frames, write_gif, write_picture
 from src.plots.task_results import MAX_COMPARED, task_results
 from src.samplers.pipeline import Pipeline
 from src.statistics.image_quality import image_quality
@@ -25,7 +25,7 @@ def write_result_images(result: Result, pipeline: Pipeline, out: Path) -> list[s
 
 
 def write_grid(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
-    """Write grid.png and, with a trajectory, trajectory.gif."""
+    """Write grid.png, of volumes slices.gif, and with a trajectory trajectory.gif."""
     n, kind, columns = len(result.x), pipeline.kind, result.grid_columns
     if result.trajectory is not None:
         frames = trajectory_frames(pipeline.to_units(result.trajectory), result.label, kind=kind)
@@ -33,9 +33,13 @@ def write_grid(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
     most = MAX_IN_GRID[len(pipeline.shape)]
     if most is not None and columns is not None:  # whole rows
         most = max(columns, most // columns * columns)
-    write_picture(sample_grid(pipeline.to_units(result.x[:most]), columns, result.label, kind=kind), out / "grid.png")
-    animation = [] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)]
-    return [counted("grid.png", most or n, n), *animation]
+    shown = pipeline.to_units(result.x[:most])
+    write_picture(sample_grid(shown, columns, result.label, kind=kind), out / "grid.png")
+    files = [counted("grid.png", most or n, n)]
+    if kind == "volumes":
+        write_gif(slice_frames(shown), out / "slices.gif", frame=100, pause=100)
+        files += [counted("slices.gif", most or n, n)]
+    return files + ([] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)])
 
 
 def write_comparison(result: Result, pipeline: Pipeline, out: Path) -> list[str]:

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "DataModule": "base",
         "Digits": "digits",
+        "GaussianField": "gaussian_field",
         "GaussianMixture": "gaussian_mixture",
         "ImageFolder": "image_folder",
         "MNIST": "mnist",

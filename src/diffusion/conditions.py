@@ -216,9 +216,11 @@ def features_of(x: Float[Tensor, "n channels *size"]) -> Float[Tensor, "n featur
     x = x.float()
     if x.ndim == 2:
         return x
-    pool = F.avg_pool1d if x.ndim == 3 else F.avg_pool2d
+    pool = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)[x.ndim - 3]
     while prod(x.shape[2:]) > MAX_FEATURES:  # means of overlapping windows, so that shifted strokes stay similar
-        x = pool(x, 4, 2, 1, count_include_pad=False)
+        long = [n > 1 for n in x.shape[2:]]
+        kernel, stride, padding = ([a if is_long else b for is_long in long] for a, b in ((4, 1), (2, 1), (1, 0)))
+        x = pool(x, kernel, stride, padding, count_include_pad=False)
     x = x.flatten(1)
     # Otherwise all thin digits are alike, since they are mostly black.
     return F.normalize(x - x.mean(1, keepdim=True), eps=0.01)  # or rounding would separate blank images

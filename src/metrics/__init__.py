@@ -28,6 +28,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "SamplingCost": "sampling_cost",
         "Signals": "signals",
         "SlicedWasserstein": "sliced_wasserstein",
+        "Spectrum": "spectrum",
         "Trajectory": "trajectory",
         "auto": "features.auto",
     },

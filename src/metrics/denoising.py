@@ -205,6 +205,7 @@ def quality_values(log_snr: list[float], quality: list[dict[str, float]]) -> dic
     """Image quality at the reported noise levels, or at all of them if none of those is present."""
     reported = [v for v in REPORTED if v in log_snr] or log_snr
     titles = {"psnr": "PSNR (dB)", "ssim": "SSIM"} if "psnr" in quality[0] else {"mse": "squared error"}
+    titles = {key: title for key, title in titles.items() if key in quality[0]}
     return {
         f"{key}_log_snr_{v:.3g}": MetricValue(
             f"{title} of test data at log-SNR {v:.3g}",

@@ -3,13 +3,14 @@
 import torch
 
 from src.metrics.base import EvalContext, Metric, Picture, ReportSection
-from src.plots.pictures import MAX_SHOWN, image_grid, sample_grid
+from src.plots.fields import HOW_TO_READ_VIEWS
+from src.plots.pictures import MAX_SHOWN, image_grid, sample_grid, slice_frames
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
 
 
 class Samples(Metric):
-    """Random samples; of images also those that a classifier is most and least confident about.
+    """Random samples; of volumes also slice by slice; of images also those a classifier is most and least sure of.
 
     Args:
         n: samples in each grid; by default as many as one picture shows well.
@@ -30,6 +31,10 @@ class Samples(Metric):
         real = context.test.some(n, "samples")["x"]
         caption = f"{len(real):,} of {len(context.test):,} test data, for comparison."
         section.pictures["data"] = Picture(sample_grid(real, kind=context.kind), caption)
+        if context.kind == "volumes":
+            section.notes.append(HOW_TO_READ_VIEWS)
+            caption = "The same samples slice by slice along D: the frames of videos in time."
+            section.pictures["slices"] = Picture(slice_frames(context.x[chosen]), caption)
         if context.kind == "images":
             self.add_extremes(context, section, n)
         return section

@@ -31,7 +31,7 @@ class Net(nn.Module):
 
     Args:
         channels: channels of the data.
-        size: spatial size of the data: (L,), (H, W), or () for points.
+        size: spatial size of the data: (L,), (H, W), (D, H, W), or () for points.
         embed_dim: channels of the embedding of noise level and condition.
         num_classes: number of classes of the condition; 0 makes an unconditional network.
         time_embedding: maps a dimension to a module that embeds c_noise in it.

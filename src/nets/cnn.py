@@ -1,4 +1,4 @@
-"""A plain convolutional network at full resolution, for signals and images."""
+"""A plain convolutional network at full resolution, for signals, images and volumes."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -20,7 +20,7 @@ class CNN(Net):
     dilations) samples.
 
     Args:
-        channels, size: see `Net`; one or two spatial axes.
+        channels, size: see `Net`; one to three spatial axes.
         width: channels of the blocks.
         depth: number of residual blocks.
         dilations: dilation of each block, repeated in turn.
@@ -30,7 +30,7 @@ class CNN(Net):
         embed_dim, **options: see `Net`.
 
     Raises:
-        ValueError: if `size` has more than two axes or is not divisible by `patch_size`.
+        ValueError: if `size` has more than three axes or is not divisible by `patch_size`.
 
     Source: Kong et al. 2021, arXiv:2009.09761, section 4 (cycles of dilations); Yu, Koltun 2016, arXiv:1511.07122.
     """

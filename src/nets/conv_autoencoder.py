@@ -1,4 +1,4 @@
-"""A small convolutional autoencoder with a dense bottleneck, for images and signals."""
+"""A small convolutional autoencoder with a dense bottleneck, for signals, images and volumes."""
 
 from collections.abc import Sequence
 from math import prod
@@ -34,14 +34,14 @@ class ConvAutoencoder(Net):
     Noise does not fit through the bottleneck: use parameterization=x0.
 
     Args:
-        channels, size: see `Net`; one or two spatial axes, each a multiple of 4.
+        channels, size: see `Net`; one to three spatial axes, each a multiple of 4.
         width: channels at half the size; twice as many at a quarter of it.
         bottleneck: width of the bottleneck.
         tanh_output: end with tanh, which bounds the result to [-1, 1]; for parameterization=x0.
         embed_dim, **options: see `Net`.
 
     Raises:
-        ValueError: if `size` has more than two axes or is not divisible by 4.
+        ValueError: if `size` has more than three axes or is not divisible by 4.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The diffusion transformer, for signals and images."""
+"""The diffusion transformer, for signals, images and volumes."""
 
 from collections.abc import Sequence
 from typing import Unpack
@@ -60,8 +60,8 @@ class DiT(Net):
     """A transformer on patches, whose norms the embedding of noise level and condition scales, shifts and gates.
 
     Args:
-        channels, size: see `Net`; one or two spatial axes.
-        width: channels of a token, a multiple of num_heads, and of 2 for signals and 4 for images.
+        channels, size: see `Net`; one to three spatial axes.
+        width: channels of a token, a multiple of num_heads, even, and at least two for each axis.
         depth: number of blocks.
         num_heads: attention heads.
         patch_size: side of the patches, one token each.
@@ -71,7 +71,7 @@ class DiT(Net):
         **options: see `Net`.
 
     Raises:
-        ValueError: if `size` has more than two axes or is not divisible by `patch_size`, or `width` by `num_heads`.
+        ValueError: if `size` has more than three axes or is not divisible by `patch_size`, or `width` by `num_heads`.
 
     Source: Peebles, Xie 2023, arXiv:2212.09748, section 3.2 (adaLN-Zero).
     """
@@ -114,11 +114,13 @@ class DiT(Net):
 
 
 def sin_cos(size: Sequence[int], width: int) -> Float[Tensor, "positions width"]:
-    """Positional encoding of a grid: cosines and sines of the index along each axis, concatenated."""
-    if width % (2 * len(size)):
-        raise ValueError(
-            f"net.width must be a multiple of {2 * len(size)} for {len(size)}-dimensional data, got {width}"
-        )
-    encode = SinusoidalEmbedding(width // len(size))
+    """Positional encoding of a grid: cosines and sines of the index along each axis, concatenated.
+
+    The axes share the channels equally; what is left over goes to the first ones.
+    """
+    pairs, count = width // 2, len(size)
+    if width % 2 or pairs < count:
+        raise ValueError(f"net.width must be even and >= {2 * count} for {count}-dimensional data, got {width}")
     axes = torch.meshgrid(*(torch.arange(float(n)) for n in size), indexing="ij")
-    return torch.cat([encode(axis.flatten()) for axis in axes], 1)
+    widths = [2 * (pairs // count + (i < pairs % count)) for i in range(count)]
+    return torch.cat([SinusoidalEmbedding(w)(axis.flatten()) for w, axis in zip(widths, axes, strict=True)], 1)

@@ -1,4 +1,4 @@
-"""Layers shared by the networks, for one and two spatial axes."""
+"""Layers shared by the networks, for one, two and three spatial axes."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -15,7 +15,7 @@ ALL_BACKENDS = [
     SDPBackend.EFFICIENT_ATTENTION,
     SDPBackend.MATH,
 ]
-CONV = {1: nn.Conv1d, 2: nn.Conv2d}
+CONV = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 
 def zero_init(layer: nn.Module) -> nn.Module:
@@ -56,8 +56,8 @@ class FourierFeatures(nn.Module):
 class Patches(nn.Module):
     """Move patches of p samples along each axis to channels, and back.
 
-    (B, C, H, W) <-> (B, C p^2, H/p, W/p), and (B, C, L) <-> (B, C p, L/p). Convolutions then work on fewer, wider
-    positions, which costs far less for the same receptive field.
+    (B, C, L) <-> (B, C p, L/p), (B, C, H, W) <-> (B, C p^2, H/p, W/p), and (B, C, D, H, W) <-> (B, C p^3, D/p, H/p,
+    W/p). Convolutions then work on fewer, wider positions, which costs far less for the same receptive field.
     """
 
     def __init__(self, patch_size: int):
@@ -70,8 +70,10 @@ class Patches(nn.Module):
             return x
         if x.ndim == 4:
             return F.pixel_unshuffle(x, p)
-        batch, channels, length = x.shape
-        return x.view(batch, channels, length // p, p).transpose(2, 3).reshape(batch, channels * p, length // p)
+        axes = x.ndim - 2
+        for axis in range(axes):  # (B, C, N_1, p, N_2, p, ...)
+            x = x.unflatten(2 + 2 * axis, (-1, p))
+        return x.permute(0, 1, *range(3, x.ndim, 2), *range(2, x.ndim, 2)).flatten(1, 1 + axes)
 
     def unpatchify(self, x: Tensor) -> Tensor:
         p = self.patch_size
@@ -79,8 +81,12 @@ class Patches(nn.Module):
             return x
         if x.ndim == 4:
             return F.pixel_shuffle(x, p)
-        batch, channels, length = x.shape
-        return x.view(batch, channels // p, p, length).transpose(2, 3).reshape(batch, channels // p, length * p)
+        axes = x.ndim - 2
+        x = x.unflatten(1, (-1, *[p] * axes))
+        x = x.permute(0, 1, *(i for axis in range(2, 2 + axes) for i in (axis + axes, axis)))  # (B, C, N_1, p, ...)
+        for axis in range(2, 2 + axes):
+            x = x.flatten(axis, axis + 1)
+        return x
 
 
 class ResBlock(nn.Module):
@@ -205,7 +211,7 @@ def check_heads(channels: int, num_heads: int) -> None:
 
 
 def check_spatial_size(size: Sequence[int], factor: int, net: str, fix: str) -> None:
-    """Refuse data that does not have one or two axes, or whose sides are not multiples of `factor`.
+    """Refuse data that does not have one to three axes, or whose sides are not multiples of `factor`.
 
     Args:
         size: spatial size of the data.
@@ -214,7 +220,7 @@ def check_spatial_size(size: Sequence[int], factor: int, net: str, fix: str) -> 
         fix: the settings to change.
     """
     if len(size) not in CONV:
-        raise ValueError(f"data.size must have one or two axes for {net}, got {list(size)}; use net=mlp")
+        raise ValueError(f"data.size must have one to three axes for {net}, got {list(size)}; use net=mlp")
     if any(s % factor for s in size):
         nearest = "x".join(str(max(1, round(s / factor)) * factor) for s in size)
         raise ValueError(

@@ -20,13 +20,13 @@ class RandomFeatures(nn.Module):
 
     Args:
         channels: channels of the data.
-        size: spatial size, (L,) or (H, W).
+        size: spatial size, (L,), (H, W) or (D, H, W).
         width: channels of each level.
         depth: number of levels.
         seed: seed of the weights.
 
     Raises:
-        ValueError: if `size` has more than two axes, or a side is smaller than 2**depth.
+        ValueError: if `size` has more than three axes, or a side is smaller than 2**depth.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class RandomFeatures(nn.Module):
     ):
         super().__init__()
         if len(size) not in CONV:
-            raise ValueError(f"data.size must have one or two axes for random features, got {list(size)}")
+            raise ValueError(f"data.size must have one to three axes for random features, got {list(size)}")
         if min(size) < 2**depth:
             raise ValueError(f"data.size must be >= {2**depth} for {depth} levels of random features, got {list(size)}")
         g = torch.Generator().manual_seed(seed)

@@ -1,4 +1,4 @@
-"""The U-Net of diffusion models, for signals and images."""
+"""The U-Net of diffusion models, for signals, images and volumes."""
 
 from collections.abc import Sequence
 from math import gcd
@@ -30,7 +30,7 @@ class UNet(Net):
     """Residual U-Net with skip connections, optional self-attention, and optional patches.
 
     Args:
-        channels, size: see `Net`; one or two spatial axes.
+        channels, size: see `Net`; one to three spatial axes.
         width: channels of the first level; level i has `width * channel_mults[i]`.
         channel_mults: one multiple for each level; the size is halved between levels.
         num_blocks: residual blocks of each level (one more on the way up).

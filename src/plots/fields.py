@@ -8,6 +8,12 @@ from src.utils.units import Kind
 
 MAX_VALUES = 1_000_000  # for the estimate of the color limits
 OUTLIERS = 0.005  # fraction of the values that may lie beyond each limit
+GRAY = 96 / 255  # between the views of a volume
+MAX_SLICES = 64  # frames of an animation
+HOW_TO_READ_VIEWS = (
+    "Of each volume: its middle slices across D, H and W, and below them its projections along these axes, which show "
+    "the largest value on each line of sight (in magnitude, if the values have both signs)."
+)
 
 
 def as_images(x: Tensor, kind: Kind | None = None, like: Tensor | None = None) -> Tensor:
@@ -22,13 +28,62 @@ def as_images(x: Tensor, kind: Kind | None = None, like: Tensor | None = None) -
     """
     if x.ndim < 4 or (x.ndim == 4 and kind in (None, "images") and x.shape[1] in (1, 3)):
         return x
-    from matplotlib import colormaps
-
-    low, high = color_limits(x if like is None else like)
+    limits = color_limits(x if like is None else like)
     if x.ndim == 5:
         x = x[:, :, x.shape[2] // 2]
-    values = ((x.float() - low) / (high - low)).clamp(0, 1).transpose(1, 2).flatten(2)  # (B, H, C W)
-    colors = colormaps["RdBu_r" if low < 0 < high else "viridis"](values.nan_to_num().cpu().numpy())[..., :3]
+    return colored(x.transpose(1, 2).flatten(2), limits)
+
+
+def as_tiles(x: Tensor, kind: Kind | None = None, like: Tensor | None = None) -> Tensor:
+    """Convert as :func:`as_images` does, but show more of a volume: see :func:`volume_views`."""
+    return volume_views(x, like) if x.ndim == 5 else as_images(x, kind, like)
+
+
+def volume_views(x: Tensor, like: Tensor | None = None) -> Tensor:
+    """Draw the three middle slices of volumes (B, C, D, H, W), above their projections: images (B, 3, h, w) in [0, 1].
+
+    Slices and projections are those across the axes D, H and W, from left to right, for one channel below the other.
+
+    Args:
+        x: the volumes.
+        like: samples that determine the color limits; by default x.
+    """
+    limits = color_limits(x if like is None else like)
+    rows = []
+    for channel in x.unbind(1):
+        slices = [channel.select(axis, channel.shape[axis] // 2) for axis in (1, 2, 3)]
+        projections = [project(channel, axis, signed=limits[0] < 0 < limits[1]) for axis in (1, 2, 3)]
+        rows += [[colored(view, limits) for view in views] for views in (slices, projections)]
+    gap = 1
+    height = max(view.shape[2] for view in rows[0])
+    width = sum(view.shape[3] + gap for view in rows[0]) - gap
+    sheet = torch.full((len(x), 3, len(rows) * (height + gap) - gap, width), GRAY)
+    for i, views in enumerate(rows):
+        left = 0
+        for view in views:
+            sheet[:, :, i * (height + gap) :, left:][:, :, : view.shape[2], : view.shape[3]] = view
+            left += view.shape[3] + gap
+    return sheet
+
+
+def project(x: Tensor, axis: int, signed: bool) -> Tensor:
+    """The largest values of x along an axis, in magnitude if they have both signs."""
+    return x.gather(axis, (x.abs() if signed else x).argmax(axis, keepdim=True)).squeeze(axis)
+
+
+def slices_of(x: Tensor) -> list[Tensor]:
+    """The slices of volumes (B, C, D, H, W) along D, at most 64 of them, as images (B, 3, H, C W) in [0, 1]."""
+    rows = torch.linspace(0, x.shape[2] - 1, min(MAX_SLICES, x.shape[2])).round().long()
+    return [as_images(x[:, :, i], "fields", like=x) for i in rows]
+
+
+def colored(values: Tensor, limits: tuple[float, float]) -> Tensor:
+    """Color values (B, h, w), between limits, as images (B, 3, h, w) in [0, 1]."""
+    from matplotlib import colormaps
+
+    low, high = limits
+    unit = ((values.float() - low) / (high - low)).clamp(0, 1).nan_to_num().cpu().numpy()
+    colors = colormaps["RdBu_r" if low < 0 < high else "viridis"](unit)[..., :3]
     return torch.from_numpy(colors).float().permute(0, 3, 1, 2)
 
 

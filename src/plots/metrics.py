@@ -120,6 +120,29 @@ def spectrum_bands(frequency: Tensor, spectra: Mapping[str, Tensor], lowest: flo
     return to_picture(figure)
 
 
+def axis_spectra(
+    curves: Mapping[str, Sequence[Tensor]], names: Sequence[str], size: Sequence[int], lowest: float
+) -> Image.Image:
+    """Draw power spectra along each axis, one panel for each.
+
+    Args:
+        curves: by name, a spectrum (K,) for each axis.
+        names, size: names and lengths of the axes.
+        lowest: power that is shown at least, relative to the largest.
+    """
+    figure, axes = new_figure(3.2 * len(names), 3.4, 1, len(names), sharey=True)
+    peak = max(float(curve.max()) for each in curves.values() for curve in each)
+    for i, (axis, name) in enumerate(zip(axes.flat, names, strict=True)):
+        for (title, each), style in zip(curves.items(), STYLES[1::-1], strict=True):
+            frequency = torch.arange(len(each[i])) / size[i]
+            axis.plot(frequency, each[i].clamp(min=lowest * peak), label=title, markersize=3, linewidth=1.3, **style)
+        axis.set(yscale="log", title=f"along {name}", xlabel="frequency (cycles per element)")
+        axis.grid(alpha=0.3)
+    axes[0, 0].set_ylabel("power (squared units of the data)")
+    axes[0, -1].legend(fontsize=9)
+    return to_picture(figure)
+
+
 def labeled_clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Image:
     """Draw sets of points (N, C), with labels (N,) or None, side by side on common axes, with as many of each."""
     n = min(MAX_SHOWN[2], *(len(x) for x, _ in sets.values()))

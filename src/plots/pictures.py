@@ -1,4 +1,4 @@
-"""Samples as PIL images: images in grids, signals as curves, points as clouds."""
+"""Samples as PIL images: images and views of volumes in grids, signals as curves, points as clouds."""
 
 from collections.abc import Sequence
 from math import ceil, log2, pi, sqrt
@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from src.plots.fields import as_images
+from src.plots.fields import as_tiles, slices_of
 from src.utils.atomic import atomic_write
 from src.utils.units import Kind
 
@@ -138,7 +138,7 @@ def sample_grid(
     kind: Kind | None = None,
 ) -> Image.Image:
     """Draw samples in their own units; labels (B,) color points, names are beside the rows of images."""
-    x = as_images(x, kind)
+    x = as_tiles(x, kind)
     if x.ndim == 2:
         return point_cloud(x, label)
     if x.ndim == 3:
@@ -159,7 +159,12 @@ def trajectory_frames(
     if path.ndim == 3:
         limit = limit_of(path[-1])
         return [point_cloud(x, label, limit, side=4.8) for x in path]
-    return [image_grid(as_images(x, kind, like=path[-1]), least=420) for x in path]
+    return [image_grid(as_tiles(x, kind, like=path[-1]), least=420) for x in path]
+
+
+def slice_frames(x: Tensor) -> list[Image.Image]:
+    """Draw volumes (B, C, D, H, W) slice by slice along D, one frame each: the frames of a video in time."""
+    return [image_grid(images, least=420) for images in slices_of(x)]
 
 
 def write_picture(picture: Image.Image, file: Path) -> None:
@@ -168,9 +173,9 @@ def write_picture(picture: Image.Image, file: Path) -> None:
         picture.save(partial)
 
 
-def write_gif(pictures: list[Image.Image], file: Path | IO[bytes]) -> None:
-    """Write an animation that pauses on its last frame."""
-    durations = [60] * (len(pictures) - 1) + [1500]
+def write_gif(pictures: list[Image.Image], file: Path | IO[bytes], frame: int = 60, pause: int = 1500) -> None:
+    """Write an animation with `frame` milliseconds for each picture, and `pause` for the last."""
+    durations = [frame] * (len(pictures) - 1) + [pause]
     pictures[0].save(file, "GIF", save_all=True, append_images=pictures[1:], duration=durations, loop=0)
 
 

@@ -9,7 +9,8 @@ from src.plots.fields import as_images
 from src.plots.pictures import BLUE, GRAY, ORANGE, image_grid, new_figure, sample_grid, to_picture
 from src.utils.units import Kind
 
-MAX_COMPARED = {3: 4, 4: 12}  # signals (N, C, L) and images (N, C, H, W) in a picture, by number of axes
+# Signals (N, C, L), images (N, C, H, W) and volumes (N, C, D, H, W) in a picture, by number of axes.
+MAX_COMPARED = {3: 4, 4: 12, 5: 12}
 COLORS = {"input": GRAY, "noisy": GRAY, "truth": BLUE, "original": BLUE, "result": ORANGE, "denoised": ORANGE}
 
 

@@ -1,4 +1,4 @@
-"""Linear inverse problems on images and signals: inpainting, super-resolution, colorization and deblurring."""
+"""Linear inverse problems on signals, images and volumes: inpainting, super-resolution, colorization and deblurring."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -21,6 +21,7 @@ from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
 
 Shape = tuple[int, ...]
+BOXES = {1: "[start, end]", 2: "[top, left, bottom, right]", 3: "[front, top, left, back, bottom, right]"}
 
 
 @dataclass
@@ -46,7 +47,9 @@ class InverseProblem(Task):
 
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         if len(pipeline.shape) < 2:
-            raise UserError("inverse problems need a run trained on images or signals, got points; use another run")
+            raise UserError(
+                "inverse problems need a run trained on signals, images or volumes, got points; use another run"
+            )
         operator, batches = self.operator(pipeline.shape), []
         y = self.measurement(pipeline, operator, inputs)
         for indices in pipeline.batches(len(y)):
@@ -81,8 +84,8 @@ def inpaint(
     Args:
         solver: estimates the data from the known part.
         mask: file of the size of the data, white (or 1) for missing elements.
-        box: the missing part instead, as fractions: [top, left, bottom, right] of an image, [start, end] of a signal;
-            by default the right half.
+        box: the missing part instead, as fractions: [start, end] of a signal, [top, left, bottom, right] of an image,
+            [front, top, left, back, bottom, right] of a volume; by default the right half.
         noise_std: standard deviation of the noise in the known part.
     """
     return InverseProblem(partial(mask_from, mask, box), solver, noise_std)
@@ -129,7 +132,7 @@ def box_mask(box: Sequence[float] | None, size: Shape) -> Tensor:
     axes = len(size)
     box = [0.0] * (axes - 1) + [0.5] + [1.0] * axes if box is None else list(box)
     if len(box) != 2 * axes or not all(0 <= a < b <= 1 for a, b in zip(box[:axes], box[axes:], strict=True)):
-        expected = "[top, left, bottom, right]" if axes == 2 else "[start, end]"
+        expected = BOXES[axes]
         raise UserError(f"task.box must be {expected} as fractions in [0, 1], each start before its end, got {box}")
     inside = torch.ones(1, 1, *size)
     for axis, (a, b, n) in enumerate(zip(box[:axes], box[axes:], size, strict=True), 2):

@@ -12,7 +12,7 @@ from src.diffusion.denoiser import Denoiser
 from src.diffusion.guidance import CFG
 from src.diffusion.parameterizations import V
 
-SHAPES = [(2,), (1, 6), (1, 300), (1, 8, 8), (3, 17, 33), (1, 64, 64)]
+SHAPES = [(2,), (1, 6), (1, 300), (1, 8, 8), (3, 17, 33), (1, 64, 64), (1, 1, 900), (2, 1, 12, 40), (1, 16, 16, 16)]
 
 
 def blobs(shape, sizes, spread=0.01):

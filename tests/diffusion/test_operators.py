@@ -16,15 +16,16 @@ KNOWN = {
 }
 # name: (measurement of (B, C, size), shapes (C, *S) that it takes)
 ALL = {
-    **{f"mask, {name}": (lambda b, c, size, make=make: Mask(make(b, c, size)), [(1, 8), (3, 5), (1, 4, 6), (3, 4, 6)])
+    **{f"mask, {name}": (lambda b, c, size, make=make: Mask(make(b, c, size)),
+                       [(1, 8), (3, 5), (1, 4, 6), (3, 4, 6), (2, 3, 2, 4)])
        for name, make in KNOWN.items()},
     "average 1": (lambda *_: Downsample(1), [(1, 8), (2, 3, 5)]),
-    "average 2": (lambda *_: Downsample(2), [(1, 8), (3, 6), (1, 4, 6), (3, 4, 6)]),
+    "average 2": (lambda *_: Downsample(2), [(1, 8), (3, 6), (1, 4, 6), (3, 4, 6), (2, 4, 2, 6)]),
     "average 3": (lambda *_: Downsample(3), [(2, 9), (2, 3, 6)]),
     "gray": (lambda *_: Grayscale(), [(3, 7), (3, 4, 6)]),
     "gray of two": (lambda *_: Grayscale([0.8, -0.3]), [(2, 7), (2, 4, 6)]),
     "blur 0.5": (lambda *_: Blur(0.5), [(1, 8), (3, 7), (1, 4, 6), (3, 5, 6)]),
-    "blur 0.6": (lambda *_: Blur(0.6), [(1, 8), (2, 4, 6)]),
+    "blur 0.6": (lambda *_: Blur(0.6), [(1, 8), (2, 4, 6), (1, 4, 3, 5)]),
 }  # fmt: skip
 CASES = [(name, shape) for name, (_, shapes) in ALL.items() for shape in shapes]
 BATCH = 2

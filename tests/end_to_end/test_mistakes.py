@@ -94,7 +94,7 @@ BARE = "net._target_=tests.helpers.custom_net.Bare"
         (["loss=hybrid", "variance=fixed_small"], ["loss=hybrid", "use variance=learned_range"]),
         (["schedule=learned", "loss=mse"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
         (["schedule=learned", "loss=vlb"], ["does not train the schedule", "loss=vlb loss.steps=null"]),
-        (["data=gaussian_mixture", "net=mlp", "loss=perceptual"], ["loss.features", "one or two axes"]),
+        (["data=gaussian_mixture", "net=mlp", "loss=perceptual"], ["loss.features", "one to three axes"]),
         (["self_conditioning_prob=0.5", BARE], ["net", "`in_channels`", "self_conditioning_prob", "use net=unet"]),
         (["loss=hybrid", "variance=learned", BARE], ["net", "`out_channels`", "variance", "use net=unet"]),
         (

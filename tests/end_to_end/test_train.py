@@ -48,7 +48,7 @@ def data_for(tmp_path, tiny_mnist, tiny_images):
 )
 def test_every_experiment_runs_two_steps(command, tiny, data_for, tmp_path, name):
     dense = name.startswith(("mixture", "sine_denoiser", "sine_vlb"))  # whose net has no width
-    drawn = name in ("sine_ddpm", "mnist_conditional", "mixture_ddpm", "cifar_conditional")  # one of each kind
+    drawn = name in ("sine_ddpm", "mnist_conditional", "mixture_ddpm", "volume_ddpm", "cifar_conditional")  # each kind
     left_out = ("net.",) * dense + ("callbacks.sample_images",) * drawn
     small = [word for word in tiny if not word.startswith(left_out)]
     small += [*data_for(name), "data.batch_size=16", *["logger=csv"] * (not drawn)]

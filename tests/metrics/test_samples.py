@@ -86,3 +86,11 @@ def test_losses_by_noise_and_the_status(context, rand):
     section = LossByNoise()(of)
     assert section.interpretation.startswith("Improving")
     assert section.tables["relative_decrease"]["0 to inf"] == pytest.approx(1 - 0.9**2)
+
+
+def test_volumes_are_shown_by_views_and_slice_by_slice(context):
+    x = torch.randn(5, 1, 4, 6, 8)
+    section = Samples(n=4)(context(x, x, x))
+    frames = section.pictures["slices"].image
+    assert len(frames) == 4 and "middle slices across D, H and W" in section.notes[0]
+    assert shown(section.pictures["random"]).shape[1] > shown(section.pictures["random"]).shape[0]

@@ -12,6 +12,7 @@ DATA = {
     "3-channel signal": (3, (8,)),
     "image": (1, (8, 8)),
     "wide color image": (3, (8, 16)),
+    "volume": (2, (4, 8, 4)),
 }
 
 

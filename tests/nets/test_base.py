@@ -1,6 +1,7 @@
 """What every network keeps to, and the embedding of noise level and condition that all of them share."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -171,10 +172,12 @@ def test_copies_and_state_dicts(make, data, randn):
     assert torch.equal(copy.deepcopy(net)(x.float(), c_noise), net(x.float(), c_noise))
 
 
-@pytest.mark.parametrize("net", [CNN, DiT, ConvAutoencoder])
-def test_three_axes_are_refused(net):
-    with pytest.raises(ValueError, match=r"data.size must have one or two axes for .*, got \[8, 8, 8\]; use net=mlp"):
-        net(1, (8, 8, 8))
+@pytest.mark.parametrize("size", [(), (8, 8, 8, 8)])
+@pytest.mark.parametrize("net", [CNN, DiT, ConvAutoencoder, UNet])
+def test_points_and_four_axes_are_refused(net, size):
+    message = rf"data.size must have one to three axes for .*, got {re.escape(str(list(size)))}; use net=mlp"
+    with pytest.raises(ValueError, match=message):
+        net(1, size)
 
 
 @pytest.mark.parametrize(
@@ -194,8 +197,13 @@ def test_three_axes_are_refused(net):
         ),
         (ConvAutoencoder, (28, 30), {}, r"multiple of 4 for .*; use net=mlp, or a size such as 28x(28|32)$"),
         (DiT, (8,), {"width": 10, "num_heads": 4}, r"net.num_heads must divide the 10 channels of attention, got 4"),
-        (DiT, (8,), {"width": 9, "num_heads": 3}, r"net.width must be a multiple of 2 for 1-dimensional data, got 9"),
-        (DiT, (8, 8), {"width": 6, "num_heads": 3}, r"net.width must be a multiple of 4 for 2-dimensional data, got 6"),
+        (DiT, (8,), {"width": 9, "num_heads": 3}, r"net.width must be even and >= 2 for 1-dimensional data, got 9"),
+        (
+            DiT,
+            (8, 8, 8),
+            {"width": 4, "num_heads": 2},
+            r"net.width must be even and >= 6 for 3-dimensional data, got 4",
+        ),
         (RNN, (28, 28), {}, r"must have one axis for an RNN, got \[28, 28\]; use net=cnn or net=unet"),
         (RNN, (), {}, r"must have one axis for an RNN, got \[\]"),
         (RNN, (10,), {"patch_size": 4}, r"multiple of 4 for .*; use another net.patch_size, or a size such as (8|12)$"),

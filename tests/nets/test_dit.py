@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -62,6 +63,9 @@ def test_positions_of_a_dit():
     for i in range(3):
         for j in range(4):
             assert torch.equal(both[i, j], torch.cat([rows[i], columns[j]]))
+    volume, wide, narrow = sin_cos((2, 3, 4), 14).view(2, 3, 4, 14), sin_cos((4,), 6), sin_cos((4,), 4)
+    expected = [torch.cat([wide[i], narrow[j], narrow[k]]) for i, j, k in product(range(2), range(3), range(4))]
+    assert torch.equal(volume.flatten(0, 2), torch.stack(expected)), "the first axis has the channels left over"
 
 
 @torch.no_grad()

@@ -1,4 +1,5 @@
 import math
+from itertools import product
 
 import pytest
 import torch
@@ -41,7 +42,7 @@ class TestFourierFeatures:
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
-@pytest.mark.parametrize("data", [(1, 8), (3, 16), (1, 8, 8), (3, 4, 12), (2, 16, 8)])
+@pytest.mark.parametrize("data", [(1, 8), (3, 16), (1, 8, 8), (3, 4, 12), (2, 16, 8), (2, 4, 8, 12)])
 class TestPatches:
     def test_unpatchify_inverts_patchify(self, size, data):
         x = torch.arange(2 * math.prod(data)).float().view(2, *data)
@@ -55,13 +56,9 @@ class TestPatches:
         patches = Patches(size).patchify(x)
         assert patches.shape == (2, channels * size ** len(sides), *(s // size for s in sides))
         for c in range(channels):
-            if len(sides) == 1:
-                for i in range(size):
-                    assert torch.equal(patches[:, c * size + i], x[:, c, i::size])
-            else:
-                for i in range(size):
-                    for j in range(size):
-                        assert torch.equal(patches[:, (c * size + i) * size + j], x[:, c, i::size, j::size])
+            for k, offsets in enumerate(product(range(size), repeat=len(sides))):
+                there = (slice(None), c, *(slice(i, None, size) for i in offsets))
+                assert torch.equal(patches[:, c * size ** len(sides) + k], x[there])
 
 
 def naive_attention(layer, x):

@@ -7,7 +7,13 @@ from torch.testing import assert_close
 
 from src.nets.random_features import RandomFeatures
 
-DATA = {"signal": (1, (64,)), "3-channel signal": (3, (32,)), "image": (1, (16, 16)), "wide image": (3, (16, 40))}
+DATA = {
+    "signal": (1, (64,)),
+    "3-channel signal": (3, (32,)),
+    "image": (1, (16, 16)),
+    "wide image": (3, (16, 40)),
+    "volume": (2, (16, 8, 24)),
+}
 
 
 @pytest.fixture(params=DATA)
@@ -27,7 +33,7 @@ def test_equals_its_formula(data, randn):
     """Strided convolutions of the rectified level before, without biases."""
     channels, size = data
     net, x = RandomFeatures(channels, size, width=4, depth=2).double(), randn(2, channels, *size)
-    conv = F.conv1d if len(size) == 1 else F.conv2d
+    conv = (F.conv1d, F.conv2d, F.conv3d)[len(size) - 1]
     first = conv(x, net.levels[0].weight, stride=2, padding=1)
     second = conv(first.clamp(min=0), net.levels[1].weight, stride=2, padding=1)
     for ours, expected in zip(net(x), (first, second), strict=True):
@@ -73,8 +79,8 @@ def test_nearer_data_has_nearer_features(data, randn):
 @pytest.mark.parametrize(
     ("size", "depth", "message"),
     [
-        ((), 3, "must have one or two axes for random features, got \\[\\]"),
-        ((8, 8, 8), 3, "one or two axes"),
+        ((), 3, "must have one to three axes for random features, got \\[\\]"),
+        ((8, 8, 8, 8), 3, "one to three axes"),
         ((7,), 3, "must be >= 8 for 3 levels of random features, got \\[7\\]"),
         ((16, 3), 2, "must be >= 4 for 2 levels of random features, got \\[16, 3\\]"),
     ],

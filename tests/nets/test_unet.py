@@ -33,8 +33,3 @@ def test_added_skips_take_the_place_of_wider_blocks():
     # Of the four blocks up three find as many channels; the second of the lower level joins 16 and 8.
     inputs = [layer.block.conv_1.in_channels for net in (beside, added) for layer in net.up if hasattr(layer, "block")]
     assert inputs == [32, 24, 16, 16, 16, 24, 8, 8]
-
-
-def test_unet_refuses_three_axes():
-    with pytest.raises(ValueError, match="one or two"):
-        UNet(1, (8, 8, 8), **SMALL)

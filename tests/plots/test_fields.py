@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.plots.fields import as_images, color_limits
+from src.plots.fields import GRAY, as_images, as_tiles, color_limits, project, slices_of
 
 
 @pytest.mark.parametrize(("shape", "kind"), [((4, 1, 8, 8), None), ((4, 3, 8, 8), "images"), ((4, 2, 9), None)])
@@ -38,6 +38,37 @@ def test_blue_is_below_zero_and_red_above():
 def test_the_middle_slice_of_a_volume():
     x = torch.randn(2, 1, 5, 4, 4)
     assert_close(as_images(x, "volumes"), as_images(x[:, :, 2], "fields", like=x))
+
+
+def test_the_views_of_a_volume():
+    """Slices across D (4), H (6) and W (9) side by side, projections below, channels below each other."""
+    x = torch.randn(2, 2, 4, 6, 9)
+    sheet = as_tiles(x, "volumes")
+    assert sheet.shape == (2, 3, 4 * 6 + 3, 9 + 1 + 9 + 1 + 6)
+
+    def field(values):
+        return as_images(values[:, None], "fields", like=x)
+
+    for c, top in ((0, 0), (1, 14)):
+        assert_close(sheet[:, :, top : top + 6, :9], field(x[:, c, 2]))
+        assert_close(sheet[:, :, top : top + 4, 10:19], field(x[:, c, :, 3]))
+        assert_close(sheet[:, :, top : top + 4, 20:], field(x[:, c, :, :, 4]))
+        assert_close(sheet[:, :, top + 7 : top + 11, 20:], field(project(x[:, c], 3, signed=True)))
+    assert_close(sheet[:, :, 4:6, 10:], torch.full((2, 3, 2, 16), GRAY)), "where a view is lower than its row"
+
+
+def test_projections():
+    x = torch.tensor([[1.0, -3.0], [2.0, 0.5], [-4.0, 3.0]])
+    assert project(x, 0, signed=False).tolist() == [2, 3] and project(x, 0, signed=True).tolist() == [-4, -3]
+
+
+@pytest.mark.parametrize(("depth", "expected"), [(5, [0, 1, 2, 3, 4]), (130, [0, 2, 4]), (1, [0])])
+def test_slices(depth, expected):
+    x = torch.randn(2, 1, depth, 3, 4)
+    found = slices_of(x)
+    assert len(found) == min(depth, 64) and found[0].shape == (2, 3, 3, 4)
+    for i, slice_ in zip(expected, found, strict=False):
+        assert_close(slice_, as_images(x[:, :, i], "fields", like=x))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from tests.samplers.test_pipeline import make_denoiser
 pytestmark = pytest.mark.strength(1)
 
 SOLVERS = {"ddnm": ddnm, "pigdm": pigdm, "dps": dps}
-SIZES = [(1, 8), (2, 6), (1, 4, 6), (3, 4, 6)]
+SIZES = [(1, 8), (2, 6), (1, 4, 6), (3, 4, 6), (2, 2, 4, 6)]
 
 
 def guided(name="ddnm", sample=False, **settings) -> PosteriorGuided:
@@ -239,7 +239,7 @@ def test_mistakes_in_masks(name, tmp_path):
         (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run trained on 3 channels, got 1"),
         (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run trained on 1 channels"),
         (lambda: deblur(guided(), 0), (1, 4, 6), "task: width must be > 0, got 0"),
-        (lambda: deblur(guided()), (2,), "trained on images or signals, got points"),
+        (lambda: deblur(guided()), (2,), "trained on signals, images or volumes, got points"),
     ],
 )
 def test_mistakes(task, shape, message):
