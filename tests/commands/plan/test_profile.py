@@ -83,9 +83,12 @@ def test_half_as_much_is_kept_in_half_precision(settings):
     assert 0.4 < kept["bf16-mixed"] / kept["32-true"] < 0.8
 
 
+@pytest.mark.strength(1)
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize(
-    "words", [["net=dit", "net.width=32"], ["net.width=16"], ["net=cnn", "net.width=16", "net.depth=4"]], ids=str
+    "words",
+    [["net=dit", "net.width=32", "net.depth=3"], ["net.width=16"], ["net=cnn", "net.width=16", "net.depth=4"]],
+    ids=str,
 )
 def test_checkpointing_exchanges_memory_for_compute(settings, words, on_gpu):
     """The blocks are evaluated once more, which is nearly an evaluation of the net; more images fit."""
