@@ -161,7 +161,7 @@ def with_parts(cfg: DictConfig, parts: Parts) -> DictConfig:
         for part, value in parts.items():
             own[part] = node_of(part, value)
         if "data" in parts and OmegaConf.is_interpolation(own.clip, "bound"):
-            own.clip.bound = 1.0 if parts["data"].kind == "images" else None
+            own.clip.bound = parts["data"].units.clip_bound
     return own
 
 

@@ -139,7 +139,7 @@ class SampleImages(pl.Callback):
 
         shown = x_0[:1] if x_0.ndim > 2 else x_0  # of points, the whole cloud
         noise = torch.randn(shown.shape, generator=generator("schedule")).to(x_0)  # a seed
-        picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind)
+        picture = schedule_picture(module.denoiser.schedule, shown, noise, kind=data.kind, units=data.units)
         self.show(trainer, picture, "schedule", "../schedule")
 
     def draw_curves(self, trainer: pl.Trainer) -> None:

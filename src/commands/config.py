@@ -1,14 +1,15 @@
 """Resolve the config of a run: what Hydra composed, completed by what the command line and a resumed run imply."""
 
-from typing import Any
+from typing import Any, cast
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import get_class
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from src.runs.check_config import check_config, muted
 from src.runs.run import Run
-from src.utils.errors import UserError
+from src.utils.errors import UserError, config_errors
 from src.utils.override_syntax import read
 from src.utils.paths import CONF
 
@@ -37,8 +38,33 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     if cfg.resume is not None:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
+    else:
+        resolve_data(cfg)
     resolve_length(cfg, overrides)
     return cfg, overrides
+
+
+def resolve_data(cfg: DictConfig) -> None:
+    """Put what follows from the data themselves, such as their shape in the header of a file, into their settings.
+
+    Raises:
+        UserError: for settings of such data that are wrong, and for data that cannot be used.
+    """
+    from src.data.base import DataModule  # imports Lightning, which other commands that use this file do not need
+
+    try:
+        with muted("hydra.utils"):  # it also logs what it raises
+            resolve = cast(Any, get_class(str(cfg.data._target_))).resolve
+    except Exception:  # no class of data: check_config reports the reason, or an object is given
+        return
+    if resolve.__func__ is cast(Any, DataModule.resolve).__func__:
+        return
+    settings: Any = OmegaConf.to_container(cfg.data, resolve=True)
+    check_config({"data": settings | ({"batch_size": 1} if settings.get("batch_size") == "auto" else {})})
+    with config_errors("data"):
+        found = resolve({key: value for key, value in settings.items() if not key.startswith("_")})
+    for key, value in found.items():
+        cfg.data[key] = value
 
 
 def without_effect(cfg: DictConfig, overrides: list[str]) -> list[str]:

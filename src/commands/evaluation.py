@@ -21,7 +21,8 @@ from src.metrics.base import EvalContext, Metric, ReportSection
 from src.metrics.features.base import ReferenceData
 from src.metrics.human import HumanEvaluation, write_questions
 from src.metrics.report import write_report
-from src.runs.run import SAMPLING_GROUPS
+from src.runs.loading import kind_and_units
+from src.runs.run import SAMPLING_GROUPS, Run
 from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
 from src.utils.atomic import atomic_write, write_json
@@ -286,7 +287,8 @@ def given_samples(cfg: DictConfig, trained: DictConfig) -> torch.Tensor | None:
     if cfg.samples_path is None:
         return None
     shape = (trained.data.channels, *trained.data.size)
-    return check_shape(read_samples(Path(str(cfg.samples_path)), shape, "samples_path"), shape, "samples_path")
+    space = kind_and_units(Run(Path(trained.paths.run)), shape)
+    return check_shape(read_samples(Path(str(cfg.samples_path)), shape, "samples_path", *space), shape, "samples_path")
 
 
 def read_samples_file(file: Path, key: str) -> dict[str, np.ndarray] | None:

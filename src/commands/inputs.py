@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.data.base import DataModule
 from src.runs.data_identity import data_changes
+from src.runs.loading import kind_and_units
 from src.runs.run import Run
 from src.tasks.base import TaskInput
 from src.utils.console import log
@@ -34,10 +35,11 @@ def read_inputs(cfg: DictConfig, trained: DictConfig) -> TaskInput:
             raise UserError("input=test takes its truth from the test data; leave truth= out")
         return TaskInput(truth=test_samples(trained, cfg.n))
     shape = (trained.data.channels, *trained.data.size)
-    x = torch.cat([read_samples(path, shape) for path in paths(cfg.input)])
+    space = kind_and_units(Run(Path(trained.paths.run)), shape)
+    x = torch.cat([read_samples(path, shape, "input", *space) for path in paths(cfg.input)])
     if cfg.truth is None:
         return TaskInput(x)
-    truth = torch.cat([read_samples(path, shape, "truth") for path in paths(cfg.truth)])
+    truth = torch.cat([read_samples(path, shape, "truth", *space) for path in paths(cfg.truth)])
     if len(truth) != len(x):
         raise UserError(f"truth must hold as many samples as input, {len(x)}, got {len(truth)}")
     return TaskInput(x, truth)

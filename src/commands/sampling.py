@@ -27,7 +27,7 @@ from src.commands.sampling_setup import (
 from src.diffusion.conditions import Labels, NoCondition
 from src.plots.pictures import MAX_SHOWN
 from src.runs.check_config import check_config
-from src.runs.loading import build_denoiser, load_weights, read_weights
+from src.runs.loading import build_denoiser, kind_and_units, load_weights, read_weights
 from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Result, Task, TaskInput
@@ -102,7 +102,7 @@ class Sampling:
         if cfg.compile:
             compile_pipeline(pipeline, cfg.compile)
         pipeline.class_names = run.metadata().get("classes") or []
-        pipeline.kind = run.metadata().get("kind") or pipeline.kind
+        pipeline.kind, pipeline.units = kind_and_units(run, shape)
         return cls(cfg, run, pipeline, task, inputs, source)
 
     @property

@@ -49,7 +49,7 @@ def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) ->
     changes = {key: OmegaConf.select(cfg, key) for key in named if key.split(".")[0] in SAMPLING_GROUPS and "." in key}
     with open_dict(cfg):
         if OmegaConf.is_interpolation(cfg.clip, "bound"):  # clip=auto depends on the data of the run
-            cfg.clip.bound = clip_bound(trained.data._target_)
+            cfg.clip.bound = clip_bound(trained.data._target_, trained.data.get("units"))
         for part in SAMPLING_GROUPS:
             if part not in named:
                 cfg[part] = trained[part]

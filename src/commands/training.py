@@ -206,6 +206,7 @@ class Training:
             data_warning=self.data.warning,
             data_identity=self.data.identity(),
             kind=self.data.kind,
+            units=self.data.units.as_dict(),
             classes=getattr(self.data, "class_names", None),
             parameters=sum(p.numel() for p in denoiser.net.parameters()),
             precision=self.trainer.precision,

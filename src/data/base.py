@@ -14,7 +14,7 @@ from src.data.on_device import CopiedAhead, is_held
 from src.data.samples import BatchDataset, TensorSamples
 from src.data.workers import outlive_signals
 from src.utils.errors import UserError
-from src.utils.units import Kind, kind_of, to_units
+from src.utils.units import Kind, Units, kind_of, units_of
 
 
 class DataModule(pl.LightningDataModule):
@@ -23,6 +23,9 @@ class DataModule(pl.LightningDataModule):
     Attributes:
         channels, size: shape of a sample, (C, *S).
         num_classes: number of classes; 0 for data without labels.
+        vector_size, vector_names: number k of entries of the field `vector` (k,), and their names; 0 without it.
+        image_shape: shape (C', *S') of the field `image`; empty without it.
+        text_length: length N of the field `text` (N,); 0 without it.
         kind: points, signals, images, fields or volumes. Samples with two axes are fields unless their class says
             `kind = "images"`: their values are in [-1, 1] in the model, and in [0, 1] in files, plots and metrics.
         shards, shuffle_window: shuffling of the training samples, see `shuffled_order`; set in `load` for data that
@@ -41,6 +44,10 @@ class DataModule(pl.LightningDataModule):
 
     train_set: BatchDataset
     val_set: BatchDataset
+    vector_size: int = 0
+    vector_names: Sequence[str] = ()
+    image_shape: Sequence[int] = ()
+    text_length: int = 0
     shards: Tensor | None = None
     shuffle_window: int = 1
     source: str = ""
@@ -60,6 +67,20 @@ class DataModule(pl.LightningDataModule):
         super().__init__()
         self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
+
+    @classmethod
+    def resolve(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """The settings that follow from the data themselves, such as `channels` from the header of a file.
+
+        They are put into the config of a new run before other parts refer to them; none by default.
+
+        Args:
+            settings: all settings of the data, as plain containers.
+
+        Raises:
+            UserError: if the data cannot be used.
+        """
+        return {}
 
     def load(self) -> None:
         """Set `train_set`, `val_set`, `source` and `warning`, in every process and without downloading."""
@@ -100,6 +121,11 @@ class DataModule(pl.LightningDataModule):
     def kind(self) -> Kind:
         """The kind of a sample."""
         return kind_of(len(self.size))
+
+    @property
+    def units(self) -> Units:
+        """The units of the data; those of images are [0, 1], others are as in the model unless the class says more."""
+        return units_of(self.kind)
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -167,8 +193,12 @@ class DataModule(pl.LightningDataModule):
                 )
 
     def to_units(self, x: Tensor, clip: bool = True) -> Tensor:
-        """Convert from the units of the model to those of the data: images to [0, 1], all else unchanged."""
-        return to_units(x, self.kind, clip)
+        """Convert from the units of the model to those of the data: images to [0, 1]."""
+        return self.units.to_units(x, clip)
+
+    def to_model(self, x: Tensor) -> Tensor:
+        """Convert from the units of the data to those of the model: images to [-1, 1]."""
+        return self.units.to_model(x)
 
     def train_dataloader(self) -> Any:
         return self._loader(self.train_set, shuffle=True)

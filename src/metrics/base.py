@@ -14,7 +14,6 @@ from src.metrics.features.base import Features, RealData, ReferenceData
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
 from src.statistics.significance import Better
-from src.utils import units
 from src.utils.units import Kind
 
 NOT_AVAILABLE = "not available"
@@ -82,7 +81,7 @@ class EvalContext:
 
     def to_model(self, x: Tensor) -> Tensor:
         """Convert x from the units of the data to those of the model."""
-        return units.to_model(x, self.kind)
+        return self.data.to_model(x)
 
 
 @dataclass

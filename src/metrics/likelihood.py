@@ -61,6 +61,8 @@ class Likelihood(Metric):
         log_density, evaluations = self.log_density(context, x, cond)
         if cond is not None:  # a condition that is found in the data is encoded too
             log_density = log_density + context.pipeline.denoiser.condition.log_prior(cond).to(log_density)
+        if not images:  # whose bits are those of a level, in any unit
+            log_density = log_density - context.data.units.log_volume(x.shape[1:])
         bits = bits_per_dimension(log_density, x[0].numel(), self.bins if images else None)
         value = mean_bits("bits per dimension of test data", bits)
         section = ReportSection(

@@ -20,16 +20,21 @@ from src.plots.pictures import (
     to_picture,
     to_xy,
 )
-from src.utils.units import Kind, to_units
+from src.utils.units import Kind, Units, units_of
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 
 def schedule_picture(
-    schedule: Schedule, x_0: Tensor, noise: Tensor, columns: int = 11, kind: Kind | None = None
+    schedule: Schedule,
+    x_0: Tensor,
+    noise: Tensor,
+    columns: int = 11,
+    kind: Kind | None = None,
+    units: Units | None = None,
 ) -> Image.Image:
-    """Draw the schedule, and x_0 noised at `columns` times: a sample (1, C, *S) in [-1, 1], or points (B, C)."""
+    """Draw the schedule, and x_0 noised at `columns` times: a sample (1, C, *S) or points (B, C)."""
     t = torch.linspace(0, 1, 400, dtype=torch.float64)
     alpha, sigma = schedule.alpha_sigma(t)
     figure, axes = new_figure(10, 5.2, 3, 1, height_ratios=[3, 3, 1.5])
@@ -48,7 +53,8 @@ def schedule_picture(
     if x_0.ndim < 4:
         (draw_clouds if x_0.ndim == 2 else draw_signals)(axes[2, 0], noised)
     else:
-        shown = [to_units(x, kind or "images") for x in noised]
+        units = units or units_of(kind or "images")
+        shown = [units.to_units(x) for x in noised]
         draw_images(axes[2, 0], [as_images(x, kind, like=shown[0]) for x in shown])
     return to_picture(figure)
 

@@ -9,6 +9,7 @@ from contextlib import suppress
 from datetime import datetime
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from hydra.utils import get_object
 from omegaconf import OmegaConf
@@ -54,11 +55,19 @@ def placeholder_dir() -> str:
     return folder
 
 
-def clip_bound(data: str | None) -> float | None:
-    """The largest absolute value of the samples of a data class: 1 for images, None (unknown) for others.
+def clip_bound(data: str | None, units: Any = None) -> float | list[list[float]] | None:
+    """The range of the samples in the units of the model, as `StaticClip` takes it.
 
     Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
+
+    Args:
+        data: the data class, of which images are in [-1, 1].
+        units: the units of data that know their range.
     """
+    if units is not None:
+        from src.utils.units import Units  # imports torch, which --help does not need
+
+        return Units.read(units).clip_bound
     try:
         with muted("hydra.utils"):  # it also logs what it raises
             return 1.0 if get_object(str(data)).kind == "images" else None
@@ -76,6 +85,6 @@ def format_choices(group: str) -> str:
 
 
 OmegaConf.register_new_resolver("choices", format_choices, use_cache=True, replace=True)
-OmegaConf.register_new_resolver("clip_bound", clip_bound, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("clip_bound", clip_bound, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)

@@ -1,8 +1,9 @@
 """Load the model of a run: its denoiser, with the weights of a checkpoint."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig
@@ -13,6 +14,7 @@ from src.runs.run import Run
 from src.utils.errors import UserError, config_errors, not_finite
 from src.utils.ranges import PositiveFloat
 from src.utils.signatures import parameters
+from src.utils.units import Kind, Units, kind_of, units_of
 
 
 def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextManager | None = None) -> Any:
@@ -51,6 +53,16 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         net = instantiate(cfg["net"], **{key: value for key, (value, *_) in needed.items()})
     with config_errors("denoiser"):
         return Denoiser(net, **parts, self_conditioning_prob=share)
+
+
+def kind_and_units(run: Run, shape: Sequence[int]) -> tuple[Kind, Units]:
+    """The kind and the units of the data of a run, of which samples have this shape (C, *S)."""
+    facts = run.metadata()
+    kind: Kind | None = facts.get("kind")
+    if kind is None or kind not in get_args(Kind):
+        kind = "images" if len(shape) == 3 else kind_of(len(shape) - 1)
+    with config_errors(f"{run.path}: units"):
+        return kind, Units.read(facts["units"]) if "units" in facts else units_of(kind)
 
 
 def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema") -> Any:

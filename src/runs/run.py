@@ -25,6 +25,7 @@ OLDEST = (0, 2)  # the first version whose runs can be loaded
 TEXT = (str, type(None))
 FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
          "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
+         "units?": dict,
          "data_identity?": (dict, type(None)), "code?": {"*": str},
          "results?": {"steps": int, "seconds": float}}  # fmt: skip
 # The entries of config.yaml that other code relies on.

@@ -1,6 +1,6 @@
 """Clipping of the predicted data, which keeps samples in the range of the training data."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Gt, Interval
@@ -15,15 +15,34 @@ class NoClip:
 
 
 class StaticClip:
-    """Clip every element to [-bound, bound]; no clipping if bound is None."""
+    """Clip every element to a range.
 
-    def __init__(self, bound: Annotated[float, Gt(0)] | None = 1.0):
-        if bound is not None and bound <= 0:
-            raise ValueError(f"clip.bound must be > 0, got {bound}; use clip=none for no clipping")
-        self.bound = bound
+    Args:
+        bound: b for [-b, b]; or the lowest and the highest values, [[low, ...], [high, ...]], of all channels or of
+            each; None for no clipping.
+    """
+
+    def __init__(self, bound: Annotated[float, Gt(0)] | list[list[float]] | None = 1.0):
+        self.bound: Any = bound
+        if bound is None:
+            return
+        if isinstance(bound, int | float):
+            if bound <= 0:
+                raise ValueError(f"clip.bound must be > 0, got {bound}; use clip=none for no clipping")
+            self.low, self.high = [-float(bound)], [float(bound)]
+            return
+        ends = [list(end) for end in bound]
+        if len(ends) != 2 or len(ends[0]) != len(ends[1]) or not all(a < b for a, b in zip(*ends, strict=True)):
+            raise ValueError(f"clip.bound must be a number, or [[low, ...], [high, ...]] with low < high, got {bound}")
+        self.low, self.high = ends
 
     def __call__(self, x_0: Tensor) -> Tensor:
-        return x_0 if self.bound is None else x_0.clamp(-self.bound, self.bound)
+        if self.bound is None:
+            return x_0
+        if len(self.low) == 1:
+            return x_0.clamp(self.low[0], self.high[0])
+        low, high = (torch.tensor(end).to(x_0).view(-1, *[1] * (x_0.ndim - 2)) for end in (self.low, self.high))
+        return x_0.clamp(low, high)
 
 
 class DynamicClip:

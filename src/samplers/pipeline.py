@@ -14,7 +14,7 @@ from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
 from src.utils.seeding import generator
-from src.utils.units import Kind, kind_of, scale, to_units
+from src.utils.units import Kind, Units, kind_of, units_of
 
 
 class Cost:
@@ -69,6 +69,7 @@ class Pipeline:
         batch_size: samples drawn at a time.
         class_names: names of the labels, if they are known.
         kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
+        units: units of the data; by default those of their kind.
         on_step: called after every step with the size of its batch, for progress bars.
 
     Raises:
@@ -84,28 +85,34 @@ class Pipeline:
     batch_size: int = 256
     class_names: list[str] = field(default_factory=list)
     kind: Kind | None = None
+    units: Units | None = None
     on_step: Callable[[int], None] | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
+        self.units = self.units or units_of(self.kind)
 
     @property
     def device(self) -> torch.device:
         """The device of the denoiser."""
         return next(self.denoiser.parameters()).device
 
-    @property
-    def data_scale(self) -> float:
-        """One unit of the data in units of the model: 2 for images, which are [0, 1] outside and [-1, 1] inside."""
-        assert self.kind is not None
-        return scale(self.kind)
-
     def to_units(self, x: Tensor) -> Tensor:
         """Convert samples from the units of the model to those of the data: images to [0, 1], clipped."""
-        assert self.kind is not None
-        return to_units(x, self.kind)
+        assert self.units is not None
+        return self.units.to_units(x)
+
+    def std_to_model(self, std: float) -> float:
+        """Convert a standard deviation from the units of the data to those of the model; see `Units`."""
+        assert self.units is not None
+        return self.units.std_to_model(std)
+
+    def std_to_units(self, std: float) -> float:
+        """Convert a standard deviation from the units of the model to those of the data; see `Units`."""
+        assert self.units is not None
+        return self.units.std_to_units(std)
 
     # ---- new samples ----
 

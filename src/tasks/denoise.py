@@ -37,7 +37,7 @@ class Denoise(Task):
 
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         noisy = self.noisy(pipeline, inputs)
-        std = self.noise_std * pipeline.data_scale if self.noise_std is not None else estimate_noise_std(noisy)
+        std = pipeline.std_to_model(self.noise_std) if self.noise_std is not None else estimate_noise_std(noisy)
         t = time_at(pipeline, std)
         alpha = pipeline.denoiser.schedule.alpha_sigma(t)[0].to(noisy.dtype)
         batches = []
@@ -49,7 +49,7 @@ class Denoise(Task):
                 x_0 = pipeline.denoise(indices)(x_t, t).x_0
             batches.append(x_0.cpu())
         source = "given" if self.noise_std is not None else "estimated"
-        info = {"noise": f"{std / pipeline.data_scale:.3g}, {source}; that is t = {float(t):.3g}"}
+        info = {"noise": f"{pipeline.std_to_units(std):.3g}, {source}; that is t = {float(t):.3g}"}
         return Result(torch.cat(batches), {"noisy": noisy}, inputs.truth, pipeline.cond, info=info)
 
     def noisy(self, pipeline: Pipeline, inputs: TaskInput) -> Tensor:
@@ -60,7 +60,7 @@ class Denoise(Task):
         if self.noise_std is None:
             raise UserError("input=test needs task.noise_std=, the noise to add, such as 0.3")
         noise = torch.randn(truth.shape, generator=generator(pipeline.seed, "noise of the input"))
-        return truth + self.noise_std * pipeline.data_scale * noise
+        return truth + pipeline.std_to_model(self.noise_std) * noise
 
 
 def time_at(pipeline: Pipeline, std: float) -> Tensor:
@@ -72,7 +72,7 @@ def time_at(pipeline: Pipeline, std: float) -> Tensor:
     schedule = pipeline.denoiser.schedule
     alpha, sigma = schedule.alpha_sigma(torch.tensor(1.0, dtype=torch.float64))
     if std > 1.001 * float(sigma / alpha):
-        given, most = (v / pipeline.data_scale for v in (std, float(sigma / alpha)))
+        given, most = (pipeline.std_to_units(v) for v in (std, float(sigma / alpha)))
         raise UserError(
             f"task.noise_std must be <= {most:.3g}, the most noise that this run was trained on, got {given:.3g}"
         )

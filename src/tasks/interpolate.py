@@ -52,7 +52,7 @@ class Interpolate(Task):
         x = torch.cat([self.decode(pipeline, indices, arcs, levels) for indices in pipeline.batches(len(arcs))])
         reconstructed = x.view(-1, len(u), *pipeline.shape)[:, [0, -1]]
         error = (reconstructed - ends.view(-1, 2, *pipeline.shape)).square().mean().sqrt()
-        info = {"ends": f"reconstructed to a root mean squared error of {float(error) / pipeline.data_scale:.3g}"}
+        info = {"ends": f"reconstructed to a root mean squared error of {pipeline.std_to_units(float(error)):.3g}"}
         return Result(x, label=pipeline.cond, grid_columns=len(u), info=info)
 
     def encode(self, pipeline: Pipeline, indices: range, x: Tensor, levels: list[NoiseLevel]) -> Tensor:

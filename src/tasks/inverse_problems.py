@@ -51,10 +51,10 @@ class InverseProblem(Task):
                 "inverse problems need a run trained on signals, images or volumes, got points; use another run"
             )
         operator, batches = self.operator(pipeline.shape), []
-        y = self.measurement(pipeline, operator, inputs)
+        y, noise_std = self.measurement(pipeline, operator, inputs), pipeline.std_to_model(self.noise_std)
         for indices in pipeline.batches(len(y)):
             batch = y[indices.start : indices.stop].to(pipeline.device)
-            batches.append(self.solver(pipeline, indices, operator, batch, self.noise_std * pipeline.data_scale).cpu())
+            batches.append(self.solver(pipeline, indices, operator, batch, noise_std).cpu())
         return Result(torch.cat(batches), {"input": upsampled(y, pipeline.shape)}, inputs.truth, pipeline.cond)
 
     def measurement(self, pipeline: Pipeline, operator: LinearOperator, inputs: TaskInput) -> Tensor:
@@ -63,7 +63,7 @@ class InverseProblem(Task):
         if inputs.x is None:
             y = operator(require_input(inputs.truth, pipeline))
             noise = torch.randn(y.shape, generator=generator(pipeline.seed, "noise measured"))
-            y = y + self.noise_std * pipeline.data_scale * noise
+            y = y + pipeline.std_to_model(self.noise_std) * noise
         elif inputs.x.shape[1:] == shape:
             y = inputs.x
         elif inputs.x.shape[1:] == pipeline.shape:

@@ -16,42 +16,49 @@ from torch import Tensor
 from src.utils.budget import check_expansion
 from src.utils.errors import UserError
 from src.utils.images import ENDINGS, is_hidden, is_image, plain, why_unreadable
-from src.utils.units import to_model
+from src.utils.units import Kind, Units, kind_of, units_of
 
 ARRAYS = (".npy", ".npz")
 
 
-def read_samples(path: Path, shape: Sequence[int], key: str = "input") -> Tensor:
+def read_samples(
+    path: Path, shape: Sequence[int], key: str = "input", kind: Kind | None = None, units: Units | None = None
+) -> Tensor:
     """Read the samples (N, C, *S) of a file or folder, in the units of the model: images are in [-1, 1].
 
     Pictures are decoded as in training and converted to the channels of the model, but keep their size. An array, in a
-    .npz file named x, holds one or more samples; images are in [0, 1] or uint8, other samples are not converted.
+    .npz file named x, holds one or more samples in the units of the data: images in [0, 1] or uint8.
 
     Args:
         path: a picture, a folder of pictures of one size, a .npy or a .npz file.
         shape: the shape (C, *S) of the model's samples; only C and the number of axes are used, the caller checks S.
         key: the setting that error messages name.
+        kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
+        units: units of the data; by default those of their kind.
 
     Raises:
         UserError: if the path does not exist, or its content does not fit the model.
     """
-    images = len(shape) == 3
+    kind = kind or ("images" if len(shape) == 3 else kind_of(len(shape) - 1))
+    images, units = kind == "images", units or units_of(kind)
     if not path.exists():
         raise UserError(f"{key}={path} does not exist; give a picture, a folder of them, a .npy or a .npz file")
     if not (path.is_file() or path.is_dir()):  # a pipe would block
         raise UserError(f"{key}={path} must be a file or a folder")
     if path.suffix.lower() in ARRAYS:
-        x = read_array(path, 1 + len(shape), key)
+        x = read_array(path, 1 + len(shape), key, images)
     elif not images:
         raise UserError(f"{key}={path} must be a .npy or .npz file, since the samples are not images")
     elif shape[0] not in (1, 3):
         raise UserError(f"{key}={path} must be a .npy or .npz file, since the samples have {shape[0]} channels")
     else:
         x = read_pictures(path, shape[0], key)
-    return to_model(x, "images") if images else x
+    if len(units.scale) not in (1, x.shape[1]):
+        raise UserError(f"{key}={path} must hold samples of {shape[0]} channels, got {x.shape[1]}")
+    return units.to_model(x)
 
 
-def read_array(path: Path, axes: int, key: str) -> Tensor:
+def read_array(path: Path, axes: int, key: str, images: bool) -> Tensor:
     """Read an array as (N, C, *S) float32; missing leading axes have size 1."""
     try:
         array = load_array(path, axes)
@@ -60,7 +67,6 @@ def read_array(path: Path, axes: int, key: str) -> Tensor:
     except Exception as error:  # damaged files raise anything, from BadZipFile to zlib.error
         reason = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{key}={path} cannot be read ({reason}); give another file") from error
-    images = axes == 4
     with np.errstate(over="ignore"):  # too large numbers become infinite and are refused below
         x = torch.from_numpy(array.astype(np.float32) / (255 if array.dtype == np.uint8 and images else 1))
     x = x[(None,) * (axes - x.ndim)]

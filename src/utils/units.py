@@ -1,8 +1,14 @@
-"""Kinds of data, and the conversion between the units of the model and those of the data."""
+"""Kinds of data, and the map between the units of the model and those of the data."""
 
-from typing import Literal
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
 
+import torch
 from torch import Tensor
+
+from src.utils.errors import UserError
 
 Kind = Literal["points", "signals", "images", "fields", "volumes"]
 BY_AXES: dict[int, Kind] = {0: "points", 1: "signals", 2: "fields", 3: "volumes"}
@@ -15,18 +21,107 @@ def kind_of(axes: int) -> Kind:
     return BY_AXES[axes]
 
 
-def scale(kind: Kind) -> float:
-    """One unit of the data in units of the model: the data of images are in [0, 1], the model's in [-1, 1]."""
-    return 2.0 if kind == "images" else 1.0
+@dataclass(frozen=True)
+class Units:
+    r"""The units of the data, in which files, plots and metrics are, and the affine map to those of the model.
 
+    .. math:: x_\text{data} = \text{scale} \cdot x_\text{model} + \text{shift}
 
-def to_units(x: Tensor, kind: Kind, clip: bool = True) -> Tensor:
-    """Convert samples from the units of the model to those of the data: images to [0, 1], others unchanged."""
-    if kind != "images":
+    Args:
+        scale, shift: one number for all channels, or one for each.
+        axes: number of axes in S of samples (C, *S).
+        low, high: range of the values in the units of the data, as long as `scale`; None if it is unknown.
+        strict: True if no other values are possible, as in images, so that all samples are clipped to the range.
+
+    Raises:
+        ValueError: if the numbers differ in length, a scale is not positive, or a range is empty.
+    """
+
+    scale: Sequence[float] = (1.0,)
+    shift: Sequence[float] = (0.0,)
+    axes: int = 0
+    low: Sequence[float] | None = None
+    high: Sequence[float] | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        if len(self.scale) != len(self.shift) or not all(0 < s < math.inf for s in self.scale):
+            raise ValueError(f"units must have as many scales > 0 as shifts, got {self.scale} and {self.shift}")
+        if self.low is not None and self.high is not None:
+            if not len(self.low) == len(self.high) == len(self.scale):
+                raise ValueError(f"units must have as many ends of ranges as scales, got {self.low} and {self.high}")
+            if not all(a < b for a, b in zip(self.low, self.high, strict=True)):
+                raise ValueError(f"units must have low < high, got {self.low} and {self.high}")
+
+    @classmethod
+    def read(cls, saved: Mapping[str, Any]) -> "Units":
+        """The units of a saved `as_dict`."""
+        values: dict[str, Any] = {k: v if isinstance(v, int | None) else tuple(v) for k, v in saved.items()}
+        return cls(**values)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain containers, for configs, JSON and checkpoints."""
+        return {name: [*value] if isinstance(value, tuple) else value for name, value in asdict(self).items()}
+
+    @property
+    def is_identity(self) -> bool:
+        """True if the units of the model are those of the data."""
+        return set(self.scale) == {1.0} and set(self.shift) == {0.0}
+
+    def to_units(self, x: Tensor, clip: bool = True) -> Tensor:
+        """Convert samples (..., C, *S) from the units of the model to those of the data."""
+        if not self.is_identity:
+            x = x * self._along(self.scale, x) + self._along(self.shift, x)
+        if clip and self.strict and self.low and self.high:
+            return x.clamp(min(self.low), max(self.high))
         return x
-    return ((x + 1) / 2).clamp(0, 1) if clip else (x + 1) / 2
+
+    def to_model(self, x: Tensor) -> Tensor:
+        """Convert samples (..., C, *S) from the units of the data to those of the model."""
+        return x if self.is_identity else (x - self._along(self.shift, x)) / self._along(self.scale, x)
+
+    @property
+    def clip_bound(self) -> list[list[float]] | None:
+        """The range in the units of the model, [[low, ...], [high, ...]]; None if it is unknown."""
+        if self.low is None or self.high is None:
+            return None
+        ends = (zip(end, self.shift, self.scale, strict=True) for end in (self.low, self.high))
+        return [[(v - shift) / scale for v, shift, scale in end] for end in ends]
+
+    def std_to_model(self, std: float) -> float:
+        """Convert a standard deviation, equal for all channels, from the units of the data to those of the model.
+
+        Raises:
+            UserError: if the channels have different scales.
+        """
+        if len(set(self.scale)) > 1 and std > 0:
+            raise UserError(
+                f"a noise of {std:g} in the units of the data is a different one in each channel of the model, whose "
+                "scales differ; train with data.per_channel=false"
+            )
+        return std / self.scale[0]
+
+    def std_to_units(self, std: float) -> float:
+        """Convert a standard deviation from the units of the model to those of the data, as a root mean square."""
+        return std * math.sqrt(math.fsum(s * s for s in self.scale) / len(self.scale))
+
+    def log_volume(self, shape: Sequence[int]) -> float:
+        """The logarithm of the volume in the units of the data that is one in those of the model, for samples (C, *S).
+
+        A log-density in the units of the data is that in the units of the model minus this number.
+        """
+        return math.prod(shape) * math.fsum(map(math.log, self.scale)) / len(self.scale)
+
+    def _along(self, values: Sequence[float], x: Tensor) -> Tensor | float:
+        """The values along the channels of x."""
+        if len(values) == 1:
+            return values[0]
+        return torch.tensor(values, dtype=x.dtype, device=x.device).view(-1, *[1] * self.axes)
 
 
-def to_model(x: Tensor, kind: Kind) -> Tensor:
-    """Convert samples from the units of the data to those of the model: images to [-1, 1], others unchanged."""
-    return 2 * x - 1 if kind == "images" else x
+IMAGES = Units((0.5,), (0.5,), 2, (0.0,), (1.0,), strict=True)  # in [0, 1]; in [-1, 1] in the model
+
+
+def units_of(kind: Kind) -> Units:
+    """The units of data whose class says no other: images are in [0, 1], all else is as in the model."""
+    return IMAGES if kind == "images" else Units()

@@ -70,3 +70,15 @@ def test_refuses_a_quantile(quantile):
 def test_no_bound():
     x = torch.tensor([[-7.0, 5.0]])
     assert StaticClip(None)(x) is x
+
+
+def test_a_range_of_all_channels_or_of_each():
+    x_0 = torch.tensor([[-3.0, 3.0], [-0.5, 0.5]])[:, :, None]
+    assert StaticClip([[-1.0], [2.0]])(x_0).flatten().tolist() == [-1, 2, -0.5, 0.5]
+    assert StaticClip([[-1.0, 0.0], [2.0, 0.25]])(x_0).flatten().tolist() == [-1, 0.25, -0.5, 0.25]
+
+
+@pytest.mark.parametrize("bound", [[[1.0], [1.0]], [[0.0], [1.0, 2.0]], [[0.0]], [[0.0], [1.0], [2.0]]])
+def test_an_impossible_range_is_refused(bound):
+    with pytest.raises(ValueError, match=r"clip\.bound must be a number, or"):
+        StaticClip(bound)

@@ -214,7 +214,7 @@ def test_units_are_those_of_the_kind_of_data(shape, data_scale, shown):
     """Images are [0, 1] outside and [-1, 1] inside; signals are as they are."""
     denoiser = make_denoiser(shape[1:], 1)
     pipeline = Pipeline(denoiser, DDIM(denoiser.schedule, 1), shape)
-    assert pipeline.data_scale == data_scale and pipeline.to_units(torch.tensor(3.0)) == shown
+    assert pipeline.std_to_model(1.0) == data_scale and pipeline.to_units(torch.tensor(3.0)) == shown
 
 
 @pytest.mark.parametrize(

@@ -25,7 +25,7 @@ def test_one_evaluation_is_the_mean_of_what_the_data_may_be(gaussian, make_sched
     model = make_model(truth, schedule, shape, batch_size=3)
     noisy = randn(7, *shape)
     std = 0.4
-    gain = truth.std**2 / (truth.std**2 + (std * model.data_scale) ** 2)
+    gain = truth.std**2 / (truth.std**2 + model.std_to_model(std) ** 2)
     with model.count_nfe() as cost:
         result = Denoise(std)(model, TaskInput(noisy))
     torch.testing.assert_close(result.x, truth.mean + gain * (noisy - truth.mean), atol=1e-6, rtol=0)
