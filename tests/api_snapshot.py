@@ -10,7 +10,19 @@ from typing import Any, is_typeddict
 from src.utils.signatures import parameters
 
 FILE = Path("tests/api.txt")
-PACKAGES = ["api", "callbacks", "data", "diffusion", "loggers", "metrics", "nets", "optim", "samplers", "tasks"]
+PACKAGES = [
+    "api",
+    "callbacks",
+    "data",
+    "diffusion",
+    "formats",
+    "loggers",
+    "metrics",
+    "nets",
+    "optim",
+    "samplers",
+    "tasks",
+]
 # Classes that users call or derive from, whose methods are listed too.
 CONTRACTS = {
     "Condition", "DataModule", "Denoiser", "Loss", "Metric", "Net", "Parameterization", "Pipeline", "Run", "Sampler",

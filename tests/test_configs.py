@@ -36,6 +36,7 @@ from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule
 from src.diffusion.time_samplers import TimeSampler
 from src.diffusion.variances import Variance
+from src.formats.base import Format
 from src.metrics.base import Metric
 from src.metrics.features.base import ReferenceData
 from src.module import DiffusionModule
@@ -87,6 +88,7 @@ TOGETHER = {
     ],
     "sample": [("n=8", ["clip", "guidance", "inverse_solver", "sampler", "task", "time_grid", "variance"])],
     "evaluate": [("n=99", ["features"])],
+    "export": [("n=1", ["format"])],
 }
 # What a choice makes no sense without.
 NEEDS = {
@@ -107,7 +109,13 @@ NEEDS = {
     ("logger", "wandb"): ["logger.wandb.offline=true"],
 }
 # The groups that belong to another command than `src.train`.
-COMMAND = {"task": "sample", "inverse_solver": "sample", "metrics": "evaluate", "features": "evaluate"}
+COMMAND = {
+    "format": "export",
+    "task": "sample",
+    "inverse_solver": "sample",
+    "metrics": "evaluate",
+    "features": "evaluate",
+}
 FOLDER = f"{os.environ['DIFFUSION_LAB_OUTPUTS']}/run"
 
 
@@ -316,6 +324,7 @@ def check_time_embedding(cfg):
 
 
 CHECKS = {
+    "format": partial(check_is, "format", Format),
     "callbacks": check_callbacks,
     "clip": check_clip,
     "condition": check_condition,

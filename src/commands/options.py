@@ -79,6 +79,15 @@ class SampleOptions(_SamplingOptions):
     sweep: SweepOptions
 
 
+class ExportOptions(_SamplingOptions):
+    """The options of src.export."""
+
+    n: Count
+    overwrite: bool
+    push: str | None
+    private: bool
+
+
 class CompareOptions(_SamplingOptions):
     """The options of src.compare."""
 

@@ -118,7 +118,7 @@ def training_overrides(overrides: list[str]) -> list[str]:
 
 
 def sampling_overrides(overrides: list[str]) -> list[str]:
-    """The overrides of src.sample and src.evaluate, with ++ before settings of the run's own sampler and so on.
+    """The overrides of commands that use a run, with ++ before settings of the run's own sampler and so on.
 
     Hydra does not know those parts, so that it could not override them otherwise; `check_config` refuses unknown keys.
     """

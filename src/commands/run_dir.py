@@ -12,13 +12,14 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
 from src.runs.run import CONFIG, RECORD, Run
-from src.runs.trust import is_trusted, untrusted_targets
+from src.runs.trust import is_trusted
 from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.folders import check_empty, check_named
 from src.utils.hardware import is_main_process
 from src.utils.override_syntax import assignment, command, in_quotes, override_value, split_flags, without_interpolation
 from src.utils.processes import cluster_environment
+from src.utils.targets import untrusted_targets
 
 
 class FailedBefore(UserError):

@@ -10,13 +10,14 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from src.commands.cli import to_container
 from src.commands.options import SampleOptions
 from src.diffusion.denoiser import Denoiser
-from src.runs.check_config import check_options, instantiable_nodes
+from src.runs.check_config import check_options
 from src.runs.folders import clip_bound
 from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Pipeline
 from src.utils.console import log
 from src.utils.errors import UserError, config_errors
 from src.utils.hardware import physical_memory
+from src.utils.targets import instantiable_nodes
 
 
 def check_settings(cfg: DictConfig, named: set[str]) -> None:

@@ -10,9 +10,9 @@ import torch
 from src.data.base import DataModule
 from src.diffusion.conditions import Condition, NoCondition
 from src.diffusion.denoiser import Denoiser
-from src.runs.trust import untrusted_targets
 from src.utils.console import describe
 from src.utils.override_syntax import assignment, command
+from src.utils.targets import untrusted_targets
 
 Rows = list[tuple[str, str]]
 

@@ -13,6 +13,7 @@ from src.runs.bounds import violation
 from src.runs.library_bounds import library_hints
 from src.utils.errors import UserError
 from src.utils.signatures import annotations, parameters
+from src.utils.targets import instantiable_nodes
 
 
 def check_config(cfg: dict[str, Any]) -> None:
@@ -60,18 +61,6 @@ def missing_values(node: Any, path: str = "") -> Iterator[str]:
             yield from missing_values(value, f"{path}.{key}" if path else str(key))
     elif node == "???":
         yield path
-
-
-def instantiable_nodes(node: Any, path: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """All nodes with a `_target_`, with their paths."""
-    if isinstance(node, dict):
-        if "_target_" in node:
-            yield path, node
-        for key, value in node.items():
-            yield from instantiable_nodes(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(node, list):
-        for i, value in enumerate(node):
-            yield from instantiable_nodes(value, f"{path}[{i}]")
 
 
 def check_node(path: str, node: dict[str, Any]) -> None:

@@ -6,8 +6,7 @@ from contextvars import ContextVar
 from typing import Any
 
 from src.utils.errors import UserError
-
-GIVEN = "src.runs.given.given"
+from src.utils.targets import GIVEN
 
 _objects: ContextVar[dict[str, Any] | None] = ContextVar("objects", default=None)
 

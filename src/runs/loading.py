@@ -1,19 +1,19 @@
 """Load the model of a run: its denoiser, with the weights of a checkpoint."""
 
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, get_args
 
-from hydra.utils import get_object, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig
 
-from src.runs.given import GIVEN
 from src.runs.own_code import same_code_after
 from src.runs.run import Run
-from src.utils.errors import UserError, config_errors, not_finite
+from src.utils.building import assemble_denoiser
+from src.utils.errors import UserError, config_errors
 from src.utils.ranges import PositiveFloat
-from src.utils.signatures import parameters
+from src.utils.state_dicts import load_weights
 from src.utils.units import Kind, Units, kind_of, units_of
 
 
@@ -24,35 +24,7 @@ def build_denoiser(cfg: DictConfig | dict[str, Any], context: AbstractContextMan
         cfg: the config of a run.
         context: the context in which the network is built.
     """
-    from src.diffusion.denoiser import Denoiser
-
-    parts = {}
-    for part in ("schedule", "parameterization", "variance", "condition"):
-        with config_errors(part):
-            parts[part] = instantiate(cfg[part])
-    share = cfg["self_conditioning_prob"]
-    # These arguments follow from the other parts, so that users need not set them.
-    channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
-    needed = {}
-    if share:
-        needed["in_channels"] = 2 * channels, "self_conditioning_prob", "self_conditioning_prob=0"
-    if outputs > 1:
-        needed["out_channels"] = outputs * channels, "this variance", "variance=fixed_small"
-    if num_classes := parts["condition"].num_classes:
-        needed["num_classes"] = num_classes, "this condition", "condition=none"
-    if "num_classes" in cfg["net"]:
-        raise UserError(
-            "net.num_classes follows from the condition; leave it out, and set condition=labels or condition=none"
-        )
-    accepted = parameters(get_object(cfg["net"]["_target_"]))
-    for key, (_, reason, without) in needed.items():
-        if key not in accepted and cfg["net"]["_target_"] != GIVEN:
-            net = cfg["net"]["_target_"]
-            raise UserError(f"net: {net} has no argument `{key}`, which {reason} needs; use net=unet or {without}")
-    with context or nullcontext():
-        net = instantiate(cfg["net"], **{key: value for key, (value, *_) in needed.items()})
-    with config_errors("denoiser"):
-        return Denoiser(net, **parts, self_conditioning_prob=share)
+    return assemble_denoiser(cfg, instantiate, context)
 
 
 def kind_and_units(run: Run, shape: Sequence[int]) -> tuple[Kind, Units]:
@@ -106,33 +78,6 @@ def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, A
     snapshots = [read_tensors(path, wanted, instead, mmap=True) for path in run.snapshots()]
     with config_errors(f"weights={weights}"):
         return reconstruct(snapshots, weights), run.path / "snapshots"
-
-
-def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
-    """Load a state dict into a model.
-
-    Raises:
-        UserError: if the state dict does not fit the model, or holds numbers that are not finite.
-    """
-    expected = model.state_dict()
-    if odd := [k for k, value in weights.items() if not hasattr(value, "isfinite")]:
-        raise UserError(f"{source} is damaged: {odd[0]} is not a tensor. Use another checkpoint")
-    missing = [k for k in expected if k not in weights]
-    foreign = [k for k in weights if k not in expected]
-    shapes = [k for k in expected if k in weights and expected[k].shape != weights[k].shape]
-    if missing or foreign or shapes:
-        key = (shapes or missing or foreign)[0]
-        found = f"has shape {tuple(weights[key].shape)}" if key in weights else "is missing"
-        wanted = f"must have shape {tuple(expected[key].shape)}" if key in expected else "is not in the model"
-        raise UserError(
-            f"{source} is of another architecture ({len(shapes)} shapes differ, {len(missing)} tensors are missing, "
-            f"{len(foreign)} are unknown; for example {key} {found}, but {wanted}). "
-            "Use the net and data settings of its training"
-        )
-    bad = [k for k, value in weights.items() if expected[k].isfinite().all() and not value.isfinite().all()]
-    if bad:
-        raise not_finite(source, bad[0])
-    model.load_state_dict(weights)
 
 
 def strip_prefix(state_dict: dict[str, Any], prefix: str) -> dict[str, Any]:

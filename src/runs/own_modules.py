@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import src
-from src.runs.check_config import instantiable_nodes
-from src.runs.given import GIVEN
+from src.utils.targets import GIVEN, instantiable_nodes
 
 PROJECT = Path(src.__file__).resolve().parent
 INSTALLED = {"site-packages", "dist-packages"}

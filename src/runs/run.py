@@ -13,10 +13,11 @@ from src import __version__
 from src.runs.check_config import check_config
 from src.runs.data_identity import data_id, identifying_settings
 from src.runs.own_code import use_code
-from src.runs.trust import check_trusted_config, untrusted_targets
+from src.runs.trust import check_trusted_config
 from src.utils.atomic import restore_backup, write_json, write_text
 from src.utils.errors import UserError, file_errors
 from src.utils.files import Damaged, check, read_json, read_yaml, reading
+from src.utils.targets import untrusted_targets
 
 CONFIG, RECORD, LOG = "config.yaml", "run.json", "train.log"
 CONFIG_ADVICE = "Copy it from a run with the same settings"

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
+from src.utils.building import assemble_denoiser
+from src.utils.errors import config_errors
+from src.utils.model_folder import ModelFolder
 from src.utils.seeding import generator
+from src.utils.state_dicts import load_weights
+from src.utils.targets import instantiate
 from src.utils.units import Kind, Units, kind_of, units_of
 
 
@@ -93,6 +98,29 @@ class Pipeline:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
         self.units = self.units or units_of(self.kind)
+
+    @classmethod
+    def load(cls, folder: str, device: torch.device | str = "cpu", trust: bool = False) -> "Pipeline":
+        """Load an exported model, without Lightning and Hydra: ``Pipeline.load(FOLDER).sample(4)``.
+
+        Args:
+            folder: what ``python -m src.export run=RUN format=safetensors`` wrote.
+            device: where the model is to run.
+            trust: True to run code that the folder names outside this project, from its own folder `code`.
+
+        Raises:
+            UserError: if the folder cannot be loaded.
+        """
+        saved = ModelFolder.read(folder, trust)
+        config = saved.config
+        with config_errors(f"{saved.path}"):
+            denoiser = assemble_denoiser(config, instantiate)
+            load_weights(denoiser, saved.weights(), saved.path)
+            denoiser = denoiser.to(device).eval().requires_grad_(False)
+            sampler = instantiate(config["sampler"])(schedule=denoiser.schedule)
+            settings = config["pipeline"]
+            settings |= {"shape": tuple(settings["shape"]), "units": Units.read(settings["units"])}
+            return cls(denoiser, sampler, guidance=instantiate(config["guidance"]), **settings)
 
     @property
     def device(self) -> torch.device:

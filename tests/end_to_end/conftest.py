@@ -18,6 +18,7 @@ COMPLETE = {
     "train": training_overrides,
     "sample": sampling_overrides,
     "evaluate": sampling_overrides,
+    "export": sampling_overrides,
     "compare": list,
 }
 

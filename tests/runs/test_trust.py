@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from src.runs.trust import check_trusted_config, check_trusted_overrides, is_part, trust_configs, untrusted_targets
+from src.runs.trust import check_trusted_config, check_trusted_overrides, trust_configs
 from src.utils.errors import UserError
+from src.utils.targets import is_part, untrusted_targets
 
-GROUPS_OF_THE_START = ("hydra", "sweep", "plan", "task", "inverse_solver")
+GROUPS_OF_THE_START = ("hydra", "sweep", "plan", "task", "inverse_solver", "format")
 NAMED = sorted(
     {
         name

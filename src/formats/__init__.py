@@ -1,0 +1,12 @@
+"""Formats in which a trained model is exported, by class name: ``from src.formats import SafetensorsFormat``."""
+
+from src.utils.lazy import lazy_exports
+
+__getattr__, __dir__, __all__ = lazy_exports(
+    __name__,
+    {
+        "Format": "base",
+        "Model": "base",
+        "SafetensorsFormat": "safetensors",
+    },
+)
