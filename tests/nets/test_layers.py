@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.nets.layers import Attention, CrossAttention, FourierFeatures, Patches, TokenAttention, zero_init
+from src.nets.layers import Attention, Conv3d, CrossAttention, FourierFeatures, Patches, TokenAttention, zero_init
 
 pytestmark = pytest.mark.strength(1)
 
@@ -59,6 +59,25 @@ class TestPatches:
             for k, offsets in enumerate(product(range(size), repeat=len(sides))):
                 there = (slice(None), c, *(slice(i, None, size) for i in offsets))
                 assert torch.equal(patches[:, c * size ** len(sides) + k], x[there])
+
+
+@pytest.mark.parametrize("size", [(2, 2, 2), (2, 4, 3), (4, 2, 2), (1, 2, 2)])
+def test_gradients_of_volumes_in_bf16(size):
+    """Those of torch.nn.Conv3d are off by their own size, or infinite, at a depth of 2."""
+    torch.manual_seed(0)
+    conv, x = Conv3d(16, 16, 3, padding=1), torch.randn(4, 16, *size)
+    gradients = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            result = conv(x)
+        assert_close(
+            result.float(), torch.nn.functional.conv3d(x, conv.weight, conv.bias, padding=1), rtol=0, atol=0.02
+        )
+        (result.float() ** 2).sum().backward()
+        gradients.append(conv.weight.grad)
+        conv.weight.grad = None
+    exact, low = gradients
+    assert (low - exact).norm() < 0.02 * exact.norm()
 
 
 def naive_attention(layer, x):
