@@ -18,7 +18,7 @@ from src.optim.combined import CombinedOptimizer
 from src.optim.ema import EMA
 from src.optim.lr_schedules import build_lr_schedule
 from src.statistics.binned_loss import BinnedLoss
-from src.utils.errors import UserError
+from src.utils.errors import UserError, config_errors
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_steps
 from src.utils.seeding import derive_seed, generator
@@ -98,9 +98,8 @@ class DiffusionModule(pl.LightningModule):
         if not condition.is_fitted:
             data = self.trainer.datamodule.train_set
             rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:MAX_FIT_SAMPLES]
-            # Sorted, since reading in the order of the files is faster.
-            batches = (data[0, some] for some in rows.sort().values.split(500))
-            condition.fit(batches, generator("first centres", self.seed))  # the string is part of the seed
+            with config_errors("condition"):  # the string is part of the seed
+                condition.fit(SomeBatches(data, rows), generator("first centres", self.seed))
             self.models["ema"].condition.load_state_dict(condition.state_dict())
 
     def configure_model(self) -> None:
@@ -134,10 +133,14 @@ class DiffusionModule(pl.LightningModule):
         t, noise, more = self.sample_times_and_noise(
             x_0, len(x_0) * self.trainer.world_size, self.time_sampler, self.seed, "train", count
         )
-        if cond is not None and condition.dropout:
+        if cond is not None:
             rank, world_size = self.global_rank, self.trainer.world_size
-            coins = torch.rand(len(x_0) * world_size, generator=more)[rank::world_size]
-            cond = condition.drop(cond, (coins < condition.dropout).to(x_0.device, non_blocking=True))
+
+            def coins() -> Tensor:
+                drawn = torch.rand(len(x_0) * world_size, generator=more)[rank::world_size]
+                return drawn.to(x_0.device, non_blocking=True)
+
+            cond = condition.withhold(cond, coins)
         losses = self.loss(self.denoiser, x_0, t, noise, cond)
         importance = self.time_sampler.importance_weights(t).to(losses.device, losses.dtype, non_blocking=True)
         self.train_loss.update(losses, self.denoiser.schedule.log_snr(t), importance)
@@ -303,6 +306,21 @@ class DiffusionModule(pl.LightningModule):
         if len(states) != self.trainer.world_size:  # resumed on another number of processes
             states = torch.stack([states.sum(0), *[0 * states[0]] * (self.trainer.world_size - 1)])
         self.train_loss.sums_and_counts = states[self.global_rank]
+
+
+class SomeBatches:
+    """Batches of chosen samples of a data set, in the order of its files, where reading is faster; may be read again.
+
+    Args:
+        data: the data set.
+        rows: (n,), the chosen samples.
+    """
+
+    def __init__(self, data: Any, rows: Tensor):
+        self.data, self.rows = data, rows.sort().values
+
+    def __iter__(self) -> Iterator[dict[str, Tensor]]:
+        return (self.data[0, some] for some in self.rows.split(500))
 
 
 def check_trainable(name: str, part: object) -> None:

@@ -92,6 +92,10 @@ TOGETHER = {
 }
 # What a choice makes no sense without.
 NEEDS = {
+    ("condition", "combined"): ["+condition@condition.parts.labels=labels"],
+    ("condition", "gray"): ["condition.channels=3"],
+    ("condition", "image"): ["condition.shape=[1,14,14]", "net=unet"],
+    ("condition", "vector"): ["condition.size=2"],
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm", "data=fashion_mnist"],
     ("data", "gaussian_field"): ["experiment=volume_ddpm"],
@@ -422,6 +426,7 @@ def test_experiments_say_what_they_are(experiment):
 
 # What other parts, not users, decide.
 FROM_CODE = {
+    "encoders",
     "model",
     "measurement",
     "reference",

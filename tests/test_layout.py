@@ -13,6 +13,10 @@ SEVERAL = {"callbacks", "debug", "experiment", "framework", "hydra", "plan", "sw
 # A file that is another one of its group with other settings.
 PRESETS = {
     "clip/auto": "static",
+    "condition/blurred": "measured",
+    "condition/gray": "measured",
+    "condition/known_part": "measured",
+    "condition/low_resolution": "measured",
     "data/fashion_mnist": "mnist",
     "data/image_shards": "image_folder",
     "guidance/rescale": "cfg",

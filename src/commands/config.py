@@ -107,7 +107,7 @@ def drop_incompatible_keys(cfg: DictConfig, overrides: list[str]) -> None:
     `experiment=mnist_ddpm net=mlp` must not fail because the experiment sets net.channel_mults of its U-Net. Nor are
     its width and patch size good ones for another net, which takes its own; a rate or a number of steps is kept.
     """
-    named = {word.key: word.value for word in map(read, overrides)}
+    named = {word.key: word.value for word in map(read, overrides) if "@" not in word.head}
     chosen = {k: v for k, v in named.items() if k in cfg and (CONF / k).is_dir()}
     if named.get("framework"):
         reset_framework_parts(cfg, str(named["framework"]), overrides)

@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_map
 
 from src.callbacks.sample_images import SampleImages
 from src.data.base import DataModule
+from src.diffusion.conditions import Cond
 from src.diffusion.denoiser import Denoiser
 from src.module import DiffusionModule
 from src.samplers.pipeline import Pipeline
@@ -74,7 +75,7 @@ def dry_pass(
 # ---- the parts ----
 
 
-def try_condition(denoiser: Denoiser, batch: dict[str, Tensor]) -> Tensor | None:
+def try_condition(denoiser: Denoiser, batch: dict[str, Tensor]) -> Cond | None:
     """The condition of a batch, some of it dropped."""
     condition, x = denoiser.condition, batch["x"]
     name = type(condition).__name__
@@ -85,24 +86,27 @@ def try_condition(denoiser: Denoiser, batch: dict[str, Tensor]) -> Tensor | None
     with trial(f"condition: {name}.null(n)"):
         null = condition.null(N)
     for what, value in {"(batch)": cond, ".sample(n, generator)": new, ".null(n)": null}.items():
-        if (value is None) != (cond is None) or (value is not None and not isinstance(value, Tensor)):
+        if (value is None) != (cond is None) or not are_tensors(value):
             raise UserError(f"condition: {name}{what} must return a tensor, or None where {name}(batch) does")
-        if value is not None and (len(value) != N or value.shape[1:] != cond.shape[1:] or value.dtype != cond.dtype):
+        if value is not None and not agree(value, cond):
             raise UserError(
                 f"condition: {name}{what} must return as many as samples and agree with {name}(batch), which gave "
                 f"{shape_of(cond)}, got {shape_of(value)} for {N}"
             )
     if cond is None or new is None or fewer is None:
         return None
-    if not torch.equal(new[: N - 1].nan_to_num(), fewer.nan_to_num()):
+    pairs = zip(leaves(new), leaves(fewer), strict=True)
+    if any(not torch.equal(a[: N - 1].nan_to_num(), b.nan_to_num()) for a, b in pairs):
         raise UserError(f"condition: the first k conditions of {name}.sample(n, generator) must be those for n = k")
-    if len(cond) != len(x):
+    if any(len(value) != len(x) for value in leaves(cond)):
         raise UserError(f"condition: {name}(batch) must return one condition for each sample")
+    with trial(f"condition: {name}.withhold(cond, coins)"):
+        condition.withhold(cond, lambda: torch.arange(N, device=x.device) / N)
     if not condition.dropout:
         return cond
     with trial(f"condition: {name}.drop(cond, dropped)"):
         dropped = condition.drop(cond, torch.arange(N, device=x.device) >= N // 2)
-    if dropped.shape != cond.shape or dropped.dtype != cond.dtype:
+    if not are_tensors(dropped) or not agree(dropped, cond):
         raise UserError(
             f"condition: {name}.drop(cond, dropped) must return {shape_of(cond)}, as it was given, got "
             f"{shape_of(dropped)}"
@@ -110,12 +114,33 @@ def try_condition(denoiser: Denoiser, batch: dict[str, Tensor]) -> Tensor | None
     return dropped
 
 
-def try_net(denoiser: Denoiser, x: Tensor, cond: Tensor | None) -> None:
+def leaves(cond: Any) -> list[Any]:
+    """The values of a condition: of several conditions those of each."""
+    return list(cond.values()) if isinstance(cond, dict) else [cond]
+
+
+def are_tensors(cond: Any) -> bool:
+    """True for a condition that is a tensor or a dict of them, or None."""
+    return cond is None or all(isinstance(value, Tensor) for value in leaves(cond))
+
+
+def agree(value: Any, cond: Any) -> bool:
+    """True if conditions have the shapes and dtypes of others, for N samples."""
+    if isinstance(value, dict) != isinstance(cond, dict) or (isinstance(cond, dict) and list(value) != list(cond)):
+        return False
+    return all(
+        len(a) == N and a.shape[1:] == b.shape[1:] and a.dtype == b.dtype
+        for a, b in zip(leaves(value), leaves(cond), strict=True)
+    )
+
+
+def try_net(denoiser: Denoiser, x: Tensor, cond: Cond | None) -> None:
     """The net, called as the denoiser calls it."""
     net, name = denoiser.net, type(denoiser.net).__name__
     t = torch.linspace(0.1, 0.9, N, dtype=torch.float64)
     c_noise = denoiser.parameterization.preconditioning(denoiser.schedule, t)[3]
     x_in = torch.cat([x, torch.zeros_like(x)], 1) if denoiser.self_conditioning_prob else x
+    cond = None if cond is None else denoiser.condition.prepare(cond)
     given = f"x {shape_of(x_in)}, c_noise {shape_of(c_noise.float())} and cond {shape_of(cond)}"
     with trial(f"net: {name}(x, c_noise, cond) with {given}"), torch.no_grad():
         output = net(x_in, c_noise.to(x.device, torch.float32), cond)
@@ -127,7 +152,7 @@ def try_net(denoiser: Denoiser, x: Tensor, cond: Tensor | None) -> None:
     check_finite(f"net: {name}(x, c_noise, cond)", output)
 
 
-def try_loss(module: DiffusionModule, batch: dict[str, Tensor], cond: Tensor | None) -> None:
+def try_loss(module: DiffusionModule, batch: dict[str, Tensor], cond: Cond | None) -> None:
     """The time sampler and the loss, and a gradient for every parameter that is to be trained."""
     x_0, denoiser, time_sampler, loss = batch["x"], module.denoiser, module.time_sampler, module.loss
     names = {f"net: {type(denoiser.net).__name__}": denoiser.net, f"condition: {type(denoiser.condition).__name__}":
@@ -265,7 +290,9 @@ def check_finite(what: str, value: Tensor) -> None:
 
 
 def shape_of(value: Any) -> str:
-    """The dtype and the shape of a tensor; the type of anything else."""
+    """The dtype and the shape of a tensor, or of each of several by name; the type of anything else."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {shape_of(each)}" for name, each in value.items())
     if not isinstance(value, Tensor):
         return "None" if value is None else type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"

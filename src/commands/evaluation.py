@@ -79,7 +79,7 @@ class Evaluation:
         pipeline = sampling.pipeline
         context = EvalContext(
             x=torch.zeros(0, *pipeline.shape) if x is None else x,
-            label=None if x is not None else pipeline.cond,
+            cond=None if x is not None else pipeline.cond,
             reference=reference,
             pipeline=pipeline,
             run=sampling.run,

@@ -12,6 +12,7 @@ from omegaconf import DictConfig
 from src.commands.cli import first_sentence
 from src.commands.plan.fitting import what_fits
 from src.commands.plan.trial import empty_cache
+from src.diffusion.conditions import rows_of
 from src.runs.run import Run
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError, is_out_of_memory
@@ -128,8 +129,8 @@ def largest_sampled(pipeline: Pipeline, failed: int) -> int:
 def can_sample(pipeline: Pipeline, n: int) -> bool:
     """True if a batch of n samples fits in the memory."""
     empty_cache(pipeline.device)
-    given = None if pipeline.cond is None else pipeline.cond[:n]
-    smaller = replace(pipeline, batch_size=n, cond=pipeline.conditions(range(n), given), on_step=None)
+    given = pipeline.conditions(range(n), rows_of(pipeline.cond, slice(n)))
+    smaller = replace(pipeline, batch_size=n, cond=given, on_step=None)
     try:
         with smaller.inference():
             for _ in islice(smaller.trajectory(range(n)), STATES):

@@ -102,7 +102,7 @@ def training_overrides(overrides: list[str]) -> list[str]:
 
     Hydra then composes the same groups again, which the resuming command line may change.
     """
-    overrides = sweep_overrides(overrides)
+    overrides = combine_conditions(sweep_overrides(overrides))
     if (resume := override_value("resume", overrides)) is None:
         return overrides
     run = Run.find(str(resume))
@@ -115,6 +115,19 @@ def training_overrides(overrides: list[str]) -> list[str]:
         check_trusted_config(run.settings(), run.path / CONFIG)  # otherwise Hydra says that there is no such choice
         own = []
     return [*overrides, *own] if overrides[: len(saved)] == saved else [*saved, *overrides, *own]
+
+
+def combine_conditions(overrides: list[str]) -> list[str]:
+    """The overrides with condition=[A,B] written as condition=combined, whose parts are the choices A and B."""
+    found: list[str] = []
+    for text in overrides:
+        word = read(text)
+        if word.key == word.head == "condition" and isinstance(word.value, list):
+            parts = [assignment(f"+condition@condition.parts.{name}", name) for name in word.value]
+            found += ["condition=combined", *parts] if len(parts) != 1 else [assignment("condition", word.value[0])]
+        else:
+            found.append(text)
+    return found
 
 
 def sampling_overrides(overrides: list[str]) -> list[str]:

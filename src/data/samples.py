@@ -1,5 +1,6 @@
 """Data sets that are read a batch at a time, and their split into training and validation samples."""
 
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import Protocol
 
@@ -41,12 +42,22 @@ class TensorSamples(Dataset):
     Args:
         x: (N, C, *S), in memory or decoded on demand.
         label: (N,) int64, or None.
+        fields: further fields of each sample, such as `vector`, by name, (N, ...).
         flip: True for random horizontal flips, different in each epoch.
         seed: seed of the flips.
     """
 
-    def __init__(self, x: Indexable, label: Tensor | None = None, flip: bool = False, seed: int = 0):
-        self.x, self.label, self.flip, self.seed = x, label, flip, seed
+    def __init__(
+        self, x: Indexable, label: Tensor | None = None, flip: bool = False, seed: int = 0,
+        fields: Mapping[str, Tensor] | None = None,
+    ):  # fmt: skip
+        self.x, self.flip, self.seed = x, flip, seed
+        self.fields = ({} if label is None else {"label": label}) | dict(fields or {})
+
+    @property
+    def label(self) -> Tensor | None:
+        """The labels (N,), if there are any."""
+        return self.fields.get("label")
 
     def __len__(self) -> int:
         return len(self.x)
@@ -57,13 +68,13 @@ class TensorSamples(Dataset):
         x = to_unit_range(self.x[there])
         if self.flip:
             x = flip_some(x, epoch, indices, len(self), self.seed)
-        return {"x": x} if self.label is None else {"x": x, "label": self.label[there]}
+        return {"x": x} | {name: value[there] for name, value in self.fields.items()}
 
     def to(self, device: torch.device) -> "TensorSamples":
         """A copy of samples in memory on a device, which gives the same batches there."""
         assert isinstance(self.x, Tensor)
-        label = None if self.label is None else self.label.to(device)
-        return TensorSamples(self.x.to(device), label, self.flip, self.seed)
+        fields = {name: value.to(device) for name, value in self.fields.items()}
+        return TensorSamples(self.x.to(device), None, self.flip, self.seed, fields)
 
 
 def to_unit_range(x: Tensor) -> Tensor:

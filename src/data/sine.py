@@ -32,6 +32,7 @@ class Sine(DataModule):
         amplitude: lowest and highest a, in the units of the signal.
         phase: lowest and highest phi, in radians.
         noise: nu, the standard deviation of the added noise.
+        vector_size: 1 to 3: give the first of frequency, amplitude and phase of each signal as field `vector`; 0: none.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; size is (L,), num_classes 0. The
             seed also draws the signals.
 
@@ -48,6 +49,7 @@ class Sine(DataModule):
         amplitude: Sequence[float] = (0.5, 1.0),
         phase: Sequence[float] = (0.0, 2 * pi),
         noise: NonNegativeFloat = 0.0,
+        vector_size: Annotated[int, Interval(ge=0, le=3)] = 0,
         channels: PositiveInt = 1,
         size: Sequence[PositiveInt] = (100,),
         num_classes: NonNegativeInt = 0,
@@ -65,6 +67,11 @@ class Sine(DataModule):
         if n_test < 1:
             raise UserError(f"data.n_test must be >= 1, got {n_test}")
         self.n, self.n_val, self.n_test, self.noise = n, val_count(n, val_fraction), n_test, noise
+        if vector_size and channels > 1:
+            raise UserError(
+                f"data.vector_size must be 0 for several channels, which are drawn apart, got {vector_size}"
+            )
+        self.vector_names = ["frequency", "amplitude", "phase"][:vector_size]
         self.frequency = _range("frequency", frequency)
         self.amplitude = _range("amplitude", amplitude)
         self.phase = _range("phase", phase)
@@ -76,9 +83,12 @@ class Sine(DataModule):
         return {**ranges, "noise": self.noise}
 
     def load(self) -> None:
-        x = self._draw(self.n, "sine")
+        x, fields = self._draw(self.n, "sine")
         train, val = split(self.n, self.n_val, self.seed)
-        self.train_set, self.val_set = TensorSamples(x[train]), TensorSamples(x[val])
+        self.train_set, self.val_set = (
+            TensorSamples(x[rows], fields={name: value[rows] for name, value in fields.items()})
+            for rows in (train, val)
+        )
         self.source = f"{len(train):,} train / {len(val):,} validation sine waves of length {self.size[0]}, drawn"
         peak = float(x.abs().max())
         if peak > 1 + 1e-6:
@@ -89,10 +99,11 @@ class Sine(DataModule):
 
     @cached_property
     def test_set(self) -> BatchDataset:  # type: ignore[override]
-        return TensorSamples(self._draw(self.n_test, "sine test"))
+        x, fields = self._draw(self.n_test, "sine test")
+        return TensorSamples(x, fields=fields)
 
-    def _draw(self, n: int, purpose: str) -> Tensor:
-        """Draw signals (n, channels, L), independently for each purpose."""
+    def _draw(self, n: int, purpose: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Draw signals (n, channels, L) and their further fields, independently for each purpose."""
         draws = generator(self.seed, purpose)
 
         def uniform(low: float, high: float) -> Tensor:
@@ -101,7 +112,9 @@ class Sine(DataModule):
         f, a, phi = uniform(*self.frequency), uniform(*self.amplitude), uniform(*self.phase)
         u = torch.linspace(0, 1, self.size[0], dtype=torch.float64)
         x = a * torch.sin(2 * pi * f * u + phi)
-        return (x + self.noise * torch.randn(x.shape, dtype=x.dtype, generator=draws)).float()
+        x = (x + self.noise * torch.randn(x.shape, dtype=x.dtype, generator=draws)).float()
+        known = torch.cat([f, a, phi], 2)[:, 0, : len(self.vector_names)].float()
+        return x, {"vector": known} if self.vector_names else {}
 
 
 def _range(name: str, values: Sequence[float]) -> tuple[float, float]:

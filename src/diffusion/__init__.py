@@ -11,7 +11,19 @@ from src.diffusion.beta_schedules import (
     SigmoidSchedule,
     TanhSchedule,
 )
-from src.diffusion.conditions import Clusters, Condition, Labels, NoCondition
+from src.diffusion.conditions import (
+    Clusters,
+    Combined,
+    Cond,
+    Condition,
+    Encoded,
+    Encoder,
+    Image,
+    Labels,
+    Measured,
+    NoCondition,
+    Vector,
+)
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE, DiscreteVP, EDMSchedule
 from src.diffusion.guidance import (
@@ -93,6 +105,8 @@ __all__ = [
     "Blur",
     "ClassifierGuidance",
     "Clusters",
+    "Combined",
+    "Cond",
     "Condition",
     "ConstantSchedule",
     "CosineSchedule",
@@ -103,6 +117,8 @@ __all__ = [
     "DiscreteVP",
     "Downsample",
     "EDMSchedule",
+    "Encoded",
+    "Encoder",
     "Eps",
     "ExponentialSchedule",
     "FixedLargeVariance",
@@ -115,6 +131,7 @@ __all__ = [
     "Guidance",
     "Huber",
     "Hybrid",
+    "Image",
     "IntervalGuidance",
     "Labels",
     "LaplaceSchedule",
@@ -132,6 +149,7 @@ __all__ = [
     "Loss",
     "LossSecondMomentTimeSampler",
     "Mask",
+    "Measured",
     "NoCondition",
     "NoGuidance",
     "OffsetNoiseSampler",
@@ -157,6 +175,7 @@ __all__ = [
     "UniformTimeSampler",
     "V",
     "Variance",
+    "Vector",
     "Weighted",
     "bits_per_dimension",
     "dequantize",

@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float
 from torch import Tensor, nn
 
-from src.diffusion.conditions import Condition, NoCondition
+from src.diffusion.conditions import Cond, Condition, NoCondition
 from src.diffusion.parameterizations import Parameterization
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.variances import FixedSmallVariance, Variance
@@ -40,8 +40,8 @@ class Denoiser(nn.Module):
             previous step. (Chen et al. 2023, arXiv:2208.04202, section 3.2, where it is 0.5.)
         condition: takes the condition from a batch of data, and draws it for new samples; none by default.
 
-    Shapes: x_t (B, C, *S); t () or (B,), float64; cond (B, ...), as `condition` gives it, or None for its null value;
-    estimate as x_t.
+    Shapes: x_t (B, C, *S); t () or (B,), float64; cond (B, ...), as `condition` gives it, or None for its null value
+    (of several conditions a dict, with the null value for those that it lacks); estimate as x_t.
 
     Raises:
         ValueError: if the parameterization is singular on this schedule.
@@ -77,12 +77,11 @@ class Denoiser(nn.Module):
         self,
         x_t: Float[Tensor, "batch *data"],
         t: Time,
-        cond: Shaped[Tensor, "batch *c"] | None = None,
+        cond: Cond | None = None,
         estimate: Float[Tensor, "batch *data"] | None = None,
     ) -> Prediction:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        if cond is None and (null := self.condition.null(len(x_t))) is not None:
-            cond = null.to(x_t.device, non_blocking=True)
+        cond = self.condition.complete(cond, len(x_t), x_t.device)
         c_in, c_skip, c_out, c_noise = self.parameterization.preconditioning(self.schedule, t)
         c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
         x_in = expand_like(c_in, x_t) * x_t
@@ -90,7 +89,7 @@ class Denoiser(nn.Module):
             if estimate is None:
                 estimate = self._first_estimate(x_t, t, cond)
             x_in = torch.cat([x_in, estimate], 1)
-        output = self.evaluate(x_in, c_noise, cond)
+        output = self.evaluate(x_in, c_noise, None if cond is None else self.condition.prepare(cond))
         # Autocast may hand back bf16; x_0 is a difference of close numbers and is taken in the precision of x_t.
         output, *more = output.to(x_t.dtype).chunk(self.variance.outputs, 1)
         return Prediction(expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output, *more)
@@ -100,13 +99,13 @@ class Denoiser(nn.Module):
         self.channels_last = True
         self.net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
-    def evaluate(self, x_in: Tensor, c_noise: Tensor, cond: Tensor | None) -> Tensor:
-        """The output of the network, contiguous whatever its layout of memory."""
+    def evaluate(self, x_in: Tensor, c_noise: Tensor, cond: Cond | None) -> Tensor:
+        """The output of the network for prepared conditions, contiguous whatever its layout of memory."""
         if not self.channels_last or x_in.ndim != 4:
             return self.net(x_in, c_noise, cond)
         return self.net(x_in.contiguous(memory_format=torch.channels_last), c_noise, cond).contiguous()
 
-    def _first_estimate(self, x_t: Tensor, t: Time, cond: Tensor | None) -> Tensor:
+    def _first_estimate(self, x_t: Tensor, t: Time, cond: Cond | None) -> Tensor:
         """The network's estimate from zeros; in training only in some of the steps, zeros in the others."""
         nothing = torch.zeros_like(x_t)
         if self.training and torch.rand(()) >= self.self_conditioning_prob:

@@ -1,18 +1,19 @@
 """Guidance: functions of (denoise, schedule) that return another denoise."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from itertools import pairwise
 from typing import Annotated, TypeVar
 
 import annotated_types as at
 import torch
 from torch import Tensor
 
-from src.diffusion.conditions import null_like
+from src.diffusion.conditions import Cond, cat_cond, class_of, null_like
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.schedules import Schedule, Time, expand_like
 
-DenoiseFn = Callable[[Tensor, Tensor, Tensor | None], Prediction]
+DenoiseFn = Callable[[Tensor, Tensor, Cond | None], Prediction]
 Guidance = Callable[[DenoiseFn, Schedule], DenoiseFn]
 Aux = TypeVar("Aux")
 
@@ -31,37 +32,87 @@ class CFG:
 
     Both predictions are evaluated in one call on a doubled batch. Without a condition nothing changes.
 
+    Several conditions :math:`y_1, \dots, y_m` are guided towards as one, or each with a scale of its own, added one
+    after another in their order in the condition, by one evaluation more for each other scale:
+
+    .. math:: \hat x_0 = \hat x_0(\varnothing) + \sum_{i=1}^m w_i\,
+              (\hat x_0(y_1, \dots, y_i) - \hat x_0(y_1, \dots, y_{i - 1}))
+
     Args:
-        scale: w; 1 for conditional, 0 for unconditional sampling.
+        scale: w; 1 for conditional, 0 for unconditional sampling. Or the :math:`w_i` by the name of the condition; 1
+            for a condition that is not named.
         rescale: how far the standard deviation is rescaled to that of :math:`\hat x_0(y)`, in [0, 1], which reduces
             the high contrast of strong guidance.
 
-    Source: Ho, Salimans 2022, arXiv:2207.12598, eq. 6 (there with w - 1 for w); rescale: Lin et al. 2024,
-    arXiv:2305.08891, eq. 15 and 16.
+    Source: Ho, Salimans 2022, arXiv:2207.12598, eq. 6 (there with w - 1 for w); several scales: Brooks et al. 2023,
+    arXiv:2211.09800, eq. 3; rescale: Lin et al. 2024, arXiv:2305.08891, eq. 15 and 16.
     """
 
     needs_condition = True
 
-    def __init__(self, scale: float = 2.0, rescale: Annotated[float, at.Interval(ge=0, le=1)] = 0.0):
+    def __init__(
+        self, scale: float | Mapping[str, float] = 2.0, rescale: Annotated[float, at.Interval(ge=0, le=1)] = 0.0
+    ):
         if not 0 <= rescale <= 1:
             raise ValueError(f"guidance.rescale must be in [0, 1], got {rescale}")
-        self.scale, self.rescale = scale, rescale
+        self.scale = dict(scale) if isinstance(scale, Mapping) else scale
+        self.rescale = rescale
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-            if cond is None or self.scale == 1:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+            if cond is None:
                 return denoise(x_t, t, cond)
-            both = torch.cat([cond, null_like(cond)])
-            times = torch.cat([t, t]) if t.ndim else t
-            x_0, variance = denoise(torch.cat([x_t, x_t]), times, both)
-            conditional, unconditional = x_0.chunk(2)
-            guided_x_0 = torch.lerp(unconditional, conditional, self.scale)
+            conds, scales = scale_chain(cond, self.scale)
+            if not scales:
+                return denoise(x_t, t, cond)
+            n = len(conds)
+            times = torch.cat([t] * n) if t.ndim else t
+            x_0, variance = denoise(torch.cat([x_t] * n), times, cat_cond(conds))
+            *more, first = x_0.chunk(n)
+            guided_x_0 = torch.lerp(first, more[-1], scales[-1])
+            for (fuller, emptier), scale in zip(pairwise(more), scales, strict=False):
+                guided_x_0 = guided_x_0 + scale * (fuller - emptier)
             if self.rescale:
-                ratio = std_per_sample(conditional) / std_per_sample(guided_x_0)
+                ratio = std_per_sample(more[0]) / std_per_sample(guided_x_0)
                 guided_x_0 = guided_x_0 * (1 + self.rescale * (ratio - 1))
-            return Prediction(guided_x_0, None if variance is None else variance.chunk(2)[0])
+            return Prediction(guided_x_0, None if variance is None else variance.chunk(n)[0])
 
         return guided
+
+
+def scale_chain(cond: Cond, scale: float | Mapping[str, float]) -> tuple[list[Cond], list[float]]:
+    r"""The conditions whose predictions classifier-free guidance combines, and the scales of their differences.
+
+    Args:
+        cond: one condition or several by name.
+        scale: one scale, or one for each name.
+
+    Returns:
+        Conditions from the full one to the emptiest, and the scale of the difference of each to the next; no scales if
+        all are 1. Neighbors of equal scale are added as one, and a scale of 1 at the beginning needs no difference.
+
+    Raises:
+        ValueError: for the scale of a condition that there is not.
+    """
+    if not isinstance(scale, Mapping):
+        return [cond, null_like(cond)], [] if scale == 1 else [scale]
+    names = list(cond) if isinstance(cond, dict) else list(scale)[:1]  # a single condition may have any name
+    if unknown := [name for name in scale if name not in names]:
+        raise ValueError(f"guidance.scale names {unknown[0]}, but the conditions of this run are {', '.join(names)}")
+    scales = [float(scale.get(name, 1)) for name in names]
+    conds, chain = [cond], []
+    for i in reversed(range(len(names))):
+        if scales[i] != (scales[i - 1] if i else 1):
+            conds.append(withheld(cond, names[i:]))
+            chain.append(scales[i])
+    return conds, chain
+
+
+def withheld(cond: Cond, names: list[str]) -> Cond:
+    """The null value in place of the conditions of these names."""
+    if not isinstance(cond, dict):
+        return null_like(cond)
+    return {name: null_like(value) if name in names else value for name, value in cond.items()}
 
 
 class IntervalGuidance:
@@ -90,7 +141,7 @@ class IntervalGuidance:
         inside = self.guidance(denoise, schedule)
         conditional = getattr(self.guidance, "conditional", True)  # False if the denoiser is not given the label
 
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
             ratio = torch.exp(-schedule.log_snr(t) / 2)
             within = (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
             if within.any() != within.all():
@@ -120,7 +171,7 @@ class AutoGuidance:
         self.guide_model, self.scale = guide_model, scale
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
             strong = denoise(x_t, t, cond)
             if self.scale == 1:
                 return strong
@@ -164,12 +215,12 @@ class ClassifierGuidance:
         self.log_prob, self.scale, self.conditional = log_prob, scale, conditional
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond if self.conditional else None)
-            gain = gradient_gain(schedule, t, self.scale)
-            if cond is None or gain is None:
+            gain, label = gradient_gain(schedule, t, self.scale), class_of(cond)
+            if label is None or gain is None:
                 return prediction
-            gradient, _ = log_prob_gradient(lambda x: (self.log_prob(x, t.clone(), cond.clone()), None), x_t)
+            gradient, _ = log_prob_gradient(lambda x: (self.log_prob(x, t.clone(), label.clone()), None), x_t)
             return prediction._replace(x_0=prediction.x_0 + expand_like(gain, x_t) * gradient)
 
         return guided

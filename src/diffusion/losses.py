@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from src.diffusion import learned_schedule as learned
 from src.diffusion import weightings
+from src.diffusion.conditions import Cond
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.vlb import prior_kl, vlb_term
@@ -45,7 +46,7 @@ class Loss(ABC):
         x_0: Float[Tensor, "batch *data"],
         t: Float[Tensor, " batch"],
         noise: Float[Tensor, "batch *data"],
-        cond: Tensor | None = None,
+        cond: Cond | None = None,
     ) -> Float[Tensor, " batch"]:
         """The loss of each sample."""
 

@@ -29,6 +29,10 @@ class LinearOperator(ABC):
     def solve(self, y: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
         r""":math:`(A A^T + \text{ridge}\, I)^{-1} y`, for y in the range of A; ridge is one number or (B, 1, ...)."""
 
+    def observe(self, x: Tensor) -> Tensor:
+        """A x, with NaN for elements that say nothing about x."""
+        return self(x)
+
     def pinv(self, y: Tensor) -> Tensor:
         r""":math:`A^+ y = A^T (A A^T)^{-1} y`, the smallest x with A x = y."""
         return self.transpose(self.solve(y))
@@ -52,6 +56,9 @@ class Mask(LinearOperator):
 
     def solve(self, y: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
         return y / (1 + ridge)
+
+    def observe(self, x: Tensor) -> Tensor:
+        return torch.where(self.known.to(x) > 0, x, torch.nan)
 
 
 class Downsample(LinearOperator):

@@ -14,6 +14,7 @@ from typing import Annotated
 from annotated_types import Ge, Gt
 from torch import Tensor
 
+from src.diffusion.conditions import Cond, map_cond
 from src.diffusion.denoiser import Prediction
 from src.diffusion.guidance import DenoiseFn, gradient_gain, log_prob_gradient
 from src.diffusion.operators import LinearOperator
@@ -49,7 +50,7 @@ class DDNM:
         self.operator, self.y, self.noise, self.sigma_data = operator, y, noise, sigma_data
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
             prediction = denoise(x_t, t, cond)
             residual = self.y - self.operator(prediction.x_0)
             ridge = self.noise**2 / posterior_variance(schedule, t, self.sigma_data)
@@ -83,9 +84,9 @@ class LikelihoodGuidance(ABC):
         r""":math:`\log p(y | \hat x_0)` (B,) up to a constant, from the residual :math:`y - A \hat x_0`."""
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        def guided(x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
+        def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
             def log_prob(x: Tensor) -> tuple[Tensor, Prediction]:
-                prediction = denoise(x, t.clone(), None if cond is None else cond.clone())
+                prediction = denoise(x, t.clone(), map_cond(Tensor.clone, cond))
                 return self.log_prob(self.y - self.operator(prediction.x_0), schedule, t), prediction
 
             gain = gradient_gain(schedule, t, self.scale)

@@ -14,6 +14,7 @@ import math
 import torch
 from torch import Tensor
 
+from src.diffusion.conditions import Cond
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.parameterizations import posterior_coefficients
 from src.diffusion.schedules import Schedule, Time, expand_like
@@ -82,7 +83,7 @@ def vlb_term(
 
 @torch.no_grad()
 def vlb_terms(
-    denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Tensor | None = None,
+    denoiser: Denoiser, x_0: Tensor, steps: int, noise: torch.Generator, cond: Cond | None = None,
     num_levels: int | None = None,
 ) -> dict[str, Tensor]:  # fmt: skip
     r"""All terms of the bound with T = steps, in bits per dimension, from one draw of x_t for each.

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from src.data.base import DataModule
+from src.diffusion.conditions import Cond, class_of
 from src.metrics.features.base import Features, RealData, ReferenceData
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
@@ -25,7 +26,7 @@ class EvalContext:
 
     Attributes:
         x: (N, C, *S) float32 samples in the units of the data: images in [0, 1], all else unscaled.
-        label: (N,) int64, the requested labels; None without labels.
+        cond: (N, ...), the requested conditions, of several a dict by name; None for none.
         reference: the real data.
         pipeline: the denoiser of the run on its device, with its sampler, guidance and conditions.
         run: the run folder.
@@ -37,7 +38,7 @@ class EvalContext:
     """
 
     x: Tensor
-    label: Tensor | None
+    cond: Cond | None
     reference: ReferenceData
     pipeline: Pipeline
     run: Run
@@ -49,6 +50,11 @@ class EvalContext:
 
     def __post_init__(self) -> None:
         self.n = self.n or len(self.x)
+
+    @property
+    def label(self) -> Tensor | None:
+        """The requested labels (N,); None without labels."""
+        return class_of(self.cond)
 
     @property
     def data(self) -> DataModule:

@@ -9,13 +9,13 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from src.diffusion.conditions import is_class
+from src.diffusion.conditions import Cond, class_of, map_cond, rows_of
 from src.diffusion.ideal import ideal_denoiser
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
 from src.metrics.generalization import GeneralizationGap
 from src.plots.denoising_strip import denoising_strip
 from src.plots.metrics import error_curves
-from src.samplers.pipeline import SelfConditioned
+from src.samplers.self_conditioning import SelfConditioned
 from src.statistics.image_quality import image_quality
 from src.utils.console import progress_bar
 from src.utils.hardware import autocast_dtype, default_precision
@@ -78,7 +78,7 @@ class Denoising(Metric):
         quality = [image_quality(units(x), units(result.x_0[n:]), images=images) for x in result.model[:, n:]]
         section = ReportSection("Denoising", notes=[*HOW_TO_READ], interpretation=gap.interpretation())
         null = context.pipeline.denoiser.condition.null(1)
-        if null is not None and not is_class(null):
+        if null is not None and class_of(null) is None:
             section.notes.append("The ideal denoiser is unconditional; the network is given the condition of the data.")
         section.values = gap.values() | quality_values(levels.log_snr.tolist(), quality)
         section.tables = {"log_snr": levels.log_snr.tolist()}
@@ -106,11 +106,11 @@ HOW_TO_READ = [
 # ---- the denoised data ----
 
 
-def condition_of(context: EvalContext, batch: dict[str, Tensor], x_0: Tensor) -> Tensor | None:
+def condition_of(context: EvalContext, batch: dict[str, Tensor], x_0: Tensor) -> Cond | None:
     """The condition (n, ...) of a batch of data, of which x_0 are in the units of the model; on the CPU."""
     device = context.pipeline.device
     cond = context.pipeline.denoiser.condition({k: v.to(device) for k, v in (batch | {"x": x_0}).items()})
-    return None if cond is None else cond.cpu()
+    return map_cond(Tensor.cpu, cond)
 
 
 def trained_range(context: EvalContext) -> tuple[float, float]:
@@ -142,7 +142,7 @@ def denoise_levels(context: EvalContext, n: int, levels: NoiseLevels) -> Denoisi
     )
 
 
-def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Tensor | None) -> Tensor:
+def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Cond | None) -> Tensor:
     """Estimates of x_0 by the network from x_t (L, n, C, *S), in the precision of sampling."""
     pipeline, size = context.pipeline, context.pipeline.batch_size
     device, dtype = pipeline.device, autocast_dtype(default_precision(pipeline.device.type))
@@ -152,18 +152,19 @@ def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond
         for i, t in enumerate(levels.t):
             for rows in torch.arange(x_t.shape[1]).split(size):
                 denoise = SelfConditioned(pipeline.denoiser)
-                part = None if cond is None else cond[rows].to(device)
+                part = map_cond(lambda value: value.to(device), rows_of(cond, rows))
                 prediction[i, rows] = denoise(x_t[i, rows].to(device), t, part).x_0.to(prediction)
                 bar.update(len(rows))
     return prediction
 
 
-def ideal_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Tensor | None) -> Tensor:
+def ideal_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Cond | None) -> Tensor:
     """Estimates of the ideal denoiser of the training data; if the condition is a class, of those of the same class."""
     count, n = x_t.shape[:2]
     flat, device = x_t.flatten(0, 1), context.pipeline.device
     alpha, sigma = (v.repeat_interleave(n) for v in (levels.alpha, levels.sigma))
-    repeated = cond.repeat(count) if cond is not None and is_class(cond) else None
+    label = class_of(cond)
+    repeated = None if label is None else label.repeat(count)
     prediction = torch.empty_like(flat)
     for rows in torch.arange(len(flat)).split(max(1, MAX_ELEMENTS // flat[0].numel())):
         part = None if repeated is None else repeated[rows]
@@ -177,7 +178,7 @@ def training_data(context: EvalContext) -> Iterator[tuple[Tensor, Tensor | None]
     with progress_bar(len(context.train), "ideal denoiser", leave=False, delay=2, unit_scale=True) as bar:
         for batch in context.train.batches():
             x_0 = context.to_model(batch["x"])
-            yield x_0, condition_of(context, batch, x_0)
+            yield x_0, class_of(condition_of(context, batch, x_0))
             bar.update(len(batch["x"]))
 
 

@@ -6,10 +6,11 @@ import torch
 from annotated_types import Ge
 from torch import Tensor
 
+from src.diffusion.conditions import Cond, map_cond, rows_of
 from src.diffusion.likelihood import bits_per_dimension, dequantize, ode_log_likelihood
 from src.metrics.base import EvalContext, Metric, MetricValue, ReportSection
 from src.metrics.denoising import condition_of, trained_range
-from src.samplers.pipeline import SelfConditioned
+from src.samplers.self_conditioning import SelfConditioned
 from src.utils.console import progress_bar
 from src.utils.ranges import PositiveFloat, PositiveInt
 from src.utils.seeding import generator
@@ -79,7 +80,7 @@ class Likelihood(Metric):
         )
         return section
 
-    def log_density(self, context: EvalContext, x: Tensor, cond: Tensor | None) -> tuple[Tensor, float]:
+    def log_density(self, context: EvalContext, x: Tensor, cond: Cond | None) -> tuple[Tensor, float]:
         """The log-density of x in nats, (n,), and the mean number of network evaluations."""
         pipeline, found, evaluations = context.pipeline, [], 0
         signs, count = generator("probes", context.seed), 0 if x[0].numel() <= MAX_EXACT else self.probes
@@ -87,9 +88,9 @@ class Likelihood(Metric):
         with bar, pipeline.count_nfe():
             for rows in torch.arange(len(x)).split(self.batch_size):
                 part = x[rows].to(pipeline.device)
-                some = None if cond is None else cond[rows].to(pipeline.device)
+                some = map_cond(lambda value: value.to(pipeline.device), rows_of(cond, rows))
 
-                def denoise(x_t: Tensor, t: Tensor, some: Tensor | None = some) -> Tensor:
+                def denoise(x_t: Tensor, t: Tensor, some: Cond | None = some) -> Tensor:
                     bar.update()
                     fresh = SelfConditioned(pipeline.denoiser)  # without the estimate of the last call
                     return fresh(x_t, t, some).x_0

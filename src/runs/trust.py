@@ -77,6 +77,7 @@ def check_trusted_overrides(overrides: Sequence[str], file: Path, trust: bool) -
     """
     for override in [] if trust else overrides:
         key, _, value = override.lstrip("+~").partition("=")
+        key = re.sub(r"condition@condition\.parts\.\w+", "condition", key)  # one of several conditions
         named = key.endswith("_target_") and all(is_part(name) for name in value.split(","))
         chooses = "/" in key or (CONF / key).is_dir()
         if (

@@ -10,9 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from src.diffusion.conditions import Cond, count_cond, map_cond, rows_of
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
+from src.samplers.self_conditioning import SelfConditioned
 from src.utils.building import assemble_denoiser
 from src.utils.errors import config_errors
 from src.utils.model_folder import ModelFolder
@@ -38,25 +40,6 @@ class Cost:
         self.evaluations += len(args[0])
 
 
-class SelfConditioned:
-    """A denoiser for one trajectory, given its estimate of the step before if it uses self-conditioning."""
-
-    def __init__(self, denoiser: Denoiser):
-        self.denoiser = denoiser
-        self.estimate: Tensor | None = None
-
-    def __call__(self, x_t: Tensor, t: Tensor, cond: Tensor | None = None) -> Prediction:
-        if not self.denoiser.self_conditioning_prob:
-            return self.denoiser(x_t, t, cond)
-        if self.estimate is None:
-            self.estimate = torch.zeros_like(x_t)
-        elif len(self.estimate) != len(x_t):  # guidance began to double the batch, or ceased to
-            self.estimate = torch.cat([self.estimate, self.estimate])[: len(x_t)]
-        prediction = self.denoiser(x_t, t, cond, self.estimate)
-        self.estimate = prediction.x_0.detach()
-        return prediction
-
-
 @dataclass
 class Pipeline:
     """A denoiser with all that it takes to sample from it: ``Pipeline(denoiser, sampler, shape).sample(4)``.
@@ -68,8 +51,9 @@ class Pipeline:
         sampler: integrates from noise to data.
         shape: (C, *S) of one sample.
         guidance: wraps the denoiser.
-        cond: (N, ...) the conditions of samples 0 to N - 1, null values included; None for no conditions,
-            except that those of new samples are drawn by `denoiser.condition`.
+        cond: (N, ...) the conditions of samples 0 to N - 1, null values included, of several a dict by name, in which
+            those that are left out are withheld; None for no conditions, except that those of new samples are drawn by
+            `denoiser.condition`.
         seed: of the noise.
         batch_size: samples drawn at a time.
         class_names: names of the labels, if they are known.
@@ -85,7 +69,7 @@ class Pipeline:
     sampler: Sampler
     shape: tuple[int, ...]
     guidance: Guidance = field(default_factory=NoGuidance)
-    cond: Tensor | None = None
+    cond: Cond | None = None
     seed: int = 0
     batch_size: int = 256
     class_names: list[str] = field(default_factory=list)
@@ -144,12 +128,12 @@ class Pipeline:
 
     # ---- new samples ----
 
-    def sample(self, n: int | range, cond: Tensor | None = None) -> Tensor:
+    def sample(self, n: int | range, cond: Cond | None = None) -> Tensor:
         """Draw new samples.
 
         Args:
             n: their number, or their indices.
-            cond: (N,) conditions to use instead of the pipeline's, that of sample i at i.
+            cond: (N, ...) conditions to use instead of the pipeline's, that of sample i at i.
 
         Returns:
             (n, C, *S) in the units of the model, on the CPU.
@@ -160,7 +144,7 @@ class Pipeline:
         return self.sample_with_trajectory(n, 0, cond)[0]
 
     def sample_with_trajectory(
-        self, n: int | range, keep: int, cond: Tensor | None = None
+        self, n: int | range, keep: int, cond: Cond | None = None
     ) -> tuple[Tensor, Tensor | None]:
         """Draw new samples, and keep every state of the first ones.
 
@@ -196,16 +180,18 @@ class Pipeline:
                 for t in (1.0, 0.5, 0.5, 0.5):
                     pipeline.denoise(indices)(x, torch.tensor(t, dtype=torch.float64))
 
-    def conditions(self, indices: range, cond: Tensor | None = None) -> Tensor | None:
-        """The conditions (N,) for new samples of these indices, drawn if none are given."""
+    def conditions(self, indices: range, cond: Cond | None = None) -> Cond | None:
+        """The conditions (N, ...) for new samples of these indices, drawn if none are given."""
         if len(indices) < 1:
             raise ValueError(f"n must be >= 1, got {indices.stop}")
         cond = self.cond if cond is None else cond
         if cond is None:
             return self.denoiser.condition.sample(indices.stop, generator("cluster of each sample", self.seed))
-        if len(cond) != indices.stop:
-            raise ValueError(f"the number of conditions must be that of samples, {indices.stop}, got {len(cond)}")
-        return cond
+        if count_cond(cond) != indices.stop:
+            raise ValueError(
+                f"the number of conditions must be that of samples, {indices.stop}, got {count_cond(cond)}"
+            )
+        return self.denoiser.condition.complete(cond, indices.stop, torch.device("cpu"))
 
     # ---- the parts that tasks put together ----
 
@@ -226,7 +212,8 @@ class Pipeline:
             indices: of the samples; they say which conditions are used.
             guidance: applied after the pipeline's own.
         """
-        cond = None if self.cond is None else self.cond[indices.start : indices.stop : indices.step].to(self.device)
+        rows = rows_of(self.cond, slice(indices.start, indices.stop, indices.step))
+        cond = map_cond(lambda value: value.to(self.device), rows)
         guided = self.guidance(SelfConditioned(self.denoiser), self.sampler.schedule)
         if guidance is not None:
             guided = guidance(guided, self.sampler.schedule)

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from src.diffusion.conditions import class_of
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Result, Task, TaskInput
 from src.utils.errors import UserError
@@ -24,11 +25,12 @@ class Augment(Task):
     makes_samples = True
 
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
-        if pipeline.cond is None:
+        label = class_of(pipeline.cond)
+        if label is None:
             raise UserError("task=augment needs a run trained with condition=labels")
         if pipeline.kind != "images":
             raise UserError("task=augment needs a run trained on images; use task=generate")
-        return Result(pipeline.sample(self.n), label=pipeline.cond, grid_columns=len(pipeline.cond.unique()))
+        return Result(pipeline.sample(self.n), cond=pipeline.cond, grid_columns=len(label.unique()))
 
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
         assert result.label is not None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from src.diffusion.conditions import Cond, class_of
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError
 
@@ -34,7 +35,7 @@ class Result(NamedTuple):
     x: (N, C, *S).
     comparison: samples of the shape of x, shown before it, by title; empty for no comparison.
     truth: the reference, of the shape of x; None if unknown.
-    label: (N,), the requested labels.
+    cond: (N, ...), the requested conditions, of several a dict by name; None for none.
     trajectory: (steps + 1, k, C, *S), the states of the first k samples, or None.
     grid_columns: columns of the sample grid, if a column or row has a meaning.
     info: further lines of the summary, by name.
@@ -43,10 +44,15 @@ class Result(NamedTuple):
     x: Tensor
     comparison: dict[str, Tensor] = {}  # noqa: RUF012 - never changed
     truth: Tensor | None = None
-    label: Tensor | None = None
+    cond: Cond | None = None
     trajectory: Tensor | None = None
     grid_columns: int | None = None
     info: dict[str, str] = {}  # noqa: RUF012
+
+    @property
+    def label(self) -> Tensor | None:
+        """The requested labels (N,), None if there are none."""
+        return class_of(self.cond)
 
 
 class Task(ABC):

@@ -22,4 +22,4 @@ class Generate(Task):
 
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         x, trajectory = pipeline.sample_with_trajectory(self.n, self.keep)
-        return Result(x, trajectory=trajectory, label=pipeline.cond)
+        return Result(x, trajectory=trajectory, cond=pipeline.cond)

@@ -6,6 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from src.diffusion.conditions import map_cond
 from src.samplers.base import NoiseLevel, ddim_step
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Result, Task, TaskInput, require_input
@@ -48,12 +49,13 @@ class Interpolate(Task):
         u = torch.linspace(0, 1, self.n_between + 2)
         arcs = torch.cat([slerp(a, b, u) for a, b in latent.view(-1, 2, *pipeline.shape)])
         if pipeline.cond is not None:
-            pipeline = replace(pipeline, cond=pipeline.cond[::2].repeat_interleave(len(u)))
+            first = map_cond(lambda value: value[::2].repeat_interleave(len(u), 0), pipeline.cond)
+            pipeline = replace(pipeline, cond=first)
         x = torch.cat([self.decode(pipeline, indices, arcs, levels) for indices in pipeline.batches(len(arcs))])
         reconstructed = x.view(-1, len(u), *pipeline.shape)[:, [0, -1]]
         error = (reconstructed - ends.view(-1, 2, *pipeline.shape)).square().mean().sqrt()
         info = {"ends": f"reconstructed to a root mean squared error of {pipeline.std_to_units(float(error)):.3g}"}
-        return Result(x, label=pipeline.cond, grid_columns=len(u), info=info)
+        return Result(x, cond=pipeline.cond, grid_columns=len(u), info=info)
 
     def encode(self, pipeline: Pipeline, indices: range, x: Tensor, levels: list[NoiseLevel]) -> Tensor:
         """Invert `decode` for the samples of these indices, from data to noise."""

@@ -15,7 +15,7 @@ from src.diffusion.operators import Blur, Downsample, Grayscale, LinearOperator,
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Result, Task, TaskInput, by_size, require_input
 from src.tasks.inverse_solvers import InverseSolver
-from src.utils.errors import UserError, config_errors
+from src.utils.errors import UserError
 from src.utils.ranges import Fraction, NonNegativeFloat, PositiveFloat
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
@@ -50,12 +50,19 @@ class InverseProblem(Task):
             raise UserError(
                 "inverse problems need a run trained on signals, images or volumes, got points; use another run"
             )
-        operator, batches = self.operator(pipeline.shape), []
+        operator, batches = self.make_operator(pipeline.shape), []
         y, noise_std = self.measurement(pipeline, operator, inputs), pipeline.std_to_model(self.noise_std)
         for indices in pipeline.batches(len(y)):
             batch = y[indices.start : indices.stop].to(pipeline.device)
             batches.append(self.solver(pipeline, indices, operator, batch, noise_std).cpu())
         return Result(torch.cat(batches), {"input": upsampled(y, pipeline.shape)}, inputs.truth, pipeline.cond)
+
+    def make_operator(self, shape: Shape) -> LinearOperator:
+        """Make A; an argument that does not fit is named as a setting of the task."""
+        try:
+            return self.operator(shape)
+        except (ValueError, UserError) as error:
+            raise UserError(f"task.{error}") from error
 
     def measurement(self, pipeline: Pipeline, operator: LinearOperator, inputs: TaskInput) -> Tensor:
         """The measurement y (N, ...): the input itself, or A applied to the input or the truth."""
@@ -110,20 +117,20 @@ def deblur(solver: InverseSolver, blur_std: PositiveFloat = 1.5, noise_std: NonN
     return InverseProblem(partial(blur, blur_std), solver, noise_std)
 
 
-# ---- operators for samples of a given shape ----
+# ---- operators for samples of a given shape, also those of condition=low_resolution and the like ----
 
 
-def mask_from(file: str | None, box: Sequence[float] | None, shape: Shape) -> Mask:
-    """Make the mask operator of a file or of a box."""
-    if file is None:
+def mask_from(mask: str | None, box: Sequence[Fraction] | None, shape: Shape) -> Mask:
+    """Make the mask operator of a file or of a box, see `inpaint`; a ValueError names the argument that is wrong."""
+    if mask is None:
         return Mask(1 - box_mask(box, shape[1:]))
     if box is not None:
-        raise UserError("task.mask and task.box exclude each other; give one of them")
-    x = read_samples(Path(file), (3 if len(shape) == 3 else shape[0], *shape[1:]), "task.mask")
+        raise ValueError("mask and box exclude each other; give one of them")
+    x = read_samples(Path(mask), (3 if len(shape) == 3 else shape[0], *shape[1:]), "mask")
     missing = (x > (0 if len(shape) == 3 else 0.5)).any(1, keepdim=True)
     if missing.shape != (1, 1, *shape[1:]):
         given, expected = by_size(missing.shape[2:]), by_size(shape[1:])
-        raise UserError(f"task.mask={file} must hold one mask of {expected}, got {len(missing)} of {given}; resize it")
+        raise ValueError(f"mask={mask} must hold one mask of {expected}, got {len(missing)} of {given}; resize it")
     return Mask(1 - missing.float())
 
 
@@ -133,7 +140,7 @@ def box_mask(box: Sequence[float] | None, size: Shape) -> Tensor:
     box = [0.0] * (axes - 1) + [0.5] + [1.0] * axes if box is None else list(box)
     if len(box) != 2 * axes or not all(0 <= a < b <= 1 for a, b in zip(box[:axes], box[axes:], strict=True)):
         expected = BOXES[axes]
-        raise UserError(f"task.box must be {expected} as fractions in [0, 1], each start before its end, got {box}")
+        raise ValueError(f"box must be {expected} as fractions in [0, 1], each start before its end, got {box}")
     inside = torch.ones(1, 1, *size)
     for axis, (a, b, n) in enumerate(zip(box[:axes], box[axes:], size, strict=True), 2):
         place = torch.arange(n).view(-1, *[1] * (axes + 1 - axis))
@@ -141,24 +148,23 @@ def box_mask(box: Sequence[float] | None, size: Shape) -> Tensor:
     return inside
 
 
-def downsampling(factor: int, shape: Shape) -> Downsample:
+def downsampling(factor: Annotated[int, Ge(2)], shape: Shape) -> Downsample:
     """Make the operator that averages blocks of factor x factor."""
     if factor < 2 or any(n % factor for n in shape[1:]):
-        raise UserError(f"task.factor must be >= 2 and divide the size {by_size(shape[1:])} of this run, got {factor}")
+        raise ValueError(f"factor must be >= 2 and divide the size {by_size(shape[1:])} of this run, got {factor}")
     return Downsample(factor)
 
 
 def grayscale(weights: Sequence[float], shape: Shape) -> Grayscale:
     """Make the operator that computes a weighted sum of the channels."""
     if shape[0] == 1 or shape[0] != len(weights):
-        raise UserError(f"task=colorize needs a run trained on {len(weights)} channels, got {shape[0]}")
+        raise ValueError(f"weights must be one for each of {shape[0]} channels, and of several, got {len(weights)}")
     return Grayscale(weights)
 
 
-def blur(std: float, shape: Shape) -> Blur:
+def blur(std: PositiveFloat, shape: Shape) -> Blur:
     """Make the Gaussian blur."""
-    with config_errors("task"):
-        return Blur(std)
+    return Blur(std)
 
 
 def upsampled(y: Tensor, shape: Shape) -> Tensor:

@@ -36,4 +36,4 @@ class SDEdit(Task):
             noisy.append(x_t.cpu())
             batches.append(pipeline.sample_batch(indices, x_t, self.t_start).cpu())
         comparison = {"input": given, f"at t = {self.t_start:g}": torch.cat(noisy)}
-        return Result(torch.cat(batches), comparison, label=pipeline.cond)
+        return Result(torch.cat(batches), comparison, cond=pipeline.cond)

@@ -33,7 +33,8 @@ def assemble_denoiser(
         needed["in_channels"] = 2 * channels, "self_conditioning_prob", "self_conditioning_prob=0"
     if outputs > 1:
         needed["out_channels"] = outputs * channels, "this variance", "variance=fixed_small"
-    if num_classes := parts["condition"].num_classes:
+    condition = parts["condition"]
+    if num_classes := condition.num_classes:
         needed["num_classes"] = num_classes, "this condition", "condition=none"
     if "num_classes" in cfg["net"]:
         raise UserError(
@@ -45,6 +46,23 @@ def assemble_denoiser(
             net = cfg["net"]["_target_"]
             raise UserError(f"net: {net} has no argument `{key}`, which {reason} needs; use net=unet or {without}")
     with context or nullcontext():
-        net = instantiate(cfg["net"], **{key: value for key, (value, *_) in needed.items()})
+        settings = {key: value for key, (value, *_) in needed.items()}
+        net = build_net(cfg["net"], settings, condition.encoders if "encoders" in accepted else {}, instantiate)
     with config_errors("denoiser"):
         return get_object(DENOISER)(net, **parts, self_conditioning_prob=share)
+
+
+def build_net(node: Any, settings: dict[str, Any], encoders: dict[str, Any], instantiate: Callable[..., Any]) -> Any:
+    """Build the net of a config.
+
+    Args:
+        node: its node.
+        settings: further arguments.
+        encoders: makers of the encoders of its conditions; none if the net takes the conditions in by itself.
+        instantiate: see `assemble_denoiser`.
+    """
+    if not encoders:
+        return instantiate(node, **settings)
+    make = instantiate(node, **settings, _partial_=True)  # Hydra would copy the encoders
+    with config_errors("net"):
+        return make(encoders=encoders)

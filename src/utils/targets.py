@@ -19,6 +19,7 @@ FUNCTIONS = (
     "src.runs.loading.load_denoiser",
     "src.metrics.features.auto.auto",
     "src.loggers.lightning.lightning_logger",
+    *(f"src.tasks.inverse_problems.{name}" for name in ("blur", "downsampling", "grayscale", "mask_from")),
 )
 # Classes of other packages.
 LIGHTNING = {
@@ -114,7 +115,7 @@ def instantiate(node: Any, **more: Any) -> Any:
 
     Args:
         node: plain containers; one with `_partial_` becomes a function of the other arguments.
-        more: further arguments of the outermost target.
+        more: further arguments of the outermost target, or another `_partial_`.
     """
     if isinstance(node, list):
         return [instantiate(item) for item in node]
@@ -125,5 +126,5 @@ def instantiate(node: Any, **more: Any) -> Any:
         return arguments
     if node["_target_"] == GET_CLASS:
         return get_object(arguments["path"])
-    target = get_object(node["_target_"])
-    return partial(target, **arguments) if node.get("_partial_") else target(**arguments)
+    target, is_partial = get_object(node["_target_"]), arguments.pop("_partial_", node.get("_partial_"))
+    return partial(target, **arguments) if is_partial else target(**arguments)

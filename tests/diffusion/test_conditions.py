@@ -7,7 +7,8 @@ from sklearn.cluster import KMeans
 from sklearn.datasets import load_digits
 
 from src.diffusion.beta_schedules import CosineSchedule
-from src.diffusion.conditions import Clusters, Condition, Labels, NoCondition, features_of
+from src.diffusion.conditions import Clusters, Condition, Labels, NoCondition
+from src.diffusion.conditions.clusters import features_of
 from src.diffusion.denoiser import Denoiser
 from src.diffusion.guidance import CFG
 from src.diffusion.parameterizations import V

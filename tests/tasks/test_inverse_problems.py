@@ -178,7 +178,7 @@ def test_what_is_expected_of_gaussian_data_is_the_posterior_mean(name, noise, dr
 
 
 def mask_of(task, shape):
-    return task.operator(shape).known
+    return task.make_operator(shape).known
 
 
 def test_a_mask_is_white_where_data_are_missing(tmp_path):
@@ -229,16 +229,20 @@ def test_mistakes_in_masks(name, tmp_path):
         ),
         (lambda: inpaint(guided(), box=[0.5, 0.5]), (1, 8), r"task.box must be \[start, end\] .*got \[0.5, 0.5\]"),
         (lambda: inpaint(guided(), box=[0, 0, 14, 14]), (1, 4, 6), r"as fractions in \[0, 1\]"),
-        (lambda: inpaint(guided(), mask="a.png", box=[0, 1]), (1, 4, 6), "task.mask and task.box exclude each other"),
+        (lambda: inpaint(guided(), mask="a.png", box=[0, 1]), (1, 4, 6), "task.mask and box exclude each other"),
         (
             lambda: super_resolution(guided(), 4),
             (1, 4, 6),
             "task.factor must be .* divide the size 4 x 6 of this run, got 4",
         ),
         (lambda: super_resolution(guided(), 1), (1, 4, 6), "task.factor must be >= 2 .*got 1"),
-        (lambda: colorize(guided()), (1, 4, 6), "task=colorize needs a run trained on 3 channels, got 1"),
-        (lambda: colorize(guided(), [1.0]), (1, 4, 6), "needs a run trained on 1 channels"),
-        (lambda: deblur(guided(), 0), (1, 4, 6), "task: width must be > 0, got 0"),
+        (
+            lambda: colorize(guided()),
+            (1, 4, 6),
+            "task.weights must be one for each of 1 channels, and of several, got 3",
+        ),
+        (lambda: colorize(guided(), [1.0]), (1, 4, 6), "for each of 1 channels, and of several, got 1"),
+        (lambda: deblur(guided(), 0), (1, 4, 6), "task.width must be > 0, got 0"),
         (lambda: deblur(guided()), (2,), "trained on signals, images or volumes, got points"),
     ],
 )

@@ -12,6 +12,7 @@ from src.commands.plan.device import Plan, Speed
 from src.commands.plan.profile import Costs
 from src.data.base import DataModule
 from src.data.samples import val_count
+from src.diffusion.conditions import Cond
 from src.module import DiffusionModule
 from src.plots.pictures import MAX_SHOWN
 from src.samplers.pipeline import Pipeline
@@ -180,7 +181,7 @@ class ZeroNet(nn.Module):
         super().__init__()
         self.channels, self.weight = channels, nn.Parameter(torch.zeros(()))
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Cond | None = None) -> Tensor:
         return x.new_zeros(len(x), self.channels, *x.shape[2:])
 
 

@@ -12,6 +12,7 @@ from pytorch_lightning.callbacks import BaseFinetuning
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.autograd.graph import saved_tensors_hooks
+from torch.utils._pytree import tree_leaves
 
 from src.commands.plan.counting import GPUKernels, MemoryTracker, SavedTensors, count_flops, size_of
 from src.module import DiffusionModule
@@ -201,4 +202,5 @@ def contents(module: nn.Module) -> list[Tensor]:
 
 
 def tensors(batch: dict[str, Any]) -> Iterable[Tensor]:
-    return [value for value in batch.values() if value is not None]
+    """The tensors of a batch, those of several conditions included."""
+    return [value for value in tree_leaves(batch) if isinstance(value, Tensor)]

@@ -1,0 +1,241 @@
+"""The base class of conditions: what the network is given beside the noisy data and the noise level."""
+
+from collections.abc import Callable, Iterable, Mapping
+
+import torch
+from jaxtyping import Bool, Float, Shaped
+from torch import Tensor, nn
+
+from src.diffusion.conditions.encoders import ClassEncoder, Encoder, ImageEncoder, VectorEncoder
+from src.diffusion.conditions.values import NULL, Cond, map_cond, null_like, rows_of
+
+KEPT, KEPT_ELEMENTS = (16, 256), 2**18  # the fewest and most conditions of the training data kept, and their elements
+
+Batch = Mapping[str, Tensor]
+
+
+class Condition(nn.Module):
+    """The condition of a denoiser; the base class of all.
+
+    A new one is a class with `forward`, which takes the condition from a batch of data, and `sample`, which draws it
+    for new samples: a tensor with one row for each sample, classes (B,) int64, or numbers, vectors and images as
+    floats (B, ...), in units of their own. Where there is no condition, its row is :func:`null_like` it: -1 for
+    integers, NaN for floats.
+
+    The network gets it as its argument `cond`, by `prepare`. A `src.nets.Net` takes it in by an `encoder`: classes and
+    vectors as an embedding added to that of the noise level, images as channels concatenated to the noisy data.
+
+    Args:
+        num_classes: number of classes that the network has to embed, which becomes its argument of that name; 0 for a
+            condition that is no class.
+        dropout: probability with which the condition of a training sample is replaced by the null value, so that the
+            network also learns to work without it. Classifier-free guidance and given data need that.
+
+    Attributes:
+        name: the name of the condition among several, and of `condition.NAME=` in sampling.
+    """
+
+    name = "value"
+
+    def __init__(self, num_classes: int = 0, dropout: float = 0.0):
+        super().__init__()
+        self.num_classes, self.dropout = num_classes, dropout
+
+    def forward(self, batch: Batch) -> Cond | None:
+        """The condition (B, ...) of a batch {"x": (B, C, *S), ...} of data; None for none."""
+        raise NotImplementedError
+
+    def sample(self, n: int, generator: torch.Generator) -> Cond | None:
+        """Draw the conditions (n, ...) of new samples, on the CPU; the first k of n are those that n = k gives."""
+        raise NotImplementedError
+
+    def null(self, n: int) -> Cond | None:
+        """The conditions (n, ...) of samples without one, on the CPU."""
+        if self.num_classes:
+            return torch.full((n,), NULL)
+        one = self.sample(1, torch.Generator())
+        return map_cond(lambda value: value.expand(n, *value.shape[1:]), null_like(one))
+
+    def complete(self, cond: Cond | None, n: int, device: torch.device) -> Cond | None:
+        """The conditions of n samples on a device, with the null value for what is not given."""
+        if cond is not None:
+            return cond
+        return map_cond(lambda value: value.to(device, non_blocking=True), self.null(n))
+
+    def drop(self, cond: Cond, dropped: Bool[Tensor, " batch"]) -> Cond:
+        """Replace the conditions of some samples by the null value."""
+        return map_cond(
+            lambda value: torch.where(dropped.view(-1, *[1] * (value.ndim - 1)), null_like(value), value), cond
+        )
+
+    def withhold(self, cond: Cond, coins: Callable[[], Float[Tensor, " batch"]]) -> Cond:
+        """Drop the condition of each sample with the probability `dropout`.
+
+        Args:
+            cond: the conditions (B, ...).
+            coins: draws a number in [0, 1) for each sample, others at each call.
+        """
+        return self.drop(cond, coins() < self.dropout) if self.dropout else cond
+
+    def log_prior(self, cond: Cond) -> Float[Tensor, " n"]:
+        r""":math:`\log p(c)` in nats, for a condition that is found in the data; 0 for one that comes with them.
+
+        With it the density of data given their condition is a bound: :math:`\log p(x) \ge \log p(c) + \log p(x | c)`.
+        """
+        value = next(iter(cond.values())) if isinstance(cond, dict) else cond
+        return torch.zeros(len(value), dtype=torch.float64, device=value.device)
+
+    # ---- how the network gets it ----
+
+    def prepare(self, cond: Cond) -> Cond:
+        """The conditions as the network gets them, such as standardized."""
+        return cond
+
+    def encoder(self, embed_dim: int) -> Encoder | None:
+        """Make the part of a `src.nets.Net` that takes the condition in; None if such a net cannot take it."""
+        if self.num_classes:
+            return ClassEncoder(self.num_classes, embed_dim)
+        one = self.null(1)
+        if not isinstance(one, Tensor) or not one.is_floating_point() or one.ndim < 2:
+            return None
+        return VectorEncoder(one.shape[1], embed_dim) if one.ndim == 2 else ImageEncoder(one.shape[1])
+
+    @property
+    def encoders(self) -> dict[str, Callable[[int], Encoder | None]]:
+        """The makers of encoders by name; none for a single class, which nets embed by `num_classes`."""
+        return {} if self.num_classes else {self.name: self.encoder}
+
+    # ---- what it depends on ----
+
+    @property
+    def is_fitted(self) -> bool:
+        """True unless `fit` has to be called before training."""
+        return True
+
+    def fit(self, batches: Iterable[Batch], generator: torch.Generator) -> None:
+        """Learn from batches of the training data what the condition depends on."""
+
+    def check_data(self, batch: Batch, n: int) -> None:
+        """Refuse data that the condition cannot be taken from.
+
+        Args:
+            batch: some samples.
+            n: number of training samples.
+
+        Raises:
+            ValueError: if it cannot.
+        """
+
+
+class NoCondition(Condition):
+    """No condition: the network models all data alike."""
+
+    def __init__(self) -> None:
+        super().__init__()
+
+    @property
+    def encoders(self) -> dict[str, Callable[[int], Encoder | None]]:
+        return {}
+
+    def forward(self, batch: Batch) -> None:
+        return None
+
+    def sample(self, n: int, generator: torch.Generator) -> None:
+        return None
+
+
+class Examples(nn.Module):
+    """Some conditions of the training data, from which those of new samples are drawn.
+
+    Args:
+        null: (1, ...), one null value; it says the shapes.
+
+    Attributes:
+        count: the number of conditions that are kept, 0 before `keep`.
+    """
+
+    count: Tensor
+
+    def __init__(self, null: Cond):
+        super().__init__()
+        self.single = isinstance(null, Tensor)
+        values = null if isinstance(null, dict) else {"value": null}
+        elements = sum(value.numel() for value in values.values())
+        self.most = min(max(KEPT_ELEMENTS // elements, KEPT[0]), KEPT[1])
+        for name, value in values.items():
+            self.register_buffer(name, value.expand(self.most, *value.shape[1:]).clone())
+        self.register_buffer("count", torch.tensor(0))
+        self.names = list(values)
+
+    @property
+    def kept(self) -> Cond:
+        """The conditions, (most, ...), null values beyond `count`."""
+        values = {name: self.get_buffer(name) for name in self.names}
+        return values["value"] if self.single else values
+
+    def keep(self, conds: Iterable[Cond], generator: torch.Generator) -> None:
+        """Keep as many as fit, each of the given ones with the same probability."""
+        found: dict[str, Tensor] = {}
+        keys = torch.zeros(0)
+        for cond in conds:
+            values = cond if isinstance(cond, dict) else {"value": cond}
+            values = {name: value.cpu() for name, value in values.items()}
+            more = len(next(iter(values.values())))
+            keys, chosen = torch.cat([keys, torch.rand(more, generator=generator)]).sort()  # the lowest are kept
+            keys, chosen = keys[: self.most], chosen[: self.most]
+            found = {name: torch.cat([found.get(name, value[:0]), value])[chosen] for name, value in values.items()}
+        for name, value in found.items():
+            self.get_buffer(name)[: len(value)] = value.to(self.get_buffer(name))
+        self.count.fill_(len(keys))
+
+    def draw(self, n: int, generator: torch.Generator) -> Cond:
+        """Draw n of them, on the CPU; null values before `keep`."""
+        u = torch.rand(n, generator=generator, dtype=torch.float64)
+        rows = (u * self.count.cpu()).long()
+        return map_cond(lambda value: value.cpu()[rows], self.kept)
+
+
+class FromData(Condition):
+    """A condition that comes with the data in a field of its batches; the base class of such.
+
+    Args:
+        null: (1, ...), one null value.
+        name: the field.
+        dropout: see `Condition`.
+
+    Attributes:
+        examples: some of the training data's, from which those of new samples are drawn.
+    """
+
+    def __init__(self, null: Tensor, name: str, dropout: float):
+        super().__init__(dropout=dropout)
+        self.name, self.examples = name, Examples(null)
+
+    def forward(self, batch: Batch) -> Shaped[Tensor, "batch *c"]:
+        return batch[self.name]
+
+    def sample(self, n: int, generator: torch.Generator) -> Shaped[Tensor, "n *c"]:
+        value = self.examples.draw(n, generator)
+        assert isinstance(value, Tensor)
+        return value
+
+    def null(self, n: int) -> Shaped[Tensor, "n *c"]:
+        one = rows_of(self.examples.kept, slice(1))
+        assert isinstance(one, Tensor)
+        return null_like(one).cpu().expand(n, *one.shape[1:])
+
+    @property
+    def is_fitted(self) -> bool:
+        return bool(self.examples.count)
+
+    def fit(self, batches: Iterable[Batch], generator: torch.Generator) -> None:
+        self.examples.keep((self(batch) for batch in batches), generator)
+
+    def check_data(self, batch: Batch, n: int) -> None:
+        if self.name not in batch:
+            raise ValueError(
+                f"the data must give `{self.name}` for each sample, but their batches have {', '.join(batch)} only"
+            )
+        given, wanted = self(batch).shape[1:], self.null(1).shape[1:]
+        if given != wanted:
+            raise ValueError(f"`{self.name}` of the data must have the shape {tuple(wanted)}, got {tuple(given)}")

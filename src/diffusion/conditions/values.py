@@ -1,0 +1,60 @@
+"""The values of conditions: a tensor with a row for each sample, or several of them by name."""
+
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+import torch
+from jaxtyping import Shaped
+from torch import Tensor
+
+NULL = -1  # the integer that stands for a dropped condition; of conditions that are floats NaN does
+
+Cond = Tensor | dict[str, Tensor]
+AnyCond = TypeVar("AnyCond", Tensor, Cond, Cond | None)
+
+
+def map_cond(function: Callable[[Tensor], Tensor], cond: AnyCond) -> AnyCond:
+    """Apply a function to each tensor of a condition; None stays None."""
+    if isinstance(cond, dict):
+        return {name: function(value) for name, value in cond.items()}
+    return None if cond is None else function(cond)
+
+
+def rows_of(cond: AnyCond, rows: Tensor | slice) -> AnyCond:
+    """The conditions of some samples."""
+    return map_cond(lambda value: value[rows], cond)
+
+
+def cat_cond(conds: Sequence[Cond]) -> Cond:
+    """The conditions of several batches as one."""
+    first = conds[0]
+    if isinstance(first, dict):
+        return {name: torch.cat([cond[name] for cond in conds]) for name in first}  # type: ignore[index]
+    return torch.cat(conds)  # type: ignore[arg-type]
+
+
+def count_cond(cond: Cond) -> int:
+    """The number of samples that a condition is for."""
+    return len(next(iter(cond.values())) if isinstance(cond, dict) else cond)
+
+
+def null_like(cond: AnyCond) -> AnyCond:
+    """The null value in place of every condition: -1 for integers, NaN for floats."""
+    return map_cond(lambda value: torch.full_like(value, torch.nan if value.is_floating_point() else NULL), cond)
+
+
+def is_null(cond: Shaped[Tensor, "batch *c"]) -> Shaped[Tensor, " batch"]:
+    """True for each sample whose condition is the null value."""
+    missing = cond.isnan() if cond.is_floating_point() else cond == NULL
+    return missing.flatten(1).all(1) if cond.ndim > 1 else missing
+
+
+def is_class(cond: Cond | None) -> bool:
+    """True for conditions that are one class each, (B,) integers."""
+    return isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
+
+
+def class_of(cond: Cond | None) -> Tensor | None:
+    """The class (B,) of each sample: the condition itself or the label among several; None if there is none."""
+    value = cond.get("label") if isinstance(cond, dict) else cond
+    return value if is_class(value) else None
