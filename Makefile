@@ -10,13 +10,16 @@ SHARED := -n 2 --dist loadscope --no-loadscope-reorder
 FAST := $(addprefix tests/,diffusion samplers nets optim statistics runs test_configs.py)
 export PIP_DISABLE_PIP_VERSION_CHECK = 1
 
-.PHONY: help train test test-fast test-all test-busy mutants lint docs bench race bench-samplers gpu-check clean
+.PHONY: help train serve test test-fast test-all test-busy mutants lint docs bench race bench-samplers gpu-check clean
 
 help:            ## show this list
 	@grep -E '^[a-z-]+:.*##' Makefile | sed -E 's/:.*##/\t/' | expand -t 18
 
 train: .venv/run ## set up and train; make train ARGS="experiment=mnist_ddpm trainer.max_steps=100"
 	@$(BIN)/python -m src.train experiment=mnist_ddpm $(ARGS)
+
+serve: .venv/serve ## set up and serve a run on http://127.0.0.1:8000; make serve RUN=latest ARGS="port=9000"
+	@$(BIN)/python -m src.serve run=$(RUN) $(ARGS)
 
 test: .venv/test ## set up and run the tests
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(SHARED) $(ARGS)
@@ -71,6 +74,10 @@ clean:           ## remove the environment and caches, never outputs/
 
 .venv/test: pyproject.toml constraints.txt | .venv/bin/python
 	$(BIN)/pip install -q -c constraints.txt -e '.[test]'
+	@touch .venv/run $@
+
+.venv/serve: pyproject.toml constraints.txt | .venv/bin/python
+	$(BIN)/pip install -q -c constraints.txt -e '.[serve]'
 	@touch .venv/run $@
 
 .venv/docs: pyproject.toml constraints.txt | .venv/bin/python

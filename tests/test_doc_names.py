@@ -16,6 +16,7 @@ EXAMPLES = {"conf/schedule/power.yaml", "conf/metrics/brightness.yaml", "conf/GR
 EXAMPLE_CHOICES = {"power", "brightness", "convnet", "midpoint", "capped", "first_guess", "NAME", "CHOICE"}
 EXAMPLE_KEYS = {"schedule.power"}
 PYTHON = {"cond", "conf", "start", "times", "dim", "dim_mults", "weights_only"}  # arguments of functions
+QUERY = {"wait", "text"}  # in the addresses of requests to the service
 CHOICES_OF_HYDRA = {"hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"}
 SHELL = re.compile(r"```(?:sh|bash)\n(.*?)```", re.S)
 BLOCK = re.compile(r"```.*?```", re.S)
@@ -55,7 +56,7 @@ def known() -> tuple[set[str], dict[str, set[str]]]:
 
 def unknown(key: str, value: str) -> bool:
     keys, choices = known()
-    if key in EXAMPLE_KEYS | PYTHON:
+    if key in EXAMPLE_KEYS | PYTHON | QUERY:
         return False
     if key in choices:
         named = set(re.sub(r"[\[\]'\"]", "", value).split(",")) - EXAMPLE_CHOICES

@@ -71,6 +71,7 @@ class SampleOptions(_SamplingOptions):
     """The options of src.sample and src.evaluate."""
 
     n: Count
+    pad_batches: bool
     gif: bool
     samples_path: str | None
     input: OneOrMore | None
@@ -86,6 +87,38 @@ class ExportOptions(_SamplingOptions):
     overwrite: bool
     push: str | None
     private: bool
+
+
+class LimitOptions(TypedDict):
+    """The limits of a request to a service."""
+
+    n: Count
+    steps: Count
+    pixels: Count
+    body: Count
+    queue: Count
+    seconds: Annotated[float, Gt(0)]
+
+
+class RetentionOptions(TypedDict):
+    """How long results are kept."""
+
+    days: Annotated[float, Gt(0)]
+    gigabytes: Annotated[float, Gt(0)]
+
+
+class ServeOptions(TypedDict):
+    """The options of src.serve, beside those that src.sample checks too."""
+
+    host: str
+    port: Annotated[int, Interval(ge=0, le=65535)]
+    hosts: list[str]
+    token: str | None
+    folder: str
+    database: str | None
+    batch_size: Count
+    limits: LimitOptions
+    retention: RetentionOptions
 
 
 class CompareOptions(_SamplingOptions):

@@ -151,7 +151,8 @@ class Sampling:
         n, seconds, out = len(result.x), self.cost.seconds, self.out
         make_out(out)
         arrays: dict[str, Any] = {"x": self.pipeline.to_units(result.x).numpy().astype(np.float32)}
-        arrays |= {"nfe": self.cost.evaluations / n, "seconds": seconds}
+        nfe = self.cost.evaluations / (self.task.computed(self.pipeline) if isinstance(self.task, Generate) else n)
+        arrays |= {"nfe": nfe, "seconds": seconds}
         if result.label is not None:
             arrays["label"] = result.label.numpy()
         with atomic_write(out / "samples.npz") as partial:
@@ -168,7 +169,7 @@ class Sampling:
             ),
             *result.info.items(),
             *write_quality(result, self.pipeline, out),
-            ("cost", f"{self.cost.evaluations / n:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
+            ("cost", f"{nfe:g} evaluations each, {seconds:.1f} s, {n / seconds:.1f} samples/s"),
             ("written", f"{out}: {', '.join(files)}"),
         ]
         log.info(key_value_table(rows))

@@ -72,6 +72,14 @@ class Task(ABC):
             UserError: if the input does not fit the model.
         """
 
+    def check(self, pipeline: Pipeline, inputs: TaskInput) -> None:
+        """Refuse an input that does not fit the model, before any work.
+
+        Raises:
+            UserError: naming the reason.
+        """
+        require_input(inputs.truth if inputs.x is None else inputs.x, pipeline)
+
     def save(self, pipeline: Pipeline, result: Result, folder: Path) -> list[str]:
         """Write the files specific to this task, and return their names."""
         return []

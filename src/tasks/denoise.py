@@ -35,9 +35,13 @@ class Denoise(Task):
         if self.noise_std is not None and self.noise_std <= 0:
             raise ValueError(f"task.noise_std must be > 0, got {self.noise_std}")
 
+    def check(self, pipeline: Pipeline, inputs: TaskInput) -> None:
+        """Refuse an input of another shape, and more noise than the model knows."""
+        time_at(pipeline, self.std(pipeline, self.noisy(pipeline, inputs)))
+
     def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
         noisy = self.noisy(pipeline, inputs)
-        std = pipeline.std_to_model(self.noise_std) if self.noise_std is not None else estimate_noise_std(noisy)
+        std = self.std(pipeline, noisy)
         t = time_at(pipeline, std)
         alpha = pipeline.denoiser.schedule.alpha_sigma(t)[0].to(noisy.dtype)
         batches = []
@@ -51,6 +55,10 @@ class Denoise(Task):
         source = "given" if self.noise_std is not None else "estimated"
         info = {"noise": f"{pipeline.std_to_units(std):.3g}, {source}; that is t = {float(t):.3g}"}
         return Result(torch.cat(batches), {"noisy": noisy}, inputs.truth, pipeline.cond, info=info)
+
+    def std(self, pipeline: Pipeline, noisy: Tensor) -> float:
+        """The standard deviation of the noise, in units of the model."""
+        return pipeline.std_to_model(self.noise_std) if self.noise_std is not None else estimate_noise_std(noisy)
 
     def noisy(self, pipeline: Pipeline, inputs: TaskInput) -> Tensor:
         """The given samples, or the truth with noise added."""

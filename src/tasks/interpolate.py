@@ -39,10 +39,19 @@ class Interpolate(Task):
             if getattr(self, name) < 1:
                 raise ValueError(f"task.{name} must be >= 1, got {getattr(self, name)}")
 
-    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+    def check(self, pipeline: Pipeline, inputs: TaskInput) -> None:
+        """Refuse an input of another shape, and one that is not of pairs."""
+        self.ends(pipeline, inputs)
+
+    def ends(self, pipeline: Pipeline, inputs: TaskInput) -> Tensor:
+        """The samples (N, C, *S), in pairs."""
         ends = require_input(inputs.truth if inputs.x is None else inputs.x, pipeline)
         if len(ends) < 2 or len(ends) % 2:
             raise UserError(f"input must be pairs of samples, got {len(ends)} sample(s); give 2, 4, ...")
+        return ends
+
+    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+        ends = self.ends(pipeline, inputs)
         times = torch.linspace(0, 1, self.steps + 1, dtype=torch.float64)[1:].clamp(max=0.999)
         levels = pipeline.sampler.noise_levels(times)
         latent = torch.cat([self.encode(pipeline, indices, ends, levels) for indices in pipeline.batches(len(ends))])

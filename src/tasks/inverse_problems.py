@@ -45,12 +45,20 @@ class InverseProblem(Task):
         if self.noise_std < 0:
             raise ValueError(f"task.noise_std must be >= 0, got {self.noise_std}")
 
-    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+    def check(self, pipeline: Pipeline, inputs: TaskInput) -> None:
+        """Refuse an input that is no measurement of the model's samples."""
+        self.measurement(pipeline, self.operator_for(pipeline), inputs)
+
+    def operator_for(self, pipeline: Pipeline) -> LinearOperator:
+        """A for the samples of a model."""
         if len(pipeline.shape) < 2:
             raise UserError(
                 "inverse problems need a run trained on signals, images or volumes, got points; use another run"
             )
-        operator, batches = self.make_operator(pipeline.shape), []
+        return self.make_operator(pipeline.shape)
+
+    def __call__(self, pipeline: Pipeline, inputs: TaskInput) -> Result:
+        operator, batches = self.operator_for(pipeline), []
         y, noise_std = self.measurement(pipeline, operator, inputs), pipeline.std_to_model(self.noise_std)
         for indices in pipeline.batches(len(y)):
             batch = y[indices.start : indices.stop].to(pipeline.device)

@@ -1,0 +1,251 @@
+"""The model of a run as the service needs it: what a request names are words of the command line of src.sample."""
+
+import hashlib
+import json
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import lru_cache, partial
+from typing import Any
+
+import numpy as np
+import torch
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf
+from torch import nn
+
+from src.commands.cli import choices, to_container
+from src.commands.python_session import hydra_session, without_hydra
+from src.commands.sampling import Sampling, sampling_dtype
+from src.commands.sampling_setup import build_pipeline, check_guidance_condition, inherit_run_config, labels
+from src.diffusion.conditions import Cond, Labels, NoCondition
+from src.diffusion.operators import Mask
+from src.loggers.metrics_csv import read_metrics
+from src.runs.check_config import check_config
+from src.samplers.pipeline import Pipeline
+from src.service.model import SAMPLES, GivenArrays, Restored, Settings
+from src.tasks import base as tasks
+from src.tasks.base import Task
+from src.utils.console import describe
+from src.utils.errors import UserError, config_errors
+from src.utils.override_syntax import assignment, read
+
+TASK_GROUP = "task"
+NOT_SETTINGS = ("_target_", "_partial_", "solver", "mask")  # of a task; a mask is an array of the request
+
+
+class ServedModel:
+    """The model of a run.
+
+    Args:
+        words: of the command line of src.sample.
+        conf: a folder of the user's own choices, as --config-dir names.
+
+    Raises:
+        UserError: for every mistake in them.
+    """
+
+    def __init__(self, words: Sequence[str], conf: str | None = None):
+        self.words, self.conf, self.lock = list(words), conf, threading.RLock()
+        with hydra_session("sample", self.words, conf) as cfg:
+            self.base = Sampling.prepare(without_hydra(cfg), {read(word).key for word in words})
+        self.run, self.pipeline = self.base.run, replace(self.base.pipeline, cond=None)
+        assert self.pipeline.units is not None
+        self.trained, self.units = self.run.config(), self.pipeline.units
+        self.digest = weights_digest(self.pipeline.denoiser)
+        self.samplers, self.solvers = choices("sampler"), choices("inverse_solver")
+        self.tasks = self._task_settings()
+        self._compose = lru_cache(maxsize=512)(self._compose_once)
+
+    # ---- configs ----
+
+    def _compose_once(self, *words: str) -> DictConfig:
+        """The config of src.sample with further choices; they come from lists of this class, never from a request."""
+        every = [*self.words, *words]
+        with self.lock, hydra_session("sample", every, self.conf) as cfg:
+            own = without_hydra(cfg)
+            own.run = str(self.run.path)
+            inherit_run_config(own, self.trained, {read(word).key for word in every})
+        return own
+
+    def config(self, settings: Settings, *words: str) -> DictConfig:
+        """The checked config of a request; numbers are set as values, and cannot be anything else."""
+        names = {"sampler": self.samplers, "solver": self.solvers}
+        groups = {"sampler": "sampler", "solver": "inverse_solver"}
+        chosen = [*words]
+        for key, known in names.items():
+            if (name := settings.get(key)) is not None:
+                if name not in known:
+                    raise UserError(f"{key} must be one of {', '.join(known)}, got {name}")
+                chosen.append(assignment(groups[key], name))
+        if settings.get("guidance") is not None:
+            chosen.append("guidance=cfg")
+        with self.lock:
+            cfg = OmegaConf.create(OmegaConf.to_container(self._compose(*chosen), resolve=False))
+            for key, value in numbers(settings).items():
+                OmegaConf.update(cfg, key, value, force_add=True)
+            plain = to_container(cfg)
+            check_config(plain)
+        return OmegaConf.create(plain)
+
+    def _task_settings(self) -> dict[str, dict[str, Any]]:
+        """The settings of the tasks that work on samples, with their defaults."""
+        found = {}
+        for name in choices(TASK_GROUP):
+            with hydra_session("sample", [*self.words, assignment(TASK_GROUP, name)], self.conf) as cfg:
+                node: Any = OmegaConf.to_container(cfg[TASK_GROUP], resolve=False)
+                if "n" not in node:  # it makes new samples
+                    found[name] = {key: value for key, value in node.items() if key not in NOT_SETTINGS}
+        return found
+
+    # ---- what the service asks ----
+
+    def sampling(self, settings: Settings) -> Pipeline:
+        """The pipeline with the sampler and the guidance of a request."""
+        key = {name: settings.get(name) for name in ("sampler", "steps", "guidance")}
+        return self._sampling(json.dumps(key))
+
+    @lru_cache(maxsize=64)  # noqa: B019 - there is one model in a process
+    def _sampling(self, key: str) -> Pipeline:
+        settings = json.loads(key)
+        cfg = self.config(settings)
+        if settings["guidance"] is not None and isinstance(self.pipeline.denoiser.condition, NoCondition):
+            check_guidance_condition(to_container(cfg.guidance))
+        own = build_pipeline(cfg, self.pipeline.denoiser, self.pipeline.shape, None)
+        return replace(self.pipeline, sampler=own.sampler, guidance=own.guidance)
+
+    def condition(self, settings: Settings, n: int, every: bool = True) -> Cond | None:
+        """The conditions of n samples, those that src.sample would use."""
+        given = settings.get("condition") or {}
+        num_classes = self.trained.data.get("num_classes", 0) if self.classes() else 0
+        label = labels(OmegaConf.create([given["label"]])[0] if "label" in given else None, n, num_classes, every)
+        if label is None and every and self.has_condition:
+            return replace(self.pipeline, seed=settings["seed"]).conditions(range(n))
+        return label
+
+    def prepare_task(self, name: str, settings: Settings, given: GivenArrays) -> tuple[Task, Pipeline, tasks.TaskInput]:
+        """The task, the pipeline and the input, in units of the model.
+
+        Raises:
+            UserError: for settings or input that do not fit.
+        """
+        cfg = self.config(settings, assignment(TASK_GROUP, name))
+        with config_errors(TASK_GROUP):
+            task: Task = instantiate(cfg.task)
+        if given.mask is not None:
+            if "mask" not in cfg.task:
+                raise UserError(f"mask: the task {name} takes none; leave it out")
+            task = replace(task, operator=partial(mask_operator, given.mask))  # type: ignore[type-var]
+        x = self.units.to_model(torch.from_numpy(np.asarray(given.x, np.float32)))
+        cond = self.condition(settings, len(x), every=False)
+        pipeline = replace(self.sampling(settings), cond=cond, seed=settings["seed"], batch_size=len(x))
+        return task, pipeline, tasks.TaskInput(x)
+
+    def check_task(self, name: str, settings: Settings, given: GivenArrays) -> None:
+        """Refuse settings and input that do not fit."""
+        task, pipeline, inputs = self.prepare_task(name, settings, given)
+        task.check(pipeline, inputs)
+
+    def do_task(self, name: str, settings: Settings, given: GivenArrays, on_step: Callable[[int], None]) -> Restored:
+        """Do a task."""
+        task, pipeline, inputs = self.prepare_task(name, settings, given)
+        with pipeline.inference():
+            result = task(replace(pipeline, on_step=on_step), inputs)
+        before = next(iter(result.comparison.values()), None)
+        x, shown = (None if y is None else pipeline.to_units(y.float()).numpy() for y in (result.x, before))
+        assert x is not None
+        return Restored(x, shown, result.info)
+
+    def command(self, kind: str, settings: Settings) -> str:
+        """The command line of src.sample that gives the same samples."""
+        given = {"sampler": settings.get("sampler"), "inverse_solver": settings.get("solver"), **numbers(settings)}
+        if settings.get("guidance") is not None:
+            given = {"guidance": "cfg"} | given
+        given = {key: value for key, value in given.items() if value is not None} | {"seed": settings["seed"]}
+        replaced = [key for key in given if key in ("sampler", "guidance")]
+        own = [
+            word for word in self.words
+            if read(word).key not in given and read(word).key.split(".")[0] not in replaced
+        ]  # fmt: skip
+        words = [*own, *(assignment(key, value) for key, value in given.items())]
+        if kind == SAMPLES:
+            words += [f"n={settings['n']}", "pad_batches=true"]
+            for key, value in (settings.get("condition") or {}).items():
+                words.append(assignment(key, value))
+        else:
+            words += [f"task={kind}", "input=FILE"]
+        return " ".join(["python -m src.sample", *words])
+
+    @contextmanager
+    def inference(self) -> Iterator[None]:
+        """The precision of sampling."""
+        dtype = sampling_dtype(self.base.cfg, self.pipeline.device)
+        with torch.autocast(self.pipeline.device.type, dtype, enabled=dtype is not None):
+            yield
+
+    @property
+    def card(self) -> dict[str, Any]:
+        """The facts of the run."""
+        facts, pipeline, cfg = self.run.metadata(), self.pipeline, self.trained
+        parts = ("data", "net", "schedule", "parameterization", "loss", "condition", "sampler", "guidance")
+        return {
+            "name": facts.get("name") or cfg.name,
+            "run": str(self.run.path),
+            "weights": self.base.source,
+            "digest": self.digest,
+            "kind": pipeline.kind,
+            "shape": list(pipeline.shape),
+            "classes": self.classes(),
+            "steps": len(pipeline.sampler.times()) - 1,
+            "guided": self.has_condition,
+            "parameters": sum(p.numel() for p in pipeline.denoiser.parameters()),
+            "device": str(pipeline.device),
+            "parts": {part: describe(to_container(cfg[part])) for part in parts if cfg.get(part) is not None},
+            "trained": facts.get("results", {}),
+        }
+
+    @property
+    def has_condition(self) -> bool:
+        """True if the network takes a condition."""
+        return not isinstance(self.pipeline.denoiser.condition, NoCondition)
+
+    def classes(self) -> list[str]:
+        """The names of the classes that a request may name."""
+        count = self.trained.data.get("num_classes", 0) if isinstance(self.pipeline.denoiser.condition, Labels) else 0
+        return list(self.pipeline.class_names) if len(self.pipeline.class_names) == count else [*map(str, range(count))]
+
+    def curves(self) -> dict[str, list[list[float]]]:
+        """The losses of the training: (step, value) by name."""
+        file = self.run.path / "metrics.csv"
+        rows = read_metrics(file) if file.exists() else []
+        names = sorted({name for row in rows for name in row if "loss" in name})
+        return {name: [[row["step"], row[name]] for row in rows if name in row] for name in names}
+
+
+def numbers(settings: Settings) -> dict[str, Any]:
+    """The settings of a request that are values, by their keys in the config of src.sample."""
+    found = {"sampler.steps": settings.get("steps"), "guidance.scale": settings.get("guidance")}
+    found |= {f"{TASK_GROUP}.{key}": value for key, value in (settings.get("settings") or {}).items()}
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def mask_operator(mask: np.ndarray, shape: tuple[int, ...]) -> Mask:
+    """Make the operator that keeps what a mask (*S) does not mark.
+
+    Raises:
+        UserError: if the mask has another shape.
+    """
+    if mask.shape != shape[1:]:
+        given, expected = tasks.by_size(mask.shape), tasks.by_size(shape[1:])
+        raise UserError(f"mask must have the shape {expected}, as the samples of this run, got {given}")
+    return Mask(1 - torch.from_numpy(mask != 0).float()[None, None])
+
+
+def weights_digest(model: nn.Module) -> str:
+    """A hash of the weights of a model."""
+    found = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

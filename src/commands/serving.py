@@ -1,0 +1,130 @@
+"""Serve a run: make the parts of the service from the config of src.serve, and run its web server."""
+
+import socket
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from src.commands.cli import to_container
+from src.commands.options import ServeOptions
+from src.runs.check_config import check_options
+from src.utils.console import key_value_table, log
+from src.utils.errors import UserError
+from src.utils.override_syntax import assignment, read
+from src.utils.paths import check_writable
+
+# The libraries of the extra `serve`.
+try:
+    import uvicorn
+    from fastapi import FastAPI
+
+    from src.service.app import create_app
+    from src.service.broadcast import Broadcast
+    from src.service.metrics import Metrics
+    from src.service.results import Results, Retention
+    from src.service.service import Service
+    from src.service.settings import LOOPBACK, Access, Limits
+    from src.service.store import Store
+    from src.service.worker import Worker
+except ImportError as error:
+    raise UserError(
+        f"the service needs {error.name}, which is not installed: pip install 'diffusion-lab[serve]', or make serve"
+    ) from error
+from src.commands.served_model import ServedModel
+
+# What src.sample does not know, and what is passed to it in any case.
+OWN_KEYS = ("host", "port", "hosts", "token", "folder", "database", "limits", "retention", "run", "batch_size", "hydra")
+
+
+class Serving:
+    """A service that is ready to run.
+
+    Attributes:
+        cfg: the settings of the command.
+        service: its parts.
+        app: the ASGI application.
+    """
+
+    def __init__(self, cfg: DictConfig, service: Service, app: FastAPI):
+        self.cfg, self.service, self.app = cfg, service, app
+
+    @classmethod
+    def prepare(cls, cfg: DictConfig) -> "Serving":
+        """Check the settings, load the model and open the database.
+
+        Raises:
+            UserError: for every mistake in the settings.
+        """
+        if cfg.run is None:
+            raise UserError("run=RUN must be given: a run folder, or run=latest for the newest run")
+        check_options(to_container(cfg), ServeOptions)
+        check_writable("folder", cfg.folder)
+        check_port(cfg.host, cfg.port)
+        folder = Path(cfg.folder)
+        model = ServedModel(sampling_words(cfg), own_choices())
+        results = Results(folder / "results")
+        store = Store(cfg.database or f"sqlite:///{folder.absolute()}/jobs.db")
+        broadcast, metrics = Broadcast(), Metrics(model.digest)
+        worker = Worker(model, store, results, broadcast, metrics, Retention(**cfg.retention), cfg.batch_size)
+        service = Service(model, store, results, broadcast, metrics, worker, Limits(**cfg.limits), access(cfg))
+        return cls(cfg, service, create_app(service))
+
+    def announce(self) -> None:
+        """Say what is served, and where."""
+        host, model = str(self.cfg.host), self.service.model
+        shown = f"[{host}]" if ":" in host else "127.0.0.1" if host == "0.0.0.0" else host
+        rows = [
+            ("page", f"http://{shown}:{self.cfg.port}"),
+            ("API", f"http://{shown}:{self.cfg.port}/api"),
+            ("run", f"{model.card['run']} ({model.card['weights']}, weights {model.digest})"),
+            ("kept in", str(self.cfg.folder)),
+        ]
+        if host not in LOOPBACK and self.service.access.token is None:
+            rows.append(("WARNING", "whoever reaches this address may use the service; set token=SECRET"))
+        log.info(key_value_table(rows))
+
+    def run(self) -> None:
+        """Answer requests until the process is stopped."""
+        uvicorn.run(
+            self.app, host=str(self.cfg.host), port=self.cfg.port, log_config=None, access_log=False,
+            server_header=False, limit_concurrency=1000, timeout_graceful_shutdown=5,
+        )  # fmt: skip
+
+
+def sampling_words(cfg: DictConfig) -> list[str]:
+    """The command line of src.sample that loads the same model."""
+    words = HydraConfig.get().overrides.task
+    own = [word for word in words if read(word).key.split(".")[0] not in OWN_KEYS]
+    return [assignment("run", str(cfg.run)), assignment("batch_size", cfg.batch_size), *own]
+
+
+def own_choices() -> str | None:
+    """The folder that --config-dir names, if any."""
+    sources = HydraConfig.get().runtime.config_sources
+    return next((str(source.path) for source in sources if source.provider == "command-line"), None)
+
+
+def access(cfg: DictConfig) -> Access:
+    """Who may use the service: on the loopback address only pages of this machine, elsewhere those of `hosts`."""
+    token = None if cfg.token is None else str(cfg.token)
+    if str(cfg.host) not in LOOPBACK and not cfg.hosts:
+        return Access(token, None)
+    return Access(token, (*LOOPBACK, str(cfg.host), *map(str, cfg.hosts)))
+
+
+def check_port(host: Any, port: int) -> None:
+    """Refuse an address that cannot be listened on, before the model is loaded.
+
+    Raises:
+        UserError: naming the reason.
+    """
+    try:
+        family = socket.getaddrinfo(str(host), port, type=socket.SOCK_STREAM)[0][0]
+        with socket.socket(family, socket.SOCK_STREAM) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind((str(host), port))
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise UserError(f"host={host} port={port} cannot be listened on ({reason}); choose another port") from error
