@@ -137,6 +137,8 @@ def chosen(file: Path, framework: str | None = None) -> dict[str, str]:
             included += [entry] if entry != "_self_" else []
             continue
         (key, choice), *_ = entry.items()
+        if "@condition.parts." in key:  # one of several: the group's own choice is `combined`
+            continue
         group = key.removeprefix("override ").removeprefix("optional ").partition("@")[0].lstrip("/")
         if group == "framework":
             framework = framework or choice

@@ -51,7 +51,7 @@ from src.utils.errors import UserError
 from src.utils.signatures import parameters as parameters_of
 from src.utils.units import Kind
 from tests.diffusion.reference import Oracle
-from tests.helpers import composing
+from tests.helpers import composing, text_encoder
 
 CONF = Path(__file__).resolve().parents[1] / "conf"
 GROUPS = {
@@ -95,6 +95,8 @@ NEEDS = {
     ("condition", "combined"): ["+condition@condition.parts.labels=labels"],
     ("condition", "gray"): ["condition.channels=3"],
     ("condition", "image"): ["condition.shape=[1,14,14]", "net=unet"],
+    ("condition", "pretrained_text"): ["condition.length=8", "condition.encoder.folder=nowhere", "net=unet"],
+    ("condition", "text"): ["condition.length=8", "net=unet"],
     ("condition", "vector"): ["condition.size=2"],
     ("data", "digits"): ["experiment=digits_ddpm"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm", "data=fashion_mnist"],
@@ -125,7 +127,8 @@ FOLDER = f"{os.environ['DIFFUSION_LAB_OUTPUTS']}/run"
 
 @pytest.fixture(autouse=True, scope="module")
 def hydra():
-    with composing.hydra():
+    with composing.hydra(), pytest.MonkeyPatch.context() as monkeypatch:
+        text_encoder.put_in_place(monkeypatch)
         yield
 
 

@@ -17,6 +17,7 @@ PRESETS = {
     "condition/gray": "measured",
     "condition/known_part": "measured",
     "condition/low_resolution": "measured",
+    "condition/pretrained_text": "text",
     "data/fashion_mnist": "mnist",
     "data/image_shards": "image_folder",
     "guidance/rescale": "cfg",

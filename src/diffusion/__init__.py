@@ -22,6 +22,7 @@ from src.diffusion.conditions import (
     Labels,
     Measured,
     NoCondition,
+    Text,
     Vector,
 )
 from src.diffusion.denoiser import Denoiser, Prediction
@@ -170,6 +171,7 @@ __all__ = [
     "StratifiedTimeSampler",
     "SubVPSDE",
     "TanhSchedule",
+    "Text",
     "TimeSampler",
     "Uncertainty",
     "UniformTimeSampler",

@@ -7,6 +7,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
     {
         "Autoencoder": "features.autoencoder",
         "Classifier": "features.classifier",
+        "Captions": "captions",
         "ClassAccuracy": "class_accuracy",
         "Denoising": "denoising",
         "Distances": "distances",

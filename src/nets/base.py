@@ -37,7 +37,8 @@ class Net(nn.Module):
         num_classes: number of classes of the condition; 0 makes a network without classes.
         encoders: makers of the encoders of other conditions, by name: each maps embed_dim to a module (cond, x) ->
             encoded, whose `embedding` is added to that of the noise level, whose `channels` are concatenated to x, and
-            whose `tokens` are attended to. Their shapes are those of `src.diffusion.conditions.Encoded`.
+            whose `tokens` are attended to if the net has cross-attention. Their shapes are those of
+            `src.diffusion.conditions.Encoded`.
         time_embedding: maps a dimension to a module that embeds c_noise in it.
         in_channels: channels of x, twice those of the data with self-conditioning. Default: `channels`.
         out_channels: channels of the result, twice those of the data with a learned variance. Default: `channels`.
@@ -49,7 +50,7 @@ class Net(nn.Module):
         cross_attention: True for a class whose `body` takes tokens: ``body(x, embedding, tokens, mask)``.
 
     Raises:
-        ValueError: if an encoder gives tokens and the net does not take them.
+        ValueError: when called, if an encoder gives tokens alone and the net does not take them.
     """
 
     cross_attention = False
@@ -108,15 +109,15 @@ class Net(nn.Module):
     def join_tokens(self, encoded: list[Any]) -> tuple[Tensor, ...]:
         """The tokens (B, N, W) of all encoded conditions and their mask (B, N), True where there is one; or nothing."""
         if not self.token_width:
+            if any(part.embedding is None and part.channels is None for part in encoded):
+                raise ValueError(f"{type(self).__name__} has no cross-attention, which this condition needs: net=unet")
             return ()
         some = [part for part in encoded if part.tokens is not None]
         masks = [torch.ones_like(p.tokens[..., 0], dtype=torch.bool) if p.mask is None else p.mask for p in some]
         return torch.cat([part.tokens for part in some], 1), torch.cat(masks, 1)
 
     def _token_width(self) -> int:
-        widths = {encoder.token_width for encoder in self._encoders()} - {0}
-        if widths and not self.cross_attention:
-            raise ValueError(f"{type(self).__name__} has no cross-attention, which this condition needs; use net=unet")
+        widths = {encoder.token_width for encoder in self._encoders() if self.cross_attention} - {0}
         if len(widths) > 1:
             raise ValueError(f"the tokens of all conditions must have one width, got {sorted(widths)}")
         return max(widths, default=0)

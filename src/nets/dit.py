@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import Patches, attend, check_heads, check_spatial_size, zero_init
+from src.nets.layers import Patches, TokenAttention, attend, check_heads, check_spatial_size, zero_init
 from src.nets.time_embeddings import SinusoidalEmbedding
 from src.utils.ranges import PositiveFloat, PositiveInt, Probability
 
@@ -32,12 +32,15 @@ class AdaLN(nn.Module):
 class DiTBlock(nn.Module):
     """Self-attention and a two-layer MLP, each after an `AdaLN` and gated by the embedding.
 
-    The gates start at zero (adaLN-Zero), so that the block starts as the identity.
+    The gates start at zero (adaLN-Zero), so that the block starts as the identity. With the tokens of a condition,
+    attention to them stands between the two.
 
-    Shapes: h (B, N, width), embedding (B, embed_dim); result (B, N, width).
+    Shapes: h (B, N, width), embedding (B, embed_dim), tokens (B, M, token_width), mask (B, M); result (B, N, width).
     """
 
-    def __init__(self, width: int, embed_dim: int, num_heads: int, mlp_ratio: float, dropout: float):
+    def __init__(
+        self, width: int, embed_dim: int, num_heads: int, mlp_ratio: float, dropout: float, token_width: int = 0
+    ):
         super().__init__()
         self.num_heads = num_heads
         hidden = int(mlp_ratio * width)
@@ -49,10 +52,14 @@ class DiTBlock(nn.Module):
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
+        self.cross_attention = TokenAttention(width, token_width, num_heads) if token_width else None
+        self.cross_norm = nn.LayerNorm(width) if token_width else None
 
-    def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
+    def forward(self, h: Tensor, embedding: Tensor, *context: Tensor) -> Tensor:
         gate_1, gate_2 = self.gates(embedding)[:, None].chunk(2, -1)
         h = h + gate_1 * self.out(attend(self.qkv(self.norm_1(h, embedding)), self.num_heads))
+        if self.cross_attention is not None and self.cross_norm is not None:
+            h = h + self.cross_attention(self.cross_norm(h), *context)
         return h + gate_2 * self.mlp(self.norm_2(h, embedding))
 
 
@@ -73,10 +80,12 @@ class DiT(Net):
     Raises:
         ValueError: if `size` has more than three axes or is not divisible by `patch_size`, or `width` by `num_heads`.
 
-    Source: Peebles, Xie 2023, arXiv:2212.09748, section 3.2 (adaLN-Zero).
+    Source: Peebles, Xie 2023, arXiv:2212.09748, section 3.2 (adaLN-Zero); tokens: Chen et al. 2023, arXiv:2310.00426,
+    section 2.3.
     """
 
     positions: Tensor
+    cross_attention = True
 
     def __init__(
         self,
@@ -100,15 +109,17 @@ class DiT(Net):
         self.patches = Patches(patch_size)
         self.stem = nn.Linear(self.in_channels * patch_size**dims, width)
         self.register_buffer("positions", positions, persistent=False)
-        self.blocks = nn.ModuleList(DiTBlock(width, embed_dim, num_heads, mlp_ratio, dropout) for _ in range(depth))
+        self.blocks = nn.ModuleList(
+            DiTBlock(width, embed_dim, num_heads, mlp_ratio, dropout, self.token_width) for _ in range(depth)
+        )
         self.norm = AdaLN(width, embed_dim)
         self.head = zero_init(nn.Linear(width, self.out_channels * patch_size**dims))
 
-    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def body(self, x: Tensor, embedding: Tensor, *context: Tensor) -> Tensor:
         patches = self.patches.patchify(x)
         h = self.stem(patches.flatten(2).transpose(1, 2)) + self.positions
         for block in self.blocks:
-            h = self.run_block(block, h, embedding)
+            h = self.run_block(block, h, embedding, *context)
         result = self.head(self.norm(h, embedding)).transpose(1, 2)
         return self.patches.unpatchify(result.unflatten(2, patches.shape[2:]))
 

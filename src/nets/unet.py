@@ -10,20 +10,22 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import CONV, Attention, Patches, ResBlock, check_spatial_size, zero_init
+from src.nets.layers import CONV, Attention, CrossAttention, Patches, ResBlock, check_spatial_size, zero_init
 from src.utils.ranges import NonNegativeInt, PositiveInt, Probability
 
 
 class ResAttnBlock(nn.Module):
-    """A residual block, optionally followed by self-attention."""
+    """A residual block, optionally followed by self-attention, and by attention to the tokens of a condition."""
 
-    def __init__(self, block: ResBlock, attention: Attention | None):
+    def __init__(self, block: ResBlock, attention: Attention | None, cross_attention: CrossAttention | None):
         super().__init__()
         self.block = block
         self.attention = attention if attention is not None else nn.Identity()
+        self.cross_attention = cross_attention
 
-    def forward(self, x: Tensor, embedding: Tensor) -> Tensor:
-        return self.attention(self.block(x, embedding))
+    def forward(self, x: Tensor, embedding: Tensor, *context: Tensor) -> Tensor:
+        x = self.attention(self.block(x, embedding))
+        return x if self.cross_attention is None else self.cross_attention(x, *context)
 
 
 class UNet(Net):
@@ -36,6 +38,8 @@ class UNet(Net):
         num_blocks: residual blocks of each level (one more on the way up).
         attention_levels: levels (0 is the first) with self-attention after each block.
         middle_attention: self-attention between the two middle blocks.
+        cross_attention_levels: levels with attention to the tokens of a condition, such as a text, after each block; it
+            is also between the two middle blocks. Default: the last. Without tokens there is none.
         skip_mode: `concat` concatenates a skip connection to the features on the way up; `add` adds it, divided by
             sqrt(2), where both have the same number of channels, which makes the blocks narrower and faster.
         patch_size: side of the patches moved to channels before the first level.
@@ -52,6 +56,8 @@ class UNet(Net):
     et al. 2021, arXiv:2011.13456, appendix H.
     """
 
+    cross_attention = True
+
     def __init__(
         self,
         channels: PositiveInt,
@@ -61,6 +67,7 @@ class UNet(Net):
         num_blocks: PositiveInt = 1,
         attention_levels: Sequence[NonNegativeInt] = (),
         middle_attention: bool = True,
+        cross_attention_levels: Sequence[NonNegativeInt] | None = None,
         skip_mode: Literal["concat", "add"] = "concat",
         patch_size: PositiveInt = 1,
         num_heads: PositiveInt = 4,
@@ -78,10 +85,15 @@ class UNet(Net):
         super().__init__(channels, size, embed_dim, **options)
         self.skip_mode = skip_mode
         conv = CONV[dims]
+        cross_attention_levels = [levels - 1] if cross_attention_levels is None else cross_attention_levels
 
-        def block(c_in: int, c_out: int, attend: bool) -> ResAttnBlock:
-            res_block = ResBlock(dims, c_in, c_out, embed_dim, num_groups, dropout)
-            return ResAttnBlock(res_block, Attention(c_out, num_heads, gcd(num_groups, c_out)) if attend else None)
+        def block(c_in: int, c_out: int, attend: bool, cross: bool) -> ResAttnBlock:
+            groups, cross = gcd(num_groups, c_out), cross and self.token_width > 0
+            return ResAttnBlock(
+                ResBlock(dims, c_in, c_out, embed_dim, num_groups, dropout),
+                Attention(c_out, num_heads, groups) if attend else None,
+                CrossAttention(c_out, self.token_width, num_heads, groups) if cross else None,
+            )
 
         widths = [width * m for m in channel_mults]
         self.patches = Patches(patch_size)
@@ -91,19 +103,20 @@ class UNet(Net):
         self.down = nn.ModuleList()
         for i, w in enumerate(widths):
             for _ in range(num_blocks):
-                self.down.append(block(c, w, i in attention_levels))
+                self.down.append(block(c, w, i in attention_levels, i in cross_attention_levels))
                 skips.append(c := w)
             if i < levels - 1:
                 self.down.append(conv(c, c, 3, stride=2, padding=1))
                 skips.append(c)
 
-        self.middle = nn.ModuleList([block(c, c, middle_attention), block(c, c, False)])
+        self.middle = nn.ModuleList([block(c, c, middle_attention, True), block(c, c, False, False)])
 
         self.up = nn.ModuleList()
         for i, w in reversed(list(enumerate(widths))):
             for _ in range(num_blocks + 1):
                 skip = skips.pop()
-                self.up.append(block(c if skip_mode == "add" and c == skip else c + skip, w, i in attention_levels))
+                c_in = c if skip_mode == "add" and c == skip else c + skip
+                self.up.append(block(c_in, w, i in attention_levels, i in cross_attention_levels))
                 c = w
             if i > 0:
                 # Fewer channels before the size is doubled: there this costs a quarter.
@@ -113,24 +126,24 @@ class UNet(Net):
         self.norm = nn.GroupNorm(gcd(num_groups, c), c)
         self.head = zero_init(conv(c, self.out_channels * patch_size**dims, 3, padding=1))
 
-    def body(self, x: Tensor, embedding: Tensor) -> Tensor:
+    def body(self, x: Tensor, embedding: Tensor, *context: Tensor) -> Tensor:
         x = self.stem(self.patches.patchify(x))
         skips = [x]
         for layer in self.down:
-            x = self.run_block(layer, x, embedding) if isinstance(layer, ResAttnBlock) else layer(x)
+            x = self.run_block(layer, x, embedding, *context) if isinstance(layer, ResAttnBlock) else layer(x)
             skips.append(x)
         for layer in self.middle:
-            x = self.run_block(layer, x, embedding)
+            x = self.run_block(layer, x, embedding, *context)
         for layer in self.up:
             if isinstance(layer, ResAttnBlock):
-                x = self.run_block(self.up_block, layer, x, skips.pop(), embedding)
+                x = self.run_block(self.up_block, layer, x, skips.pop(), embedding, *context)
             else:
                 x = layer(x)
         return self.patches.unpatchify(self.head(F.silu(self.norm(x))))
 
-    def up_block(self, block: nn.Module, x: Tensor, skip: Tensor, embedding: Tensor) -> Tensor:
+    def up_block(self, block: nn.Module, x: Tensor, skip: Tensor, *given: Tensor) -> Tensor:
         """A block on the way up; the joined features are part of it, so that checkpointing does not store them."""
-        return block(self.merge_skip(x, skip), embedding)
+        return block(self.merge_skip(x, skip), *given)
 
     def merge_skip(self, x: Tensor, skip: Tensor) -> Tensor:
         """Features on the way up joined with a skip connection: their scaled sum, or concatenated channels."""

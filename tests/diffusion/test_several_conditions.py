@@ -273,8 +273,9 @@ def test_tokens_are_handed_to_the_body_of_a_net_that_takes_them():
     net(torch.zeros(1, 1, 4), torch.zeros(1), {"text": text, "more": text + 1})
     assert net.token_width == 6 and net.got[0].shape == (1, 6, 6)
     assert net.got[1].tolist() == [[True, True, False, True, True, True]]
+    without = MLP(1, (4,), width=8, depth=1, encoders=encoders)
     with pytest.raises(ValueError, match="MLP has no cross-attention"):
-        MLP(1, (4,), width=8, depth=1, encoders=encoders)
+        without(torch.zeros(1, 1, 4), torch.zeros(1), {"text": text, "more": text})
 
 
 def test_a_condition_of_ones_own_is_told_by_its_shape():

@@ -6,6 +6,7 @@ from src.diffusion.conditions.combined import Combined
 from src.diffusion.conditions.encoders import ClassEncoder, Encoded, Encoder, ImageEncoder, VectorEncoder
 from src.diffusion.conditions.image import Image, Measured
 from src.diffusion.conditions.labels import Labels
+from src.diffusion.conditions.text import Text
 from src.diffusion.conditions.values import (
     NULL,
     Cond,
@@ -35,6 +36,7 @@ __all__ = [
     "Labels",
     "Measured",
     "NoCondition",
+    "Text",
     "Vector",
     "VectorEncoder",
     "cat_cond",
