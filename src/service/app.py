@@ -4,17 +4,21 @@ import asyncio
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
 
 from src import __version__
 from src.service.guard import Guard
-from src.service.routes import api_routes
+from src.service.routes import api_routes, page_routes
 from src.service.service import Service
 from src.service.store import QueueFull
 from src.utils.errors import UserError
+
+PAGE = Path(__file__).with_name("page")
 
 
 def create_app(service: Service) -> FastAPI:
@@ -32,6 +36,8 @@ def create_app(service: Service) -> FastAPI:
         description=f"Samples and tasks of the run {service.model.card['name']}.",
     )  # fmt: skip
     app.include_router(api_routes(service))
+    app.include_router(page_routes(PAGE))
+    app.mount("/page", StaticFiles(directory=PAGE), name="page")
     app.add_middleware(Guard, access=service.access, limits=service.limits, metrics=service.metrics)  # type: ignore[arg-type]
     app.add_exception_handler(UserError, refuse)
     app.add_exception_handler(RequestValidationError, refuse)

@@ -44,7 +44,9 @@ class Tiny:
 
     digest, samplers, solvers = "0123456789abcdef", ["ddim", "heun"], ["ddnm"]
     tasks: ClassVar = {"flip": {"times": 1}}
-    card: ClassVar = {"name": "tiny", "kind": "images", "shape": list(SHAPE), "classes": [], "steps": 3}
+    card: ClassVar = {"name": "tiny", "kind": "images", "shape": list(SHAPE), "classes": [], "steps": 3,
+                      "guided": False, "parameters": 1234, "run": "RUN", "weights": "best", "digest": "0",
+                      "device": "cpu", "trained": {"steps": 2}, "parts": {"net": "MLP"}}  # fmt: skip
 
     def __init__(self):
         self.pipeline, self.calls = make_pipeline(), 0
