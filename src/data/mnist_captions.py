@@ -11,11 +11,11 @@ from torch.utils.data import Dataset
 from src.data.captions import DRAWS, LONGEST, phrase
 from src.data.mnist import MNIST, MNISTOptions
 from src.data.samples import Batch, BatchDataset
+from src.diffusion.conditions.text import encode_text
 from src.statistics.handwriting import slant, stroke_width
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
 from src.utils.seeding import generator
-from src.utils.text import encode_text
 
 CHUNK = 2000  # digits measured at a time
 

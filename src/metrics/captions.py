@@ -8,10 +8,10 @@ from torch import Tensor
 
 from src.data.captions import Caption, read_caption
 from src.data.mnist_captions import MNISTCaptions
+from src.diffusion.conditions.text import decode_text
 from src.metrics.base import EvalContext, Metric, MetricValue, ReportSection
 from src.statistics.handwriting import slant, stroke_width
 from src.statistics.significance import wilson_interval
-from src.utils.text import decode_text
 
 UNSAID = -1
 CHUNK = 1000  # samples that are compared with all others at a time

@@ -8,9 +8,9 @@ from jaxtyping import Int
 from torch import Tensor, nn
 
 from src.diffusion.conditions.encoders import Encoded, Encoder
+from src.diffusion.conditions.text import decode_text
 from src.utils.errors import UserError
 from src.utils.ranges import PositiveInt
-from src.utils.text import decode_text
 from src.utils.text_encoder_folder import KEY, check_folder, folder_fingerprint, load_text_encoder
 
 KEPT = 4  # batches whose tokens are kept: those of a sampler, which asks for the same texts at every step

@@ -3,9 +3,9 @@ import torch
 
 from src.data.captions import read_caption
 from src.data.mnist_captions import MNISTCaptions
+from src.diffusion.conditions.text import decode_text
 from src.statistics.handwriting import slant, stroke_width
 from src.utils.errors import UserError
-from src.utils.text import decode_text
 from tests.data.test_mnist import mnist, write
 
 ROWS = torch.arange(50)

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.testing import assert_close
 
+from src.diffusion.conditions.text import encode_text
 from src.nets.pretrained_text import PretrainedEncoder
 from src.utils.errors import UserError
-from src.utils.text import encode_text
 from src.utils.text_encoder_folder import check_folder, folder_fingerprint, load_text_encoder
 from tests.helpers import text_encoder
 

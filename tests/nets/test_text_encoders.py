@@ -6,8 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 from torch.testing import assert_close
 
+from src.diffusion.conditions.text import encode_text
 from src.nets.text_encoders import BEGIN, ByteEncoder
-from src.utils.text import encode_text
 
 WIDTH, LENGTH, EMBED = 8, 12, 6
 X = torch.zeros(3, 1, 4)

@@ -8,9 +8,9 @@ from torch.nn import functional as F
 from torch.testing import assert_close
 
 from src.diffusion.conditions import Encoded, Encoder, Text
+from src.diffusion.conditions.text import encode_text
 from src.nets.layers import CrossAttention, TokenAttention
 from src.nets.text_encoders import ByteEncoder
-from src.utils.text import encode_text
 from tests.nets.networks import NETS, SIGNALS_ONLY, inputs, randomize_zeros
 
 pytestmark = pytest.mark.strength(1)
