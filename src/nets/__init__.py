@@ -1,5 +1,6 @@
 """Networks ``net(x, c_noise, cond)`` and their parts: plain torch, without knowledge of diffusion."""
 
+from src.nets.auto import auto_net
 from src.nets.base import Net
 from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
@@ -22,4 +23,5 @@ __all__ = [
     "RandomFeatures",
     "SinusoidalEmbedding",
     "UNet",
+    "auto_net",
 ]

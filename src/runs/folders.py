@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from src.runs.check_config import muted
 from src.runs.run import Run
@@ -55,7 +55,7 @@ def placeholder_dir() -> str:
     return folder
 
 
-def clip_bound(data: str | None, units: Any = None) -> float | list[list[float]] | None:
+def clip_bound(data: str | None, units: Any = None) -> float | ListConfig | None:
     """The range of the samples in the units of the model, as `StaticClip` takes it.
 
     Registered with Hydra as the resolver `clip_bound`, which clip=auto uses.
@@ -67,7 +67,8 @@ def clip_bound(data: str | None, units: Any = None) -> float | list[list[float]]
     if units is not None:
         from src.utils.units import Units  # imports torch, which --help does not need
 
-        return Units.read(units).clip_bound
+        bound = Units.read(units).clip_bound
+        return None if bound is None else OmegaConf.create(bound)
     try:
         with muted("hydra.utils"):  # it also logs what it raises
             return 1.0 if get_object(str(data)).kind == "images" else None

@@ -24,7 +24,8 @@ class Denoise(Task):
     sampling from t to 0 gives a draw from the posterior, which is sharper than the mean.
 
     Args:
-        noise_std: s, in the units of the data (images in [0, 1]); None to estimate it. It is added to test data.
+        noise_std: s, in the units of the data (images in [0, 1]), see `Units.std_to_model`; None to estimate it. It is
+            added to test data.
         sample: True to sample from the posterior instead of computing its mean.
     """
 

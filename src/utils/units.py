@@ -8,8 +8,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from src.utils.errors import UserError
-
 Kind = Literal["points", "signals", "images", "fields", "volumes"]
 BY_AXES: dict[int, Kind] = {0: "points", 1: "signals", 2: "fields", 3: "volumes"}
 
@@ -89,20 +87,15 @@ class Units:
         return [[(v - shift) / scale for v, shift, scale in end] for end in ends]
 
     def std_to_model(self, std: float) -> float:
-        """Convert a standard deviation, equal for all channels, from the units of the data to those of the model.
+        """Convert a standard deviation from the units of the data to those of the model.
 
-        Raises:
-            UserError: if the channels have different scales.
+        Noise has one in the model, hence in the data one for each channel, in proportion to its scale; the standard
+        deviation in the units of the data is the root mean square of these.
         """
-        if len(set(self.scale)) > 1 and std > 0:
-            raise UserError(
-                f"a noise of {std:g} in the units of the data is a different one in each channel of the model, whose "
-                "scales differ; train with data.per_channel=false"
-            )
-        return std / self.scale[0]
+        return std / self.std_to_units(1.0)
 
     def std_to_units(self, std: float) -> float:
-        """Convert a standard deviation from the units of the model to those of the data, as a root mean square."""
+        """Convert a standard deviation from the units of the model to those of the data, see `std_to_model`."""
         return std * math.sqrt(math.fsum(s * s for s in self.scale) / len(self.scale))
 
     def log_volume(self, shape: Sequence[int]) -> float:

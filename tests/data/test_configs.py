@@ -27,4 +27,7 @@ def test_config(path):
     assert all(setting.annotation is not inspect.Parameter.empty for setting in settings.values())
     data = instantiate(config.data)
     assert isinstance(data, DataModule) and data.seed == 3
+    if config.data.size is None:  # it is read from a file
+        assert data.shape == (0,)
+        return
     assert data.shape == (config.data.channels, *config.data.size) and data.num_classes == config.data.num_classes

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -32,11 +33,14 @@ ELSEWHERE = (
 @pytest.fixture
 def data_for(tmp_path, tiny_mnist, tiny_images):
     """The words that give an experiment its data."""
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).normal(50, 9, (60, 2, 30)))
     return lambda name: (
         [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
         if "mnist" in name
         else [f"data.root={tiny_images}"]
         if "folder" in name
+        else [f"data.root={tmp_path / 'x.npy'}"]
+        if "array" in name
         else [f"data.root={tiny_images}", "data.num_classes=2", "data.size=[16,16]"]
         if "cifar" in name
         else []

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from src.utils.errors import UserError
 from src.utils.units import IMAGES, Units, units_of
 
 CHANNELS = Units((2.0, 0.5), (10.0, -1.0), 1, (0.0, -2.0), (20.0, 0.0))
@@ -34,9 +33,8 @@ def test_channels_have_units_of_their_own():
     assert_close(CHANNELS.to_model(there), x)
     assert CHANNELS.clip_bound == [[-5, -2], [5, 2]]
     assert CHANNELS.log_volume((2, 5)) == pytest.approx(5 * (math.log(2) + math.log(0.5)))
-    assert CHANNELS.std_to_units(1) == pytest.approx(math.sqrt((4 + 0.25) / 2)) and CHANNELS.std_to_model(0) == 0
-    with pytest.raises(UserError, match="per_channel=false"):
-        CHANNELS.std_to_model(0.1)
+    assert CHANNELS.std_to_units(1) == pytest.approx(math.sqrt((4 + 0.25) / 2))
+    assert CHANNELS.std_to_model(CHANNELS.std_to_units(0.3)) == pytest.approx(0.3)
 
 
 @pytest.mark.parametrize("units", [IMAGES, CHANNELS, Units()])
