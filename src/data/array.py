@@ -1,6 +1,6 @@
 """Arrays of the user's own: points, signals, fields, volumes and images in any unit, from files."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
@@ -57,14 +57,14 @@ class ArrayData(DataModule):
         root: str | None,
         val_root: str | None = None,
         val_fraction: OpenFraction = 0.1,
-        key: str | list[str] | None = None,
+        key: str | Sequence[str] | None = None,
         kind: Kind | None = None,
         layout: Layout | None = None,
         id: str | None = None,
         window: PositiveInt | None = None,
         stride: PositiveInt | None = None,
         label: str | None = None,
-        vector: str | list[str] | None = None,
+        vector: str | Sequence[str] | None = None,
         image: str | None = None,
         text: str | None = None,
         group: str | None = None,
@@ -72,13 +72,13 @@ class ArrayData(DataModule):
         normalize: Normalize = "standard",
         per_channel: bool = True,
         cache_gb: NonNegativeFloat = 2.0,
-        units: dict[str, Any] | None = None,
+        units: Mapping[str, Any] | None = None,
         channels: PositiveInt | None = None,
         size: Sequence[PositiveInt] | None = None,
         num_classes: NonNegativeInt | None = None,
         vector_size: NonNegativeInt | None = None,
-        vector_names: list[str] | None = None,
-        image_shape: list[PositiveInt] | None = None,
+        vector_names: Sequence[str] | None = None,
+        image_shape: Sequence[PositiveInt] | None = None,
         text_length: NonNegativeInt | None = None,
         batch_size: PositiveInt = 64,
         num_workers: Annotated[int, Interval(ge=0, le=1024)] = 0,

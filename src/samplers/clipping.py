@@ -1,5 +1,6 @@
 """Clipping of the predicted data, which keeps samples in the range of the training data."""
 
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
@@ -22,7 +23,7 @@ class StaticClip:
             each; None for no clipping.
     """
 
-    def __init__(self, bound: Annotated[float, Gt(0)] | list[list[float]] | None = 1.0):
+    def __init__(self, bound: Annotated[float, Gt(0)] | Sequence[Sequence[float]] | None = 1.0):
         self.bound: Any = bound
         if bound is None:
             return
