@@ -11,9 +11,9 @@ from torch import Tensor
 from src.data.array_files import ArrayFile, open_arrays
 from src.data.array_rows import Rows, channel_axis
 from src.data.names import part_of
+from src.diffusion.conditions.text import encode_text
 from src.utils.errors import UserError, printable
 from src.utils.seeding import generator
-from src.utils.text import encode_text
 
 LABELS = ("label", "labels", "y", "target", "targets", "class")
 MAX_TEXT = 1024  # bytes
