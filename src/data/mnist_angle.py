@@ -39,6 +39,8 @@ class MNISTAngle(MNIST):
         UserError: if the angles are not an increasing range of at most 360 degrees; and as MNIST.
     """
 
+    vector_names: Sequence[str] = ("angle",)
+
     def __init__(
         self,
         angle: Sequence[float] = (-60.0, 60.0),
