@@ -180,6 +180,7 @@ class Evaluation:
         write_json(self.out / "metrics.json", record)  # last: if it exists, the other files do, too
         self.write_scalars(sections)
         rows = [(v.name, v.text) for s in sections.values() for v in s.values.values()]
+        rows += [row for s in sections.values() for row in s.headline.items()]
         if self.cfg.human is True:
             write_questions(context, self.out / "human.html", self.key)
             rows.append(("for people", f"{self.out / 'human.html'}; then human=FILE.csv, what it exports"))
@@ -212,6 +213,7 @@ class Evaluation:
             "nfe": None if cost is None else cost.evaluations / max(1, len(context.x)),
             "seconds": None if cost is None else cost.seconds,
             "metrics": {k: v.to_dict() for s in sections.values() for k, v in s.values.items()},
+            "headlines": {k: v for s in sections.values() for k, v in s.headline.items()},
             "tables": {k: v for s in sections.values() for k, v in s.tables.items()},
         }
 

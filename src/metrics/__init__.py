@@ -22,6 +22,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Metric": "base",
         "MetricValue": "base",
         "Picture": "base",
+        "Pixels": "pixels",
         "ReportSection": "base",
         "SampleDistance": "sample_distance",
         "SampleMetric": "sample_distance",

@@ -154,6 +154,7 @@ class ReportSection:
         notes: paragraphs of text, such as how to read the numbers.
         tables: further results for metrics.json as plain containers, such as curves.
         interpretation: the meaning of the numbers, in sentences; see :attr:`conclusion`.
+        headline: what the head of the report says, by its title there.
     """
 
     title: str
@@ -162,6 +163,7 @@ class ReportSection:
     notes: list[str] = field(default_factory=list)
     tables: dict[str, Any] = field(default_factory=dict)
     interpretation: str = ""
+    headline: dict[str, str] = field(default_factory=dict)
 
     @property
     def conclusion(self) -> str:

@@ -42,7 +42,8 @@ def report_page(record: Mapping[str, Any], sections: Sequence[ReportSection]) ->
         }
         for section in sections
     ]
-    summary = Table(["", ""], summary_rows(record), numbers=False)
+    headlines = [[title, text] for section in sections for title, text in section.headline.items()]
+    summary = Table(["", ""], summary_rows(record) + headlines, numbers=False)
     return render("evaluation.html", title=title, summary=summary, sections=shown)
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
+from math import isfinite
 from typing import Any, cast
 
 import torch
@@ -12,6 +13,7 @@ from torchmetrics import Metric as StreamingMetric
 from src.data.base import DataModule
 from src.metrics.base import EvalContext, Metric
 from src.metrics.features.base import Features, ReferenceData
+from src.metrics.pixels import LOGGED, Pixels, compare, grouped_means
 from src.metrics.sliced_wasserstein import seeded_directions
 from src.statistics.frechet import frechet_metric
 from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
@@ -48,7 +50,10 @@ class SampleMetric(ABC):
 
 
 class SampleDistance(SampleMetric):
-    """The distance of the samples to the test data: Fréchet distance in features of images, else sliced Wasserstein."""
+    """The distance of the samples to the test data, and biases of their pixels, or elements.
+
+    The distance is the Fréchet distance in features of images, else sliced Wasserstein.
+    """
 
     @property
     def images(self) -> bool:
@@ -78,7 +83,11 @@ class SampleDistance(SampleMetric):
         metric.sync_on_compute = False  # the other processes wait
         metric.update(self.real, real=True)
         metric.update(fake, real=False)
-        return {"frechet_distance" if self.images else "sliced_wasserstein": float(metric.compute())}
+        found = {"frechet_distance" if self.images else "sliced_wasserstein": float(metric.compute())}
+        if self.reference.kind in Pixels.kinds:
+            pixels = compare(grouped_means(x, self.reference).means, self.reference)
+            found |= {name: pixels[name] for name in LOGGED if isfinite(pixels[name])}
+        return found
 
 
 class EvaluationMetric(SampleMetric):

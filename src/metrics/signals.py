@@ -10,13 +10,13 @@ from torch import Tensor
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
 from src.plots.metrics import fitted_waves, parameter_histograms, spectrum_bands
 from src.statistics.goodness_of_fit import GoodnessOfFit, distance_to_uniform
+from src.statistics.power_spectrum import MIN_POWER, rms_decibels
 from src.statistics.significance import Better
 from src.statistics.sine_fit import SineFit, fit_sines, search_range
 
 PERIOD = {"phase": 2 * math.pi}
 CHUNK = 1000  # signals per Fourier transform
 MAX_SHOWN = 10_000  # signals in the plot of the spectra
-MIN_POWER = 1e-6  # relative to the peak: lower power counts as this
 UNITS = {"frequency": "cycles per window", "amplitude": "units of the signal", "phase": "radians"}
 
 
@@ -179,9 +179,3 @@ def mean_spectrum(parts: Iterable[Tensor]) -> Tensor:
     """The mean power spectrum (K,) of batches of signals (n, L)."""
     sums = [(spectrum(x).sum(0), len(x)) for x in parts]
     return torch.stack([power for power, _ in sums]).sum(0) / sum(n for _, n in sums)
-
-
-def rms_decibels(power: Tensor, reference: Tensor) -> float:
-    """The root mean square over frequencies of the ratio of powers (K,) in dB; power below MIN_POWER is set to it."""
-    least = MIN_POWER * reference.max()
-    return (10 * (power.clamp(min=least) / reference.clamp(min=least)).log10()).square().mean().sqrt().item()

@@ -1,13 +1,10 @@
 """Power spectra of fields and volumes: samples against data."""
 
-from collections.abc import Iterable
-
-import torch
 from torch import Tensor
 
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
-from src.metrics.signals import MIN_POWER, rms_decibels
 from src.plots.metrics import axis_spectra
+from src.statistics.power_spectrum import MIN_POWER, along_axes, mean_power, rms_decibels, variance
 
 AXES = {2: "HW", 3: "DHW"}
 CHUNK = 256  # samples per Fourier transform
@@ -61,24 +58,3 @@ HOW_TO_READ = (
     "root mean square, over the frequencies above 0, of the ratio in decibels: 1 dB is 26 % in power. The real-data "
     "baseline is that of as many training data. The variance is that around zero frequency, the mean of each sample."
 )
-
-
-def mean_power(parts: Iterable[Tensor]) -> Tensor:
-    """The mean squared amplitude (*S), float64, of each frequency of fftn with norm "ortho", of samples (n, C, *S)."""
-    total, count = torch.zeros((), dtype=torch.float64), 0
-    for x in parts:
-        amplitude = torch.fft.fftn(x, dim=tuple(range(2, x.ndim)), norm="ortho").abs()
-        total = total + amplitude.double().square().sum((0, 1))
-        count += len(x) * x.shape[1]
-    return total / count
-
-
-def along_axes(power: Tensor) -> list[Tensor]:
-    """The spectra (n // 2 + 1,) of the lines along each axis, from the power (*S) of each frequency."""
-    every = range(power.ndim)
-    return [power.mean([a for a in every if a != axis])[: n // 2 + 1] for axis, n in enumerate(power.shape)]
-
-
-def variance(power: Tensor) -> float:
-    """The variance within a sample: the mean power of the frequencies other than 0."""
-    return ((power.sum() - power.flatten()[0]) / power.numel()).item()

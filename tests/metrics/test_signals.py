@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from src.data.sine import Sine
-from src.metrics.signals import Signals, frequencies, mean_spectrum, rms_decibels, spectrum
+from src.metrics.signals import Signals, frequencies, mean_spectrum, spectrum
+from src.statistics.power_spectrum import rms_decibels
 
 RANGES = {"frequency": (1.0, 3.0), "amplitude": (0.5, 1.0), "phase": (0.0, 2 * math.pi), "noise": 0.0}
 

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from src.data.gaussian_field import GaussianField
-from src.metrics.spectrum import Spectrum, along_axes, mean_power, variance
+from src.metrics.spectrum import Spectrum
+from src.statistics.power_spectrum import along_axes, mean_power, variance
 
 
 def test_power_is_that_of_the_lines_along_an_axis(randn):

@@ -12,7 +12,10 @@ Evaluation = dict[str, Any]  # a metrics.json
 COMMON = {"n": "numbers of samples", "features": "features", "data": "real data"}
 
 # Metrics of the first table; the others are in a table of their own.
-MAIN = ("frechet_distance", "kernel_distance", "precision", "recall", "sliced_wasserstein")
+MAIN = (
+    "frechet_distance", "kernel_distance", "precision", "recall", "sliced_wasserstein", "mean_bias_percent",
+    "contrast_bias_percent", "histogram_distance",
+)  # fmt: skip
 COSTS = ("nfe", "seconds_per_1000")  # part of every evaluation
 
 

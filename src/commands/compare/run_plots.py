@@ -16,6 +16,11 @@ from src.plots.training_curves import training_curves
 LOSS, REAL_BASELINE = "val/loss_ema", "quality/real_baseline"
 MAX_LOSSES = 6  # kinds of losses with a plot each
 NAMES = {
+    "mean_bias_percent": "mean of the elements, difference from the test data (%)",
+    "contrast_bias_percent": "contrast, difference from the test data (%)",
+    "low_percent": "elements at the lower end of the range (%)",
+    "histogram_distance": "histogram of the elements, total variation from the test data",
+    "fine_detail_db": "power above 1/4 cycle per element, relative to the test data (dB)",
     "frechet_distance": "Fréchet distance of few samples",
     "sliced_wasserstein": "sliced Wasserstein distance of few samples",
 }
@@ -52,8 +57,8 @@ def add_curves(report: Report, groups: Sequence[RunGroup], best: Sequence[RunGro
     if keys:
         report.section("Over training")
     for key, title in keys.items():
-        if key != LOSS:
-            add_curve(report, key, title, groups, best, real)
+        if key != LOSS:  # the baseline is that of the first value alone
+            add_curve(report, key, title, groups, best, real if key == next(iter(named)) else None)
             continue
         kinds = losses_apart(groups)
         for number, (what, alike) in enumerate(list(kinds.items())[:MAX_LOSSES], 1):

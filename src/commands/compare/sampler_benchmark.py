@@ -185,8 +185,8 @@ class SamplerBenchmark:
         """Compose the config of src.evaluate with a sampler and a guidance."""
         trained = self.run.config()
         kind = self.run.metadata().get("kind") or ("images" if len(trained.data.size) == 2 else None)
-        metrics = "distances" if kind == "images" else "sliced_wasserstein"
-        cfg = compose("evaluate", [*words, f"metrics=[{metrics}]"])
+        distance = "distances" if kind == "images" else "sliced_wasserstein"
+        cfg = compose("evaluate", [*words, f"metrics=[{distance},pixels]"])
         with open_dict(cfg):
             cfg.update({key: self.cfg[key] for key in PASSED_ON})
         inherit_run_config(cfg, trained, named)

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from src.data.base import DataModule
 from src.data.samples import Batch, BatchDataset
+from src.statistics.pixels import GroupedMeans, ValueRange
 from src.utils.seeding import generator
 from src.utils.units import Kind
 
@@ -75,6 +76,19 @@ class ReferenceData:
     def test(self) -> RealData:
         """The held-out test data, at most 10,000."""
         return RealData(self.data.test_set, self.data.to_units, MAX_TEST)
+
+    @cached_property
+    def value_range(self) -> ValueRange:
+        """The range of each channel in the units of the data: the known one, or that of the test data."""
+        units, channels = self.data.units, self.data.channels
+        if units.low is None or units.high is None:
+            return ValueRange.of(batch["x"] for batch in self.test.batches())
+        return ValueRange(*(torch.tensor(end, dtype=torch.float64).expand(channels) for end in (units.low, units.high)))
+
+    @cached_property
+    def pixels(self) -> GroupedMeans:
+        """The summaries of the elements of the test data."""
+        return GroupedMeans.of(self.value_range.to_unit(batch["x"]) for batch in self.test.batches())
 
     @property
     def width(self) -> int:
