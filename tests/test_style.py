@@ -13,7 +13,7 @@ FLOORS = (
     {"train", "sample", "evaluate", "compare", "export", "serve", "api"},
     {"commands"},
     {"callbacks", "tasks", "metrics", "formats", "service"},
-    {"samplers", "module", "runs", "loggers", "data", "plots"},
+    {"samplers", "module", "runs", "loggers", "data", "plots", "pretrained"},
     {"diffusion", "optim", "statistics", "utils"},
 )
 HEIGHT = {room: -i for i, floor in enumerate(FLOORS) for room in floor}

@@ -86,6 +86,8 @@ class BestLastCheckpoint(Checkpoint):
             if self.best_step == trainer.global_step and best_checkpoint(self.dirpath) == self.last_path:
                 copy_checkpoint(self.last_path, self.best_path)
         trainer.strategy.barrier("best checkpoint")
+        if trainer.max_steps == 0:  # a pretrained model is validated and saved as it is
+            self.validated_step = -1
         if isinstance(trainer.fit_loop, Finishing) and (self.ended or trainer.fit_loop.done):
             trainer.should_stop = True
             validate(trainer, log=self.validated_step != trainer.global_step)

@@ -4,7 +4,7 @@ from typing import Any, cast
 
 from hydra import compose
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import get_class
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.runs.check_config import check_config, muted
@@ -35,6 +35,8 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
     if any(read(word).key == "paths.run" for word in overrides):
         raise UserError("paths.run= cannot be set, since it is the run folder; set hydra.run.dir=FOLDER instead")
     drop_incompatible_keys(cfg, overrides)
+    if cfg.get("pretrained") is not None and cfg.resume is None:
+        take_pretrained(cfg, overrides)
     if cfg.resume is not None:
         overrides = overrides[len(run.overrides()) :]
         cfg = resumed_config(run.config(), cfg, overrides)
@@ -65,6 +67,26 @@ def resolve_data(cfg: DictConfig) -> None:
         found = resolve({key: value for key, value in settings.items() if not key.startswith("_")})
     for key, value in found.items():
         cfg.data[key] = value
+
+
+def take_pretrained(cfg: DictConfig, overrides: list[str]) -> None:
+    """Put the parts of a pretrained model in the place of those of the experiment that the command line does not name.
+
+    Raises:
+        UserError: if it cannot be read, is of data of another shape, or the command line names another net.
+    """
+    with config_errors("pretrained"):
+        source = instantiate(cfg.pretrained)
+    source.check_shape((cfg.data.channels, *cfg.data.size))
+    named = {read(override).key.split(".")[0]: read(override).key for override in overrides}
+    if "net" in named:
+        raise UserError(
+            f"{named['net']}= cannot be given with init_from={cfg.init_from}, whose network is taken as it is"
+        )
+    with open_dict(cfg):
+        for part, node in source.parts().items():
+            if part not in named:
+                cfg[part] = node
 
 
 def without_effect(cfg: DictConfig, overrides: list[str]) -> list[str]:

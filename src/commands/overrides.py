@@ -102,7 +102,9 @@ def training_overrides(overrides: list[str]) -> list[str]:
 
     Hydra then composes the same groups again, which the resuming command line may change.
     """
-    overrides = combine_conditions(sweep_overrides(overrides))
+    overrides = with_pretrained(combine_conditions(sweep_overrides(overrides)))
+    # Arguments of a model of another library, which only that knows.
+    overrides = [f"++{text}" if text.startswith("net.config") else text for text in overrides]
     if (resume := override_value("resume", overrides)) is None:
         return overrides
     run = Run.find(str(resume))
@@ -128,6 +130,15 @@ def combine_conditions(overrides: list[str]) -> list[str]:
         else:
             found.append(text)
     return found
+
+
+def with_pretrained(overrides: list[str]) -> list[str]:
+    """The overrides, with the choice of pretrained= that init_from=NAME:PATH means, such as diffusers:FOLDER."""
+    name, colon, path = str(override_value("init_from", overrides)).partition(":")
+    known = {read(override).key for override in overrides}
+    if not colon or "pretrained" in known or name not in choices("pretrained"):
+        return overrides
+    return [*overrides, f"pretrained={name}", assignment("pretrained.path", path)]
 
 
 def sampling_overrides(overrides: list[str]) -> list[str]:

@@ -119,6 +119,8 @@ def setup_run(cfg: DictConfig) -> RunSetup:
         if cfg.trainer.precision == "auto":
             cfg.trainer.precision = default_precision(cfg.trainer.accelerator)
         check_options(to_container(cfg), TrainOptions)
+        if cfg.trainer.max_steps == 0 and cfg.get("pretrained") is None:
+            raise UserError("trainer.max_steps must be -1 or >= 1, got 0, which only takes a pretrained model in")
         check_config(to_container(cfg))
         key = run_key(chosen)
         number = OmegaConf.select(cast(DictConfig, HydraConfig.instance().cfg), "hydra.job.num")

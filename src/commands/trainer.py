@@ -47,6 +47,8 @@ def initial_checkpoint(cfg: DictConfig) -> Path | None:
     """The checkpoint of `init_from=`, whose weights a new run starts from; None without it."""
     if cfg.init_from is None:
         return None
+    if cfg.get("pretrained") is not None:
+        return Path(str(cfg.pretrained.path))
     return Run.find(str(cfg.init_from), cfg.paths.outputs).checkpoint("last")
 
 
@@ -64,6 +66,15 @@ def load_weights_into(module: DiffusionModule, source: Path, sharded: bool = Fal
     load_weights(module.denoiser, strip_prefix(checkpoint["state_dict"], "denoiser."), source)
     load_weights(module.ema.model, strip_prefix(checkpoint["state_dict"], "ema.model."), source)
     return checkpoint["global_step"]
+
+
+def load_pretrained(module: DiffusionModule, pretrained: DictConfig) -> None:
+    """Load the network of a pretrained model as the raw and the averaged weights."""
+    source = instantiate(pretrained)
+    weights = {f"net.{key}": value for key, value in source.weights().items()}
+    for model in (module.denoiser, module.ema.model):
+        others = {key: value for key, value in model.state_dict().items() if not key.startswith("net.")}
+        load_weights(model, others | weights, source.path)
 
 
 def rewind_loggers(trainer: Any, step: int) -> None:

@@ -28,6 +28,7 @@ from src.commands.trainer import (
     build_trainer,
     destroy_process_group,
     initial_checkpoint,
+    load_pretrained,
     load_weights_into,
     rewind_loggers,
 )
@@ -115,6 +116,11 @@ class Training:
 
     def _load(self, source: Path | None) -> int:
         """Load the weights of a checkpoint, if any; returns its step."""
+        if source is not self.resume and self.setup.cfg.get("pretrained") is not None:
+            load_pretrained(self.module, self.setup.cfg.pretrained)
+            if self.trainer.max_steps == 0:  # it is validated and saved as it is
+                self.trainer.fit_loop.__class__ = Finishing
+            return 0
         sharded = source is self.resume and isinstance(self.trainer.strategy, FSDP2Strategy)
         step = load_weights_into(self.module, source, sharded) if source is not None else 0
         if self.resume is not None and not self.run.is_reported(step):

@@ -4,7 +4,9 @@ from src.nets.auto import auto_net
 from src.nets.base import Net
 from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
+from src.nets.diffusers import DiffusersNet
 from src.nets.dit import DiT
+from src.nets.lucidrains import LucidrainsNet
 from src.nets.mlp import MLP
 from src.nets.random_features import RandomFeatures
 from src.nets.rnn import RNN
@@ -17,8 +19,10 @@ __all__ = [
     "RNN",
     "ConvAutoencoder",
     "DiT",
+    "DiffusersNet",
     "FourierEmbedding",
     "LearnedEmbedding",
+    "LucidrainsNet",
     "Net",
     "RandomFeatures",
     "SinusoidalEmbedding",

@@ -41,7 +41,7 @@ class Trainer:
     )
     num_nodes: Count
     precision: Literal["auto", "32-true", "16-mixed", "bf16-mixed", "16-true", "bf16-true", 32, 16, "32", "16", "bf16"]
-    max_steps: Literal[-1] | Count
+    max_steps: Literal[-1] | Annotated[int, Ge(0)]  # 0 only takes a pretrained model in
     max_epochs: Literal[-1] | Count | None
     min_steps: Annotated[int, Ge(0)] | None
     min_epochs: Annotated[int, Ge(0)] | None

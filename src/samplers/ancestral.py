@@ -50,11 +50,13 @@ class DDIM(Sampler):
 
     Args:
         eta: share of the ancestral noise, in [0, 1].
+        clip_eps: True to take the noise from the clipped prediction; False from the unclipped one, as diffusers does.
 
     Source: Song, Meng, Ermon 2021, arXiv:2010.02502, eq. 12 and 16.
     """
 
     eta: Annotated[float, Interval(ge=0, le=1)] = 0.0
+    clip_eps: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -66,5 +68,6 @@ class DDIM(Sampler):
         _, sigma_ts = transition(s, t)
         tau = self.eta * s.sigma * sigma_ts / t.sigma
         # Rounding may put tau above sigma_s where all of the noise is new.
-        x_s = s.alpha * x_0 + math.sqrt(max(s.sigma**2 - tau**2, 0.0)) * t.eps(x_t, x_0)
+        eps = t.eps(x_t, x_0 if self.clip_eps else denoise.last.x_0)
+        x_s = s.alpha * x_0 + math.sqrt(max(s.sigma**2 - tau**2, 0.0)) * eps
         return x_s + tau * noise(x_t) if tau > 0 else x_s

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import Annotated
 
 import torch
-from annotated_types import Gt
+from annotated_types import Ge, Gt
 from torch import Tensor
 
 from src.diffusion.schedules import Schedule
@@ -35,6 +35,25 @@ def trailing_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Te
             f"time_grid=trailing needs sampler.steps <= schedule.steps, got {steps} and {nodes}; use time_grid=uniform"
         )
     return torch.cat([times[:1], rounded, times[-1:]])
+
+
+def leading_time_grid(schedule: Schedule, steps: int, start: float = 1.0, offset: Annotated[int, Ge(0)] = 0) -> Tensor:
+    """Equal steps of whole nodes of a discrete schedule from the clean end, as in diffusers.
+
+    Where they do not divide the nodes, and in all other cases by almost a step, the grid begins below `start`, with a
+    sample that has more noise than is expected there. It is there for models and results of that library.
+
+    Args:
+        schedule, steps, start: see above.
+        offset: nodes by which the times, but for the last, are later.
+
+    Source: Lin et al. 2024, arXiv:2305.08891, table 2.
+    """
+    nodes = round(getattr(schedule, "steps", 0) * start)
+    if steps > nodes:
+        raise ValueError(f"time_grid=leading needs sampler.steps <= schedule.steps, got {steps} and {nodes}")
+    k = torch.arange(steps, dtype=torch.float64).flip(0) * (nodes // steps) + 1 + offset
+    return torch.cat([k / getattr(schedule, "steps", 1), torch.zeros(1, dtype=torch.float64)])
 
 
 def quadratic_time_grid(schedule: Schedule, steps: int, start: float = 1.0) -> Tensor:

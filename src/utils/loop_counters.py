@@ -37,7 +37,7 @@ def total_steps(trainer: Any, batches: int) -> int:
 
     Lightning's own estimate would start the data loaders before a checkpoint sets the position in the data.
     """
-    steps = [trainer.max_steps] if trainer.max_steps > 0 else []
+    steps = [max(trainer.max_steps, 1)] if trainer.max_steps >= 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs > 0:
         steps.append(trainer.max_epochs * -(-epoch_batches(trainer, batches) // trainer.accumulate_grad_batches))
     return min(steps, default=-1)

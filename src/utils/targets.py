@@ -13,7 +13,10 @@ from typing import Any
 
 # Packages of this project whose classes and functions may be targets, and those whose classes alone may be.
 PLAIN = ("src.diffusion", "src.nets", "src.samplers", "src.optim")
-PARTS = ("src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.tasks", "src.utils.fsdp")
+PARTS = (
+    "src.callbacks", "src.data", "src.loggers", "src.metrics", "src.module", "src.pretrained", "src.tasks",
+    "src.utils.fsdp",
+)  # fmt: skip
 FUNCTIONS = (
     "src.runs.given.given",
     "src.runs.loading.load_denoiser",

@@ -183,7 +183,7 @@ def test_the_trainer():
 @pytest.mark.parametrize(
     ("target", "setting", "good", "bad"),
     [
-        ("pytorch_lightning.Trainer", "max_steps", [-1, 1], [0, -2, 2.0, True, None]),
+        ("pytorch_lightning.Trainer", "max_steps", [-1, 0, 1], [-2, 2.0, True, None]),
         ("pytorch_lightning.Trainer", "max_epochs", [-1, 1, None], [0, -2]),
         ("pytorch_lightning.Trainer", "devices", [-1, 2, "auto", "0,1", [0, 1]], [0, -2, "two", [-1], 10**30]),
         ("pytorch_lightning.Trainer", "limit_train_batches", [1, 0.5, 1.0], [0, 0.0, 1.5, -1, nan]),
