@@ -10,6 +10,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Digits": "digits",
         "GaussianField": "gaussian_field",
         "GaussianMixture": "gaussian_mixture",
+        "HuggingFace": "huggingface",
         "ImageFolder": "image_folder",
         "MNIST": "mnist",
         "MNISTAngle": "mnist_angle",

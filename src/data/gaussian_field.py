@@ -47,7 +47,7 @@ class GaussianField(DataModule):
         n: Annotated[int, Ge(2)] = 4000,
         val_fraction: OpenFraction = 0.1,
         n_test: PositiveInt = 1000,
-        length: Sequence[PositiveFloat] = (4.0, 2.0, 2.0),
+        length: Sequence[PositiveFloat] = (3.0, 1.5, 1.5),
         smoothness: PositiveFloat = 1.0,
         noise: NonNegativeFloat = 0.01,
         channels: PositiveInt = 1,
