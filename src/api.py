@@ -113,7 +113,7 @@ def load(run: Run | str | Path = "latest", *overrides: str, trust: bool = False,
 
         named = {read(word).key for word in words}
         pipeline = Sampling.prepare(without_hydra(cfg), named).pipeline
-    if not {"label", "n"} & named:
+    if not {"label", "n"} & named and not any(key.startswith("condition") for key in named):
         pipeline.cond = None  # of n samples; others are drawn by the condition
     return pipeline
 

@@ -15,7 +15,7 @@ from src.commands.cli import to_container
 from src.commands.inputs import load_data
 from src.commands.metric_checks import check_counts, empty_section, is_applicable, unusable, without_samples
 from src.commands.out_of_memory import metric_memory
-from src.commands.sampling import Sampling
+from src.commands.sampling import Sampling, arrays_of
 from src.diffusion.time_samplers import FixedTimeSampler
 from src.metrics.base import EvalContext, Metric, ReportSection
 from src.metrics.features.base import ReferenceData
@@ -147,8 +147,7 @@ class Evaluation:
             "nfe": np.float64(cost.evaluations / len(result.x)),
         }
         kept["seconds"] = np.float64(cost.seconds)
-        if result.label is not None:
-            kept["label"] = result.label.numpy()
+        kept |= arrays_of(self.sampling.pipeline.denoiser.condition, result.cond)
         if result.trajectory is not None:
             path = result.trajectory
             frames = torch.linspace(0, len(path) - 1, min(MAX_FRAMES, len(path))).round().long()
@@ -205,6 +204,7 @@ class Evaluation:
             "n": len(context.x),
             "seed": plain["seed"],
             "label": plain["label"],
+            "condition": plain.get("condition") or None,
             **{part: plain[part] for part in SAMPLING_GROUPS},
             "precision": plain["precision"],
             "features": None if used is None else used.name,
@@ -268,6 +268,7 @@ class Evaluation:
         settings = [
             cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
+        settings += [cfg["condition"]] if cfg.get("condition") else []
         settings += changed_settings(self.cfg).items()
         file = self.sampling.file
         assert file is not None

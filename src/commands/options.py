@@ -72,6 +72,7 @@ class SampleOptions(_SamplingOptions):
 
     n: Count
     pad_batches: bool
+    condition: dict[str, Any]
     gif: bool
     samples_path: str | None
     input: OneOrMore | None

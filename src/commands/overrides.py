@@ -21,11 +21,14 @@ from src.utils.paths import CONF, check_writable, expanded, is_empty, refuse_emp
 
 # Ranges in braces, such as data.root=train-{000..009}.tar, which Hydra would parse as a dict without quotes.
 BRACE_RANGE = re.compile(r"([\w.+~]+)=([^'\"\s]*\{\w+\.\.\w+\}[^'\"\s]*)")
+# Texts, in which commas and colons are no syntax; a list or quotes are.
+PROSE = re.compile(r"([\w.+]*condition\.text)=([^'\"\[].*)")
 # Values with characters outside Hydra's grammar, such as ~, # and é, which can only be strings.
 UNQUOTED = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
 # Keys whose value is the name of a file or folder, even if it looks like a number.
 PATH_KEYS = (
     "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "out",
+    "condition", "condition.rows", "condition.image",
     "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide_model.run", "paths.outputs", "paths.data",
     "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
@@ -75,6 +78,8 @@ def as_list(value: Any) -> list[Any]:
 def parse_override(text: str) -> Word:
     """Parse an override, with quotes around a value that Hydra cannot parse without them and that is unambiguous."""
     if found := BRACE_RANGE.fullmatch(text):
+        return read(assignment(found[1], found[2]))
+    if found := PROSE.fullmatch(text):
         return read(assignment(found[1], found[2]))
     try:
         return read(text)
@@ -146,9 +151,20 @@ def sampling_overrides(overrides: list[str]) -> list[str]:
 
     Hydra does not know those parts, so that it could not override them otherwise; `check_config` refuses unknown keys.
     """
-    parsed = [read(override) for override in sweep_overrides(overrides)]
+    parsed = [read(requested_condition(override)) for override in sweep_overrides(overrides)]
     chosen = {override.key for override in parsed}
     return [f"++{override.text}" if changes_sampling_part(override, chosen) else override.text for override in parsed]
+
+
+def requested_condition(text: str) -> str:
+    """An override that asks for a condition, with ++ before it, and condition=FILE as a setting of its own.
+
+    Hydra knows neither the names of a run's conditions nor that the group of that name is not meant.
+    """
+    word = read(text)
+    if word.head != word.key or word.key.split(".")[0] != "condition":
+        return text
+    return assignment("++condition.rows", word.value) if word.key == "condition" else f"++{text}"
 
 
 def changes_sampling_part(override: Word, chosen: set[str]) -> bool:

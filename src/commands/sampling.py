@@ -12,19 +12,22 @@ from omegaconf import DictConfig
 
 from src.commands.acceleration import compile_pipeline, set_tf32, use_channels_last
 from src.commands.cli import to_container
+from src.commands.conditions import ConditionRequest
 from src.commands.inputs import read_inputs
 from src.commands.sampling_output import write_quality, write_result_images
 from src.commands.sampling_setup import (
     build_pipeline,
     check_guidance_condition,
+    check_guidance_scales,
     check_memory,
     check_settings,
     inherit_run_config,
     labels,
     needs_label,
+    requested,
     resolve_device,
 )
-from src.diffusion.conditions import Labels, NoCondition
+from src.diffusion.conditions import Cond, Condition, Labels, NoCondition
 from src.plots.pictures import MAX_SHOWN
 from src.runs.check_config import check_config
 from src.runs.loading import build_denoiser, kind_and_units, load_weights, read_weights
@@ -75,6 +78,13 @@ class Sampling:
         trained = run.config()
         inherit_run_config(cfg, trained, named)
         check_config(to_container(cfg))
+        with config_errors("condition"):
+            condition = instantiate(trained.condition)
+        request = ConditionRequest(cfg)
+        rows = None
+        if request.rows is not None and not request.is_test:
+            rows = request.read_table(condition, run.metadata().get("vector_names") or [])
+            cfg.n = cfg.n if "n" in named else rows
         with config_errors("task"):
             task: Task = instantiate(cfg.task)
         shape = (trained.data.channels, *trained.data.size)
@@ -84,18 +94,27 @@ class Sampling:
             raise UserError("gif=true shows the trajectory of new samples; use it with task=generate")
         inputs = TaskInput() if task.makes_samples else read_inputs(cfg, trained)
         n = cfg.n if task.makes_samples else inputs.n
+        if rows not in (None, n):
+            raise UserError(f"condition={request.rows} holds {rows} rows for {n} samples; give a row for each")
         check_memory(n, shape)
-        with config_errors("condition"):
-            condition = instantiate(trained.condition)
-        takes = isinstance(condition, Labels) or needs_label(to_container(cfg.guidance))
-        label = labels(cfg.label, n, trained.data.get("num_classes", 0) if takes else 0, every=task.makes_samples)
-        if label is None and isinstance(condition, NoCondition) and "guidance" in named:
-            check_guidance_condition(to_container(cfg.guidance))
+        guidance = to_container(cfg.guidance)
+        takes = isinstance(condition, Labels) or needs_label(guidance)
+        cond: Cond | None = None
+        if takes and not request.is_test and set(request.given) <= {"label"}:
+            num_classes = trained.data.get("num_classes", 0)
+            cond = labels(request.given.get("label"), n, num_classes, every=task.makes_samples)
+        elif "label" in request.given and "label" not in condition.members:
+            raise UserError(
+                f"label={request.given['label']} needs a run trained with condition=labels; leave label= out"
+            )
+        if cond is None and isinstance(condition, NoCondition) and "guidance" in named:
+            check_guidance_condition(guidance)
+        check_guidance_scales(guidance, condition)
         weights, source = read_weights(run, cfg.ckpt, cfg.weights)
         denoiser = build_denoiser(trained)
         load_weights(denoiser, weights, source)
         denoiser = denoiser.to(resolve_device(cfg.device)).eval().requires_grad_(False)
-        pipeline = build_pipeline(cfg, denoiser, shape, label)
+        pipeline = build_pipeline(cfg, denoiser, shape)
         device = pipeline.device
         set_tf32(cfg.tf32, device)
         use_channels_last(cfg.channels_last, denoiser, device, sampling_dtype(cfg, device) is not None)
@@ -103,6 +122,7 @@ class Sampling:
             compile_pipeline(pipeline, cfg.compile)
         pipeline.class_names = run.metadata().get("classes") or []
         pipeline.kind, pipeline.units = kind_and_units(run, shape)
+        pipeline.cond = requested(request, cond, pipeline, trained, n, task)
         return cls(cfg, run, pipeline, task, inputs, source)
 
     @property
@@ -153,8 +173,7 @@ class Sampling:
         arrays: dict[str, Any] = {"x": self.pipeline.to_units(result.x).numpy().astype(np.float32)}
         nfe = self.cost.evaluations / (self.task.computed(self.pipeline) if isinstance(self.task, Generate) else n)
         arrays |= {"nfe": nfe, "seconds": seconds}
-        if result.label is not None:
-            arrays["label"] = result.label.numpy()
+        arrays |= arrays_of(self.pipeline.denoiser.condition, result.cond)
         with atomic_write(out / "samples.npz") as partial:
             np.savez(partial, **arrays)
         files = [
@@ -184,6 +203,17 @@ class Sampling:
     def source(self) -> str:
         """The source of the weights: a checkpoint, or the width of a reconstructed average."""
         return self.cfg.ckpt if isinstance(self.cfg.weights, str) else f"width_{self.cfg.weights:g}"
+
+
+def arrays_of(condition: Condition, cond: Cond | None) -> dict[str, Any]:
+    """The conditions of samples as arrays by name."""
+    values = cond if isinstance(cond, dict) else {} if cond is None else {name_of(condition, cond): cond}
+    return {name: value.cpu().numpy() for name, value in values.items()}
+
+
+def name_of(condition: Condition, cond: torch.Tensor) -> str:
+    """The name of a single condition; labels for a guidance alone are labels."""
+    return condition.name if condition.members else "label"
 
 
 def sampling_dtype(cfg: DictConfig, device: torch.device) -> torch.dtype | None:

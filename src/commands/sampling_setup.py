@@ -8,12 +8,15 @@ from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from src.commands.cli import to_container
+from src.commands.conditions import ConditionRequest
 from src.commands.options import SampleOptions
+from src.diffusion.conditions import Clusters, Cond, Condition
 from src.diffusion.denoiser import Denoiser
 from src.runs.check_config import check_options
 from src.runs.folders import clip_bound
 from src.runs.run import SAMPLING_GROUPS
 from src.samplers.pipeline import Pipeline
+from src.tasks.base import Task
 from src.utils.console import log
 from src.utils.errors import UserError, config_errors
 from src.utils.hardware import physical_memory
@@ -117,21 +120,53 @@ def check_guidance_condition(guidance: Any) -> None:
             raise UserError(f"guidance: {name} needs a condition, but this run has none; use guidance=none")
 
 
-def build_pipeline(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...], label: torch.Tensor | None) -> Pipeline:
+def check_guidance_scales(guidance: Any, condition: Condition) -> None:
+    """Refuse a scale for a condition that the run was not trained with."""
+    for path, node in instantiable_nodes(guidance):
+        scale = node.get("scale")
+        if isinstance(scale, dict) and (unknown := [name for name in scale if name not in condition.members]):
+            key, there = f"guidance.{path}".rstrip("."), ", ".join(condition.members) or "none"
+            raise UserError(f"{key}.scale names {unknown[0]}, but the conditions of this run are: {there}")
+
+
+def requested(
+    request: ConditionRequest, cond: Cond | None, pipeline: Pipeline, trained: DictConfig, n: int, task: Task
+) -> Cond | None:
+    """The conditions of n samples: those asked for, else for new samples those that the run's condition draws.
+
+    Args:
+        request: what the command line asks for.
+        cond: labels that are known already.
+        pipeline: the loaded model.
+        trained: the config of the run.
+        n: number of samples.
+        task: whose input is given, or that makes new samples.
+    """
+    condition = pipeline.denoiser.condition
+    if cond is not None:
+        return cond
+    if request:
+        assert pipeline.kind is not None and pipeline.units is not None
+        return request.conditions(condition, trained, pipeline.kind, pipeline.units, n)
+    if not task.makes_samples or isinstance(condition, Clusters):  # clusters are drawn when they are needed
+        return None
+    return pipeline.conditions(range(n))
+
+
+def build_pipeline(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...]) -> Pipeline:
     """Build the pipeline of a denoiser with the sampler and the guidance of a config.
 
     Args:
         cfg: the settings of the command.
         denoiser: the loaded denoiser.
         shape: (C, *S) of one sample.
-        label: the labels of the samples, (N,), if any.
     """
     with config_errors("sampler"):
         sampler = instantiate(cfg.sampler)(schedule=denoiser.schedule)
         sampler.times()
     check_variance(sampler, denoiser)
     guidance = instantiate(cfg.guidance)
-    return Pipeline(denoiser, sampler, shape, guidance, label, seed=cfg.seed, batch_size=cfg.batch_size)
+    return Pipeline(denoiser, sampler, shape, guidance, seed=cfg.seed, batch_size=cfg.batch_size)
 
 
 def check_variance(sampler: Any, denoiser: Denoiser) -> None:

@@ -112,7 +112,7 @@ class ServedModel:
         cfg = self.config(settings)
         if settings["guidance"] is not None and isinstance(self.pipeline.denoiser.condition, NoCondition):
             check_guidance_condition(to_container(cfg.guidance))
-        own = build_pipeline(cfg, self.pipeline.denoiser, self.pipeline.shape, None)
+        own = build_pipeline(cfg, self.pipeline.denoiser, self.pipeline.shape)
         return replace(self.pipeline, sampler=own.sampler, guidance=own.guidance)
 
     def condition(self, settings: Settings, n: int, every: bool = True) -> Cond | None:

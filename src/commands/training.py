@@ -214,6 +214,7 @@ class Training:
             kind=self.data.kind,
             units=self.data.units.as_dict(),
             classes=getattr(self.data, "class_names", None),
+            vector_names=getattr(self.data, "vector_names", None),
             parameters=sum(p.numel() for p in denoiser.net.parameters()),
             precision=self.trainer.precision,
             **self.acceleration,

@@ -25,7 +25,7 @@ OLDEST = (0, 2)  # the first version whose runs can be loaded
 # The entries of run.json that other code relies on.
 TEXT = (str, type(None))
 FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT, "failed?": TEXT, "finished?": bool,
-         "classes?": (list, type(None)), "parameters?": int, "kind?": TEXT,
+         "classes?": (list, type(None)), "vector_names?": (list, type(None)), "parameters?": int, "kind?": TEXT,
          "units?": dict,
          "data_identity?": (dict, type(None)), "code?": {"*": str},
          "results?": {"steps": int, "seconds": float}}  # fmt: skip

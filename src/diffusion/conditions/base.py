@@ -1,15 +1,15 @@
 """The base class of conditions: what the network is given beside the noisy data and the noise level."""
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Shaped
 from torch import Tensor, nn
 
 from src.diffusion.conditions.encoders import ClassEncoder, Encoder, ImageEncoder, VectorEncoder
-from src.diffusion.conditions.values import NULL, Cond, map_cond, null_like, rows_of
-
-KEPT, KEPT_ELEMENTS = (16, 256), 2**18  # the fewest and most conditions of the training data kept, and their elements
+from src.diffusion.conditions.examples import Examples
+from src.diffusion.conditions.values import NULL, Cond, in_turn, is_null, map_cond, null_like, read_rows, rows_of
 
 Batch = Mapping[str, Tensor]
 
@@ -85,6 +85,59 @@ class Condition(nn.Module):
         value = next(iter(cond.values())) if isinstance(cond, dict) else cond
         return torch.zeros(len(value), dtype=torch.float64, device=value.device)
 
+    # ---- what a user asks for ----
+
+    def read(self, value: Any) -> Tensor:
+        """The conditions (m, ...) that numbers, lists of them or an array stand for: one or several.
+
+        Raises:
+            ValueError: if they are none of this condition.
+        """
+        one = self.null(1)
+        if not isinstance(one, Tensor):
+            raise ValueError("cannot be given")
+        rows = read_rows(value, one)
+        if self.num_classes and (odd := (rows < 0) | (rows >= self.num_classes)).any():
+            raise ValueError(f"must be one of 0 to {self.num_classes - 1}, got {rows[odd][0]}")
+        return rows
+
+    def request(self, given: Mapping[str, Any], n: int) -> Cond:
+        """The conditions of n samples from values by name, see `read`, which are repeated in turn.
+
+        Of several conditions those that are not given are null values.
+
+        Raises:
+            ValueError: naming the condition whose value is wrong.
+        """
+        found = {name: in_turn(self.read_as(name, value), n) for name, value in self.known(given)}
+        return found[self.name]
+
+    def read_as(self, name: str, value: Any) -> Tensor:
+        """Read a value, and name its condition in errors."""
+        try:
+            return self.members[name].read(value)
+        except ValueError as error:
+            raise ValueError(f"{name} {error}") from error
+
+    def known(self, given: Mapping[str, Any]) -> list[tuple[str, Any]]:
+        """The values by name, after a check of the names."""
+        if unknown := [name for name in given if name not in self.members]:
+            there = ", ".join(self.members) or "none"
+            raise ValueError(f"{unknown[0]} is no condition that this run was trained with; it has {there}")
+        return list(given.items())
+
+    @property
+    def members(self) -> dict[str, "Condition"]:
+        """The conditions by name: this one alone, or those that it is made of."""
+        return {self.name: self}
+
+    def captions(self, cond: Cond) -> list[str] | None:
+        """A few words for the condition of each sample, empty for null values; None if it cannot be written."""
+        if not isinstance(cond, Tensor) or cond.ndim > 2:
+            return None
+        texts = [", ".join(f"{v:.3g}" for v in row.flatten().tolist()) for row in cond]
+        return ["" if missing else text for text, missing in zip(texts, is_null(cond).tolist(), strict=True)]
+
     # ---- how the network gets it ----
 
     def prepare(self, cond: Cond) -> Cond:
@@ -134,6 +187,10 @@ class NoCondition(Condition):
         super().__init__()
 
     @property
+    def members(self) -> dict[str, Condition]:
+        return {}
+
+    @property
     def encoders(self) -> dict[str, Callable[[int], Encoder | None]]:
         return {}
 
@@ -142,57 +199,6 @@ class NoCondition(Condition):
 
     def sample(self, n: int, generator: torch.Generator) -> None:
         return None
-
-
-class Examples(nn.Module):
-    """Some conditions of the training data, from which those of new samples are drawn.
-
-    Args:
-        null: (1, ...), one null value; it says the shapes.
-
-    Attributes:
-        count: the number of conditions that are kept, 0 before `keep`.
-    """
-
-    count: Tensor
-
-    def __init__(self, null: Cond):
-        super().__init__()
-        self.single = isinstance(null, Tensor)
-        values = null if isinstance(null, dict) else {"value": null}
-        elements = sum(value.numel() for value in values.values())
-        self.most = min(max(KEPT_ELEMENTS // elements, KEPT[0]), KEPT[1])
-        for name, value in values.items():
-            self.register_buffer(name, value.expand(self.most, *value.shape[1:]).clone())
-        self.register_buffer("count", torch.tensor(0))
-        self.names = list(values)
-
-    @property
-    def kept(self) -> Cond:
-        """The conditions, (most, ...), null values beyond `count`."""
-        values = {name: self.get_buffer(name) for name in self.names}
-        return values["value"] if self.single else values
-
-    def keep(self, conds: Iterable[Cond], generator: torch.Generator) -> None:
-        """Keep as many as fit, each of the given ones with the same probability."""
-        found: dict[str, Tensor] = {}
-        keys = torch.zeros(0)
-        for cond in conds:
-            values = cond if isinstance(cond, dict) else {"value": cond}
-            values = {name: value.cpu() for name, value in values.items()}
-            more = len(next(iter(values.values())))
-            keys, chosen = torch.cat([keys, torch.rand(more, generator=generator)]).sort()  # the lowest are kept
-            keys, chosen = keys[: self.most], chosen[: self.most]
-            found = {name: torch.cat([found.get(name, value[:0]), value])[chosen] for name, value in values.items()}
-        for name, value in found.items():
-            self.get_buffer(name)[: len(value)] = value.to(self.get_buffer(name))
-        self.count.fill_(len(keys))
-
-    def draw(self, n: int, generator: torch.Generator) -> Cond:
-        """Draw n of them, on the CPU; null values before `keep`."""
-        u = torch.rand(n, generator=generator, dtype=torch.float64)
-        rows = (u * self.count.cpu()).long()
-        return map_cond(lambda value: value.cpu()[rows], self.kept)
 
 
 class FromData(Condition):

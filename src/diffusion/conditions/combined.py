@@ -1,16 +1,17 @@
 """Several conditions at once."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from annotated_types import Interval
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from src.diffusion.conditions.base import Batch, Condition, Examples
+from src.diffusion.conditions.base import Batch, Condition
 from src.diffusion.conditions.encoders import Encoder
-from src.diffusion.conditions.values import Cond
+from src.diffusion.conditions.examples import Examples
+from src.diffusion.conditions.values import Cond, in_turn
 
 
 class Combined(Condition):
@@ -66,6 +67,15 @@ class Combined(Condition):
             return given
         null = {name: value.to(device, non_blocking=True) for name, value in self.null(n).items()}
         return null | given
+
+    def request(self, given: Mapping[str, Any], n: int) -> Cond:
+        found = {name: in_turn(self.read_as(name, value), n) for name, value in self.known(given)}
+        return self.null(n) | found
+
+    def captions(self, cond: Cond) -> list[str] | None:
+        found = [part.captions(cond[name]) for name, part in self.members.items()]  # type: ignore[index]
+        written = [texts for texts in found if texts is not None]
+        return [", ".join(filter(None, texts)) for texts in zip(*written, strict=True)] if written else None
 
     def drop(self, cond: Cond, dropped: Bool[Tensor, " batch"]) -> Cond:
         return {name: part.drop(cond[name], dropped) for name, part in self.members.items()}  # type: ignore[misc,index]

@@ -85,6 +85,9 @@ class Measured(Image):
         channels, size: C and S of one sample.
         dropout: see `Condition`.
 
+    Attributes:
+        sample_shape: (C, *S) of one sample.
+
     Source: Saharia et al. 2022, arXiv:2104.07636 (super-resolution), and arXiv:2111.05826 (colorization, inpainting).
     """
 
@@ -95,6 +98,7 @@ class Measured(Image):
         size: Sequence[int],
         dropout: Dropout = 0.1,
     ):
+        self.sample_shape = (channels, *size)
         self.__dict__["operator"] = operator(shape=(channels, *size))  # no module, and no part of the weights
         super().__init__(self.measure(torch.zeros(1, channels, *size)).shape[1:], dropout)
 

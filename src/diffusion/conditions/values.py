@@ -1,7 +1,7 @@
 """The values of conditions: a tensor with a row for each sample, or several of them by name."""
 
 from collections.abc import Callable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Shaped
@@ -58,3 +58,40 @@ def class_of(cond: Cond | None) -> Tensor | None:
     """The class (B,) of each sample: the condition itself or the label among several; None if there is none."""
     value = cond.get("label") if isinstance(cond, dict) else cond
     return value if is_class(value) else None
+
+
+# ---- what a user asks for ----
+
+
+def in_turn(rows: Shaped[Tensor, "m *c"], n: int) -> Shaped[Tensor, "n *c"]:
+    """Repeat rows in turn, n in all."""
+    return rows[torch.arange(n, device=rows.device) % len(rows)]
+
+
+def read_rows(value: Any, one: Tensor) -> Tensor:
+    """The conditions (m, ...) that numbers, lists of them or an array stand for: one or several.
+
+    Args:
+        value: what a user gives; a single number stands for a vector of one.
+        one: (1, ...), one condition, which says shape and dtype.
+
+    Raises:
+        ValueError: if they have another shape, or are not finite.
+    """
+    shape, integers = tuple(one.shape[1:]), not one.is_floating_point()
+    kind = "an integer, or several" if integers else "a number, or several"
+    wanted = kind if shape in ((), (1,)) else f"numbers of shape {shape}, or several of them"
+    try:
+        given = torch.as_tensor(value, dtype=None if isinstance(value, Tensor) else torch.float64).double()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ValueError(f"must be {wanted}, got {value}") from error
+    if shape == (1,) and given.ndim < 2:
+        given = given.reshape(-1, 1)
+    rows = given if given.ndim == one.ndim else given[None]
+    if rows.shape[1:] != shape or not len(rows) or isinstance(value, bool):
+        raise ValueError(f"must be {wanted}, got {value if given.numel() <= 16 else f'shape {tuple(given.shape)}'}")
+    if bad := int((~rows.flatten(1).isfinite()).any(1).sum() if rows.ndim > 1 else (~rows.isfinite()).sum()):
+        raise ValueError(f"must be finite, got NaN or infinity in {bad} of {len(rows)}")
+    if integers and (rows != rows.round()).any():
+        raise ValueError(f"must be {wanted}, got {value}")
+    return rows.to(one.dtype)
