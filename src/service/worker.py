@@ -201,7 +201,8 @@ class Worker:
     ) -> torch.Tensor:
         """Compute the n samples of a batch from number `first` on, and show the watchers of each job every step."""
         steps = len(pipeline.sampler.times()) - 1
-        for step, state in enumerate(states):
+        batch, batches = first // self.batch_size, -(-sum(job.n for job in jobs) // self.batch_size)
+        for step, state in enumerate(states, batch * steps):
             self.check_wanted()
             for job in jobs:
                 if not self.broadcast.is_watched(job.id):
@@ -211,7 +212,7 @@ class Worker:
                 if len(x):
                     picture = shown(pipeline.to_units(x.float().cpu()).numpy(), str(pipeline.kind))
                     begins = max(0, first - place[job.id].start)
-                    self.broadcast.tell(job.id, {"step": step, "steps": steps, "first": begins, **picture})
+                    self.broadcast.tell(job.id, {"step": step, "steps": steps * batches, "first": begins, **picture})
         return state.x_t[:n].cpu()
 
     # ---- tasks ----

@@ -86,8 +86,8 @@ def test_from_noise_to_the_gallery(address, width, dark):
         page.click("form button.main")
         page.until(DONE)
         steps = [text for text in dict.fromkeys(page.js("seen")) if text and text.startswith("step")]
-        assert len(steps) >= 3, "the watch may begin after step 0"
-        assert steps == [f"step {i} of 3" for i in range(4)][-len(steps) :]
+        assert len(steps) >= 5, "the watch may begin after step 0"
+        assert steps == [f"step {i} of 6" for i in range(7)][-len(steps) :]
         assert page.js("document.querySelectorAll('.samples button canvas').length") == 6
         assert page.js("document.querySelector('.samples canvas').width") == 4
         assert page.js("location.hash").startswith("#/generate?")

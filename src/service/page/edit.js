@@ -139,6 +139,7 @@ export async function edit(run, main, parameters) {
   }
   const editor = new Editor(...run.shape);
   const names = Object.keys(run.tasks).filter((name) => name !== "interpolate" && (name !== "colorize" || run.shape[0] === 3));
+  names.sort((a, b) => (b === "denoise") - (a === "denoise"));
   let task = names.includes(parameters.get("task")) ? parameters.get("task") : names[0];
   const out = el("section", { "aria-label": "Result" });
   const go = el("button", { class: "main" });
