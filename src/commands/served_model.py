@@ -139,7 +139,7 @@ class ServedModel:
             task = replace(task, operator=partial(mask_operator, given.mask))  # type: ignore[type-var]
         x = self.units.to_model(torch.from_numpy(np.asarray(given.x, np.float32)))
         cond = self.condition(settings, len(x), every=False)
-        pipeline = replace(self.sampling(settings), cond=cond, seed=settings["seed"], batch_size=len(x))
+        pipeline = replace(self.sampling(settings), cond=cond, seed=settings["seed"])
         return task, pipeline, tasks.TaskInput(x)
 
     def check_task(self, name: str, settings: Settings, given: GivenArrays) -> None:

@@ -19,6 +19,7 @@ COMPLETE = {
     "sample": sampling_overrides,
     "evaluate": sampling_overrides,
     "export": sampling_overrides,
+    "serve": sampling_overrides,
     "compare": list,
 }
 

@@ -1,0 +1,146 @@
+"""The service of a trained run: the bytes of src.sample, and mistakes on its command line."""
+
+import io
+import shlex
+import socket
+import sys
+
+import numpy as np
+import pytest
+from starlette.testclient import TestClient
+
+from src.commands.served_model import ServedModel
+from src.service.app import create_app
+from tests.service.conftest import make_service
+
+
+@pytest.fixture(scope="module")
+def served(make_run, tmp_path_factory, tiny):
+    """A run with labels, and a client of its service."""
+    folder = tmp_path_factory.mktemp("serve")
+    words = ["experiment=digits_ddpm", "condition=labels", *tiny, f"paths.outputs={folder}"]
+    run = make_run(folder / "run", *words, "sampler=ddim")
+    model = ServedModel([f"run={run}", "batch_size=4", "sampler.steps=3"])
+    with TestClient(create_app(make_service(folder, model))) as client:
+        yield client
+
+
+def answer(client, path, **asked):
+    found = client.post(f"{path}?wait=60", json=asked)
+    assert found.status_code == 200, found.text
+    assert found.json()["state"] == "done", found.text
+    return found.json()
+
+
+def arrays(client, job):
+    return dict(np.load(io.BytesIO(client.get(f"/jobs/{job['id']}/samples.npz").content)))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"n": 2},
+        {"n": 6},
+        {"n": 3, "sampler": "heun", "steps": 2},
+        {"n": 3, "sampler": "ddpm", "steps": 4},
+        {"n": 3, "guidance": 2.0, "condition": {"label": [3, 1]}},
+    ],
+    ids=str,
+)
+def test_the_command_of_an_answer_gives_the_same_bytes(served, command, tmp_path, asked):
+    job = answer(served, "/samples", seed=5, **asked)
+    words = shlex.split(job["command"])
+    assert words[:3] == ["python", "-m", "src.sample"]
+    done = command("sample", *words[3:], f"out={tmp_path}")
+    assert done.code == 0, done.error
+    ours, theirs = arrays(served, job), np.load(tmp_path / "samples.npz")
+    for name in ("x", "label", "nfe"):
+        assert ours[name].tobytes() == theirs[name].tobytes(), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("task", "settings"),
+    [
+        ("denoise", {"noise_std": 0.2, "sample": True}),
+        ("sdedit", {}),
+        ("deblur", {"blur_std": 1.0}),
+        ("interpolate", {"steps": 4}),
+    ],
+    ids=str,
+)
+def test_so_does_that_of_a_task(served, command, tmp_path, task, settings):
+    drawn = answer(served, "/samples", n=6, seed=1)
+    np.savez(tmp_path / "given.npz", x=arrays(served, drawn)["x"])
+    given = [{"job": drawn["id"], "index": i} for i in range(6)]
+    job = answer(served, f"/tasks/{task}", samples=given, settings=settings, seed=2, condition={"label": 3})
+    words = [word.replace("input=FILE", f"input={tmp_path}/given.npz") for word in shlex.split(job["command"])[3:]]
+    done = command("sample", *words, f"out={tmp_path}/out")
+    assert done.code == 0, done.error
+    assert arrays(served, job)["x"].tobytes() == np.load(tmp_path / "out/samples.npz")["x"].tobytes()
+
+
+@pytest.mark.slow
+def test_what_a_run_cannot_do_is_refused_at_once(served):
+    for path, asked, reason in [
+        ("/samples", {"condition": {"label": 10}}, "label must be one of 0 to 9"),
+        ("/samples", {"sampler": "pndm", "steps": 0}, "steps"),
+        ("/tasks/colorize", {"x": [[[0.0] * 8] * 8]}, "task.weights must be one for each of 1 channels"),
+        ("/tasks/super_resolution", {"x": [[[0.0] * 3] * 3]}, "must have the shape 1 x 2 x 2"),
+        ("/tasks/interpolate", {"x": [[[0.0] * 8] * 8]}, "pairs of samples, got 1"),
+        ("/tasks/denoise", {"x": [[[0.0] * 8] * 8], "settings": {"noise_std": -1}}, "noise_std"),
+        ("/tasks/inpaint", {"x": [[[0.0] * 8] * 8], "mask": [[1.0]]}, "mask must have the shape 8 x 8, as the samples of this run, got 1 x 1"),
+        ("/tasks/denoise", {"x": [[[0.0] * 8] * 8], "mask": [[1.0]]}, "the task denoise takes none"),
+    ]:  # fmt: skip
+        found = served.post(path, json=asked)
+        assert found.status_code == 422, (path, found.text)
+        assert reason in found.json()["detail"], found.json()
+
+
+@pytest.mark.slow
+def test_the_card_and_the_curves(served):
+    run = served.get("/run").json()
+    assert (run["kind"], run["shape"], run["classes"]) == ("images", [1, 8, 8], [*map(str, range(10))])
+    assert run["guided"]
+    assert {"denoise", "inpaint", "interpolate"} <= set(run["tasks"])
+    assert not {"generate", "augment"} & set(run["tasks"])
+    assert "heun" in run["samplers"]
+    assert any(name.startswith("train/loss") for name in served.get("/run/curves").json())
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        ([], "run=RUN must be given"),
+        (["run=nowhere"], "there is no run folder nowhere"),
+        (["run=x", "port=99999"], "port must be"),
+        (["run=x", "limits.n=0"], "limits.n must be"),
+        (["run=x", "limits.m=1"], "limits.m: there is no such option. limits has: n, steps"),
+        (["run=x", "host=300.1.1.1"], "cannot be listened on"),
+        (["run=x", "database=mysql"], "there is no run folder x"),
+    ],
+    ids=str,
+)
+def test_mistakes(command, tmp_path, monkeypatch, words, reason):
+    monkeypatch.chdir(tmp_path)
+    done = command("serve", *words)
+    assert done.code == 1
+    assert done.error.count("\n") == 1
+    assert reason in done.error, done.error
+
+
+def test_a_port_in_use(command):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        done = command("serve", "run=x", f"port={taken.getsockname()[1]}")
+    assert "cannot be listened on (Address already in use); choose another port" in done.error
+
+
+def test_without_the_extra(command, monkeypatch):
+    monkeypatch.setitem(sys.modules, "uvicorn", None)
+    monkeypatch.delitem(sys.modules, "src.commands.serving", raising=False)
+    done = command("serve", "run=x")
+    assert done.code == 1
+    assert "pip install 'diffusion-lab[serve]'" in done.error
