@@ -64,17 +64,20 @@ class Retention:
     looked: float = field(default=0.0, init=False)
 
     def keep(self, store: Store, results: Results) -> None:
-        """Delete what is beyond the limits, and files that no job knows."""
+        """Delete what is beyond the limits, if it is time to look again."""
         now = time.monotonic()
         if self.looked and now - self.looked < self.every:
             return
-        first, self.looked = not self.looked, now
+        self.looked = now
         gone = store.outdated(self.days, int(self.gigabytes * 1e9))
         if gone:
             store.delete([row.id for row in gone])
             results.delete({row.result for row in gone if row.result})
-        if first and store.alone:  # a kill between the two, or before the end was recorded
-            results.delete(results.names() - store.results() - {f"{job}.npz" for job in store.open_jobs()})
+
+    def tidy(self, store: Store, results: Results) -> None:
+        """Delete files that no job knows, left by a kill; only before jobs are computed, which write such files."""
+        if store.alone:
+            results.delete(results.names() - store.results())
 
 
 def pack(**arrays: np.ndarray | None) -> bytes:

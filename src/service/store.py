@@ -176,9 +176,15 @@ class Store:
                 db.execute(sa.delete(inputs).where(inputs.c.id == job))
         return done
 
-    def renew(self) -> None:
-        """Say that this process lives."""
-        mine = (jobs.c.state == RUNNING, jobs.c.owner == self.owner)
+    def give_back(self, ids: Sequence[str]) -> None:
+        """Put jobs that this process runs back into the queue."""
+        mine = (jobs.c.id.in_(ids), jobs.c.state == RUNNING, jobs.c.owner == self.owner)
+        with self.writing() as db:
+            db.execute(sa.update(jobs).where(*mine).values(state=QUEUED, owner=None, lease=None, started=None))
+
+    def renew(self, ids: Sequence[str]) -> None:
+        """Say that this process still runs jobs."""
+        mine = (jobs.c.id.in_(ids), jobs.c.state == RUNNING, jobs.c.owner == self.owner)
         with self.writing() as db:
             db.execute(sa.update(jobs).where(*mine).values(lease=time.time() + self.lease))
 
@@ -299,12 +305,6 @@ class Store:
         """The names of all result files."""
         with self.reading() as db:
             return {row.result for row in db.execute(sa.select(jobs.c.result).where(jobs.c.result.is_not(None)))}
-
-    def open_jobs(self) -> set[str]:
-        """The ids of the jobs that have not ended."""
-        with self.reading() as db:
-            rows = db.execute(sa.select(jobs.c.id).where(jobs.c.state.in_((QUEUED, RUNNING))))
-            return {row.id for row in rows}
 
 
 def _set_up_sqlite(connection: Any, record: Any) -> None:

@@ -61,6 +61,7 @@ class Worker:
     def start(self) -> None:
         """Go on with what was accepted before, and start."""
         self.store.recover(self.model.digest, starting=True)
+        self.retention.tidy(self.store, self.results)
         self.threads = [threading.Thread(target=loop, daemon=True) for loop in (self.compute, self.keep_alive)]
         for thread in self.threads:
             thread.start()
@@ -85,7 +86,7 @@ class Worker:
             with self.going_on("taking a job"):
                 jobs = self.store.claim(self.model.digest, self.batch_size)
                 if jobs:
-                    self.do(jobs)
+                    self.do_or_return(jobs)
                 elif self.wake.wait(IDLE):
                     self.wake.clear()
                     time.sleep(self.gather)
@@ -95,7 +96,7 @@ class Worker:
         while not self.stopping.wait(PULSE / 4 if self.running else PULSE):
             with self.going_on("keeping leases"):
                 if self.running:
-                    self.store.renew()
+                    self.store.renew([*self.running])
                     for job in self.store.cancelled():
                         self.running.pop(job, None)
                 self.store.recover(self.model.digest)
@@ -112,6 +113,16 @@ class Worker:
             self.stopping.wait(1.0)
 
     # ---- a batch of jobs ----
+
+    def do_or_return(self, jobs: list[Any]) -> None:
+        """Compute jobs; what could not be recorded, such as on a full disk, goes back to the queue."""
+        try:
+            self.do(jobs)
+        except BaseException:
+            self.store.give_back([job.id for job in jobs])
+            raise
+        finally:
+            self.running = {}
 
     def do(self, jobs: list[Any]) -> None:
         """Compute jobs of equal settings, and record how each of them ended."""
@@ -136,7 +147,6 @@ class Worker:
         self.metrics.batch.observe(n)
         for job in jobs:
             self.record(job, outcomes.get(job.id))
-        self.running = {}
 
     def record(self, job: Any, outcome: Outcome | None) -> None:
         """Write the result of a job, an error, or that it was stopped."""

@@ -249,13 +249,29 @@ def test_health(serve):
     assert served.client.get("/ready").status_code == 503
 
 
+def test_what_cannot_be_recorded_is_done_later(service, monkeypatch):
+    """A full disk, say; the job waits until there is room."""
+    served = service()
+    job = served.accept_samples({"n": 1, "seed": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(served.results, "write", lambda *a, **k: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            served.worker.do_or_return(served.store.claim(served.model.digest, 4))
+    assert served.store.find(job).state == QUEUED
+    served.worker.do_or_return(served.store.claim(served.model.digest, 4))
+    assert served.store.find(job).state == "done"
+
+
 def test_results_are_kept_as_long_as_said(service):
     served = service()
     job = served.accept_samples({"n": 1, "seed": 1})
     served.worker.do(served.store.claim(served.model.digest, 4))
     name = served.store.find(job).result
-    (served.results.folder / "left_over.npz").write_bytes(b"half")
+    for left in ("left_over.npz", f".{job}.123.npz"):
+        (served.results.folder / left).write_bytes(b"half")
     served.worker.retention.keep(served.store, served.results)
+    assert len(served.results.names()) == 3, "one may be about to be written"
+    served.worker.retention.tidy(served.store, served.results)
     assert served.results.names() == {name}
     served.worker.retention.gigabytes, served.worker.retention.looked = 1e-9, -1e9
     served.worker.retention.keep(served.store, served.results)

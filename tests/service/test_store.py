@@ -120,11 +120,20 @@ def test_what_a_killed_process_left_is_taken_again(url):
     assert store.finish(jobs_left[0], DONE)
 
 
+def test_jobs_are_given_back(store):
+    job, other = accept(store), accept(store, "b")
+    store.claim("w", 4)
+    store.claim("w", 4)
+    store.give_back([job])
+    assert states(store) == {job: QUEUED, other: RUNNING}
+    assert [row.id for row in store.claim("w", 4)] == [job]
+
+
 def test_a_living_process_keeps_its_jobs(url):
     store, other = Store(url), Store(url)
     accept(store)
     store.claim("w", 4)
-    store.renew()
+    store.renew([*states(store)])
     other.recover("w")
     assert other.claim("w", 4) == []
     other.recover("w", starting=True)
@@ -206,7 +215,6 @@ def test_what_is_outdated(store):
     assert [row.id for row in store.outdated(4, 99)] == [old, new]
     store.delete([old, new])
     assert set(states(store)) == {waits}
-    assert store.open_jobs() == {waits}
 
 
 @pytest.mark.parametrize("wrong", ["nonsense", "sqlite:////nowhere/at/all.db", "postgresql://lab:secret@127.0.0.1:1/x"])
