@@ -81,9 +81,9 @@ class Denoiser(nn.Module):
         estimate: Float[Tensor, "batch *data"] | None = None,
     ) -> Prediction:
         t = torch.as_tensor(t, dtype=torch.float64, device="cpu")
-        cond = self.condition.complete(cond, len(x_t), x_t.device)
+        cond = self.condition.complete(cond, x_t.shape[0], x_t.device)
         c_in, c_skip, c_out, c_noise = self.parameterization.preconditioning(self.schedule, t)
-        c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(len(x_t))
+        c_noise = c_noise.to(x_t.device, torch.float32, non_blocking=True).expand(x_t.shape[0])
         x_in = expand_like(c_in, x_t) * x_t
         if self.self_conditioning_prob:
             if estimate is None:

@@ -68,14 +68,14 @@ class CFG:
             n = len(conds)
             times = torch.cat([t] * n) if t.ndim else t
             x_0, variance = denoise(torch.cat([x_t] * n), times, cat_cond(conds))
-            *more, first = x_0.chunk(n)
+            *more, first = x_0.unflatten(0, (n, -1))
             guided_x_0 = torch.lerp(first, more[-1], scales[-1])
             for (fuller, emptier), scale in zip(pairwise(more), scales, strict=False):
                 guided_x_0 = guided_x_0 + scale * (fuller - emptier)
             if self.rescale:
                 ratio = std_per_sample(more[0]) / std_per_sample(guided_x_0)
                 guided_x_0 = guided_x_0 * (1 + self.rescale * (ratio - 1))
-            return Prediction(guided_x_0, None if variance is None else variance.chunk(n)[0])
+            return Prediction(guided_x_0, None if variance is None else variance.unflatten(0, (n, -1))[0])
 
         return guided
 

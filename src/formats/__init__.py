@@ -8,6 +8,8 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "DiffusersFormat": "diffusers",
         "Format": "base",
         "Model": "base",
+        "ONNXFormat": "graphs",
         "SafetensorsFormat": "safetensors",
+        "TorchExportFormat": "graphs",
     },
 )

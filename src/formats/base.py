@@ -70,11 +70,13 @@ class Format(ABC):
     Attributes:
         name: the choice of `format=`.
         libraries: the names by which the needed libraries are imported.
+        extra: the extra of this project that has them.
         tags: what the model card lists.
     """
 
     name: ClassVar[str]
     libraries: ClassVar[Sequence[str]] = ()
+    extra: ClassVar[str] = "export"
     tags: ClassVar[Sequence[str]] = ()
 
     def __init__(self, tolerance: Annotated[float, Ge(0)] = 1e-3):
@@ -87,7 +89,7 @@ class Format(ABC):
             UserError: saying what to install.
         """
         for library in self.libraries:
-            need(library, f"for format={self.name}")
+            need(library, f"for format={self.name}", self.extra)
 
     def check(self, model: Model) -> None:  # noqa: B027 - most take any
         """Refuse a model that this format cannot hold, before any work.

@@ -30,7 +30,8 @@ class DiffusersFormat(Format):
     own, with its code in the folder, and predicts the data; its schedule is rescaled to preserve the variance.
     """
 
-    name, libraries, tags = "diffusers", ("diffusers", "safetensors"), ("diffusers",)
+    name, extra, tags = "diffusers", "diffusers", ("diffusers",)
+    libraries = ("diffusers", "safetensors")
 
     def check(self, model: Model) -> None:
         denoiser, guidance = model.pipeline.denoiser, type(model.pipeline.guidance).__name__
@@ -159,10 +160,10 @@ def write_own(model: Model, folder: Path) -> None:
     # diffusers copies only what this file itself imports.
     lines += [f"from .{file} import __doc__ as _{file}  # noqa: F401" for file in modules if file not in files.values()]
     known = ", ".join(f'"{name}": {name.rpartition(".")[2] if name in files else name}' for name in targets)
-    text = (TEMPLATES / "diffusion_lab_model.py").read_text().replace("# IMPORTS", "\n".join(sorted(set(lines))))
+    text = (TEMPLATES / "diffusion_lab_model.py.txt").read_text().replace("# IMPORTS", "\n".join(sorted(set(lines))))
     text = text.replace("\n\n\ndef build", f"\n\nTARGETS = {{{known}}}\n\n\ndef build", 1)
     (code / "diffusion_lab_model.py").write_text(text)
-    (folder / "diffusion_lab_pipeline.py").write_text((TEMPLATES / "diffusion_lab_pipeline.py").read_text())
+    (folder / "diffusion_lab_pipeline.py").write_text((TEMPLATES / "diffusion_lab_pipeline.py.txt").read_text())
     settings = net_settings(model)
     config = {
         "_class_name": "DiffusionLabModel",
