@@ -41,6 +41,7 @@ def load_text_encoder(folder: str) -> tuple[Any, Any]:
         import transformers
     except ImportError as error:
         raise UserError("condition.encoder needs transformers: pip install 'diffusion-lab[transformers]'") from error
+    transformers.utils.logging.disable_progress_bar()  # which would stand among what a command prints
     options: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
