@@ -17,6 +17,9 @@ EXAMPLE_CHOICES = {"power", "brightness", "convnet", "midpoint", "capped", "firs
 EXAMPLE_KEYS = {"schedule.power"}
 PYTHON = {"cond", "conf", "start", "times", "dim", "dim_mults", "weights_only"}  # arguments of functions
 QUERY = {"wait", "text"}  # in the addresses of requests to the service
+ASKED = {
+    f"condition.{name}" for name in ("label", "vector", "image", "text")
+}  # of a run, by the names of its conditions
 CHOICES_OF_HYDRA = {"hydra/launcher", "hydra/sweeper", "hydra/sweeper/sampler"}
 SHELL = re.compile(r"```(?:sh|bash)\n(.*?)```", re.S)
 BLOCK = re.compile(r"```.*?```", re.S)
@@ -56,7 +59,7 @@ def known() -> tuple[set[str], dict[str, set[str]]]:
 
 def unknown(key: str, value: str) -> bool:
     keys, choices = known()
-    if key in EXAMPLE_KEYS | PYTHON | QUERY:
+    if key in EXAMPLE_KEYS | PYTHON | QUERY | ASKED:
         return False
     if key in choices:
         named = set(re.sub(r"[\[\]'\"]", "", value).split(",")) - EXAMPLE_CHOICES

@@ -64,7 +64,7 @@ def test_a_text_changes_its_sample_alone(run, command, tmp_path):
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        (f"condition.text={'x' * 73}", "a text may have at most 72 bytes, got 73"),
+        (f"condition.text={'x' * 73}", "condition.text must have at most 72 bytes, got 73"),
         ("condition.text=[]", "must be a text, or a list of them"),
         ("condition.label=3", "label"),
     ],

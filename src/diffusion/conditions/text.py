@@ -75,10 +75,10 @@ def encode_text(texts: Sequence[str], length: int) -> Int[Tensor, "n length"]:
         try:
             found = text.encode()
         except UnicodeEncodeError as error:  # half of a surrogate pair, such as from a terminal that is not UTF-8
-            raise ValueError(f"a text must be UTF-8, got {text!r}") from error
+            raise ValueError(f"must be UTF-8, got {text!r}") from error
         if len(found) > length:
             shown = text if len(text) <= 60 else f"{text[:57]}..."
-            raise ValueError(f"a text may have at most {length} bytes, got {len(found)}: {shown!r}")
+            raise ValueError(f"must have at most {length} bytes, got {len(found)}: {shown!r}")
         row[: len(found)] = torch.tensor(list(found))
     return result
 
