@@ -10,6 +10,7 @@ from src.plots.pictures import (
     ORANGE,
     draw_points,
     empty_figure,
+    frame_of,
     image_grid,
     new_figure,
     position_colors,
@@ -71,7 +72,7 @@ def point_strip(x_0: Tensor, noisy: list[Tensor], denoised: list[Tensor], titles
     panels = {"original": x_0}
     panels |= {f"{name} {i}": x for name, row in (("noisy", noisy), ("denoised", denoised)) for i, x in enumerate(row)}
     for name, x in panels.items():
-        draw_points(axes[name], x, colors, labelsize=7)
+        draw_points(axes[name], x, colors, frame_of(x if name.startswith("noisy") else x_0), labelsize=7)
     axes["original"].set_title("original", fontsize=13)
     for i, title in enumerate(titles):
         axes[f"noisy {i}"].set_title(title, fontsize=13)

@@ -1,7 +1,10 @@
 """Fields and volumes as color images, for the plots of images."""
 
+from math import ceil
+
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from src.utils.units import Kind
@@ -85,6 +88,21 @@ def colored(values: Tensor, limits: tuple[float, float]) -> Tensor:
     unit = ((values.float() - low) / (high - low)).clamp(0, 1).nan_to_num().cpu().numpy()
     colors = colormaps["RdBu_r" if low < 0 < high else "viridis"](unit)[..., :3]
     return torch.from_numpy(colors).float().permute(0, 3, 1, 2)
+
+
+def with_color_bar(picture: Image.Image, limits: tuple[float, float]) -> Image.Image:
+    """Add a color bar to the right of a picture, with the values of its ends and of its middle."""
+    height, font = min(picture.height, 320), ImageFont.load_default(14)
+    ramp = torch.linspace(limits[1], limits[0], height)[None, :, None].expand(1, height, 16)
+    bar = Image.fromarray((colored(ramp, limits)[0] * 255).round().to(torch.uint8).permute(1, 2, 0).numpy())
+    texts = [f"{value:.3g}" for value in (limits[1], sum(limits) / 2, limits[0])]
+    margin = 36 + ceil(max(font.getlength(text) for text in texts))
+    wide = Image.new("RGB", (picture.width + margin, picture.height), "white")
+    wide.paste(picture, (0, 0))
+    wide.paste(bar, (picture.width + 8, 0))
+    for text, place, anchor in zip(texts, (0, height / 2, height - 1), ("la", "lm", "ld"), strict=True):
+        ImageDraw.Draw(wide).text((picture.width + 30, place), text, "black", font, anchor=anchor)
+    return wide
 
 
 def color_limits(x: Tensor) -> tuple[float, float]:

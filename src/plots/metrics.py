@@ -14,8 +14,8 @@ from src.plots.pictures import (
     MAX_SHOWN,
     ORANGE,
     draw_points,
+    frame_of,
     label_colors,
-    limit_of,
     new_figure,
     to_picture,
 )
@@ -149,7 +149,7 @@ def labeled_clouds(sets: Mapping[str, tuple[Tensor, Tensor | None]]) -> Image.Im
     first = next(iter(sets.values()))[0]
     figure, axes = new_figure(4.6 * len(sets), 4.8, 1, len(sets))
     for axis, (title, (x, label)) in zip(axes[0], sets.items(), strict=True):
-        draw_points(axis, x[:n], BLUE if label is None else label_colors(label[:n]), limit_of(first))
+        draw_points(axis, x[:n], BLUE if label is None else label_colors(label[:n]), frame_of(first))
         axis.set_title(f"{title}, {n:,}", fontsize=11)
     return to_picture(figure)
 

@@ -10,7 +10,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from src.plots.fields import as_tiles, slices_of
+from src.plots.fields import as_tiles, color_limits, slices_of, with_color_bar
 from src.utils.atomic import atomic_write
 from src.utils.units import Kind
 
@@ -23,6 +23,8 @@ BLUE, ORANGE, GRAY = "#2b6cb0", "#dd6b20", "#a0aec0"
 # (B, C, H, W), volumes (B, C, D, H, W).
 MAX_SHOWN = {2: 5000, 3: 16, 4: 64, 5: 16}
 AXIS_LIMIT = 2.5  # for points, whose variance is about one
+NEARLY_ZERO = 0.02  # points within it are not seen on these axes
+Frame = tuple[tuple[float, float], tuple[float, float]]  # the ends of two axes
 
 
 def empty_figure(width: float, height: float) -> "Figure":
@@ -110,19 +112,20 @@ def signal_frames(path: Tensor, columns: int | None = None) -> list[Image.Image]
     return frames
 
 
-def point_cloud(x: Tensor, label: Tensor | None = None, limit: float | None = None, side: float = 6) -> Image.Image:
+def point_cloud(
+    x: Tensor, label: Tensor | None = None, limit: float | Frame | None = None, side: float = 6
+) -> Image.Image:
     """Draw points (B, C), colored by their labels (B,) if given, with a note on points outside the axes.
 
     Args:
         x: the points.
         label: their labels.
-        limit: largest coordinate shown; by default `limit_of(x)`.
+        limit: largest coordinate shown, or the ends of the axes; by default `frame_of(x)`.
         side: side of the picture in inches.
     """
-    limit = limit or limit_of(x)
     figure, axes = new_figure(side, side)
-    draw_points(axes[0, 0], x, BLUE if label is None else label_colors(label), limit)
-    outside = int((~(np.abs(to_xy(x)) <= limit).all(1)).sum())
+    ends = draw_points(axes[0, 0], x, BLUE if label is None else label_colors(label), limit).T
+    outside = int((~((to_xy(x) >= ends[0]) & (to_xy(x) <= ends[1])).all(1)).sum())
     if outside:  # inside the axes, so that these do not move in animations
         style: Any = {"fontsize": 8, "color": "dimgrey", "bbox": {"color": "white", "alpha": 0.8, "pad": 2}}
         note = f"{outside:,} of {len(x):,} points outside"
@@ -138,13 +141,14 @@ def sample_grid(
     kind: Kind | None = None,
 ) -> Image.Image:
     """Draw samples in their own units; labels (B,) color points, names are beside the rows of images."""
-    x = as_tiles(x, kind)
     if x.ndim == 2:
         return point_cloud(x, label)
     if x.ndim == 3:
         return signal_grid(x, columns)
-    grid = image_grid(x, columns)
-    return with_row_names(grid, names) if names else grid
+    tiles = as_tiles(x, kind)
+    grid = image_grid(tiles, columns)
+    grid = with_row_names(grid, names) if names else grid
+    return grid if tiles is x else with_color_bar(grid, color_limits(x))
 
 
 def trajectory_frames(
@@ -157,7 +161,7 @@ def trajectory_frames(
     if path.ndim == 4:
         return signal_frames(path)
     if path.ndim == 3:
-        limit = limit_of(path[-1])
+        limit = frame_of(path[-1])
         return [point_cloud(x, label, limit, side=4.8) for x in path]
     return [image_grid(as_tiles(x, kind, like=path[-1]), least=420) for x in path]
 
@@ -182,17 +186,22 @@ def write_gif(pictures: list[Image.Image], file: Path | IO[bytes], frame: int = 
 # ---- points ----
 
 
-def draw_points(axis: "Axes", x: Tensor, colors: Any, limit: float | None = None, labelsize: float = 9) -> None:
-    """Draw points (B, C) as translucent markers on equal axes, smaller if there are more."""
-    limit = limit or limit_of(x)
+def draw_points(
+    axis: "Axes", x: Tensor, colors: Any, limit: float | Frame | None = None, labelsize: float = 9
+) -> np.ndarray:
+    """Draw points (B, C) as translucent markers, smaller if there are more; returns the ends (2, 2) of the axes."""
+    limit = limit or frame_of(x)
     size, alpha = marker_size(len(x), axis.bbox.width)
     u, v = to_xy(x).T
     axis.scatter(u, v, s=size, c=colors, alpha=alpha, linewidths=0)
-    axis.set(xlim=(-limit, limit), ylim=(-limit, limit), aspect="equal", axisbelow=True)
-    ticks = [0.4 * limit * i for i in (-2, -1, 0, 1, 2)]
-    axis.set(xticks=ticks, yticks=ticks)
+    ends: Any = limit if isinstance(limit, tuple) else ((-limit, limit), (-limit, limit))
+    axis.set(xlim=ends[0], ylim=ends[1], axisbelow=True)
+    if ends[0] == ends[1]:
+        ticks = [0.4 * ends[0][1] * i for i in (-2, -1, 0, 1, 2)]
+        axis.set(xticks=ticks, yticks=ticks, aspect="equal")
     axis.tick_params(labelsize=labelsize)
     axis.grid(alpha=0.3)
+    return np.array(ends)
 
 
 def marker_size(n: int, pixels: float) -> tuple[float, float]:
@@ -215,6 +224,20 @@ def limit_of(x: Tensor) -> float:
     reach = np.sort(reach[np.isfinite(reach)])
     needed = reach[ceil(0.95 * len(reach)) - 1] if len(reach) else 0.0
     return AXIS_LIMIT * 2 ** max(0, ceil(log2(needed / AXIS_LIMIT))) if needed > 0 else AXIS_LIMIT
+
+
+def frame_of(x: Tensor) -> Frame:
+    """The ends of the axes for points (B, C): symmetric for points of about unit variance, else a box about them."""
+    limit, xy = limit_of(x), to_xy(x)
+    xy = xy[np.isfinite(xy).all(1)]
+    low, high = np.quantile(xy, [0.025, 0.975], axis=0) if len(xy) else np.zeros((2, 2))
+    width = high - low
+    near = limit == AXIS_LIMIT and max(abs(low).max(), abs(high).max()) > NEARLY_ZERO
+    if near or ((width >= limit / 4) | (width == 0)).all():
+        return (-limit, limit), (-limit, limit)
+    margin = np.where(width > 0, 0.3 * width, 1.0)
+    (a, c), (b, d) = low - margin, high + margin
+    return (float(a), float(b)), (float(c), float(d))
 
 
 def label_colors(label: Tensor) -> np.ndarray:

@@ -11,8 +11,8 @@ from src.plots.axes import legend, shorten, style_of
 from src.plots.fields import as_images
 from src.plots.pictures import (
     draw_points,
+    frame_of,
     image_grid,
-    limit_of,
     new_figure,
     position_colors,
     to_picture,
@@ -65,7 +65,7 @@ def signal_panels_by_run(samples: Mapping[str, Tensor]) -> Image.Image:
 def clouds_by_run(samples: Mapping[str, Tensor]) -> Image.Image:
     """Draw one cloud of points per run, on common axes; colors show the position in the first run."""
     colors = position_colors(next(iter(samples.values())))
-    limit = max(limit_of(x) for x in samples.values())
+    limit = frame_of(torch.cat(list(samples.values())))
     columns = min(3, len(samples))  # legible on a phone
     rows = -(-len(samples) // columns)
     figure, axes = new_figure(2.6 * columns, 2.8 * rows, rows, columns)

@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from src.plots.denoising_strip import denoising_strip
+from src.plots.fields import as_tiles
 from src.plots.loss_curves import loss_curves
 from src.plots.pictures import (
+    frame_of,
     image_grid,
     limit_of,
     point_cloud,
@@ -325,3 +327,24 @@ def test_curves_leave_no_figure_with_pyplot(tmp_path):
 
     loss_curves(rows(("train/loss", [1.0, 2.0])))
     assert pyplot.get_fignums() == []
+
+
+def test_points_in_any_unit_fill_their_axes():
+    """Those about zero are on symmetric axes, for comparison; others in a box of their own."""
+    x = torch.randn(2000, 2, generator=torch.Generator().manual_seed(0))
+    assert frame_of(x) == ((-2.5, 2.5), (-2.5, 2.5))
+    (a, b), (c, d) = frame_of(torch.tensor([1e-3, 100.0]) * x + torch.tensor([5.0, -1e6]))
+    assert a == pytest.approx(5 - 3.14e-3, abs=3e-4) and b == pytest.approx(5 + 3.14e-3, abs=3e-4)
+    assert c == pytest.approx(-1e6 - 314, abs=20) and d == pytest.approx(-1e6 + 314, abs=20)
+    seen = marks(point_cloud(torch.tensor([1e-3, 100.0]) * x + torch.tensor([5.0, -1e6])))
+    assert np.ptp(seen, 0).min() > 300
+
+
+def test_a_color_bar_shows_the_units_of_fields():
+    x = torch.linspace(20, 40, 64).view(1, 1, 8, 8)
+    picture, bare = sample_grid(x, kind="fields"), image_grid(as_tiles(x, "fields"))
+    assert picture.height == bare.height and picture.width > bare.width + 40
+    bar = array(picture)[:, bare.width + 12]
+    zoom = bare.width // 12
+    assert np.abs(bar[0] - array(bare).astype(int)[-3 * zoom, -3 * zoom]).max() <= 6, "the last pixel is the highest"
+    assert sample_grid(x / 40, kind="images").size == image_grid(x / 40).size
