@@ -92,7 +92,7 @@ class ConditionRequest:
             raise UserError(f"condition={path} must be test, or a .csv or .npz file with a row for each sample")
         if not path.is_file():
             raise UserError(f"condition={path} does not exist; give a .csv or .npz file with a row for each sample")
-        read = read_npz if path.suffix.lower() == ".npz" else read_csv
+        read = npz_arrays if path.suffix.lower() == ".npz" else csv_columns
         with config_errors(f"condition={path}", (ValueError,)):
             self.given = read(path, condition, entries)
             counts = {name: len(value) for name, value in self.given.items()}
@@ -134,7 +134,7 @@ def test_conditions(condition: Condition, trained: DictConfig, n: int) -> Cond |
     return condition(data[0, torch.arange(n) % len(data)])
 
 
-def read_npz(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
+def npz_arrays(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
     """The arrays of a .npz file that have the name of a condition."""
     arrays = read_arrays(path, {}, "Give another file")
     found = {name: arrays[name] for name in condition.members if name in arrays}
@@ -153,7 +153,7 @@ def checked(name: str, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values)
 
 
-def read_csv(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
+def csv_columns(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
     """The columns of a .csv file: NAME, or for a vector NAME.0, NAME.1 and so on, or the names of its numbers."""
     head, *rows = [row for row in read_rows(path, "Give another file") if row] or [[]]
     if any(len(row) != len(head) for row in rows):

@@ -16,6 +16,7 @@ from src.commands.inputs import load_data
 from src.commands.metric_checks import check_counts, empty_section, is_applicable, unusable, without_samples
 from src.commands.out_of_memory import metric_memory
 from src.commands.sampling import Sampling, arrays_of
+from src.diffusion.conditions import Combined, FromData
 from src.diffusion.time_samplers import FixedTimeSampler
 from src.metrics.base import EvalContext, Metric, ReportSection
 from src.metrics.features.base import ReferenceData
@@ -66,6 +67,8 @@ class Evaluation:
         """
         with open_dict(cfg):
             cfg.gif = "trajectory" in cfg.metrics and cfg.samples_path is None
+            if asks_of_test_data(cfg):
+                cfg.condition = {"rows": "test"}
         sampling = Sampling.prepare(cfg, named)
         trained = sampling.run.config()
         check_out(cfg.out or sampling.run.path / "evaluations")
@@ -86,6 +89,7 @@ class Evaluation:
             from_file=x is not None,
             seed=cfg.seed,
             n=cfg.n if x is None else len(x),
+            paired=x is None and (cfg.get("condition") or {}).get("rows") == "test",
         )
         with config_errors("metrics"):
             metrics: dict[str, Metric] = {name: instantiate(node) for name, node in cfg.metrics.items()}
@@ -269,11 +273,20 @@ class Evaluation:
             cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
         settings += [cfg["condition"]] if cfg.get("condition") else []
+        settings += [cfg["temperature"]] if cfg.get("temperature", 1.0) != 1 else []
         settings += changed_settings(self.cfg).items()
         file = self.sampling.file
         assert file is not None
         settings += [file.name, file.stat().st_mtime_ns]  # a resumed run has other weights under the same name
         return hashed(*settings)
+
+
+def asks_of_test_data(cfg: DictConfig) -> bool:
+    """True if no condition is asked for, and that of the run comes with the data: then those of the test data are."""
+    if cfg.get("condition") or cfg.get("label") is not None or cfg.samples_path is not None or cfg.run is None:
+        return False
+    kind = get_object(Run.find(str(cfg.run), cfg.paths.outputs).config().condition._target_)
+    return isinstance(kind, type) and issubclass(kind, FromData | Combined)
 
 
 def hashed(*settings: Any) -> str:

@@ -5,6 +5,7 @@ from src.utils.lazy import lazy_exports
 __getattr__, __dir__, __all__ = lazy_exports(
     __name__,
     {
+        "Agreement": "agreement",
         "Autoencoder": "features.autoencoder",
         "Classifier": "features.classifier",
         "Captions": "captions",

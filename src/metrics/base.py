@@ -6,6 +6,7 @@ from functools import cached_property
 from math import isfinite
 from typing import Any, NamedTuple, get_args
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -35,6 +36,7 @@ class EvalContext:
         from_file: True if the samples come from a file instead of the model.
         seed: seed of the random draws of the metrics.
         n: number of samples, known before they are drawn.
+        paired: True if the conditions are those of the test data in turn, so that each sample has a `truth`.
     """
 
     x: Tensor
@@ -47,6 +49,7 @@ class EvalContext:
     from_file: bool = False
     seed: int = 0
     n: int = 0
+    paired: bool = False
 
     def __post_init__(self) -> None:
         self.n = self.n or len(self.x)
@@ -55,6 +58,14 @@ class EvalContext:
     def label(self) -> Tensor | None:
         """The requested labels (N,); None without labels."""
         return class_of(self.cond)
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The test data (N, C, *S) whose conditions the samples were given, in the units of the data."""
+        if not self.paired:
+            return None
+        data = self.data.test_set
+        return self.data.to_units(data[0, torch.arange(len(self.x)) % len(data)]["x"])
 
     @property
     def data(self) -> DataModule:

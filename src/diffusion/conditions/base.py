@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from src.diffusion.conditions.encoders import ClassEncoder, Encoder, ImageEncoder, VectorEncoder
 from src.diffusion.conditions.examples import Examples
-from src.diffusion.conditions.values import NULL, Cond, in_turn, is_null, map_cond, null_like, read_rows, rows_of
+from src.diffusion.conditions.values import NULL, Cond, in_turn, is_null, map_cond, null_like, rows_from, rows_of
 
 Batch = Mapping[str, Tensor]
 
@@ -96,7 +96,7 @@ class Condition(nn.Module):
         one = self.null(1)
         if not isinstance(one, Tensor):
             raise ValueError("cannot be given")
-        rows = read_rows(value, one)
+        rows = rows_from(value, one)
         if self.num_classes and (odd := (rows < 0) | (rows >= self.num_classes)).any():
             raise ValueError(f"must be one of 0 to {self.num_classes - 1}, got {rows[odd][0]}")
         return rows

@@ -68,7 +68,7 @@ def in_turn(rows: Shaped[Tensor, "m *c"], n: int) -> Shaped[Tensor, "n *c"]:
     return rows[torch.arange(n, device=rows.device) % len(rows)]
 
 
-def read_rows(value: Any, one: Tensor) -> Tensor:
+def rows_from(value: Any, one: Tensor) -> Tensor:
     """The conditions (m, ...) that numbers, lists of them or an array stand for: one or several.
 
     Args:
