@@ -118,7 +118,7 @@ def test_the_fingerprint_is_of_weights_and_tokenizer(tmp_path):
 
 def saved(kind, folder):
     """A tiny encoder of transformers with random weights, and a tokenizer of some words."""
-    import transformers as tf
+    tf = pytest.importorskip("transformers")
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = ["[PAD]", "[UNK]", "a", "bold", "7", "three"]
