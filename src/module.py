@@ -45,7 +45,8 @@ class DiffusionModule(pl.LightningModule):
 
     Attributes:
         train_loss: training loss by noise level since it was last logged.
-        val_losses: validation loss by noise level of the raw and of the averaged weights.
+        val_losses: validation loss by noise level of the raw and of the averaged weights, and "on_train", that of the
+            averaged weights on training samples.
         step_stats: times, losses and gradient norm of the last step.
     """
 
@@ -74,7 +75,7 @@ class DiffusionModule(pl.LightningModule):
         self.make_optimizer, self.make_lr_schedule = optimizer, lr_schedule
         self.seed = seed
         self.train_loss = BinnedLoss()
-        self.val_losses = nn.ModuleDict({"raw": BinnedLoss(), "ema": BinnedLoss()})
+        self.val_losses = nn.ModuleDict({name: BinnedLoss() for name in ("raw", "ema", "on_train")})
         self.step_stats: dict[str, Tensor] = {}
 
     @property
@@ -158,25 +159,38 @@ class DiffusionModule(pl.LightningModule):
         self.time_sampler.update_with_losses(t, losses)
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
-        x_0, cond = batch["x"], self.denoiser.condition(batch)
+        for name in self.models:
+            self.validate(name, name, batch, batch_idx)
+        # The same on training samples: a lower loss is over-fitting, as nothing else differs.
+        strategy, data = self.trainer.strategy, self.trainer.datamodule
+        train = data.train_batch_for_validation(batch_idx, self.global_rank, self.trainer.world_size)
+        train = strategy.precision_plugin.convert_input(strategy.batch_to_device(train, self.device))
+        self.validate("on_train", "ema", train, batch_idx)
+
+    def validate(self, meter: str, weights: str, batch: dict[str, Tensor], batch_idx: int) -> None:
+        """Add the losses of a batch, with the given weights, to a meter."""
+        model = self.models[weights]
         # Fixed noise and fixed times: the curve moves only when the model does.
         n = self.trainer.datamodule.val_batch_size(batch_idx)
-        t, noise, _ = self.sample_times_and_noise(x_0, n, self.time_sampler.for_validation(), "validation", batch_idx)
-        log_snr = self.denoiser.schedule.log_snr(t)
-        for name, model in self.models.items():
-            was_training = model.training
-            losses = self.loss(model.eval(), x_0, t, noise, cond)
-            model.train(was_training)
-            cast(BinnedLoss, self.val_losses[name]).update(losses, log_snr)
+        x_0, times = batch["x"], self.time_sampler.for_validation()
+        t, noise, _ = self.sample_times_and_noise(x_0, n, times, "validation", batch_idx)
+        was_training = model.training
+        losses = self.loss(model.eval(), x_0, t, noise, self.denoiser.condition(batch))
+        model.train(was_training)
+        cast(BinnedLoss, self.val_losses[meter]).update(losses, self.denoiser.schedule.log_snr(t))
 
     def on_validation_epoch_end(self) -> None:
         for name, meter in cast(dict[str, BinnedLoss], self.val_losses).items():
             means = meter.compute()
             meter.reset()
+            loss = means.pop("loss")
+            if name == "on_train":
+                self.log_metrics({"train/loss_ema": loss} | {f"train_ema/{key}": v for key, v in means.items()})
+                continue
             # Through Lightning, for callbacks that monitor it; the loggers get it below, at the right step.
-            self.log(f"val/loss_{name}", means["loss"], logger=False, sync_dist=False)
-            self.log_metrics({f"val_{name}/{key}": v for key, v in means.items() if key != "loss"})
-            self.log_metrics({f"val/loss_{name}": means["loss"]})
+            self.log(f"val/loss_{name}", loss, logger=False, sync_dist=False)
+            self.log_metrics({f"val_{name}/{key}": v for key, v in means.items()})
+            self.log_metrics({f"val/loss_{name}": loss})
 
     # ---- one optimizer step ----
 

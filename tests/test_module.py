@@ -14,9 +14,15 @@ from pytorch_lightning.callbacks import timer
 import src.module
 from src.callbacks.checkpoint import BestLastCheckpoint
 from src.callbacks.sample_images import SampleImages
+from src.data.samples import TensorSamples
 from src.diffusion.conditions import Labels
 from src.diffusion.losses import MSE
-from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedTimeSampler, UniformTimeSampler
+from src.diffusion.time_samplers import (
+    LogitNormalTimeSampler,
+    LossSecondMomentTimeSampler,
+    StratifiedTimeSampler,
+    UniformTimeSampler,
+)
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import read_metrics
 from src.module import DiffusionModule, check_trainable
@@ -290,6 +296,22 @@ def test_validation_is_the_mean_over_all_samples(tmp_path):
         losses.append(module.loss(module.denoiser, x, t, noise).detach())
     assert [len(part) for part in losses] == [8, 2]
     assert watch.validations[-1][1]["val/loss_raw"] == pytest.approx(torch.cat(losses).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("n", [4, 10, 25])
+def test_the_loss_of_training_samples_is_taken_as_that_of_validation(tmp_path, n):
+    """With the same samples in both sets, and times of training that are others, there is no gap."""
+    data = Memory(n, 10, batch_size=4)
+    data.load()
+    x, label = data.train_set.x, data.train_set.label
+    rows = torch.arange(10) % n if n < 10 else torch.arange(10) * n // 10
+    data.val_set, data.train_set = TensorSamples(x[rows], label[rows]), TensorSamples(x, label, flip=True)
+    module = make_module(condition=Labels(CLASSES, dropout=0.5), dropout=0.3)
+    module.time_sampler = LogitNormalTimeSampler()
+    fit(tmp_path, module, data, val_check_interval=1)
+    found = [row for row in read_metrics(tmp_path / "metrics.csv") if "train/loss_ema" in row]
+    assert len(found) == 6
+    assert all(row["train/loss_ema"] == pytest.approx(row["val/loss_ema"], rel=1e-5) for row in found)
 
 
 def test_validation_and_pictures_do_not_change_the_training(tmp_path, monkeypatch):

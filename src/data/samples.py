@@ -31,7 +31,7 @@ class BatchDataset(Protocol):
         """The samples at (epoch, indices): {"x": float (B, C, *S), "label": int64 (B,) if there are any}.
 
         Images are in [-1, 1]; other data should have about unit variance. Augmentation must be a function of
-        (seed, epoch, index).
+        (seed, epoch, index); there is none in epoch -1, in which the training loss is compared with that of validation.
         """
         ...
 
@@ -66,7 +66,7 @@ class TensorSamples(Dataset):
         epoch, indices = where
         there = indices.to(self.x.device, non_blocking=True) if isinstance(self.x, Tensor) else indices
         x = to_unit_range(self.x[there])
-        if self.flip:
+        if self.flip and epoch >= 0:
             x = flip_some(x, epoch, indices, len(self), self.seed)
         return {"x": x} | {name: value[there] for name, value in self.fields.items()}
 

@@ -281,7 +281,8 @@ def rows(*series: tuple[str, list[float]]) -> list[dict[str, float]]:
 def test_curves_that_are_there_are_drawn():
     train = ("train/loss", [3.0, 2.0, 1.0])
     raw, ema = ("val/loss_raw", [3.0, 2.5, 2.0]), ("val/loss_ema", [2.0, 1.5, 1.2])
-    picture = loss_curves(rows(train, raw, ema))
+    both = ("train/loss_ema", [2.0, 1.4, 1.0])
+    picture = loss_curves(rows(train, raw, ema, both))
     assert picture.size == (900, 500)
     assert all(share(picture, color) > 1e-4 for color in COLORS)
     picture = loss_curves(rows(train, ema))
