@@ -3,7 +3,11 @@
 import json
 import subprocess
 import sys
+from base64 import b64decode
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import pytest
 import torch
@@ -162,3 +166,67 @@ def foreign(file: Path, target: str = "os.system") -> None:
     config = json.loads(file.read_text())
     config["net"] = {"_target_": target, "command": "touch /tmp/owned"}
     file.write_text(json.dumps(config))
+
+
+class Hub(BaseHTTPRequestHandler):
+    """A stand-in for the hub, which keeps what is committed."""
+
+    files: ClassVar[dict[str, bytes]] = {}
+    refuses = False
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"] or 0))
+        host = f"http://{self.headers['Host']}"
+        if self.refuses:
+            return self.answer({"error": "no"}, 403)
+        if self.path == "/api/repos/create":
+            return self.answer({"url": f"{host}/me/{json.loads(body)['name']}"})
+        if "/preupload/" in self.path:
+            files = [
+                {"path": file["path"], "uploadMode": "regular", "shouldIgnore": False}
+                for file in json.loads(body)["files"]
+            ]
+            return self.answer({"files": files})
+        if "/commit/" in self.path:
+            for entry in map(json.loads, body.splitlines()):
+                if entry["key"] == "file":
+                    self.files[entry["value"]["path"]] = b64decode(entry["value"]["content"])
+            return self.answer({"commitUrl": f"{host}/me/digits/commit/1", "commitOid": "1", "hookOutput": ""})
+        return self.answer({"errors": [], "warnings": []})
+
+    def do_GET(self):
+        self.answer({"id": "me/digits", "sha": "1", "siblings": []})
+
+    def answer(self, content, status=200):
+        self.send_response(status)
+        self.send_header("Content-Type", "application/json")
+        self.end_headers()
+        self.wfile.write(json.dumps(content).encode())
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    server = HTTPServer(("127.0.0.1", 0), Hub)
+    Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "hf_xxx")
+    monkeypatch.setenv("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    monkeypatch.setattr(Hub, "files", {})
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+def test_upload(run, hub, command, tmp_path, monkeypatch):
+    """What arrives is the folder; without a token nothing is begun; a refusal keeps the folder."""
+    words = [f"run={run}", f"out={tmp_path / 'out'}", "n=1", "push=me/digits"]
+    done = command("export", *words)
+    assert done.code == 0 and "/me/digits" in done.out, done.error
+    assert hub.files == {path.name: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    monkeypatch.setattr(hub, "refuses", True)
+    done = command("export", *words, "overwrite=true")
+    assert done.code == 1 and "push=me/digits: the upload failed" in done.error
+    assert (tmp_path / "out/export.json").exists()

@@ -1,5 +1,6 @@
 """Upload of an exported folder to the Hugging Face hub, or to another that HF_ENDPOINT names."""
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -38,8 +39,9 @@ def push(folder: Path, name: str, private: bool) -> str:
     from huggingface_hub.errors import HfHubHTTPError
 
     try:
-        repository = HfApi().create_repo(name, private=private, exist_ok=True)
-        HfApi().upload_folder(repo_id=name, folder_path=folder, commit_message="Export with diffusion-lab")
+        api = HfApi(endpoint=os.environ.get("HF_ENDPOINT"))
+        repository = api.create_repo(name, private=private, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Export with diffusion-lab")
     except (HfHubHTTPError, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:300]
         raise UserError(f"push={name}: the upload failed ({reason}); {folder} is kept, push it again") from error
