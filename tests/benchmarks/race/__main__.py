@@ -26,7 +26,9 @@ from torch import Tensor
 from src.commands.cli import user_errors
 from src.commands.inputs import load_data
 from src.metrics.features.base import ReferenceData
+from src.metrics.pixels import compare, grouped_means
 from src.statistics.frechet import Moments, frechet, frechet_interval
+from src.statistics.neighbors import prdc
 from src.statistics.significance import wilson_interval
 from src.utils.hardware import cpu_has_bf16
 from src.utils.sample_files import read_samples
@@ -34,7 +36,7 @@ from src.utils.seeding import generator
 from tests.benchmarks.loop.commands import OUTPUTS, run
 from tests.benchmarks.loop.page import PAGE, about, write_between
 from tests.benchmarks.race.drawing import curves, grids
-from tests.benchmarks.race.report import report
+from tests.benchmarks.race.report import BIASES, report
 from tests.benchmarks.results import replace
 
 HERE = Path(__file__).parent
@@ -162,14 +164,20 @@ def timedelta_of(seconds: float) -> str:
 
 
 def measure(x: Tensor, reference: ReferenceData) -> dict[str, Any]:
-    """Of samples x (N, C, H, W) in [-1, 1]: their distance to the test data, the share that is sure, and intervals."""
+    """Of samples x (N, C, H, W) in [-1, 1]: their distance to the test data, biases, and the share that is sure."""
     features, real = reference.features((x + 1) / 2), Moments.of(reference.features.test)
     logits = reference.features.logits(features)
     assert logits is not None
+    pixels = compare(grouped_means((x + 1) / 2, reference).means, reference)
+    n = min(len(features), len(reference.features.test))
+    shares = prdc(reference.features.test[:n], features[:n])
     sure = int((logits.softmax(1).amax(1) >= CONFIDENT).sum())
     return {
         "frechet": frechet(real, Moments.of(features)),
         "frechet_interval": frechet_interval(real, features, 200, generator("bootstrap")),
+        "recall": shares.recall.mean().item(),
+        "coverage": shares.coverage.mean().item(),
+        **{key: pixels[key] for _, _, key in BIASES},
         "confident": sure / len(x),
         "confident_interval": wilson_interval(sure, len(x)),
     }

@@ -15,7 +15,15 @@ ROWS = [
     ("peak memory of training, MiB", "{:,.0f}", "peak_mib", 1),
     ("Fréchet distance [95 %]", "{:.2f} [{:.2f}, {:.2f}]", "frechet", 1),
     ("digits with 90 % confidence, %", "{:.1f}", "confident", 100),
+    ("recall", "{:.2f}", "recall", 1),
+    ("coverage", "{:.2f}", "coverage", 1),
     ("samples/s, 50 evaluations", "{:.1f}", "samples_per_s", 1),
+]
+# Biases, whose ratios say nothing: those of as many real digits stand beside them.
+BIASES = [
+    ("brightness, difference from the test digits, %", "{:+.1f}", "mean_bias_percent"),
+    ("contrast, difference from the test digits, %", "{:+.1f}", "contrast_bias_percent"),
+    ("pixels black, %", "{:.0f}", "low_percent"),
 ]
 PRECISIONS = {"bf16": "bf16", "32": "float32"}
 
@@ -29,7 +37,10 @@ def report(found: dict[str, Any], ours: str) -> str:
         table.append([title])
         for name, one in contenders.items():
             text = form.format(one[key] * scale, *one.get(f"{key}_interval", ()))
-            table[-1].append(text if name == ours else f"{text} ({times(one[key] / mine[key])})")
+            table[-1].append(text if name == ours or not mine[key] else f"{text} ({times(one[key] / mine[key])})")
+    for title, form, key in BIASES:
+        real = form.format(found["real_baseline"][key])
+        table.append([f"{title} (real {real})", *(form.format(one[key]) for one in contenders.values())])
     for precision, rates in found["speeds"].items():
         table.append([f"images/s at 4 million parameters, {PRECISIONS[precision]}"])
         speeds = {name: median(each) for name, each in rates.items()}
