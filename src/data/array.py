@@ -170,6 +170,9 @@ class ArrayData(DataModule):
         sets = [self._samples(parts, part, white) for part in range(3)]
         elements = sum(len(s) for s in sets) * int(np.prod(self.shape))
         held = 4e-9 * elements <= self.cache_gb
+        if not held:
+            for file in parts.files:
+                file.rows.expect_random_access()
         self.train_set, self.val_set, test = ((s.in_memory() if held else s) if len(s) else None for s in sets)  # type: ignore[assignment]
         self._test_set: BatchDataset = test or self.val_set
         self.source = printable(self._source(parts, held))

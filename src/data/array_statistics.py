@@ -13,7 +13,8 @@ from src.utils.units import IMAGES, Units
 
 Normalize = Literal["standard", "minmax", "robust", "none"]
 CHUNK = 1 << 24  # bytes read at a time
-MOST = 1 << 28  # bytes that are read of a larger file, in BLOCKS evenly spaced blocks
+WHOLE = 1 << 28  # bytes up to which a file is read as a whole
+MOST = 1 << 26  # bytes that are read of a larger one, in BLOCKS evenly spaced blocks
 BLOCKS = 64
 KEPT = 1 << 20  # values of which quantiles are computed
 MARGIN = 0.05  # of the range, by which samples may exceed that of the training data
@@ -82,7 +83,7 @@ def measure(rows: Rows, part: np.ndarray, per_channel: bool, name: str) -> Stati
         UserError: for values that are not finite, naming the first sample that has some.
     """
     found, read = (Moments(), Moments()), 0
-    every = max(1, min(rows.sample_bytes * len(rows), MOST) // (rows.dtype.itemsize * KEPT))
+    every = max(1, min(rows.sample_bytes * len(rows), WHOLE) // (rows.dtype.itemsize * KEPT))
     for first, last in blocks(rows):
         x = rows[np.arange(first, last)].astype(np.float64)
         read += last - first
@@ -105,7 +106,7 @@ def measure(rows: Rows, part: np.ndarray, per_channel: bool, name: str) -> Stati
 def blocks(rows: Rows) -> Iterator[tuple[int, int]]:
     """The first and last sample of each block that is read."""
     size = max(1, CHUNK // max(1, rows.sample_bytes))
-    if rows.sample_bytes * len(rows) <= MOST:
+    if rows.sample_bytes * len(rows) <= WHOLE:
         yield from ((first, min(first + size, len(rows))) for first in range(0, len(rows), size))
         return
     size = max(1, min(size, MOST // BLOCKS // max(1, rows.sample_bytes)))
