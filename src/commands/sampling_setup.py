@@ -100,7 +100,7 @@ def labels(label: Any, n: int, num_classes: int, every: bool = True) -> torch.Te
         return None
     if label is None:
         return torch.arange(n) % num_classes if every else None
-    chosen = list(label) if OmegaConf.is_list(label) else [label]
+    chosen = list(label) if isinstance(label, list) or OmegaConf.is_list(label) else [label]
     for value in chosen or [label]:
         if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value < num_classes:
             raise UserError(f"label must be one of 0 to {num_classes - 1}, the labels of this run, got {value}")
