@@ -28,7 +28,7 @@ class Agreement(Metric):
         lr: its highest learning rate.
     """
 
-    def __init__(self, steps: PositiveInt = 1500, width: PositiveInt = 64, lr: PositiveFloat = 2e-3):
+    def __init__(self, steps: PositiveInt = 800, width: PositiveInt = 64, lr: PositiveFloat = 2e-3):
         self.steps, self.width, self.lr = steps, width, lr
 
     def why_not_applicable(self, context: EvalContext) -> str | None:
