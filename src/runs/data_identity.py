@@ -12,7 +12,7 @@ from typing import Any
 # since it determines the data that a run is trained and validated on.
 DATA_LOADING_KEYS = (
     "batch_size", "num_workers", "seed", "cache_gb", "mirrors", "offline", "sha256", "subfolder", "files",
-    "num_classes", "flip", "index", "rescan", "shuffle_window", "vector_size",
+    "normalize", "per_channel", "units", "num_classes", "flip", "index", "rescan", "shuffle_window", "vector_size",
 )  # fmt: skip
 LOCATION_KEYS = ("root", "val_root")
 
