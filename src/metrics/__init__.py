@@ -24,6 +24,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "MetricValue": "base",
         "Picture": "base",
         "Pixels": "pixels",
+        "RandomNetwork": "features.random",
         "ReportSection": "base",
         "SampleDistance": "sample_distance",
         "SampleMetric": "sample_distance",
