@@ -262,7 +262,7 @@ def at_step(step, planned, **more):
     """A trainer after a step, as far as a checkpoint looks at it."""
     saved = []
     module = SimpleNamespace(total_steps=lambda: planned)
-    parts = {"loggers": [Logger()], "callbacks": [], "should_stop": False, "is_global_zero": True}
+    parts = {"loggers": [Logger()], "callbacks": [], "should_stop": False, "is_global_zero": True, "max_steps": planned}
     trainer = SimpleNamespace(global_step=step, lightning_module=module, saved=saved, **parts | more)
     trainer.save_checkpoint = lambda path: saved.append(path.name)
     return trainer
