@@ -13,9 +13,11 @@ from tests.doc_tables import CONF, LOADER, MARKER, groups
 PAGES = [Path("README.md"), *sorted(Path("docs").rglob("*.md"))]
 # Names that a reader makes: files of examples, and placeholders in capitals.
 EXAMPLES = {"conf/schedule/power.yaml", "conf/metrics/brightness.yaml", "conf/GROUP"}
-EXAMPLE_CHOICES = {"power", "brightness", "convnet", "midpoint", "capped", "first_guess", "NAME", "CHOICE"}
+OF_FILES = {"test", "rows.csv"}  # conditions that a file or the test data give
+EXAMPLE_CHOICES = {*OF_FILES, "power", "brightness", "convnet", "midpoint", "capped", "first_guess", "NAME", "CHOICE"}
 EXAMPLE_KEYS = {"schedule.power"}
-PYTHON = {"cond", "conf", "start", "times", "dim", "dim_mults", "weights_only"}  # arguments of functions
+PYTHON = {"cond", "conf", "start", "times", "dim", "dim_mults", "weights_only", "first_time"}  # arguments of functions
+PYTHON |= {"trust_remote_code", "guidance_scale", "class_labels", "num_inference_steps", "set_alpha_to_one"}
 QUERY = {"wait", "text"}  # in the addresses of requests to the service
 ASKED = {
     f"condition.{name}" for name in ("label", "vector", "image", "text")

@@ -68,7 +68,7 @@ def check_rows(values: Any, n: int, setting: str) -> Any:
     return values
 
 
-def labels(values: Any, setting: str) -> tuple[Tensor, list[str]]:
+def read_labels(values: Any, setting: str) -> tuple[Tensor, list[str]]:
     """The labels (N,) int64 of classes, and their sorted names.
 
     Raises:
@@ -96,7 +96,7 @@ def are_classes(values: np.ndarray) -> bool:
     return len(np.unique(values)) <= max(2, len(values) // 2)
 
 
-def vectors(columns: Sequence[Any], names: Sequence[str], setting: str) -> tuple[Tensor, list[str]]:
+def read_vectors(columns: Sequence[Any], names: Sequence[str], setting: str) -> tuple[Tensor, list[str]]:
     """Numbers (N, k) float32 of some columns or arrays, and the names of their entries.
 
     Raises:
@@ -119,7 +119,7 @@ def vectors(columns: Sequence[Any], names: Sequence[str], setting: str) -> tuple
     return torch.from_numpy(np.concatenate(parts, 1)).float(), [printable(name) for name in entries]
 
 
-def texts(values: Any, setting: str) -> Tensor:
+def read_texts(values: Any, setting: str) -> Tensor:
     """The bytes (N, length) of texts, see `encode_text`.
 
     Raises:

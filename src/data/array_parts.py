@@ -78,7 +78,7 @@ def _open_parts(
     if second.rows.shape[1:] != first.rows.shape[1:]:
         shapes = first.rows.shape[1:], second.rows.shape[1:]
         raise UserError(f"data.val_root={val_root} must hold samples of shape {shapes[0]}, got {shapes[1]}")
-    agree(first, second, val_root)
+    check_alike(first, second, val_root)
     parts = [np.zeros(len(first.rows), np.uint8), np.ones(len(second.rows), np.uint8)]
     statistics = measure(first.rows, parts[0], per_channel, f"data.root={root}")
     statistics.val = measure(second.rows, parts[1], per_channel, f"data.val_root={val_root}").val
@@ -100,7 +100,7 @@ def divide(file: Opened, val_fraction: float, seed: int) -> np.ndarray:
     return part
 
 
-def agree(first: Opened, second: Opened, name: str) -> None:
+def check_alike(first: Opened, second: Opened, name: str) -> None:
     """Give the validation samples the classes and the length of texts of the training samples."""
     if first.label is not None and second.label is not None:
         if unknown := sorted(set(second.class_names) - set(first.class_names)):

@@ -164,14 +164,14 @@ class Opened:
         label = choice.label or self.guessed_label()
         if label is not None:
             setting = f"data.label={label}"
-            found, self.class_names = known.labels(self._of_samples(label, setting), setting)
+            found, self.class_names = known.read_labels(self._of_samples(label, setting), setting)
             self.label = found
         if choice.vector:
             columns = [self._of_samples(name, f"data.vector={name}") for name in choice.vector]
-            self.vector, self.vector_names = known.vectors(columns, choice.vector, "data.vector")
+            self.vector, self.vector_names = known.read_vectors(columns, choice.vector, "data.vector")
         if choice.text is not None:
             setting = f"data.text={choice.text}"
-            self.text = known.texts(self._of_samples(choice.text, setting), setting)
+            self.text = known.read_texts(self._of_samples(choice.text, setting), setting)
         if choice.image is not None:
             if self.windows is not None or self.first_rows is not None:
                 raise UserError("data.image cannot be combined with data.window or data.id; cut the samples first")

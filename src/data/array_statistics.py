@@ -21,8 +21,8 @@ MARGIN = 0.05  # of the range, by which samples may exceed that of the training 
 
 
 @dataclass
-class Moments:
-    """Moments and extremes of samples for each channel, in float64.
+class ChannelMoments:
+    """ChannelMoments and extremes of samples for each channel, in float64.
 
     Attributes:
         n: number of values of a channel.
@@ -65,8 +65,8 @@ class Statistics:
         read: fraction of the samples that were read.
     """
 
-    train: Moments
-    val: Moments
+    train: ChannelMoments
+    val: ChannelMoments
     read: float
 
 
@@ -82,7 +82,7 @@ def measure(rows: Rows, part: np.ndarray, per_channel: bool, name: str) -> Stati
     Raises:
         UserError: for values that are not finite, naming the first sample that has some.
     """
-    found, read = (Moments(), Moments()), 0
+    found, read = (ChannelMoments(), ChannelMoments()), 0
     every = max(1, min(rows.sample_bytes * len(rows), WHOLE) // (rows.dtype.itemsize * KEPT))
     for first, last in blocks(rows):
         x = rows[np.arange(first, last)].astype(np.float64)
@@ -114,7 +114,7 @@ def blocks(rows: Rows) -> Iterator[tuple[int, int]]:
         yield int(first), int(first) + size
 
 
-def units_from(moments: Moments, normalize: Normalize, axes: int) -> Units:
+def units_from(moments: ChannelMoments, normalize: Normalize, axes: int) -> Units:
     r"""The units in which data of these moments are normalized in the model.
 
     `standard`: mean 0 and standard deviation 1; `minmax`: [-1, 1]; `robust`: median 0, and quartiles as those of a
@@ -144,12 +144,12 @@ def units_from(moments: Moments, normalize: Normalize, axes: int) -> Units:
     return Units(scales, shifts, axes, lows, highs)
 
 
-def is_constant(moments: Moments) -> np.ndarray:
+def is_constant(moments: ChannelMoments) -> np.ndarray:
     """True for each channel without variation beyond rounding."""
     return moments.std <= 1e-12 * np.maximum(np.abs(moments.mean), 1e-300)
 
 
-def image_units(moments: Moments, dtype: np.dtype, name: str) -> Units:
+def image_units(moments: ChannelMoments, dtype: np.dtype, name: str) -> Units:
     """The units of images.
 
     Raises:

@@ -19,7 +19,7 @@ X_NAMES = ("image", "img", "x", "images", "pixel_values", "data", "array", "volu
 LABEL_NAMES = ("label", "labels", "fine_label", "y", "target", "class")
 
 
-def is_image(dataset: Any, name: str) -> bool:
+def is_image_column(dataset: Any, name: str) -> bool:
     """True for a column of pictures."""
     return type(dataset.features[name]).__name__ == "Image"
 
@@ -46,7 +46,7 @@ def guess_x(dataset: Any) -> str:
     Raises:
         UserError: if there is none.
     """
-    pictures = [name for name in dataset.column_names if is_image(dataset, name)]
+    pictures = [name for name in dataset.column_names if is_image_column(dataset, name)]
     usual = [name for name in X_NAMES if name in dataset.column_names]
     if len(pictures) == 1:
         return pictures[0]

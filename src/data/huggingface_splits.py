@@ -12,14 +12,14 @@ from src.data import array_fields as known
 from src.data.array_parts import ArrayParts
 from src.data.array_rows import Rows, channel_axis
 from src.data.array_samples import ArraySamples, Choice
-from src.data.array_statistics import Moments, Statistics, measure
+from src.data.array_statistics import ChannelMoments, Statistics, measure
 from src.data.huggingface_columns import (
     ArrayColumn,
     PictureArray,
     check_column,
     guess_label,
     guess_x,
-    is_image,
+    is_image_column,
     picture_array,
 )
 from src.data.huggingface_files import choose_splits, open_splits
@@ -32,7 +32,7 @@ from src.utils.errors import UserError, printable
 SOME = 1000  # rows whose contents identify the data
 PARTS = ("train", "val", "test")
 # Of pictures of 8 bits, whose units are known.
-PIXELS = Moments(1, np.full(1, 127.5), np.ones(1), np.zeros(1), np.full(1, 255.0))
+PIXELS = ChannelMoments(1, np.full(1, 127.5), np.ones(1), np.zeros(1), np.full(1, 255.0))
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class HubSplit:
         self.dataset, self.choice = dataset, choice
         key = check_column(dataset, str(choice.key), "data.x")
         self.pictures: PictureArray | None = None
-        if is_image(dataset, key):
+        if is_image_column(dataset, key):
             self.pictures = picture_array(dataset, key, shaping.channels, shaping.size, shaping.resize)
             self.rows = Rows(self.pictures, 0)
         else:
@@ -85,7 +85,7 @@ class HubSplit:
         values = self.dataset.with_format(None)[name][:]
         feature = self.dataset.features[name]
         if type(feature).__name__ != "ClassLabel":
-            return known.labels(np.asarray(values), setting)
+            return known.read_labels(np.asarray(values), setting)
         if any(value is None or value < 0 for value in values):
             raise UserError(f"{setting}: some samples have no label; leave them out, or set data.num_classes=0")
         return torch.tensor(values), [printable(str(class_name)) for class_name in feature.names]
@@ -97,11 +97,11 @@ class HubSplit:
                 check_column(data, name, setting)
         if choice.vector:
             columns = [ArrayColumn(data, check_column(data, v, "data.vector"), "data.vector")[:] for v in choice.vector]
-            self.vector, self.vector_names = known.vectors(columns, choice.vector, "data.vector")
+            self.vector, self.vector_names = known.read_vectors(columns, choice.vector, "data.vector")
         if choice.text is not None:
             values = np.asarray(data.with_format(None)[choice.text][:])
-            self.text = known.texts(values, f"data.text={choice.text}")
-        if choice.image is not None and is_image(data, choice.image):
+            self.text = known.read_texts(values, f"data.text={choice.text}")
+        if choice.image is not None and is_image_column(data, choice.image):
             self.image = Rows(picture_array(data, choice.image, None, None, "crop", as_float=True), 0)
         elif choice.image is not None:
             self.image = known.paired_rows(ArrayColumn(data, choice.image, "data.image"), f"data.image={choice.image}")
@@ -167,7 +167,7 @@ def open_hub_parts(
             of_part[number] = len(files)
             files.append(HubSplit(splits[name], choice, shaping, labeled))
             parts.append(np.full(len(splits[name]), number, np.uint8))
-            agree(files[0], files[-1], name)
+            check_columns(files[0], files[-1], name)
     if chosen["val"] is None:
         parts[0][split(n, val_count(n, val_fraction), seed)[1].numpy()] = 1
     statistics = Statistics(PIXELS, PIXELS, 1.0)
@@ -186,7 +186,7 @@ def with_columns(train: Any, choice: Choice, labeled: bool) -> Choice:
     return replace(choice, key=key, label=None if label == key else label)
 
 
-def agree(train: HubSplit, other: HubSplit, name: str) -> None:
+def check_columns(train: HubSplit, other: HubSplit, name: str) -> None:
     """Check that a split has the shape of the training split, and give it its classes and its length of texts."""
     if other.rows.shape[1:] != train.rows.shape[1:]:
         raise UserError(

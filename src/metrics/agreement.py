@@ -36,14 +36,14 @@ class Agreement(Metric):
             return reason
         members = context.pipeline.denoiser.condition.members.values()
         if not any(isinstance(part, Vector) for part in members) and not (
-            context.paired and "image" in values_of(context)
+            context.paired and "image" in given_values(context)
         ):
             return "it is for vectors, and for images with condition=test"
         return "the samples are from a file, so that their conditions are unknown" if context.from_file else None
 
     def __call__(self, context: EvalContext) -> ReportSection:
         section = ReportSection("Agreement with the condition", notes=[*HOW_TO_READ])
-        given = values_of(context)
+        given = given_values(context)
         for name, part in context.pipeline.denoiser.condition.members.items():
             if isinstance(part, Vector):
                 section.values |= self.vector_values(context, name, given[name])
@@ -96,7 +96,7 @@ class Agreement(Metric):
 
 HOW_TO_READ = [
     "Errors are in the unit of each number. The real-data value is the error of the same regressor on test data, below "
-    "which no sample can be told from one that agrees exactly.",
+    "which no sample is distinguishable from one that agrees exactly.",
     "A sample of the posterior has twice the squared error of the posterior mean, 3 dB less in PSNR: with a higher "
     "PSNR the samples vary less than the data do.",
 ]
@@ -145,7 +145,7 @@ def median_interval(values: Tensor) -> tuple[float, float]:
     return ordered[low].item(), ordered[high].item()
 
 
-def values_of(context: EvalContext) -> dict[str, Tensor]:
+def given_values(context: EvalContext) -> dict[str, Tensor]:
     """The conditions of the samples by name."""
     condition, cond = context.pipeline.denoiser.condition, context.cond
     return cond if isinstance(cond, dict) else {} if cond is None else {condition.name: cond}

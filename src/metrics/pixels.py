@@ -9,7 +9,7 @@ from torch import Tensor
 from src.metrics.base import EvalContext, Metric, MetricValue, Picture, ReportSection
 from src.metrics.features.base import BATCH_SIZE, ReferenceData
 from src.plots.pixels import distributions, element_maps
-from src.statistics.pixels import GroupedMeans, Means, ValueRange, differences, element_std, statistics
+from src.statistics.pixels import GroupedMeans, Means, ValueRange, bias, element_std, statistics
 
 SMALL_PERCENT, SMALL_DB = 2.0, 0.5  # smaller biases are not mentioned
 SURE = 4  # standard errors: with ten groups and seven biases, one report in fifty names a bias that is none
@@ -20,7 +20,7 @@ UNSIGNED = (
 )  # fmt: skip
 
 
-class Estimate(NamedTuple):
+class Comparison(NamedTuple):
     """A statistic of the samples, of as many training data, and of the test data, with their standard errors."""
 
     value: float
@@ -51,9 +51,9 @@ class Pixels(Metric):
         drawn = context.train.some(len(context.x), "pixels", context.seed)["x"]
         test, samples, real = reference.pixels, grouped_means(context.x, reference), grouped_means(drawn, reference)
         own, of_real, of_test = (
-            each.estimate(lambda means: compare(means, reference)) for each in (samples, real, test)
+            each.estimate(lambda means: compare_pixels(means, reference)) for each in (samples, real, test)
         )
-        found = {name: Estimate(*own[name], *of_real[name], of_test[name][0]) for name in own}
+        found = {name: Comparison(*own[name], *of_real[name], of_test[name][0]) for name in own}
         found = {name: e for name, e in found.items() if isfinite(e.real)}  # what these data have
         names = titles(reference)
         section = ReportSection(names["section"], notes=[HOW_TO_READ])
@@ -66,7 +66,7 @@ class Pixels(Metric):
             name: {"mean": ends.from_unit(m["channels"]).tolist(), "std": channel_std(m, ends)}
             for name, m in moments.items()
         }
-        section.pictures = pictures(moments, reference, names)
+        section.pictures = pixel_pictures(moments, reference, names)
         return section
 
 
@@ -75,13 +75,13 @@ def grouped_means(x: Tensor, reference: ReferenceData) -> GroupedMeans:
     return GroupedMeans.of(reference.value_range.to_unit(part) for part in x.split(BATCH_SIZE))
 
 
-def compare(means: Means, reference: ReferenceData) -> dict[str, float]:
+def compare_pixels(means: Means, reference: ReferenceData) -> dict[str, float]:
     """The statistics of samples, in the units of the data if the channels share a range, and those beside test data."""
     found, ends = statistics(means), reference.value_range
     if ends.width is not None:
         found["mean"] = ends.low[0].item() + ends.width * found["mean"]
         found["contrast"] *= ends.width
-    return found | differences(means, reference.pixels.means, positive=reference.kind == "images")
+    return found | bias(means, reference.pixels.means, positive=reference.kind == "images")
 
 
 def channel_std(means: Means, ends: ValueRange) -> list[float]:
@@ -90,7 +90,7 @@ def channel_std(means: Means, ends: ValueRange) -> list[float]:
     return (variance.clamp(min=0).sqrt() * (ends.high - ends.low)).tolist()
 
 
-def metric_value(name: str, unsigned: bool, e: Estimate) -> MetricValue:
+def metric_value(name: str, unsigned: bool, e: Comparison) -> MetricValue:
     """A statistic with its interval, which leaves out other training seeds."""
     low, high = (e.value + sign * 1.96 * e.error for sign in (-1, 1))
     low = max(low, 0.0) if unsigned or name.endswith(" (%)") else low
@@ -134,7 +134,7 @@ def titles(reference: ReferenceData) -> dict[str, str]:
     }
 
 
-def in_words(found: Mapping[str, Estimate], names: Mapping[str, str]) -> str:
+def in_words(found: Mapping[str, Comparison], names: Mapping[str, str]) -> str:
     """The biases beyond those of as many real data, as a phrase."""
     said = []
     for key, name, whole in (
@@ -155,7 +155,9 @@ def in_words(found: Mapping[str, Estimate], names: Mapping[str, str]) -> str:
     return "; ".join(said) or f"none in the {names['element']}s beyond that of as many real data"
 
 
-def pictures(moments: Mapping[str, Means], reference: ReferenceData, names: Mapping[str, str]) -> dict[str, Picture]:
+def pixel_pictures(
+    moments: Mapping[str, Means], reference: ReferenceData, names: Mapping[str, str]
+) -> dict[str, Picture]:
     """The mean and the spread of each element, and the histogram and the spectrum of all."""
     ends, each = reference.value_range, names["element"]
     maps = {

@@ -13,7 +13,7 @@ from torchmetrics import Metric as StreamingMetric
 from src.data.base import DataModule
 from src.metrics.base import EvalContext, Metric
 from src.metrics.features.base import Features, ReferenceData
-from src.metrics.pixels import LOGGED, Pixels, compare, grouped_means
+from src.metrics.pixels import LOGGED, Pixels, compare_pixels, grouped_means
 from src.metrics.sliced_wasserstein import seeded_directions
 from src.statistics.frechet import frechet_metric
 from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
@@ -85,7 +85,7 @@ class SampleDistance(SampleMetric):
         metric.update(fake, real=False)
         found = {"frechet_distance" if self.images else "sliced_wasserstein": float(metric.compute())}
         if self.reference.kind in Pixels.kinds:
-            pixels = compare(grouped_means(x, self.reference).means, self.reference)
+            pixels = compare_pixels(grouped_means(x, self.reference).means, self.reference)
             found |= {name: pixels[name] for name in LOGGED if isfinite(pixels[name])}
         return found
 

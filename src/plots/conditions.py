@@ -37,7 +37,7 @@ def conditioned_grid(
     x = x[:n].cpu()
     if image is not None and image.shape[2:] != x.shape[2:]:
         image = F.interpolate(image[:n].float(), x.shape[2:], mode="nearest")
-    tiles = [] if x.ndim == 3 else side_by_side(x, image, kind)
+    tiles = [] if x.ndim == 3 else beside_condition(x, image, kind)
     for i, axis in enumerate(axes.flat):
         if i >= n or x.ndim > 3:
             axis.axis("off")
@@ -54,7 +54,7 @@ def conditioned_grid(
     return to_picture(figure)
 
 
-def side_by_side(x: Tensor, image: Tensor | None, kind: Kind | None) -> list[Image.Image]:
+def beside_condition(x: Tensor, image: Tensor | None, kind: Kind | None) -> list[Image.Image]:
     """A tile for each sample, to the right of its image if there is one."""
     parts = [as_tiles(x, kind)]
     if image is not None:

@@ -14,7 +14,7 @@ from src.service.model import SAMPLES, GivenArrays, ServiceModel
 from src.service.results import Results, pack
 from src.service.settings import Access, Limits
 from src.service.store import DONE, Store
-from src.service.uploads import batch, mask_of, pictures
+from src.service.uploads import batch, decode_pictures, mask_of
 from src.service.worker import Worker
 from src.utils.errors import UserError
 
@@ -94,7 +94,7 @@ class Service:
         if len(named) != 1:
             raise UserError("exactly one of images, x and samples must be given")
         if given["images"] is not None:
-            x = pictures(given["images"], shape[0] if images else None, pixels)
+            x = decode_pictures(given["images"], shape[0] if images else None, pixels)
         elif given["x"] is not None:
             x = batch(given["x"], shape, images, pixels)
         else:

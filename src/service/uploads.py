@@ -45,7 +45,7 @@ def picture(text: str, channels: int, most_pixels: int, key: str) -> np.ndarray:
     return x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
 
 
-def pictures(texts: Sequence[str], channels: int | None, most_pixels: int) -> np.ndarray:
+def decode_pictures(texts: Sequence[str], channels: int | None, most_pixels: int) -> np.ndarray:
     """Decode pictures, as (N, C, H, W).
 
     Args:

@@ -202,7 +202,7 @@ class Worker:
         nfe = cost.evaluations / (size * len(parts))
         info = {"nfe": nfe, "batch": len(draws)}
         return {
-            job.id: {"x": np.ascontiguousarray(x[place[job.id]]), "nfe": nfe, "info": info, **arrays_of(given)}
+            job.id: {"x": np.ascontiguousarray(x[place[job.id]]), "nfe": nfe, "info": info, **condition_arrays(given)}
             for job, given in zip(jobs, conds, strict=True)
         }
 
@@ -249,7 +249,7 @@ class Worker:
         return {job.id: {"x": restored.x, "given": restored.given, "mask": given.mask, "info": restored.info}}
 
 
-def arrays_of(cond: Cond | None) -> dict[str, np.ndarray]:
+def condition_arrays(cond: Cond | None) -> dict[str, np.ndarray]:
     """The conditions of a request as arrays of its result: `label` for classes, as src.sample writes them."""
     named = cond if isinstance(cond, dict) else {} if cond is None else {"cond": cond}
     return {"label" if not x.is_floating_point() and x.ndim == 1 else name: x.numpy() for name, x in named.items()}

@@ -129,7 +129,7 @@ def statistics(means: Means) -> dict[str, float]:
     }
 
 
-def differences(means: Means, real: Means, positive: bool) -> dict[str, float]:
+def bias(means: Means, real: Means, positive: bool) -> dict[str, float]:
     """The differences of samples from real data.
 
     Args:

@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from src.commands.cli import user_errors
 from src.commands.inputs import load_data
 from src.metrics.features.base import Features, ReferenceData
-from src.metrics.pixels import compare, grouped_means
+from src.metrics.pixels import compare_pixels, grouped_means
 from src.statistics.frechet import Moments, frechet
 from src.statistics.neighbors import prdc
 from src.utils.seeding import generator
@@ -103,7 +103,7 @@ def table(reference: ReferenceData, spaces: dict[str, Features], n: int, draws: 
         batch = reference.train.some(2 * n, "faults", draw)
         for fault, damage in FAULTS.items():
             x = damage(batch["x"], batch["label"])[:n]
-            pixels = compare(grouped_means(x, reference).means, reference)
+            pixels = compare_pixels(grouped_means(x, reference).means, reference)
             values = {title: pixels[key] for key, title in PIXELS.items()}
             for space, features in spaces.items():
                 values |= {f"{space}: {name}": value for name, value in in_space(features, x).items()}

@@ -3,14 +3,14 @@
 import pytest
 import torch
 
-from src.metrics.pixels import LOGGED, Pixels, compare, grouped_means
+from src.metrics.pixels import LOGGED, Pixels, compare_pixels, grouped_means
 from src.metrics.sample_distance import SampleDistance
 
 
 @pytest.fixture
 def no_pictures(monkeypatch):
     """Drawing takes most of the time."""
-    monkeypatch.setattr("src.metrics.pixels.pictures", lambda *_: {})
+    monkeypatch.setattr("src.metrics.pixels.pixel_pictures", lambda *_: {})
 
 
 def blocks(rand, n):
@@ -79,7 +79,7 @@ def test_during_training_it_is_logged_beside_the_distance(context, rand):
     made = context(samples, train, test)
     found = SampleDistance(made.reference.data, lambda reference: None)(samples)
     assert next(iter(found)) == "sliced_wasserstein"
-    expected = compare(grouped_means(samples, made.reference).means, made.reference)
+    expected = compare_pixels(grouped_means(samples, made.reference).means, made.reference)
     assert {name: found[name] for name in LOGGED} == pytest.approx({name: expected[name] for name in LOGGED})
 
 

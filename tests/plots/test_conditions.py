@@ -4,13 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from src.plots.conditions import MAX_TILES, conditioned_grid, side_by_side
+from src.plots.conditions import MAX_TILES, beside_condition, conditioned_grid
 
 
 def test_an_image_is_to_the_left_of_its_sample():
     small, x = torch.zeros(2, 1, 2, 2), torch.ones(2, 1, 4, 4)
     small[1] = 0.5
-    tile = np.asarray(side_by_side(x, small.repeat_interleave(2, 2).repeat_interleave(2, 3), "images")[1].convert("L"))
+    tile = np.asarray(
+        beside_condition(x, small.repeat_interleave(2, 2).repeat_interleave(2, 3), "images")[1].convert("L")
+    )
     assert tile.shape == (6, 11)
     assert abs(tile[1:5, 1:5].mean() - 128) < 1 and (tile[1:5, 6:10] == 255).all()
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from src.statistics.pixels import GroupedMeans, ValueRange, covariance, differences, element_std, statistics
+from src.statistics.pixels import GroupedMeans, ValueRange, bias, covariance, element_std, statistics
 from src.statistics.power_spectrum import power, radial, radial_frequency
 
 
@@ -29,7 +29,7 @@ def test_means_are_those_of_all_elements(randn, shape):
 @pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (1.2, 0.0), (0.9, 0.1)])
 def test_differences_of_an_affine_map(randn, factor, shift):
     x = 0.1 + 0.5 * randn(60, 2, 8, 6).sigmoid()
-    found = differences(grouped(factor * x + shift).means, real := grouped(x).means, positive=True)
+    found = bias(grouped(factor * x + shift).means, real := grouped(x).means, positive=True)
     mean = real["channels"].mean().item()
     assert found["mean_bias_percent"] == pytest.approx(100 * (factor - 1 + shift / mean), abs=1e-3)
     assert found["contrast_bias_percent"] == pytest.approx(100 * (factor - 1), abs=1e-3)
@@ -39,17 +39,17 @@ def test_differences_of_an_affine_map(randn, factor, shift):
     assert found["channel_covariance_percent"] == pytest.approx(100 * abs(factor**2 - 1), abs=1e-3)
     if factor == 1:
         assert found["histogram_distance"] == 0 and found["element_mean_percent"] < 1e-9
-    other = differences(grouped(factor * x + shift).means, real, positive=False)
+    other = bias(grouped(factor * x + shift).means, real, positive=False)
     spread = (covariance(real).trace() / 2).sqrt().item()
     assert other["mean_bias_percent"] * spread == pytest.approx(found["mean_bias_percent"] * mean)
 
 
 def test_channels_that_move_apart(randn):
     x = randn(50, 3, 5, 5).sigmoid()
-    found = differences(grouped(x + torch.tensor([0.1, 0, -0.1]).view(3, 1, 1)).means, grouped(x).means, positive=True)
+    found = bias(grouped(x + torch.tensor([0.1, 0, -0.1]).view(3, 1, 1)).means, grouped(x).means, positive=True)
     assert found["channel_mean_percent"] == pytest.approx(10 / x.mean().item(), rel=1e-4)
     assert found["mean_bias_percent"] == pytest.approx(0, abs=1e-4)
-    assert "channel_mean_percent" not in differences(grouped(x[:, :1]).means, grouped(x[:, :1]).means, positive=True)
+    assert "channel_mean_percent" not in bias(grouped(x[:, :1]).means, grouped(x[:, :1]).means, positive=True)
 
 
 def test_errors_are_the_spread_over_draws(randn):

@@ -1,6 +1,7 @@
 """Features of a network with random weights: nothing is trained, and no labels are used."""
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -56,7 +57,7 @@ class RandomNetwork(Features):
     def activations(self, x: Tensor) -> Tensor:
         """The activations (N, K) of images (N, C, H, W), averaged over cells."""
         levels = self.net(resize(x.clamp(0, 1)))
-        cells = [[min(CELLS, s) for s in level.shape[2:]] for level in levels]
+        cells: list[Any] = [tuple(min(CELLS, s) for s in level.shape[2:]) for level in levels]
         pooled = [F.adaptive_avg_pool2d(level.relu(), cell) for level, cell in zip(levels, cells, strict=True)]
         return torch.cat([p.flatten(1) for p in pooled], 1)
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from src.commands.cli import user_errors
 from src.commands.inputs import load_data
 from src.metrics.features.base import ReferenceData
-from src.metrics.pixels import compare, grouped_means
+from src.metrics.pixels import compare_pixels, grouped_means
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.statistics.neighbors import prdc
 from src.statistics.significance import wilson_interval
@@ -168,7 +168,7 @@ def measure(x: Tensor, reference: ReferenceData) -> dict[str, Any]:
     features, real = reference.features((x + 1) / 2), Moments.of(reference.features.test)
     logits = reference.features.logits(features)
     assert logits is not None
-    pixels = compare(grouped_means((x + 1) / 2, reference).means, reference)
+    pixels = compare_pixels(grouped_means((x + 1) / 2, reference).means, reference)
     n = min(len(features), len(reference.features.test))
     shares = prdc(reference.features.test[:n], features[:n])
     sure = int((logits.softmax(1).amax(1) >= CONFIDENT).sum())
