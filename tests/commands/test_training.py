@@ -243,7 +243,7 @@ def test_what_is_noted_of_a_run_that_begins(make, monkeypatch):
     assert noted["data_identity"] == run.data.identity() and noted["data_identity"]["training samples"] == 40
     expected = {
         "name": "x", "data": run.data.source, "data_warning": "Few samples", "kind": run.data.kind,
-        "units": run.data.units.as_dict(),
+        "units": run.data.units.as_dict(), "vector_names": noted["vector_names"],
         "classes": ["a", "b"], "precision": "32-true", "torch": torch.__version__, "commit": "abc",
         "command": "train 'name=a b'", "failed": None, "overrides": ["seed=3"],
         "parameters": sum(p.numel() for p in run.module.denoiser.net.parameters()),

@@ -250,7 +250,7 @@ def test_mistakes_in_inputs_and_tasks(digits, files, words, parts):
         (["task=inpaint"], ["input=FILE is needed"]),
         (["task=paint", "input=test"], ["task=paint", "Did you mean inpaint?"]),
         (["task=inpaint", "task.boks=1", "input=test"], ["boks", "box"]),
-        (["task=colorize", "input=test"], ["task=colorize", "3 channels", "got 1"]),
+        (["task=colorize", "input=test"], ["task.weights", "1 channels", "got 3"]),
     ],
     ids=lambda value: " ".join(value) if "=" in value[0] else "",
 )
