@@ -27,7 +27,7 @@ def contender(factor: float) -> dict:
         "confident": 0.9,
         "recall": 0.8,
         "coverage": 0.9,
-        "brightness_bias_percent": 1.0,
+        "mean_bias_percent": 1.0,
         "contrast_bias_percent": 2.0,
         "low_percent": 30.0,
         "samples_per_s": 7.0,
