@@ -88,7 +88,6 @@ FROM_PURE_NOISE = [name for name in SAMPLERS if name != "euler_maruyama"]
 GRIDS = {
     "uniform": time_grids.uniform_time_grid,
     "trailing": time_grids.trailing_time_grid,
-    "leading": time_grids.leading_time_grid,
     "quadratic": time_grids.quadratic_time_grid,
     "karras": time_grids.karras_time_grid,
     "log_snr": time_grids.log_snr_time_grid,
