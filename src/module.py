@@ -158,14 +158,11 @@ class DiffusionModule(pl.LightningModule):
             t, losses = everywhere.permute(1, 2, 0).flatten(1).cpu().unbind()  # in the order of the draws
         self.time_sampler.update_with_losses(t, losses)
 
-    def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         for name in self.models:
             self.validate(name, name, batch, batch_idx)
-        # The same on training samples: a lower loss is over-fitting, as nothing else differs.
-        strategy, data = self.trainer.strategy, self.trainer.datamodule
-        train = data.train_batch_for_validation(batch_idx, self.global_rank, self.trainer.world_size)
-        train = strategy.precision_plugin.convert_input(strategy.batch_to_device(train, self.device))
-        self.validate("on_train", "ema", train, batch_idx)
+        # The same on training samples: beyond what two sets of samples differ by, a lower loss is over-fitting.
+        self.validate("on_train", "ema", batch["train"], batch_idx)
 
     def validate(self, meter: str, weights: str, batch: dict[str, Tensor], batch_idx: int) -> None:
         """Add the losses of a batch, with the given weights, to a meter."""

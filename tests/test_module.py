@@ -516,15 +516,11 @@ def test_two_processes_draw_times_noise_and_labels_as_one_does():
         module = make_module(condition=Labels(CLASSES, dropout=0.5))
         loop = SimpleNamespace(epoch_loop=SimpleNamespace(total_batch_idx=3))
         batch = {"x": x[rank::world_size], "label": torch.arange(len(x))[rank::world_size] % CLASSES}
-        data = SimpleNamespace(val_batch_size=lambda i: len(x), train_batch_for_validation=lambda *_: batch)
-        plugin = SimpleNamespace(convert_input=lambda batch: batch)
-        strategy = SimpleNamespace(precision_plugin=plugin, batch_to_device=lambda batch, device: batch)
-        module._trainer = SimpleNamespace(
-            global_rank=rank, world_size=world_size, fit_loop=loop, datamodule=data, strategy=strategy
-        )
+        data = SimpleNamespace(val_batch_size=lambda i: len(x))
+        module._trainer = SimpleNamespace(global_rank=rank, world_size=world_size, fit_loop=loop, datamodule=data)
         module.loss = lambda denoiser, *given: seen.append(given) or MSE(v_weighting)(denoiser, *given)
         seen = []
-        getattr(module, hook)(batch, 0)
+        getattr(module, hook)({**batch, "train": batch}, 0)
         return seen[0]
 
     x = torch.randn(12, *SHAPE, generator=torch.Generator().manual_seed(0))

@@ -89,9 +89,7 @@ class ArrayData(DataModule):
         self.normalize, self.per_channel, self.named_kind = normalize, per_channel, kind
         vectors = (vector,) if isinstance(vector, str) else tuple(vector or ())
         keys = key if key is None or isinstance(key, str) else tuple(key)
-        self.choice = Choice(
-            keys, kind, layout, id, window, stride, label, vectors, image, text, group, split
-        )  # fmt: skip
+        self.choice = Choice(keys, kind, layout, id, window, stride, label, vectors, image, text, group, split)
         self.vector_size, self.vector_names = vector_size or 0, list(vector_names or ())
         self.image_shape, self.text_length = list(image_shape or ()), text_length or 0
         self.class_names: list[str] = []

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 from src.data.batch_sampler import EpochBatchSampler
 from src.data.identity import some_samples
 from src.data.on_device import CopiedAhead, is_held
-from src.data.samples import Batch, BatchDataset, TensorSamples
+from src.data.samples import BatchDataset, TensorSamples, WithTraining
 from src.data.workers import outlive_signals
 from src.utils.errors import UserError
 from src.utils.units import Kind, Units, kind_of, units_of
@@ -141,17 +141,6 @@ class DataModule(pl.LightningDataModule):
         """The size of a global batch of the validation data; the last may be smaller."""
         return min(self.batch_size, len(self.val_set) - batch * self.batch_size)
 
-    def train_batch_for_validation(self, batch: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """This process's share of as many training samples, without augmentation, as a batch of validation has.
-
-        They are always the same ones, spread over the training data; fewer than the validation data come several times.
-        """
-        first = batch * self.batch_size
-        places = torch.arange(first, first + self.val_batch_size(batch))[rank::world_size]
-        n, order = len(self.train_set), torch.arange(len(self.val_set))
-        order = order % n if n < len(order) else order * n // len(order)
-        return self.train_set[-1, order[places]]
-
     def check_batch_size(self, world_size: int) -> None:
         """Check that the processes, and the data if they are loaded, can fill the batches.
 
@@ -215,14 +204,14 @@ class DataModule(pl.LightningDataModule):
         return self._loader(self.train_set, shuffle=True)
 
     def val_dataloader(self) -> Any:
-        return self._loader(self.val_set, shuffle=False)
+        return self._loader(WithTraining(self.val_set, self.train_set), shuffle=False)
 
     def _loader(self, data: BatchDataset, shuffle: bool) -> Any:
         """A loader of this process's shares of the batches, for a GPU one that gives them there."""
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
         held = is_held(data, device)
         if held:
-            data = cast(TensorSamples, data).to(device)
+            data = cast(TensorSamples | WithTraining, data).to(device)
         rank, world_size = (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
         self.check_batch_size(world_size)
         place = (rank, world_size, *(self.position if shuffle else (0, 0)))

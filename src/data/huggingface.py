@@ -102,9 +102,10 @@ class HuggingFace(ArrayData):
         self.opened: Any = None
         self.pictures: list[PictureSamples] = []
         super().__init__(
-            path, None, val_fraction, x, kind, layout, None, None, None, label, vector, image, text, None, None,
-            normalize, per_channel, cache_gb, units, channels, size, num_classes, vector_size, vector_names,
-            image_shape, text_length, batch_size, num_workers, seed,
+            path, val_fraction=val_fraction, key=x, kind=kind, layout=layout, label=label, vector=vector, image=image,
+            text=text, normalize=normalize, per_channel=per_channel, cache_gb=cache_gb, units=units, channels=channels,
+            size=size, num_classes=num_classes, vector_size=vector_size, vector_names=vector_names,
+            image_shape=image_shape, text_length=text_length, batch_size=batch_size, num_workers=num_workers, seed=seed,
         )  # fmt: skip
 
     @classmethod

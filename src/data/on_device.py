@@ -4,15 +4,18 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 
-from src.data.samples import Batch, BatchDataset, TensorSamples
+from src.data.samples import Batch, BatchDataset, TensorSamples, WithTraining
 
 SHARE = 0.02  # of the memory of a GPU, which data that are held there may take
 
 
 def is_held(data: BatchDataset, device: torch.device) -> bool:
     """True if data in memory are small enough to be held on a GPU as a whole."""
+    if isinstance(data, WithTraining):
+        return is_held(data.val_set, device) and is_held(data.train_set, device)
     if device.type != "cuda" or type(data) is not TensorSamples or not isinstance(data.x, Tensor):
         return False
     return data.x.nbytes <= SHARE * torch.cuda.get_device_properties(device).total_memory
@@ -39,7 +42,7 @@ class CopiedAhead:
         ahead: tuple[Batch, torch.cuda.Event] | None = None
         for batch in self.loader:
             with torch.cuda.stream(stream):
-                copied = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
+                copied = apply_to_collection(batch, Tensor, lambda x: x.to(self.device, non_blocking=True))
             following = copied, stream.record_event()
             if ahead is not None:
                 yield self.ready(*ahead)
@@ -51,8 +54,7 @@ class CopiedAhead:
         """Let the current stream wait for the copies, and keep their memory until it has used them."""
         current = torch.cuda.current_stream(self.device)
         current.wait_event(copied)
-        for value in batch.values():
-            value.record_stream(current)
+        apply_to_collection(batch, Tensor, lambda x: x.record_stream(current))
         return batch
 
     # ---- what Lightning looks for ----

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -75,6 +75,33 @@ class TensorSamples(Dataset):
         assert isinstance(self.x, Tensor)
         fields = {name: value.to(device) for name, value in self.fields.items()}
         return TensorSamples(self.x.to(device), None, self.flip, self.seed, fields)
+
+
+class WithTraining(Dataset):
+    """Validation samples, each batch with as many training samples beside it, as its entry `train`.
+
+    They are always the same ones, without augmentation (epoch -1) and spread over the training data, so that the losses
+    of both can be compared; where there are fewer than validation samples, they come several times.
+
+    Args:
+        val_set, train_set: the samples.
+    """
+
+    def __init__(self, val_set: BatchDataset, train_set: BatchDataset):
+        self.val_set, self.train_set = val_set, train_set
+        n, n_val = len(train_set), len(val_set)
+        self.places = torch.arange(n_val) % n if n < n_val else torch.arange(n_val) * n // n_val
+
+    def __len__(self) -> int:
+        return len(self.val_set)
+
+    def __getitem__(self, where: tuple[int, Tensor]) -> dict[str, Any]:
+        return {**self.val_set[where], "train": self.train_set[-1, self.places[where[1]]]}
+
+    def to(self, device: torch.device) -> "WithTraining":
+        """A copy of samples in memory on a device."""
+        val_set, train_set = cast(TensorSamples, self.val_set), cast(TensorSamples, self.train_set)
+        return WithTraining(val_set.to(device), train_set.to(device))
 
 
 def to_unit_range(x: Tensor) -> Tensor:

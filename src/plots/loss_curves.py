@@ -8,7 +8,7 @@ from src.plots.pictures import BLUE, GRAY, ORANGE, new_figure, to_picture
 
 # (key, label, color, style, width) of the curves of each panel, by its title.
 PANELS = {
-    "same times, noise and weights:\na gap is over-fitting": [
+    "same times, noise and weights:\na growing gap is over-fitting": [
         ("val/loss_raw", "validation data, raw weights", GRAY, "o-", 1.0),
         ("train/loss_ema", "training data, averaged weights", ORANGE, "o-", 1.5),
         ("val/loss_ema", "validation data, averaged weights", BLUE, "o-", 1.5),

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from src.data.on_device import CopiedAhead, is_held
-from src.data.samples import TensorSamples
+from src.data.samples import TensorSamples, WithTraining
 from tests.helpers.tiny import Memory, fit, make_module, weights
 
 CUDA, CPU = torch.device("cuda", 0), torch.device("cpu")
@@ -42,11 +42,11 @@ def gpu(monkeypatch):
 
 def test_the_next_batch_is_copied_before_this_one_is_used(gpu):
     """Each is used after its own copy, not after the next one's; the order is the loader's."""
-    batches = [{"x": torch.full((2,), float(i)), "label": torch.tensor([i])} for i in range(3)]
+    batches = [{"x": torch.full((2,), float(i)), "train": {"x": torch.tensor([i])}} for i in range(3)]
     ahead = iter(CopiedAhead(batches, CPU))
     assert next(ahead)["x"][0] == 0
     assert gpu == ["stream", "event", "event", ("wait", 2), "kept", "kept"], "the second copy is under way"
-    assert [int(batch["label"]) for batch in ahead] == [1, 2]
+    assert [int(batch["train"]["x"]) for batch in ahead] == [1, 2]
     assert len(CopiedAhead(batches, CPU)) == 3 and list(CopiedAhead([], CPU)) == []
 
 
@@ -89,6 +89,8 @@ def test_what_is_held_on_a_gpu(monkeypatch):
         TensorSamples(torch.zeros(101, dtype=torch.uint8)),
     )
     assert is_held(small, CUDA) and not is_held(large, CUDA) and not is_held(small, CPU)
+
+    assert is_held(WithTraining(small, small), CUDA) and not is_held(WithTraining(small, large), CUDA)
 
     class Own(TensorSamples):
         """Of the user, whose batches may be made anywhere."""
