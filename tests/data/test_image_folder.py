@@ -242,7 +242,10 @@ def test_decoded_by_workers_equals_in_memory(tmp_path, packed):
     assert "in memory" in cached.source and "decoded by 2 workers" in lazy.source
     for loader in ("train_dataloader", "val_dataloader"):
         batches = [list(getattr(data, loader)()) for data in (cached, lazy)]
-        assert len(batches[0]) > 0 and all(same(*pair) for pair in zip(*batches, strict=True))
+        beside = [[batch.pop("train", {}) for batch in part] for part in batches]  # training samples of the validation
+        assert all(map(bool, beside[0])) == (loader == "val_dataloader") and len(batches[0]) > 0
+        for parts in (batches, beside):
+            assert all(same(*pair) for pair in zip(*parts, strict=True))
 
 
 def test_workers_by_themselves_where_images_are_not_in_memory(tmp_path):
