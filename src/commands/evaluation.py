@@ -273,7 +273,6 @@ class Evaluation:
             cfg[k] for k in ("n", "seed", "label", "weights", "precision", "samples_path", "device", *SAMPLING_GROUPS)
         ]
         settings += [cfg["condition"]] if cfg.get("condition") else []
-        settings += [cfg["temperature"]] if cfg.get("temperature", 1.0) != 1 else []
         settings += changed_settings(self.cfg).items()
         file = self.sampling.file
         assert file is not None

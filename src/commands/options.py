@@ -73,7 +73,6 @@ class SampleOptions(_SamplingOptions):
     n: Count
     pad_batches: bool
     condition: dict[str, Any]
-    temperature: Scale
     gif: bool
     samples_path: str | None
     input: OneOrMore | None

@@ -166,15 +166,7 @@ def build_pipeline(cfg: DictConfig, denoiser: Denoiser, shape: tuple[int, ...]) 
         sampler.times()
     check_variance(sampler, denoiser)
     guidance = instantiate(cfg.guidance)
-    return Pipeline(
-        denoiser,
-        sampler,
-        shape,
-        guidance,
-        seed=cfg.seed,
-        batch_size=cfg.batch_size,
-        temperature=cfg.get("temperature", 1.0),
-    )
+    return Pipeline(denoiser, sampler, shape, guidance, seed=cfg.seed, batch_size=cfg.batch_size)
 
 
 def check_variance(sampler: Any, denoiser: Denoiser) -> None:

@@ -56,9 +56,6 @@ class Pipeline:
             `denoiser.condition`.
         seed: of the noise.
         batch_size: samples drawn at a time.
-        temperature: standard deviation of the noise from which new samples start, 1 for samples of the model. Below
-            it those of a deterministic sampler vary less, towards the mean of what the condition leaves open: less
-            error, less detail (Lugmayr et al. 2020, arXiv:2006.14200, section 4.1, for flows).
         class_names: names of the labels, if they are known.
         kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
         units: units of the data; by default those of their kind.
@@ -79,7 +76,6 @@ class Pipeline:
     kind: Kind | None = None
     units: Units | None = None
     on_step: Callable[[int], None] | None = None
-    temperature: float = 1.0
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -236,8 +232,7 @@ class Pipeline:
         """
         noise = self.noise(indices)
         if x_t is None:
-            start_noise = self.sampler.sample_prior(noise, torch.empty(len(indices), *self.shape, device=self.device))
-            x_t = start_noise if self.temperature == 1 else self.temperature * start_noise
+            x_t = self.sampler.sample_prior(noise, torch.empty(len(indices), *self.shape, device=self.device))
         for state in self.sampler.trajectory(self.denoise(indices, guidance), x_t, noise, start):
             if self.on_step is not None and state.x_0 is not None:
                 self.on_step(len(indices))

@@ -12,7 +12,18 @@ import torch
 
 from src.samplers.sde import AnnealedLangevin
 from tests.conftest import ENDS_IN_NOISE, SCHEDULES
-from tests.samplers.registry import AFFINE, GRIDS, SHAPES, STOCHASTIC, one_hot, sample, seeded, tensor
+from tests.samplers.registry import (
+    AFFINE,
+    DETERMINISTIC,
+    GRIDS,
+    SAMPLERS,
+    SHAPES,
+    STOCHASTIC,
+    one_hot,
+    sample,
+    seeded,
+    tensor,
+)
 
 pytestmark = [pytest.mark.usefixtures("unchecked"), pytest.mark.strength(1, "name", "schedule_name")]
 
@@ -90,6 +101,23 @@ def test_samples_have_that_law(name, data, make_schedule, gaussian):
     assert z.mean(0).abs().max() < 5 / n**0.5
     assert (z.var(0) - 1).abs().max() < 5 * (2 / n) ** 0.5
     assert (z.T.corrcoef() - torch.eye(z.shape[1])).abs().max() < 5 / n**0.5
+
+
+@pytest.mark.parametrize("schedule_name", ["cosine", "linear", "ve_sde"])
+@pytest.mark.parametrize("name", [*DETERMINISTIC, *AFFINE])
+def test_temperature_scales_the_deviation_from_the_mean(name, schedule_name, make_schedule, gaussian):
+    """On Gaussian data, whose best denoiser is affine: x(tau) = x(0) + tau (x(1) - x(0)), with the same draws."""
+    truth, schedule = gaussian((5,)), make_schedule(schedule_name)
+
+    def draw(temperature):
+        grid = GRIDS["uniform" if name == "euler_maruyama" else "log_snr"]
+        sampler = SAMPLERS[name](schedule, 12, grid, temperature=temperature)
+        x = torch.empty(3, 5, dtype=torch.float64)
+        return sample(sampler, truth.denoiser(schedule), seeded(1), x)
+
+    none, half, all_ = draw(0.0), draw(0.5), draw(1.0)
+    torch.testing.assert_close(half, none + 0.5 * (all_ - none), rtol=1e-9, atol=1e-9)
+    assert (all_ - none).abs().min() > 1e-3
 
 
 @pytest.mark.parametrize(
