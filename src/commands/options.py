@@ -122,6 +122,18 @@ class ServeOptions(TypedDict):
     retention: RetentionOptions
 
 
+class MonitorOptions(TypedDict):
+    """The options of src.monitor."""
+
+    run: str | None
+    new: str | None
+    seed: Seed
+    out: str | None
+    textfile: str | None
+    trust: bool
+    paths: PathOptions
+
+
 class CompareOptions(_SamplingOptions):
     """The options of src.compare."""
 

@@ -183,6 +183,12 @@ class ArrayData(DataModule):
         """The samples for evaluation: those that `data.split` calls test, or else those for validation."""
         return self._test_set
 
+    def read_more(self, root: str) -> BatchDataset | None:
+        """Read the samples of another file with the settings and the units of this one."""
+        others = open_parts(str(self.root), root, self.choice, self.val_fraction, self.per_channel, self.seed)
+        forget_parts()
+        return self._samples(others, 1, self.white)
+
     def contents(self) -> dict[str, Any]:
         """A hash of the samples, or of some of many, and of what is known of them."""
         return {"files": self._identity}

@@ -101,6 +101,17 @@ class DataModule(pl.LightningDataModule):
         """The samples for evaluation; by default the validation samples."""
         return self.val_set
 
+    def read_more(self, root: str) -> BatchDataset | None:
+        """Read further samples from another file or folder, as those for validation are read.
+
+        Returns:
+            The samples, without augmentation; None if the class reads none, and only pictures and arrays can be given.
+
+        Raises:
+            UserError: if they cannot be read, or have another shape.
+        """
+        return None
+
     def identity(self) -> dict[str, Any]:
         """A fingerprint of the data, independent of where they are stored: a run resumes with the same data only.
 

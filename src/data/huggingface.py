@@ -148,6 +148,9 @@ class HuggingFace(ArrayData):
             self.warn(self._judge(bad, sum(map(len, pictures)) + len(bad)))
         self.opened = None
 
+    def read_more(self, root: str) -> None:
+        """Read nothing: a folder or a file is read as pictures or an array, whatever the data set was."""
+
     def _samples(self, parts: ArrayParts, part: int, white: float) -> ArraySamples:
         found = super()._samples(parts, part, white)
         file: Any

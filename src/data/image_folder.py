@@ -19,6 +19,7 @@ from src.data.scan import find_images
 from src.data.workers import cpus
 from src.utils.budget import CLASSES
 from src.utils.errors import UserError, printable
+from src.utils.images import ENDINGS
 from src.utils.ranges import Fraction, NonNegativeFloat, NonNegativeInt, OpenFraction, PositiveInt
 from src.utils.units import Kind
 
@@ -110,6 +111,18 @@ class ImageFolder(DataModule):
             + (f"; not used: {self.unused}" if self.unused else "")
         )
         self.train_set, self.val_set = train_set, val_set
+
+    def read_more(self, root: str) -> TensorSamples | None:
+        """Read the images of another folder or archive; with labels if each is in a folder named like a class."""
+        if Path(root).suffix.lower() in (".npy", ".npz", *ENDINGS):
+            return None
+        part = Subset.of(find_images(root, "data.val_root", self.index)).unwrapped(keep=self.class_names)
+        labeled = part.files.label is not None or {*map(printable, part.tops()[0])} <= {*self.class_names}
+        label = self._labels(part, root) if self.num_classes and labeled else None
+        x, good, bad = decode_all(OnDisk(part, self.decoder, self.shape))
+        if said := self._judge(bad, len(part)):
+            self.warn(said)
+        return TensorSamples(x, None if label is None else label[good])
 
     def contents(self) -> dict[str, Any]:
         """A hash of names and sizes of the files, which is faster to compute than one of their contents."""

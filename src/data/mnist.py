@@ -126,6 +126,18 @@ class MNIST(DataModule):
     def test_set(self) -> BatchDataset:  # type: ignore[override]
         return self.val_set if self.missing() else TensorSamples(*self._read("test"))
 
+    def read_more(self, root: str) -> BatchDataset | None:
+        """Read another IDX file of images, with the labels of the file beside it that is named alike."""
+        path = Path(root)
+        if "-idx3-" not in path.name:
+            return None
+        x = idx.read_idx(path, axes=3)[:, None]
+        if x.shape[1:] != self.shape:
+            raise UserError(f"data.val_root={root} must hold images of shape {self.shape}, got {tuple(x.shape[1:])}")
+        beside = path.with_name(path.name.replace("images", "labels").replace("-idx3-", "-idx1-"))
+        labeled = self.num_classes and beside != path and beside.exists()
+        return TensorSamples(x, idx.read_idx(beside, axes=1).long() if labeled else None)
+
     def _read(self, part: Literal["train", "test"]) -> tuple[Tensor, Tensor | None]:
         """Read images (N, 1, H, W) uint8 and labels (N,) int64."""
         images, labels = (self._path(f"{part}_{what}") for what in ("images", "labels"))

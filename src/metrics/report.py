@@ -1,6 +1,6 @@
 """The report of an evaluation."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,32 +19,38 @@ def write_report(folder: Path, record: Mapping[str, Any], sections: Mapping[str,
         record: the content of metrics.json.
         sections: by metric name.
     """
-    for section in sections.values():
+    write_pictures_of(sections.values(), folder)
+    write_text(folder / "report.html", report_page(record, list(sections.values())))
+
+
+def write_pictures_of(sections: Iterable[ReportSection], folder: Path) -> None:
+    """Write the pictures of sections as files."""
+    for section in sections:
         for name, picture in section.pictures.items():
             if isinstance(picture.image, list):
                 with atomic_write(folder / f"{name}.gif") as partial:
                     write_gif(picture.image, partial)
             else:
                 write_picture(picture.image, folder / f"{name}.png")
-    write_text(folder / "report.html", report_page(record, list(sections.values())))
 
 
 def report_page(record: Mapping[str, Any], sections: Sequence[ReportSection]) -> str:
     """Render the page: for each metric its numbers, their interpretation, notes and pictures."""
     title = f"Evaluation of {record['name'] or record['run']}"
-    shown = [
-        {
-            "title": section.title,
-            "table": value_table(list(section.values.values())) if section.values else None,
-            "conclusion": section.conclusion,
-            "notes": section.notes,
-            "figures": [make_figure(p.image, p.caption) for p in section.pictures.values()],
-        }
-        for section in sections
-    ]
     headlines = [[title, text] for section in sections for title, text in section.headline.items()]
     summary = Table(["", ""], summary_rows(record) + headlines, numbers=False)
-    return render("evaluation.html", title=title, summary=summary, sections=shown)
+    return render("evaluation.html", title=title, summary=summary, sections=[*map(shown_section, sections)])
+
+
+def shown_section(section: ReportSection) -> dict[str, Any]:
+    """A section as the template evaluation.html shows it."""
+    return {
+        "title": section.title,
+        "table": value_table(list(section.values.values())) if section.values else None,
+        "conclusion": section.conclusion,
+        "notes": section.notes,
+        "figures": [make_figure(p.image, p.caption) for p in section.pictures.values()],
+    }
 
 
 def value_table(values: Sequence[MetricValue]) -> Table:

@@ -16,6 +16,7 @@ from src.statistics.power_spectrum import power, radial, radial_frequency, rms_d
 GROUPS = 10  # of samples, for the errors
 STEPS = 255  # between the lowest and the highest value in the histogram, as in images of 8 bits
 FINE = 0.25  # cycles per element: higher frequencies are fine detail
+FAINT = 1e-8  # power, relative to that of one element from end to end of the range, below which there is none
 
 Means = Mapping[str, Tensor]
 
@@ -185,3 +186,16 @@ def percent(part: Tensor, whole: Tensor) -> float:
 def decibels(power: Tensor, reference: Tensor) -> float:
     """The ratio of two powers in dB; NaN if one is not positive."""
     return 10 * (power / reference).log10().item() if power > 0 and reference > 0 else nan
+
+
+def radial_bands(power: Tensor, bands: int = 6) -> Tensor:
+    """The power in dB (B, K) in bands of the norm of the frequency, equally wide in octaves, of the power (B, *S)."""
+    frequency = radial_frequency(power.shape[1:]).flatten()
+    lowest, highest = frequency[frequency > 0].min().log2(), frequency.max().log2()
+    band = ((frequency.clamp(min=1e-12).log2() - lowest) / (highest - lowest).clamp(min=1e-12) * bands).floor()
+    found = []
+    for k in range(bands):
+        inside = (band.clamp(max=bands - 1) == k) & (frequency > 0)
+        if inside.any():
+            found.append(power.flatten(1)[:, inside].mean(1))
+    return 10 * torch.stack(found, 1).clamp(min=FAINT).log10()

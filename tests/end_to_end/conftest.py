@@ -20,6 +20,7 @@ COMPLETE = {
     "evaluate": sampling_overrides,
     "export": sampling_overrides,
     "serve": sampling_overrides,
+    "monitor": list,
     "compare": list,
 }
 
