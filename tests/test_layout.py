@@ -14,6 +14,7 @@ SEVERAL = {"callbacks", "debug", "experiment", "framework", "hydra", "plan", "sw
 PRESETS = {
     "clip/auto": "static",
     "condition/blurred": "measured",
+    "condition/edges": "measured",
     "condition/gray": "measured",
     "condition/known_part": "measured",
     "condition/low_resolution": "measured",

@@ -13,7 +13,7 @@ from PIL import Image
 from pytorch_lightning.loggers import Logger, MLFlowLogger, TensorBoardLogger, WandbLogger
 
 from src.data.base import DataModule
-from src.diffusion.conditions import Condition, Labels
+from src.diffusion.conditions import Condition, Labels, rows_of
 from src.diffusion.guidance import Guidance, NoGuidance
 from src.module import DiffusionModule
 from src.samplers.base import Sampler
@@ -31,7 +31,7 @@ class SampleImages(pl.Callback):
     """Draw sample grids of raw and averaged weights from the same noise, denoised data, the schedule and loss curves.
 
     The pictures are written to `<run>/samples/` and `<run>/` as PNG, and to TensorBoard or Weights & Biases. With
-    labels, each row of a sample grid is a class.
+    labels, each row of a sample grid is a class; other conditions stand above or beside each sample.
 
     Args:
         run: the run folder.
@@ -104,16 +104,25 @@ class SampleImages(pl.Callback):
                 self.draw_denoising(trainer, pl_module, data, x_0)
 
     def draw_samples(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule) -> None:
+        from src.plots.conditions import MAX_TILES, conditioned_grid, words_and_image
         from src.plots.pictures import MAX_SHOWN, sample_grid
 
         n = min(MAX_SHOWN[1 + len(data.shape)], POINTS) if self.n is None else self.n
         label, columns, names = grid_labels(module.denoiser.condition, data, n), None, None
         if label is not None:
             n, columns, names = len(label), int((label == 0).sum()), getattr(data, "class_names", [])[: label.max() + 1]
+        all_names = {"label": getattr(data, "class_names", []), "vector": data.vector_names}
         for name, model in module.models.items():
             sampler = self.make_sampler(schedule=model.schedule)
-            x = Pipeline(model, sampler, data.shape, self.guidance, label).sample(n)
-            picture = sample_grid(data.to_units(x), columns, label, names, data.kind)
+            pipeline = Pipeline(model, sampler, data.shape, self.guidance, label)
+            cond = pipeline.conditions(range(n))
+            words, image = words_and_image(model.condition, cond, data.units, all_names)
+            if data.size and (words or image is not None):
+                shown = range(min(n, MAX_TILES[1 + len(data.shape)]))
+                x = pipeline.sample(shown, rows_of(cond, slice(len(shown))))
+                picture = conditioned_grid(data.to_units(x), words, image, data.kind)
+            else:
+                picture = sample_grid(data.to_units(pipeline.sample(n, cond)), columns, label, names, data.kind)
             self.show(trainer, picture, f"samples/{name}", f"step_{{step:06d}}_{name}")
 
     def draw_denoising(self, trainer: pl.Trainer, module: DiffusionModule, data: DataModule, x_0: torch.Tensor) -> None:

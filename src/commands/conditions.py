@@ -1,5 +1,7 @@
 """The conditions that `condition.NAME=`, `condition=FILE` and `condition=test` ask for."""
 
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ class ConditionRequest:
     Args:
         cfg: the settings of the command: `condition` holds values by name, or a file or `test` as `rows`; `label` is
             short for `condition.label`.
+        class_names: names of the classes of the run, which stand for their numbers.
 
     Attributes:
         rows: a file with a row for each sample, or test; None without.
@@ -35,7 +38,8 @@ class ConditionRequest:
         UserError: if a condition is given twice.
     """
 
-    def __init__(self, cfg: DictConfig):
+    def __init__(self, cfg: DictConfig, class_names: Sequence[str] = ()):
+        self.class_names = class_names
         self.given: dict[str, Any] = dict(to_container(cfg).get("condition") or {})
         self.rows = self.given.pop("rows", None)
         if cfg.label is not None and (self.rows is not None or "label" in self.given):
@@ -46,6 +50,8 @@ class ConditionRequest:
             )
         if cfg.label is not None:
             self.given["label"] = to_container(cfg).get("label")
+        if "label" in self.given:
+            self.given["label"] = class_numbers(self.given["label"], class_names, "label")
 
     def __bool__(self) -> bool:
         return self.rows is not None or bool(self.given)
@@ -94,11 +100,30 @@ class ConditionRequest:
             raise UserError(f"condition={path} does not exist; give a .csv or .npz file with a row for each sample")
         read = npz_arrays if path.suffix.lower() == ".npz" else csv_columns
         with config_errors(f"condition={path}", (ValueError,)):
-            self.given = read(path, condition, entries)
+            self.given = read(path, condition, entries, self.class_names)
+            if "label" in self.given:
+                self.given["label"] = class_numbers(self.given["label"], self.class_names, f"condition={path}: label")
             counts = {name: len(value) for name, value in self.given.items()}
             if not counts or len(set(counts.values())) != 1 or not all(counts.values()):
                 raise ValueError(f"must hold a row for each sample, as many for each condition, got {counts or 'none'}")
         return next(iter(counts.values()))
+
+
+def class_numbers(value: Any, names: Sequence[str], key: str) -> Any:
+    """A label or several, with names of classes replaced by their numbers; unchanged if no names are known.
+
+    Raises:
+        UserError: for a name that no class has, with the nearest.
+    """
+    if isinstance(value, list):
+        return [class_numbers(one, names, key) for one in value]
+    if not isinstance(value, str) or not names:
+        return value
+    if value in names:
+        return list(names).index(value)
+    near = get_close_matches(value, names, n=1, cutoff=0) or names[:1]
+    some = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+    raise UserError(f"{key}={value} is no class of this run; did you mean {near[0]}? The classes: {some}")
 
 
 def is_file(condition: Condition, name: str, value: Any) -> bool:
@@ -125,7 +150,7 @@ def read_image(condition: Condition, path: Path, kind: Kind, units: Units) -> Te
         y = read_samples(path, whole, key, as_kind, units)
     if y.shape[1:] == whole:
         return condition.measure(y)
-    return y
+    return y if condition.in_data_units else read_samples(path, shape, key, as_kind, Units())
 
 
 def test_conditions(condition: Condition, trained: DictConfig, n: int) -> Cond | None:
@@ -134,7 +159,7 @@ def test_conditions(condition: Condition, trained: DictConfig, n: int) -> Cond |
     return condition(data[0, torch.arange(n) % len(data)])
 
 
-def npz_arrays(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
+def npz_arrays(path: Path, condition: Condition, entries: list[str], class_names: Sequence[str]) -> dict[str, Any]:
     """The arrays of a .npz file that have the name of a condition."""
     arrays = read_arrays(path, {}, "Give another file")
     found = {name: arrays[name] for name in condition.members if name in arrays}
@@ -153,7 +178,7 @@ def checked(name: str, values: np.ndarray) -> Tensor:
     return torch.from_numpy(values)
 
 
-def csv_columns(path: Path, condition: Condition, entries: list[str]) -> dict[str, Any]:
+def csv_columns(path: Path, condition: Condition, entries: list[str], class_names: Sequence[str]) -> dict[str, Any]:
     """The columns of a .csv file: NAME, or for a vector NAME.0, NAME.1 and so on, or the names of its numbers."""
     head, *rows = [row for row in read_rows(path, "Give another file") if row] or [[]]
     if any(len(row) != len(head) for row in rows):
@@ -168,15 +193,21 @@ def csv_columns(path: Path, condition: Condition, entries: list[str]) -> dict[st
             there = ", ".join(condition.members) or "none"
             raise ValueError(f"{title.strip() or 'an empty title'} is no condition of this run; it has {there}")
         columns.setdefault(name, {})[int(index or 0)] = [row[place].strip() for row in rows]
-    return {name: read_column(path, name, condition.members[name], parts) for name, parts in columns.items()}
+    return {
+        name: read_column(path, name, condition.members[name], parts, class_names) for name, parts in columns.items()
+    }
 
 
-def read_column(path: Path, name: str, condition: Condition, parts: dict[int, list[str]]) -> Any:
-    """The values of a condition from its columns: numbers, texts, or the names of images beside the file."""
+def read_column(
+    path: Path, name: str, condition: Condition, parts: dict[int, list[str]], class_names: Sequence[str]
+) -> Any:
+    """The values of a condition from its columns: numbers, texts, names of classes, or images beside the file."""
     if isinstance(condition, Image):
         raise ValueError(f"{name} is an image: give condition.{name}=FOLDER, or a .npz file")
     one = condition.null(1)
     if not isinstance(one, Tensor) or (not one.is_floating_point() and one.ndim > 1):  # a text
+        return parts[0]
+    if condition.num_classes and class_names and not all(map(is_number, parts[0])):
         return parts[0]
     if sorted(parts) != list(range(len(parts))):
         raise ValueError(f"{name} must have the columns {name}.0 to {name}.{len(parts) - 1}, got {sorted(parts)}")
@@ -184,6 +215,15 @@ def read_column(path: Path, name: str, condition: Condition, parts: dict[int, li
     return (
         torch.tensor(columns, dtype=torch.float64).T if one.ndim > 1 else torch.tensor(columns[0], dtype=torch.float64)
     )
+
+
+def is_number(text: str) -> bool:
+    """True for a text that stands for a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def number(text: str, name: str, row: int) -> float:

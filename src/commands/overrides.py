@@ -30,8 +30,8 @@ PATH_KEYS = (
     "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "new",
     "textfile", "out",
     "condition", "condition.rows", "condition.image",
-    "task.mask", "plan.out", "data.root", "data.val_root", "guidance.guide_model.run", "paths.outputs", "paths.data",
-    "hydra.run.dir", "hydra.sweep.dir",
+    "task.mask", "plan.out", "data.root", "data.val_root", "data.image", "data.val_image",
+    "guidance.guide_model.run", "paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
 # The path keys that must not be null.
 REQUIRED_PATHS = ("paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir")

@@ -80,10 +80,11 @@ class Sampling:
         check_config(to_container(cfg))
         with config_errors("condition"):
             condition = instantiate(trained.condition)
-        request = ConditionRequest(cfg)
+        class_names, vector_names = (run.metadata().get(key) or [] for key in ("classes", "vector_names"))
+        request = ConditionRequest(cfg, class_names)
         rows = None
         if request.rows is not None and not request.is_test:
-            rows = request.read_table(condition, run.metadata().get("vector_names") or [])
+            rows = request.read_table(condition, vector_names)
             cfg.n = cfg.n if "n" in named else rows
         with config_errors("task"):
             task: Task = instantiate(cfg.task)
@@ -120,7 +121,7 @@ class Sampling:
         use_channels_last(cfg.channels_last, denoiser, device, sampling_dtype(cfg, device) is not None)
         if cfg.compile:
             compile_pipeline(pipeline, cfg.compile)
-        pipeline.class_names = run.metadata().get("classes") or []
+        pipeline.class_names, pipeline.vector_names = class_names, vector_names
         pipeline.kind, pipeline.units = kind_and_units(run, shape)
         pipeline.cond = requested(request, cond, pipeline, trained, n, task)
         return cls(cfg, run, pipeline, task, inputs, source)

@@ -2,10 +2,7 @@
 
 from pathlib import Path
 
-from torch import Tensor
-
-from src.diffusion.conditions import Image, Measured, class_of
-from src.plots.conditions import MAX_TILES, conditioned_grid
+from src.plots.conditions import MAX_TILES, conditioned_grid, words_and_image
 from src.plots.pictures import sample_grid, slice_frames, trajectory_frames, write_gif, write_picture
 from src.plots.task_results import MAX_COMPARED, task_results
 from src.samplers.pipeline import Pipeline
@@ -38,7 +35,9 @@ def write_grid(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
     if most is not None and columns is not None:  # whole rows
         most = max(columns, most // columns * columns)
     shown = pipeline.to_units(result.x[:most])
-    captions, image = shown_conditions(result, pipeline)
+    assert pipeline.units is not None
+    names = {"label": pipeline.class_names, "vector": pipeline.vector_names}
+    captions, image = words_and_image(pipeline.denoiser.condition, result.cond, pipeline.units, names)
     if shown.ndim > 2 and (captions or image is not None):
         write_picture(conditioned_grid(shown, captions, image, kind), out / "grid.png")
         most = MAX_TILES[shown.ndim]
@@ -49,21 +48,6 @@ def write_grid(result: Result, pipeline: Pipeline, out: Path) -> list[str]:
         write_gif(slice_frames(shown), out / "slices.gif", frame=100, pause=100)
         files += [counted("slices.gif", most or n, n)]
     return files + ([] if result.trajectory is None else [counted("trajectory.gif", result.trajectory.shape[1], n)])
-
-
-def shown_conditions(result: Result, pipeline: Pipeline) -> tuple[list[str] | None, Tensor | None]:
-    """Words for the condition of each sample, and its image in the units of the data; labels alone need no words."""
-    condition, cond = pipeline.denoiser.condition, result.cond
-    if cond is None or class_of(cond) is cond or not condition.members:
-        return None, None
-    values = cond if isinstance(cond, dict) else {condition.name: cond}
-    pictured = {name: part for name, part in condition.members.items() if isinstance(part, Image) and name in values}
-    if not pictured:
-        return condition.captions(cond), None
-    name, part = next(iter(pictured.items()))
-    fits = len(pipeline.units.scale) in (1, values[name].shape[1]) if pipeline.units else False
-    image = pipeline.to_units(values[name]) if isinstance(part, Measured) and fits else values[name]
-    return condition.captions(cond), image
 
 
 def write_comparison(result: Result, pipeline: Pipeline, out: Path) -> list[str]:

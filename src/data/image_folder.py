@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from math import prod
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -11,7 +12,8 @@ from torch import Tensor
 
 from src.data.base import DataModule
 from src.data.identity import digest, digest_of_files
-from src.data.image_files import Subset
+from src.data.image_files import Files, Subset
+from src.data.image_pairs import partners
 from src.data.images import Decoder, OnDisk, decode_all, find_unreadable
 from src.data.index import FileIndex
 from src.data.samples import Indexable, TensorSamples, split, val_count
@@ -37,6 +39,10 @@ class ImageFolder(DataModule):
         root: folder, zip file or tar file, or many tar files: their folder, a/train-*.tar, or a/train-{000..099}.tar.
         val_root: the same for validation; by default the validation images in root, or else a fraction of all.
         val_fraction: that fraction, drawn by the seed.
+        image: folder, zip file or tar shards with a partner of the same path and name for each image, such as an edge
+            map, for condition=image. Partners are in [0, 1], resized and mirrored as their images are.
+        val_image: the same for `val_root`.
+        image_shape: (C', H', W') of the partners; by default that of the images.
         resize: `crop` fills the size and crops the rest evenly; `stretch` changes the proportions.
         flip: mirror training images left to right with probability one half.
         cache_gb: memory for decoded images, in GB per training process; 0 decodes on every access.
@@ -59,6 +65,9 @@ class ImageFolder(DataModule):
         root: str | None,
         val_root: str | None = None,
         val_fraction: OpenFraction = 0.05,
+        image: str | None = None,
+        val_image: str | None = None,
+        image_shape: Sequence[PositiveInt] | None = None,
         resize: Literal["crop", "stretch"] = "crop",
         flip: bool = True,
         cache_gb: NonNegativeFloat = 2.0,
@@ -82,30 +91,48 @@ class ImageFolder(DataModule):
             raise UserError(f"data.resize must be crop or stretch, got {resize}")
         if shuffle_window < 0:
             raise UserError(f"data.shuffle_window must be >= 0, got {shuffle_window}; 0 shuffles all images")
+        if image is not None and (val_root is None) != (val_image is None):
+            missing, there = ("val_image", "val_root") if val_image is None else ("val_root", "val_image")
+            raise UserError(f"data.{there} needs data.{missing} beside it, as data.image is set; set both, or neither")
         self.root, self.val_root, self.val_fraction = root, val_root, val_fraction
+        self.image, self.val_image = image, val_image
+        self.image_shape = [] if image is None else list(image_shape or self.shape)
         self.flip, self.cache_gb, self.max_unreadable = flip, cache_gb, max_unreadable
         self.shuffle_window, self.index = shuffle_window, FileIndex(index, rescan)
         self.decoder = Decoder(channels, size, resize)
+        if self.image_shape:
+            if len(self.image_shape) != 3 or self.image_shape[0] not in (1, 3):
+                raise UserError(f"data.image_shape must be channels (1 or 3), height and width, got {self.image_shape}")
+            self.image_decoder = Decoder(self.image_shape[0], self.image_shape[1:], resize)
         self.class_names: list[str] = []
         self.unused = ""
+
+    @classmethod
+    def resolve(cls, settings: dict[str, Any]) -> dict[str, Any]:
+        """The shape of the partners."""
+        return {"image_shape": cls(**settings).image_shape}
 
     def load(self) -> None:
         if self.root is None:
             raise UserError("data.root is not set; set data.root=FOLDER, a zip file or tar shards, with the images")
         train, val = self.parts = self._parts(self.root)
         n = len(train) + len(val)
-        gigabytes = n * self.channels * self.size[0] * self.size[1] / 1e9
+        gigabytes = n * (prod(self.shape) + (prod(self.image_shape) if self.image_shape else 0)) / 1e9
         cached = gigabytes <= self.cache_gb
         if not cached and self.num_workers == 0:
             self.num_workers = min(cpus(), 8)
-        train_set, good, bad = self._read(train, self.root, cached, training=True)
-        val_set, _, bad_val = self._read(val, self.val_root or self.root, cached, training=False)
+        self.partner_files: dict[str, Files] = {}
+        train_set, good, bad = self._read(train, self.root, self.image, cached, training=True)
+        val_set, _, bad_val = self._read(
+            val, self.val_root or self.root, self.val_image or self.image, cached, training=False
+        )
         remarks = [self._judge(bad + bad_val, n), *self._remarks(train, val)]
         self.warning = printable("; ".join(filter(None, remarks))) or None
         self.shards = train.files.archive(good.indices) if self.shuffle_window else None
         self.source = printable(
             f"{len(train_set):,} train / {len(val_set):,} validation images from {self.root}"
             + (f" and {self.val_root}" if self.val_root else "")
+            + (f", with partners from {self.image}" if self.image else "")
             + f", {len(self.class_names)} classes, "
             + (f"in memory ({gigabytes:.2g} GB)" if cached else f"decoded by {self.num_workers} workers")
             + (f"; not used: {self.unused}" if self.unused else "")
@@ -127,7 +154,7 @@ class ImageFolder(DataModule):
     def contents(self) -> dict[str, Any]:
         """A hash of names and sizes of the files, which is faster to compute than one of their contents."""
         files = {id(part.files): part.files for part in self.parts}
-        return {"files": digest(*map(digest_of_files, files.values()))}
+        return {"files": digest(*map(digest_of_files, [*files.values(), *self.partner_files.values()]))}
 
     def _parts(self, root: str) -> tuple[Subset, Subset]:
         """Find the training images, whose folders name the classes, and the validation images."""
@@ -173,18 +200,36 @@ class ImageFolder(DataModule):
                 f"{f' ({some}), or 0 to ignore them' if found else ''}, got {asked}"
             )
 
-    def _read(self, part: Subset, root: str, cached: bool, training: bool) -> tuple[TensorSamples, Subset, list[str]]:
-        """Read a part: its samples, their images, and the errors of unreadable ones."""
+    def _read(
+        self, part: Subset, root: str, image: str | None, cached: bool, training: bool
+    ) -> tuple[TensorSamples, Subset, list[str]]:
+        """Read a part with its partners: its samples, their images, and the errors of unreadable ones."""
         label = self._labels(part, root) if self.num_classes else None
         images = OnDisk(part, self.decoder, self.shape, ahead=training and self.shuffle_window > 0)
-        x: Indexable
-        if cached:
-            x, good, bad = decode_all(images)
-        else:
-            good, bad = self._look(part, root)
-            x = images.only(good)
+        x, good, bad = self._decoded(images, root, cached)
+        paired: Indexable | None = None
+        if image is not None:
+            others = OnDisk(self._partners(part.only(good), image, training), self.image_decoder, self.image_shape)
+            paired, readable, unreadable = self._decoded(others, image, cached)
+            if unreadable:
+                x = x[readable] if isinstance(x, Tensor) else images.only(good[readable])
+                good, bad = good[readable], bad + unreadable
         label = None if label is None else label[good]
-        return TensorSamples(x, label, self.flip and training, self.seed), part.only(good), bad
+        return TensorSamples(x, label, self.flip and training, self.seed, image=paired), part.only(good), bad
+
+    def _decoded(self, images: OnDisk, root: str, cached: bool) -> tuple[Indexable, Tensor, list[str]]:
+        """The readable images, in memory or on access, their positions (n,), and the errors of the others."""
+        if cached:
+            return decode_all(images)
+        good, bad = self._look(images.part, root)
+        return images.only(good), good, bad
+
+    def _partners(self, part: Subset, image: str, training: bool) -> Subset:
+        """The partners of the images of a part."""
+        key = "data.image" if training or self.val_image is None else "data.val_image"
+        if image not in self.partner_files:
+            self.partner_files[image] = find_images(image, key, self.index)
+        return partners(part, Subset.of(self.partner_files[image]), f"{key}={image}")
 
     def _look(self, part: Subset, root: str) -> tuple[Tensor, list[str]]:
         """Find the positions (n,) of the images with a valid header, and the errors of the others."""

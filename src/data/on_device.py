@@ -18,7 +18,8 @@ def is_held(data: BatchDataset, device: torch.device) -> bool:
         return is_held(data.val_set, device) and is_held(data.train_set, device)
     if device.type != "cuda" or type(data) is not TensorSamples or not isinstance(data.x, Tensor):
         return False
-    return data.x.nbytes <= SHARE * torch.cuda.get_device_properties(device).total_memory
+    image = data.image.nbytes if isinstance(data.image, Tensor) else 0
+    return data.x.nbytes + image <= SHARE * torch.cuda.get_device_properties(device).total_memory
 
 
 class CopiedAhead:

@@ -45,13 +45,15 @@ class TensorSamples(Dataset):
         fields: further fields of each sample, such as `vector`, by name, (N, ...).
         flip: True for random horizontal flips, different in each epoch.
         seed: seed of the flips.
+        image: (N, C', *S'), images that belong to the samples and are flipped with them, in memory or decoded on
+            demand; uint8 in [0, 255] becomes [0, 1].
     """
 
     def __init__(
         self, x: Indexable, label: Tensor | None = None, flip: bool = False, seed: int = 0,
-        fields: Mapping[str, Tensor] | None = None,
+        fields: Mapping[str, Tensor] | None = None, image: Indexable | None = None,
     ):  # fmt: skip
-        self.x, self.flip, self.seed = x, flip, seed
+        self.x, self.flip, self.seed, self.image = x, flip, seed, image
         self.fields = ({} if label is None else {"label": label}) | dict(fields or {})
 
     @property
@@ -65,16 +67,20 @@ class TensorSamples(Dataset):
     def __getitem__(self, where: tuple[int, Tensor]) -> Batch:
         epoch, indices = where
         there = indices.to(self.x.device, non_blocking=True) if isinstance(self.x, Tensor) else indices
-        x = to_unit_range(self.x[there])
+        aligned = {"x": to_unit_range(self.x[there])}
+        if self.image is not None:
+            image = self.image[there]
+            aligned["image"] = image.float().div_(255) if image.dtype == torch.uint8 else image
         if self.flip and epoch >= 0:
-            x = flip_some(x, epoch, indices, len(self), self.seed)
-        return {"x": x} | {name: value[there] for name, value in self.fields.items()}
+            aligned = {name: flip_some(value, epoch, indices, len(self), self.seed) for name, value in aligned.items()}
+        return aligned | {name: value[there] for name, value in self.fields.items()}
 
     def to(self, device: torch.device) -> "TensorSamples":
         """A copy of samples in memory on a device, which gives the same batches there."""
         assert isinstance(self.x, Tensor)
         fields = {name: value.to(device) for name, value in self.fields.items()}
-        return TensorSamples(self.x.to(device), None, self.flip, self.seed, fields)
+        image = self.image.to(device) if isinstance(self.image, Tensor) else self.image
+        return TensorSamples(self.x.to(device), None, self.flip, self.seed, fields, image)
 
 
 class WithTraining(Dataset):

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from src.data.base import DataModule
 from src.diffusion.conditions import Cond, class_of
-from src.metrics.features.base import Features, RealData, ReferenceData
+from src.metrics.features.base import Batch, Features, RealData, ReferenceData
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
 from src.statistics.significance import Better
@@ -62,10 +62,18 @@ class EvalContext:
     @property
     def truth(self) -> Tensor | None:
         """The test data (N, C, *S) whose conditions the samples were given, in the units of the data."""
-        if not self.paired:
-            return None
+        return self.data.to_units(self.true_batch["x"]) if self.paired else None
+
+    @property
+    def true_label(self) -> Tensor | None:
+        """The labels (N,) of these test data; None without."""
+        return self.true_batch.get("label") if self.paired else None
+
+    @property
+    def true_batch(self) -> Batch:
+        """The test data whose conditions the samples were given."""
         data = self.data.test_set
-        return self.data.to_units(data[0, torch.arange(len(self.x)) % len(data)]["x"])
+        return data[0, torch.arange(len(self.x)) % len(data)]
 
     @property
     def data(self) -> DataModule:

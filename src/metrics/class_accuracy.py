@@ -12,7 +12,10 @@ from src.utils.seeding import generator
 
 
 class ClassAccuracy(Metric):
-    """Class histogram and confidence of the samples; accuracy, precision, recall and F1 of the requested labels."""
+    """Class histogram and confidence of the samples; accuracy, precision, recall and F1 of the requested labels.
+
+    If other conditions of the test data are asked for, the labels are those of these test data.
+    """
 
     kinds = ("images",)
 
@@ -45,11 +48,17 @@ class ClassAccuracy(Metric):
         section.pictures["classes"] = Picture(
             class_bars(fake, test, names), "Fraction of each class among the samples and among the test data."
         )
-        if context.label is not None and bool((context.label >= 0).all()):
-            section.values |= label_values(context.label, p[0].argmax(1), k, features.accuracy)
+        label = context.true_label if context.label is None else context.label
+        if label is not None and bool((label >= 0).all()):
+            section.values |= label_values(label, p[0].argmax(1), k, features.accuracy)
+            asked = (
+                "with that of the test data whose conditions they have"
+                if context.label is None
+                else "with the requested label"
+            )
             section.notes.append(
                 "Accuracy, precision, recall and F1 (macro averages) compare the class that the classifier predicts "
-                "with the requested label. The real-data value of the accuracy is that of the classifier on test data."
+                f"{asked}. The real-data value of the accuracy is that of the classifier on test data."
             )
         return section
 

@@ -23,31 +23,34 @@ class SlicedWasserstein(Metric):
         projections: number of random directions.
         resamples: bootstrap resamples for the 95 % interval.
         max_samples: samples for the bootstrap; with more, the interval is scaled to their number.
+        baselines: sets of training data whose root mean square distance is the baseline: that of one set varies as much
+            as that of the samples.
     """
 
     kinds = ("points", "signals", "fields", "volumes")
     min_samples = 2
 
     def __init__(
-        self, projections: PositiveInt = 128, resamples: PositiveInt = 200, max_samples: Annotated[int, Ge(2)] = 10_000
-    ):
-        self.projections, self.resamples, self.max_samples = projections, resamples, max_samples
+        self, projections: PositiveInt = 128, resamples: PositiveInt = 200,
+        max_samples: Annotated[int, Ge(2)] = 10_000, baselines: PositiveInt = 8,
+    ):  # fmt: skip
+        self.projections, self.baselines = projections, baselines
+        self.resamples, self.max_samples = resamples, max_samples
 
     def __call__(self, context: EvalContext) -> ReportSection:
         x, n = context.x, len(context.x)
-        test, train = context.test[:], context.train.some(n, "sliced", context.seed)
-        directions = seeded_directions(x[0].numel(), self.projections, context.seed)
-        fake, real, baseline = (v.flatten(1).float() for v in (x, test["x"], train["x"]))
-        distance, real_distance = (distance_along(v, real, directions) for v in (fake, baseline))
+        test, directions = context.test[:], seeded_directions(x[0].numel(), self.projections, context.seed)
+        fake, real = (v.flatten(1).float() for v in (x, test["x"]))
+        distance, real_distance = distance_along(fake, real, directions), self.baseline(context, real, directions)
         below, above = bootstrap(fake[: self.max_samples] @ directions, real @ directions, self.resamples)
         scale = (min(n, self.max_samples) / n) ** 0.5
         low, high = max(0.0, distance + scale * below), distance + scale * above
         value = MetricValue("sliced Wasserstein distance", distance, low, high, real_distance, better="lower")
         section = ReportSection("Distance to the data", {"sliced_wasserstein": value}, notes=[HOW_TO_READ])
         section.interpretation = interpret_distance(value)
-        if len(baseline) < n:
+        if len(context.train) < n:
             section.notes.append(
-                f"The real-data baseline is computed from {len(baseline):,} training data, all there are."
+                f"The real-data baseline is computed from {len(context.train):,} training data, all there are."
             )
         if self.max_samples < n:
             section.notes.append(f"The interval uses {self.max_samples:,} of the {n:,} samples and is scaled to n.")
@@ -56,11 +59,20 @@ class SlicedWasserstein(Metric):
             section.pictures["points"] = Picture(labeled_clouds(shown), "As many test data as samples")
         return section
 
+    def baseline(self, context: EvalContext, real: Tensor, directions: Tensor) -> float:
+        """The root mean square distance of sets of as many training data as samples, by the seed."""
+        squares = []
+        for i in range(self.baselines if len(context.train) > len(context.x) else 1):
+            train = context.train.some(len(context.x), "sliced", context.seed, *([i] if i else []))
+            squares.append(distance_along(train["x"].flatten(1).float(), real, directions) ** 2)
+        return (sum(squares) / len(squares)) ** 0.5
+
 
 HOW_TO_READ = (
     "The root mean square distance, along random directions, by which points have to be moved to turn the samples into "
     "the test data, in units of the data. Two finite sets always differ: the real-data baseline is the distance of as "
-    "many training data from the test data. The interval covers other samples of the same model."
+    "many training data from the test data, the root mean square over several draws of them. The interval covers other "
+    "samples of the same model."
 )
 
 

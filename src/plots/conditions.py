@@ -1,6 +1,6 @@
 """Samples with their conditions: words above each, and an image beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, sqrt
 from textwrap import fill
 
@@ -9,12 +9,38 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from src.diffusion.conditions import Cond, Condition, Measured, class_of
+from src.diffusion.conditions import Image as Pictured
 from src.plots.fields import as_tiles
 from src.plots.pictures import BLUE, GRAY, image_grid, new_figure, to_picture
-from src.utils.units import Kind
+from src.utils.units import Kind, Units
 
-MAX_TILES = {3: 16, 4: 36, 5: 16}  # samples shown, by the number of axes of a batch
+# Samples shown, by the number of axes of a batch.
+MAX_TILES = {3: 16, 4: 36, 5: 16}
 LETTERS = 24  # in a line of words
+
+
+def words_and_image(
+    condition: Condition, cond: Cond | None, units: Units, names: Mapping[str, Sequence[str]]
+) -> tuple[list[str] | None, Tensor | None]:
+    """Words for the condition of each sample, and its image in the units of the data; classes alone need no words.
+
+    Args:
+        condition: of the denoiser.
+        cond: the conditions of the samples.
+        units: of the data.
+        names: see `Condition.captions`.
+    """
+    if cond is None or class_of(cond) is cond or not condition.members:
+        return None, None
+    values = cond if isinstance(cond, dict) else {condition.name: cond}
+    pictured = {name: part for name, part in condition.members.items() if isinstance(part, Pictured) and name in values}
+    image = None
+    if pictured:
+        name, part = next(iter(pictured.items()))
+        fits = isinstance(part, Measured) and part.in_data_units and len(units.scale) in (1, values[name].shape[1])
+        image = units.to_units(values[name]) if fits else values[name]
+    return condition.captions(cond, names), image
 
 
 def conditioned_grid(

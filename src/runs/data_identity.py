@@ -14,7 +14,7 @@ DATA_LOADING_KEYS = (
     "batch_size", "num_workers", "seed", "cache_gb", "mirrors", "offline", "sha256", "subfolder", "files",
     "normalize", "per_channel", "units", "num_classes", "flip", "index", "rescan", "shuffle_window", "vector_size",
 )  # fmt: skip
-LOCATION_KEYS = ("root", "val_root")
+LOCATION_KEYS = ("root", "val_root", "image", "val_image")
 
 
 def data_changes(recorded: Mapping[str, Any] | None, current: Mapping[str, Any]) -> str | None:

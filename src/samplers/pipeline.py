@@ -56,7 +56,7 @@ class Pipeline:
             `denoiser.condition`.
         seed: of the noise.
         batch_size: samples drawn at a time.
-        class_names: names of the labels, if they are known.
+        class_names, vector_names: names of the labels, and of the numbers of a vector, if they are known.
         kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
         units: units of the data; by default those of their kind.
         on_step: called after every step with the size of its batch, for progress bars.
@@ -73,6 +73,7 @@ class Pipeline:
     seed: int = 0
     batch_size: int = 256
     class_names: list[str] = field(default_factory=list)
+    vector_names: list[str] = field(default_factory=list, kw_only=True)
     kind: Kind | None = None
     units: Units | None = None
     on_step: Callable[[int], None] | None = None

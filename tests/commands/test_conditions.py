@@ -17,13 +17,13 @@ from src.utils.units import IMAGES
 N = 5
 
 
-def request(rows=None, label=None, **given):
+def request(rows=None, label=None, names=(), **given):
     given |= {} if rows is None else {"rows": str(rows)}
-    return ConditionRequest(OmegaConf.create({"condition": given, "label": label}))
+    return ConditionRequest(OmegaConf.create({"condition": given, "label": label}), names)
 
 
-def asked(condition, rows=None, n=N, entries=(), **given):
-    one = request(rows, **given)
+def asked(condition, rows=None, n=N, entries=(), names=(), **given):
+    one = request(rows, names=names, **given)
     if one.rows is not None:
         n = one.read_table(condition, list(entries))
     return one.conditions(condition, OmegaConf.create({}), "images", IMAGES, n)
@@ -59,6 +59,26 @@ def test_images_are_read_from_pictures_and_arrays(tmp_path):
     for name in ("small.png", "small.npy", "large.png"):
         torch.testing.assert_close(asked(measured, image=str(tmp_path / name)), 2 * expected - 1)
     torch.testing.assert_close(asked(Image((1, 4, 4)), image=str(tmp_path / "small.png")), expected)
+
+
+ANIMALS = ["cat", "dog", "eel"]
+
+
+def test_classes_by_name(tmp_path):
+    assert asked(Labels(3), names=ANIMALS, label="dog").tolist() == [1] * N
+    assert asked(Labels(3), names=ANIMALS, label=["eel", 0]).tolist() == [2, 0, 2, 0, 2]
+    (tmp_path / "a.csv").write_text("label,vector.0,vector.1\neel,1,2\ncat,3,4\n")
+    cond = asked(Combined({"a": Labels(3), "b": Vector(2)}), tmp_path / "a.csv", names=ANIMALS)
+    assert cond["label"].tolist() == [2, 0]
+    np.savez(tmp_path / "a.npz", label=np.array(["dog", "eel"]))
+    assert asked(Labels(3), tmp_path / "a.npz", names=ANIMALS).tolist() == [1, 2]
+    with pytest.raises(
+        UserError, match=r"^label=dgo is no class of this run; did you mean dog[?] The classes: cat, dog"
+    ):
+        asked(Labels(3), names=ANIMALS, label="dgo")
+    (tmp_path / "b.csv").write_text("label\ndgo\n")
+    with pytest.raises(UserError, match=r"b.csv.*label=dgo is no class .* did you mean dog"):
+        asked(Labels(3), tmp_path / "b.csv", names=ANIMALS)
 
 
 @pytest.mark.parametrize("head", ["label,vector.0,vector.1", "label,width,height", "vector.0,label,vector.1"])

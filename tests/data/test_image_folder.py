@@ -1,6 +1,7 @@
 """Image files of every format against known pixels, and trees of folders."""
 
 import pickle
+import re
 from io import BytesIO
 from pathlib import Path
 from types import SimpleNamespace
@@ -356,3 +357,73 @@ def test_refuses_places_without_images(tmp_path):
 )
 def test_refuses_settings(tmp_path, names, settings, message):
     assert message in refused(tree(tmp_path, names), **settings)
+
+
+# ---- partners ----
+
+
+def test_partners_come_with_their_images(tmp_path):
+    """By path and name, whatever the ending; in memory and on access alike, and mirrored together."""
+    root, other = tmp_path / "a", tmp_path / "b"
+    for i in range(8):
+        for folder, shift in ((root, 0), (other, 100)):
+            path = folder / ("cat", "dog")[i % 2] / (f"{i}.bmp" if shift else f"{i}.png")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            array = np.full((6, 5, 3), 10 * i, np.uint8)
+            array[:, 0] = 10 * i + shift + 5
+            Image.fromarray(array).save(path)
+    held, read = (
+        images(root, image=str(other), num_classes=2, cache_gb=gb, num_workers=1, index=str(tmp_path / "index"))
+        for gb in (1.0, 0.0)
+    )
+    assert held.image_shape == [3, 6, 5]
+    for epoch in (0, 1):
+        batch = everything(held.train_set, epoch)
+        assert same(batch, everything(read.train_set, epoch))
+        x, image = 127.5 * (batch["x"] + 1), 255 * batch["image"]
+        torch.testing.assert_close(image - x, 100.0 * (image - x > 50), atol=1e-3, rtol=0)  # the marked side is one
+        marked = (image - x > 50).any(1).any(1)  # (B, W)
+        assert (marked.sum(1) == 1).all() and (marked[:, 0] | marked[:, -1]).all()
+    assert marked[:, 0].any() and marked[:, -1].any()
+    assert held.identity() != images(root, num_classes=2).identity()
+
+
+def test_partners_of_another_shape(tmp_path):
+    tree(tmp_path / "a/train", ["1.png", "2.png"]), tree(tmp_path / "a/val", ["1.png"])
+    tree(tmp_path / "b/train", ["1.webp", "2.webp", "3.webp"], (12, 10)), tree(tmp_path / "b/val", ["1.webp"], (12, 10))
+    data = images(tmp_path / "a", image=str(tmp_path / "b"), image_shape=[1, 12, 10], flip=False)
+    assert everything(data.train_set)["image"].shape == (2, 1, 12, 10)
+    gray = Image.open(tmp_path / "b/val/1.webp").convert("L")
+    torch.testing.assert_close(everything(data.val_set)["image"][0, 0], torch.from_numpy(np.array(gray)).float() / 255)
+    apart = images(
+        tmp_path / "a/train", val_root=str(tmp_path / "a/val"), image=str(tmp_path / "b/train"),
+        val_image=str(tmp_path / "b/val"), image_shape=[1, 12, 10], flip=False,
+    )  # fmt: skip
+    assert same(everything(apart.val_set), everything(data.val_set))
+
+
+def test_a_partner_that_cannot_be_read_is_left_out_with_its_image(tmp_path):
+    tree(tmp_path / "a", [f"{i}.png" for i in range(6)]), tree(tmp_path / "b", [f"{i}.png" for i in range(6)])
+    (tmp_path / "b/3.png").write_bytes(b"no image")
+    for gb in (1.0, 0.0):
+        data = images(
+            tmp_path / "a", image=str(tmp_path / "b"), max_unreadable=0.2, num_workers=1, cache_gb=gb, flip=False
+        )
+        assert "3.png" in data.warning and len(data.train_set) + len(data.val_set) == 5
+        for part in (data.train_set, data.val_set):
+            batch = everything(part)
+            torch.testing.assert_close(2 * batch["image"] - 1, batch["x"])
+
+
+@pytest.mark.parametrize(
+    ("names", "settings", "message"),
+    [
+        (["a/1.png"], {}, r"\d of 2 images of .* have no partner of the same name, such as b/\d.*; add them"),
+        (["a/1.png", "b/1.png", "b/2.png", "b/2.bmp"], {}, "holds several images named b/2; remove all but one"),
+        (["a/1.png"], {"image_shape": [2, 6, 5]}, r"data.image_shape must be channels \(1 or 3\), height and width"),
+        (["a/1.png"], {"val_root": "elsewhere"}, "data.val_root needs data.val_image beside it"),
+    ],
+)
+def test_mistakes_with_partners(tmp_path, names, settings, message):
+    tree(tmp_path / "x", ["a/1.png", "b/1.png", "b/2.png"]), tree(tmp_path / "y", names)
+    assert re.search(message, refused(tmp_path / "x", image=str(tmp_path / "y"), **settings))

@@ -352,3 +352,13 @@ def test_the_order_of_guidance_is_that_of_brooks():
         [True, True],
     ]
     assert scales == [7.5, 1.5]
+
+
+def test_words_name_what_was_asked_for():
+    both = Combined({"a": Labels(3), "b": Vector(2)})
+    cond = both.request({"label": [1, 2], "vector": [[5, 0.25], [-1, 2]]}, 2)
+    assert both.captions(cond) == ["label 1, vector 5, 0.25", "label 2, vector -1, 2"]
+    names = {"label": ["cat", "dog"], "vector": ["mass", "age"]}
+    assert both.captions(cond, names) == ["label dog, mass 5, age 0.25", "label 2, mass -1, age 2"]
+    assert both.captions(both.request({"vector": [5, 0.25]}, 1), names) == ["mass 5, age 0.25"]
+    assert both.captions(both.null(1), names) == [""]

@@ -64,3 +64,12 @@ def test_data_without_labels_and_features_without_classes(context):
     assert "do not know the classes" in ClassAccuracy().why_not_applicable(
         context(x, (x, torch.arange(3)), (x, torch.arange(3)))
     )
+
+
+def test_the_class_of_the_data_whose_condition_was_given(context):
+    """For conditions that are no classes, such as a small image: the test data in turn."""
+    of = make(context, [0, 1, 1, 0, 1, 1], [0, 1, 2])
+    of.paired, of.cond = True, torch.zeros(6, 1, 4, 4)
+    section = ClassAccuracy()(of)
+    assert section.values["accuracy"].value == 4 / 6
+    assert "that of the test data whose conditions they have" in section.notes[-1]

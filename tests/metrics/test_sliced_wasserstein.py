@@ -44,6 +44,16 @@ def test_new_data_cannot_be_told_from_data(context, randn):
     assert set(section.pictures) == {"points"}
 
 
+def test_the_baseline_is_that_of_several_sets(context, randn):
+    x, train, test = points(60, randn), points(3000, randn), points(300, randn)
+    given = context(x, train, test)
+    few = [given.train.some(60, "sliced", given.seed, *key)["x"].float() for key in ([], [1], [2])]
+    directions = seeded_directions(2, 16, given.seed)
+    expected = math.sqrt(sum(distance_along(v, test, directions) ** 2 for v in few) / 3)
+    found = SlicedWasserstein(16, 2, baselines=3)(given).values["sliced_wasserstein"]
+    assert found.real_baseline == pytest.approx(expected, rel=1e-6)
+
+
 def test_few_training_data_are_said(context, randn):
     section = SlicedWasserstein(8, 5)(context(points(50, randn), points(20, randn), points(30, randn)))
     assert "20 training data" in section.notes[-1]

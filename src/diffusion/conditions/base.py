@@ -1,6 +1,7 @@
 """The base class of conditions: what the network is given beside the noisy data and the noise level."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -131,11 +132,23 @@ class Condition(nn.Module):
         """The conditions by name: this one alone, or those that it is made of."""
         return {self.name: self}
 
-    def captions(self, cond: Cond) -> list[str] | None:
-        """A few words for the condition of each sample, empty for null values; None if it cannot be written."""
+    def captions(self, cond: Cond, names: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str] | None:
+        """A few words for the condition of each sample, empty for null values; None if it cannot be written.
+
+        Args:
+            cond: the conditions (B, ...).
+            names: of the classes, or of the numbers of a vector, by the name of the condition.
+        """
         if not isinstance(cond, Tensor) or cond.ndim > 2:
             return None
-        texts = [", ".join(f"{v:.3g}" for v in row.flatten().tolist()) for row in cond]
+        known = names.get(self.name, ())
+        rows = [row.flatten().tolist() for row in cond]
+        if self.num_classes:
+            texts = [f"{self.name} {known[row[0]] if row[0] < len(known) else row[0]}" for row in rows]
+        elif len(known) == len(rows[0]):
+            texts = [", ".join(f"{name} {v:.3g}" for name, v in zip(known, row, strict=True)) for row in rows]
+        else:
+            texts = [f"{self.name} {', '.join(f'{v:.3g}' for v in row)}" for row in rows]
         return ["" if missing else text for text, missing in zip(texts, is_null(cond).tolist(), strict=True)]
 
     # ---- how the network gets it ----

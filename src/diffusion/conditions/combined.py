@@ -1,6 +1,7 @@
 """Several conditions at once."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Annotated, Any
 
 import torch
@@ -72,8 +73,8 @@ class Combined(Condition):
         found = {name: in_turn(self.read_as(name, value), n) for name, value in self.known(given)}
         return self.null(n) | found
 
-    def captions(self, cond: Cond) -> list[str] | None:
-        found = [part.captions(cond[name]) for name, part in self.members.items()]  # type: ignore[index]
+    def captions(self, cond: Cond, names: Mapping[str, Sequence[str]] = MappingProxyType({})) -> list[str] | None:
+        found = [part.captions(cond[name], names) for name, part in self.members.items()]  # type: ignore[index]
         written = [texts for texts in found if texts is not None]
         return [", ".join(filter(None, texts)) for texts in zip(*written, strict=True)] if written else None
 

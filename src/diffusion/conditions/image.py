@@ -102,6 +102,11 @@ class Measured(Image):
         self.__dict__["operator"] = operator(shape=(channels, *size))  # no module, and no part of the weights
         super().__init__(self.measure(torch.zeros(1, channels, *size)).shape[1:], dropout)
 
+    @property
+    def in_data_units(self) -> bool:
+        """True if the image is in the units of the data, as that of a linear operator."""
+        return isinstance(self.__dict__["operator"], LinearOperator)
+
     def measure(self, x: Float[Tensor, "batch channels *size"]) -> Tensor:
         """The image of each sample, NaN where nothing is known of it."""
         operator = self.__dict__["operator"]

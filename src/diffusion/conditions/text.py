@@ -59,7 +59,7 @@ class Text(FromData):
             raise ValueError(f"must be a text, or a list of them, got {value}")
         return encode_text(["" if text is None else str(text) for text in texts], self.length)
 
-    def captions(self, cond: Int[Tensor, "batch n"]) -> list[str]:  # type: ignore[override]
+    def captions(self, cond: Int[Tensor, "batch n"], names: Any = None) -> list[str]:  # type: ignore[override]
         """The texts, empty for null values."""
         return decode_text(cond)
 
