@@ -1,5 +1,6 @@
 """Distances between samples and data in a feature space."""
 
+from dataclasses import replace
 from typing import Annotated
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torchmetrics.image.inception import InceptionScore
 
 from src.metrics.base import EvalContext, Metric, MetricValue, ReportSection
+from src.metrics.features.base import Features, MakeFeatures, known_width
 from src.statistics.frechet import MAX_BOOTSTRAP, Identity, Moments, frechet_interval, frechet_metric
 from src.statistics.kernel_distance import kernel_distance
 from src.statistics.neighbors import PRDC, prdc
@@ -28,6 +30,9 @@ class Distances(Metric):
         resamples: bootstrap resamples for the interval of the Fréchet distance.
         k: nearest neighbors for precision, recall, density and coverage.
         max_samples: samples of each kind that these four are computed on.
+        features: makes the feature space of this metric from the real data; by default it is that of the evaluation.
+        suffix: what follows the keys of the values in metrics.json and TensorBoard, so that the metric can be computed
+            in several spaces.
 
     Source: Heusel et al. 2017, arXiv:1706.08500; Bińkowski et al. 2018, arXiv:1801.01401; Salimans et al. 2016,
         arXiv:1606.03498; Kynkäänniemi et al. 2019, arXiv:1904.06991; Naeem et al. 2020, arXiv:2002.09797.
@@ -35,20 +40,36 @@ class Distances(Metric):
 
     kinds = ("images",)
 
-    def __init__(self, resamples: PositiveInt = 200, k: PositiveInt = 5, max_samples: Annotated[int, Ge(2)] = 5000):
+    def __init__(
+        self,
+        resamples: PositiveInt = 200,
+        k: PositiveInt = 5,
+        max_samples: Annotated[int, Ge(2)] = 5000,
+        features: MakeFeatures | None = None,
+        suffix: str = "",
+    ):
         self.resamples, self.k, self.max_samples = resamples, k, max_samples
+        self.make_features, self.suffix = features, suffix
+
+    def why_not_applicable(self, context: EvalContext) -> str | None:
+        reason = super().why_not_applicable(context)
+        if reason is None and self.make_features and context.reference.is_default_space(self.make_features):
+            return "its features are those of features=, in which metrics=distances measures"
+        return reason
 
     def min_samples_for(self, context: EvalContext) -> int:
         """Return the number of samples that a covariance of full rank and k neighbors need."""
-        return max(context.reference.width, self.k) + 1
+        own = self.make_features and known_width(self.make_features)
+        return max(own or context.reference.width, self.k) + 1
 
     def __call__(self, context: EvalContext) -> ReportSection:
-        features, n = context.features, len(context.x)
-        test, fake = features.test, context.fake_features
-        chosen = torch.randperm(len(features.train), generator=generator("floor", context.seed))[:n]
-        train = features.train[chosen]
-        section = ReportSection("Distances to the data")
-        values, moments = section.values, Moments.of(test)
+        features, n = context.reference.in_space(self.make_features), len(context.x)
+        test, fake = features.test, context.fake_features if self.make_features is None else features(context.x)
+        chosen = torch.randperm(len(context.train), generator=generator("floor", context.seed))[:n]
+        train = features.train_rows(chosen)
+        section = ReportSection(f"Distances to the data{self.in_words}")
+        values: dict[str, MetricValue] = {}
+        moments = Moments.of(test)
         low, high = frechet_interval(moments, fake, self.resamples, generator("bootstrap"))
         distance, real = frechet_distance(test, fake), frechet_distance(test, train)
         frechet_name, kernel_name, score_name = features.metric_names
@@ -62,8 +83,17 @@ class Distances(Metric):
             interval = (mean - 1.96 * error, mean + 1.96 * error)
             values["classifier_score"] = MetricValue(score_name, mean, *interval, real, "higher")
         values |= self.prdc_values(test, fake, train)
-        section.notes = self.notes(context, n, len(train))
+        section.values = {f"{key}{self.suffix}": self.named(value) for key, value in values.items()}
+        section.notes = self.notes(features, n, len(train))
         return section
+
+    @property
+    def in_words(self) -> str:
+        """The suffix, as a part of titles."""
+        return f" ({self.suffix.strip('_').replace('_', ' ')})" if self.suffix else ""
+
+    def named(self, value: MetricValue) -> MetricValue:
+        return replace(value, name=f"{value.name}{self.in_words}")
 
     def prdc_values(self, test: Tensor, fake: Tensor, train: Tensor) -> dict[str, MetricValue]:
         """Precision, recall, density and coverage, of as many real data as samples."""
@@ -80,11 +110,11 @@ class Distances(Metric):
             values[name] = MetricValue(name, mean, low, high, real, "higher")
         return values
 
-    def notes(self, context: EvalContext, n: int, n_train: int) -> list[str]:
+    def notes(self, features: Features, n: int, n_train: int) -> list[str]:
         """Explain the numbers, and warn about small numbers of samples."""
-        width, n_test = context.features.width, len(context.features.test)
+        width, n_test = features.width, len(features.test)
         text = [
-            f"Features: {context.features.name}. Distances are to {n_test:,} test data. The real-data baseline is "
+            f"Features: {features.name}. Distances are to {n_test:,} test data. The real-data baseline is "
             f"computed from {n_train:,} training data: the value of a perfect model. Intervals are 95 % intervals. "
             "Distances decrease with the number of samples: compare only values with the same n and features."
         ]

@@ -1,5 +1,7 @@
 """Distances of images against independent computations, and how floors and intervals behave."""
 
+from functools import partial
+
 import pytest
 import torch
 from scipy.linalg import sqrtm
@@ -103,6 +105,48 @@ def test_few_samples_and_few_data_are_flagged(measured):
     assert "Precision, recall, density and coverage use 20 of the 30 samples." in section.notes
     _, section = measured(100)
     assert not any(note.startswith("WARNING") for note in section.notes)
+
+
+class Rotated(Law):
+    """The same numbers in another order, and without classes: all distances are equal."""
+
+    def __call__(self, x):
+        return super().__call__(x).roll(1, 1)
+
+    def train_rows(self, rows):
+        return self.train[rows]
+
+    def logits(self, features):
+        return None
+
+
+def test_a_further_space_has_keys_and_titles_of_its_own(measured):
+    """And in a space that is a rotation of the other, the same values."""
+    _, own = measured(100, 0.05)
+    _, other = measured(100, 0.05, features=Rotated, suffix="_turned")
+    assert set(other.values) == {f"{key}_turned" for key in own.values if key != "classifier_score"}
+    for key, value in other.values.items():
+        before = own.values[key.removesuffix("_turned")]
+        assert value.name == f"{before.name} (turned)"
+        got, wanted = ((v.value, v.real_baseline) for v in (value, before))
+        assert got == pytest.approx(wanted, rel=1e-4, abs=1e-4)
+
+
+def test_a_space_is_built_once(context):
+    built = []
+
+    def make(reference, width, scale):
+        built.append(width)
+        return Law(reference)
+
+    of = context(images(5, 1), images(50, 2), images(50, 3), features=Law)
+    first, again, wider = (partial(make, width=width, scale=partial(max, 1)) for width in (3, 3, 4))
+    assert of.reference.in_space(first) is of.reference.in_space(again) and built == [3]
+    assert of.reference.in_space(wider) is not of.reference.in_space(first) and built == [3, 4]
+    assert of.reference.in_space(Law) is of.features is of.reference.in_space(None)
+    assert "those of features=" in Distances(features=Law).why_not_applicable(of)
+    assert Distances(features=first).why_not_applicable(of) is None
+    assert Distances(features=partial(make, width=9, scale=1)).min_samples_for(of) == 10
 
 
 def test_signals_are_refused(context):

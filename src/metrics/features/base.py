@@ -2,7 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -59,8 +60,9 @@ class ReferenceData:
         make_features: builds the features from this object.
     """
 
-    def __init__(self, data: DataModule, make_features: "Callable[[ReferenceData], Features]"):
+    def __init__(self, data: DataModule, make_features: "MakeFeatures"):
         self.data, self.make_features = data, make_features
+        self.spaces: list[tuple[Any, Features]] = []  # further ones, by how they are made
 
     @property
     def kind(self) -> Kind:
@@ -93,14 +95,39 @@ class ReferenceData:
     @property
     def width(self) -> int:
         """The number of features, known without training them first."""
-        make = self.make_features
-        known = getattr(make, "keywords", {}).get("width") or getattr(getattr(make, "func", make), "width", None)
-        return known or self.features.width
+        return known_width(self.make_features) or self.features.width
 
     @cached_property
     def features(self) -> "Features":
         """The feature space in which images are compared, built on first use."""
         return self.make_features(self)
+
+    def in_space(self, make: "MakeFeatures | None") -> "Features":
+        """The features that `make` builds, once for all that ask for the same; for None those of the evaluation."""
+        if make is None or self.is_default_space(make):
+            return self.features
+        call = call_of(make)
+        for other, built in self.spaces:
+            if other == call:
+                return built
+        self.spaces.append((call, make(self)))
+        return self.spaces[-1][1]
+
+    def is_default_space(self, make: "MakeFeatures") -> bool:
+        """True if `make` builds the feature space of the evaluation."""
+        return bool(call_of(make) == call_of(self.make_features))
+
+
+def call_of(make: Any) -> Any:
+    """What a function with bound arguments calls, such that equal calls are equal; all else as it is."""
+    if not isinstance(make, partial):
+        return make
+    return make.func, [call_of(a) for a in make.args], {name: call_of(a) for name, a in make.keywords.items()}
+
+
+def known_width(make: "MakeFeatures") -> int | None:
+    """The number of features that `make` builds, if it says so before it is called."""
+    return getattr(make, "keywords", {}).get("width") or getattr(getattr(make, "func", make), "width", None)
 
 
 class Features(ABC):
@@ -125,6 +152,13 @@ class Features(ABC):
     def __call__(self, x: Tensor) -> Tensor:
         """Compute the features (N, D) float32 of images x (N, C, H, W) in [0, 1]."""
 
+    def train_rows(self, rows: Tensor) -> Tensor:
+        """Return the features (K, D) of some training data."""
+        return self.train[rows]
+
     def logits(self, features: Tensor) -> Tensor | None:
         """Class logits (N, K) of features (N, D); None if the extractor is not a classifier."""
         return None
+
+
+MakeFeatures = Callable[[ReferenceData], Features]

@@ -58,9 +58,9 @@ class Trunk(nn.Sequential):
         return super().forward(resize(x))
 
 
-def resize(x: Tensor) -> Tensor:
-    """Downsample images (N, C, H, W) to the input size of the networks."""
-    size = [min(s, MAX_SIZE) for s in x.shape[2:]]
+def resize(x: Tensor, size: list[int] | None = None) -> Tensor:
+    """Resize images (N, C, H, W) to the input size of the networks: by default to at most `MAX_SIZE`."""
+    size = size or [min(s, MAX_SIZE) for s in x.shape[2:]]
     return x if list(x.shape[2:]) == size else F.interpolate(x, size, mode="area")
 
 
