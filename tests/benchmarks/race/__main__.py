@@ -1,5 +1,8 @@
 """`mnist_ddpm` against other libraries, each for as long on this machine, one after the other: `make race MINUTES=6`.
 
+`data=fashion_mnist`, `data=image_folder data.root=FOLDER` and the like hold it on other square images with labels, and
+further words, such as `net.width=64`, change sizes of our recipe.
+
 The peers are denoising-diffusion-pytorch and diffusers, set as a careful user would (peers.py beside this file), in an
 environment that is made beside the results. From each 1,000 samples are drawn in 50 evaluations and measured with the
 same features. Then the speed of all three at as many parameters. It writes race.json and two pictures; with `--write`
@@ -25,11 +28,13 @@ from torch import Tensor
 
 from src.commands.cli import user_errors
 from src.commands.inputs import load_data
+from src.data.base import DataModule
 from src.metrics.features.base import ReferenceData
 from src.metrics.pixels import compare_pixels, grouped_means
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.statistics.neighbors import prdc
 from src.statistics.significance import wilson_interval
+from src.utils.errors import UserError
 from src.utils.hardware import cpu_has_bf16
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
@@ -47,7 +52,7 @@ AT_FOUR_MILLION = ["net.width=88", "data.batch_size=128"]  # 3.8 million paramet
 # is many times slower than float32.
 PRECISIONS = ({"bf16": "bf16-mixed"} if cpu_has_bf16() else {}) | {"32": "32-true"}
 IN_10_EVALUATIONS = ["sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
-CONFIDENT = 0.9  # probability of its class from which a digit counts
+CONFIDENT = 0.9  # probability of its class from which a sample counts
 
 
 @dataclass
@@ -56,13 +61,13 @@ class Race:
 
     Attributes:
         out: folder of the results.
-        data: overrides that say where the data are.
+        words: overrides that say what the data are, and where, and sizes of our recipe.
         seconds: of training, for each, counted from the start of its process.
         n: samples that are measured.
     """
 
     out: Path
-    data: list[str]
+    words: list[str]
     seconds: float
     n: int
 
@@ -72,12 +77,13 @@ class Race:
         """Everything that is not part of the race: the data, the peers' environment, the features."""
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
             cfg = compose("evaluate", [])
-            data = load_data(compose("train", ["experiment=mnist_ddpm", *self.data]).data)
+            data = load_data(compose("train", ["experiment=mnist_ddpm", *self.words]).data)
+        check_fit(data)
         self.source = data.source
         print(f"data: {self.source}", flush=True)
         self.peers_python = make_environment(self.out / "peers")
-        everything = data.train_set[0, torch.arange(len(data.train_set))]["x"]
-        np.save(self.out / "images.npy", ((everything[:, 0] + 1) * 127.5).round().byte().numpy())
+        parts = (data.train_set[0, rows]["x"] for rows in torch.arange(len(data.train_set)).split(5000))
+        np.save(self.out / "images.npy", torch.cat([((x + 1) * 127.5).round().byte() for x in parts]).numpy())
         self.reference = ReferenceData(data, instantiate(cfg.features))
         print(f"features: {self.reference.features.name}")
 
@@ -114,7 +120,7 @@ class Race:
             "moments": moments or [],
         }
         words = [f"+callbacks.watch.{key}={value}".replace(" ", "") for key, value in watch.items()]
-        command = ["src.train", "experiment=mnist_ddpm", *self.data, f"hydra.run.dir={folder}", *overrides, *words]
+        command = ["src.train", "experiment=mnist_ddpm", *self.words, f"hydra.run.dir={folder}", *overrides, *words]
         return {"peak_mib": run(["-m", *command]).mib} | json.loads(seen.read_text())
 
     def draw(self, folder: Path, ckpt: str, *words: str) -> Path:
@@ -135,8 +141,12 @@ class Race:
     # ---- what came out ----
 
     def measure(self, file: Path) -> dict[str, Any]:
-        """The distance of samples to the test data, with its 95 % interval, and how many are surely a digit."""
-        return measure(read_samples(file, (1, 28, 28)), self.reference)
+        """The distance of samples to the test data, with its 95 % interval, and how many are surely of a class."""
+        return measure(self.read(file), self.reference)
+
+    def read(self, file: Path) -> Tensor:
+        """Samples (N, C, H, W) in [-1, 1]."""
+        return read_samples(file, self.reference.data.shape)
 
     def real_baseline(self) -> dict[str, Any]:
         """The same of as many training images."""
@@ -155,6 +165,21 @@ class Race:
                     found = self.peer(name, f"--steps={steps}", f"--precision={precision}")
                     rates[precision][name].append(128 / found["step_s"])
         return rates
+
+
+def check_fit(data: DataModule) -> None:
+    """Refuse data that not all contenders can be trained on, or not be measured on.
+
+    Raises:
+        UserError: if they are no square images with labels, in the size that two halvings need.
+    """
+    height, width = data.size[:2] if data.kind == "images" else (0, 1)
+    if height != width or height % 4 or data.num_classes < 2:
+        what = " × ".join(map(str, (*data.size, f"{data.num_classes} classes")))
+        raise UserError(
+            f"the race needs square images with sides divisible by 4 and two or more classes (data.num_classes=N), got "
+            f"{data.kind} of {what}"
+        )
 
 
 def timedelta_of(seconds: float) -> str:
@@ -201,7 +226,7 @@ def make_environment(folder: Path) -> Path:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", nargs="*", help="where the data are, such as data.root=FOLDER")
+    parser.add_argument("words", nargs="*", help="such as data.root=FOLDER, data=fashion_mnist or net.width=64")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2, help="of the measurement of the speed")
@@ -210,6 +235,8 @@ def main() -> None:
     args = parser.parse_args()
     if args.minutes < 0.5 or args.samples < 2 or args.rounds < 1:
         parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds at least 1")
+    if args.write and any(word.startswith("data=") for word in args.words):
+        parser.error(f"--write updates {PAGE}, which is about MNIST; leave it out with data=")
     with user_errors("train"):
         hold(args)
 
@@ -218,7 +245,7 @@ def hold(args: argparse.Namespace) -> None:
     """The race, and all that is written of it."""
     args.out = args.out.absolute()
     args.out.mkdir(parents=True, exist_ok=True)
-    race = Race(args.out, args.data, 60 * args.minutes, args.samples)
+    race = Race(args.out, args.words, 60 * args.minutes, args.samples)
     race.prepare()
     contenders = {}
     for name in (OURS, *PEERS):
@@ -242,7 +269,7 @@ def hold(args: argparse.Namespace) -> None:
     files = {OURS: race.out / "ours" / "drawn" / "samples.npz"} | {n: race.out / n / "samples.npy" for n in PEERS}
     pictures = {
         "race": curves(found, OURS),
-        "race_samples": grids({name: (read_samples(file, (1, 28, 28))[:64] + 1) / 2 for name, file in files.items()}),
+        "race_samples": grids({name: (race.read(file)[:64] + 1) / 2 for name, file in files.items()}),
     }
     folders = [args.out, PAGE.parent] if args.write else [args.out]
     for folder, (name, picture) in itertools.product(folders, pictures.items()):

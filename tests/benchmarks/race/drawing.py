@@ -20,7 +20,7 @@ def curves(found: dict[str, Any], ours: str) -> Image.Image:
     for (name, peer), mark in zip(((n, c) for n, c in found["contenders"].items() if n != ours), "sD", strict=False):
         axes.plot([seconds], [peer["frechet"]], mark, color=ORANGE, label=name)
         axes.axhline(peer["frechet"], color=ORANGE, linewidth=0.7, linestyle=":")
-    axes.axhline(found["real_baseline"]["frechet"], color=GRAY, linestyle="--", label="as many real digits")
+    axes.axhline(found["real_baseline"]["frechet"], color=GRAY, linestyle="--", label="as many real images")
     axes.set(xscale="log", yscale="log", xlabel="seconds since the start of the process, imports included")
     axes.yaxis.set_major_formatter("{x:g}")
     axes.set(ylabel=f"Fréchet distance of {found['samples']} samples")

@@ -27,13 +27,15 @@ class DenoisingDiffusionPytorch:
 
     race, speed = 32, 40  # widths; 2.6 and 4.0 million parameters
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, channels: int, size: int):
         self.stand_in_for_torchvision()
         from denoising_diffusion_pytorch import GaussianDiffusion, Unet
         from ema_pytorch import EMA
 
-        unet = Unet(dim=width, dim_mults=(1, 2, 4), channels=1)
-        self.net = GaussianDiffusion(unet, image_size=28, timesteps=1000, sampling_timesteps=50, ddim_sampling_eta=ETA)
+        unet = Unet(dim=width, dim_mults=(1, 2, 4), channels=channels)
+        self.net = GaussianDiffusion(
+            unet, image_size=size, timesteps=1000, sampling_timesteps=50, ddim_sampling_eta=ETA
+        )
         # Its Trainer's decay, but updated at each step and warmed up from the first on: these runs are short.
         self.average = EMA(self.net, beta=0.995, update_every=1, update_after_step=0)
         self.optimizer = torch.optim.Adam(self.net.parameters(), lr=3e-4, betas=(0.9, 0.99))
@@ -61,18 +63,19 @@ class Diffusers:
 
     race, speed = 32, 32  # widths; 3.9 million parameters
 
-    def __init__(self, width: int):
+    def __init__(self, width: int, channels: int, size: int):
         from diffusers import DDIMScheduler, DDPMScheduler, UNet2DModel
         from diffusers.training_utils import EMAModel
 
         self.net = UNet2DModel(
-            sample_size=28,
-            in_channels=1,
-            out_channels=1,
+            sample_size=size,
+            in_channels=channels,
+            out_channels=channels,
             block_out_channels=(width, 2 * width, 4 * width),
             down_block_types=("DownBlock2D", "DownBlock2D", "AttnDownBlock2D"),
             up_block_types=("AttnUpBlock2D", "UpBlock2D", "UpBlock2D"),
         )
+        self.shape = (channels, size, size)
         self.schedule = DDPMScheduler(1000)
         self.sampler = DDIMScheduler.from_config(self.schedule.config)
         parameters = list(self.net.parameters())
@@ -90,7 +93,7 @@ class Diffusers:
     def sample(self, n: int) -> Tensor:
         self.average.store(self.net.parameters())
         self.average.copy_to(self.net.parameters())
-        x = torch.randn(n, 1, 28, 28)
+        x = torch.randn(n, *self.shape)
         self.sampler.set_timesteps(50)
         for t in self.sampler.timesteps:
             x = self.sampler.step(self.net(x, t).sample.float(), t, x, eta=ETA).prev_sample
@@ -106,13 +109,13 @@ def batches(images: Tensor, size: int) -> Iterator[Tensor]:
     """Endlessly, each image once an epoch, from memory."""
     while True:
         for rows in torch.randperm(len(images)).split(size)[:-1]:
-            yield images[rows][:, None].float() / 127.5 - 1
+            yield images[rows].float() / 127.5 - 1
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("name", choices=PEERS)
-    parser.add_argument("--images", type=Path, required=True, help=".npy of uint8 (N, 28, 28)")
+    parser.add_argument("--images", type=Path, required=True, help=".npy of uint8 (N, C, H, H)")
     parser.add_argument("--out", type=Path, required=True, help="folder for result.json and samples.npy")
     parser.add_argument("--seconds", type=float, help="of training, counted from --began")
     parser.add_argument("--began", type=float, default=time.time(), help="when this process was started")
@@ -124,10 +127,11 @@ def main() -> None:
 
     torch.manual_seed(0)
     kind = PEERS[args.name]
-    peer = kind(kind.speed if args.steps else kind.race)
+    images = torch.from_numpy(np.load(args.images))
+    peer = kind(kind.speed if args.steps else kind.race, *images.shape[1:3])
     autocast = torch.autocast("cpu", torch.bfloat16) if args.precision == "bf16" else nullcontext()
     steps, ends = 0, []
-    for x in batches(torch.from_numpy(np.load(args.images)), args.batch_size):
+    for x in batches(images, args.batch_size):
         with autocast:
             loss = peer.loss(x)
         peer.optimizer.zero_grad()

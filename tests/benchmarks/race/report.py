@@ -14,15 +14,15 @@ ROWS = [
     ("images/s, validation and start included", "{:.0f}", "images_per_s", 1),
     ("peak memory of training, MiB", "{:,.0f}", "peak_mib", 1),
     ("Fréchet distance [95 %]", "{:.2f} [{:.2f}, {:.2f}]", "frechet", 1),
-    ("digits with 90 % confidence, %", "{:.1f}", "confident", 100),
+    ("samples with 90 % confidence, %", "{:.1f}", "confident", 100),
     ("recall", "{:.2f}", "recall", 1),
     ("coverage", "{:.2f}", "coverage", 1),
     ("samples/s, 50 evaluations", "{:.1f}", "samples_per_s", 1),
 ]
-# Biases, whose ratios say nothing: those of as many real digits stand beside them.
+# Biases, whose ratios say nothing: those of as many real images stand beside them.
 BIASES = [
-    ("brightness, difference from the test digits, %", "{:+.1f}", "mean_bias_percent"),
-    ("contrast, difference from the test digits, %", "{:+.1f}", "contrast_bias_percent"),
+    ("brightness, difference from the test data, %", "{:+.1f}", "mean_bias_percent"),
+    ("contrast, difference from the test data, %", "{:+.1f}", "contrast_bias_percent"),
     ("pixels black, %", "{:.0f}", "low_percent"),
 ]
 PRECISIONS = {"bf16": "bf16", "32": "float32"}
@@ -61,10 +61,10 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     real_baseline, n, grid = found["real_baseline"], found["samples"], mine["grid"]
     return (
         f"{found['minutes']:g} minutes of training each in {PRECISIONS[found['precision']]}, {n} samples; in brackets "
-        f"the ratio to {ours}. {n} real digits have a distance of {real_baseline['frechet']:.2f}, and "
+        f"the ratio to {ours}. {n} real images have a distance of {real_baseline['frechet']:.2f}, and "
         f"{100 * real_baseline['confident']:.1f} % of them are classified with that confidence. {ours} reaches the "
-        f"better baseline's final distance {when}. 64 digits in 10 evaluations from a checkpoint take "
-        f"{mine['grid_s']:.1f} s, imports included; {n} digits sampled this way have a distance of "
+        f"better baseline's final distance {when}. 64 samples in 10 evaluations from a checkpoint take "
+        f"{mine['grid_s']:.1f} s, imports included; {n} sampled this way have a distance of "
         f"{grid['frechet']:.2f}, and {100 * grid['confident']:.1f} % are classified with 90 % confidence. A classifier "
         "can also be confident "
         "about noise: see the pictures."
