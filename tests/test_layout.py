@@ -22,6 +22,7 @@ PRESETS = {
     "data/fashion_mnist": "mnist",
     "data/image_shards": "image_folder",
     "guidance/rescale": "cfg",
+    "metrics/distances_random": "distances",
 }
 # Loggers are told apart from those of other libraries by more than their word.
 OTHER_NAMES = {

@@ -6,6 +6,7 @@ from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.diffusers import DiffusersNet
 from src.nets.dit import DiT
+from src.nets.jit import JiT
 from src.nets.lucidrains import LucidrainsNet
 from src.nets.mlp import MLP
 from src.nets.random_features import RandomFeatures
@@ -21,6 +22,7 @@ __all__ = [
     "DiT",
     "DiffusersNet",
     "FourierEmbedding",
+    "JiT",
     "LearnedEmbedding",
     "LucidrainsNet",
     "Net",

@@ -2,7 +2,7 @@
 
 import torch
 
-from src.nets import CNN, MLP, RNN, ConvAutoencoder, DiT, FourierEmbedding, LearnedEmbedding, UNet
+from src.nets import CNN, MLP, RNN, ConvAutoencoder, DiT, FourierEmbedding, JiT, LearnedEmbedding, UNet
 
 SMALL = {"width": 8, "num_groups": 4, "num_heads": 2}
 
@@ -28,6 +28,10 @@ def dit(**options):
     return lambda channels, size, **more: DiT(channels, size, width=16, depth=2, num_heads=2, **options, **more)
 
 
+def jit(**options):
+    return lambda channels, size, **more: JiT(channels, size, width=16, depth=2, num_heads=2, **options, **more)
+
+
 NETS = {
     "unet": unet(),
     "unet patch": unet(patch_size=2),
@@ -45,6 +49,8 @@ NETS = {
     "rnn lstm": small(RNN, depth=1, patch_size=2, cell=torch.nn.LSTM),
     "dit": dit(patch_size=2),
     "dit patch": dit(patch_size=4, mlp_ratio=1.5),
+    "jit": jit(patch_size=2),
+    "jit bottleneck": jit(patch_size=4, bottleneck=3, context_tokens=0),
     "conv_autoencoder": small(ConvAutoencoder, bottleneck=16),
     "conv_autoencoder tanh": small(ConvAutoencoder, bottleneck=16, tanh_output=True),
 }
