@@ -67,6 +67,7 @@ def unknown(key: str, value: str) -> bool:
         named = set(re.sub(r"[\[\]'\"]", "", value).split(",")) - EXAMPLE_CHOICES
         free = {"true", "false", "null", "", "..."}
         return bool(named - choices[key] - free) and "FOLDER" not in value and not value.startswith("$")
+    key = key.removeprefix("new_") if key.startswith("new_data.") else key  # of src.retrain
     return key not in keys and key.replace("/", ".") not in CHOICES_OF_HYDRA and not key.startswith("hydra")
 
 

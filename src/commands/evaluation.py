@@ -54,13 +54,13 @@ class Evaluation:
     # ---- before ----
 
     @classmethod
-    def prepare(cls, cfg: DictConfig, named: set[str], like: "Evaluation | None" = None) -> "Evaluation":
+    def prepare(cls, cfg: DictConfig, named: set[str], reference: ReferenceData | None = None) -> "Evaluation":
         """Check the settings, load the model and read the data.
 
         Args:
             cfg: the settings of the command.
             named: the keys on the command line; of the others the run's own settings are used, if it has them.
-            like: another evaluation on the same data, whose data and features are reused.
+            reference: the data to compare with; by default those of the run.
 
         Raises:
             UserError: for every mistake in the settings.
@@ -73,11 +73,8 @@ class Evaluation:
         trained = sampling.run.config()
         check_out(cfg.out or sampling.run.path / "evaluations")
         x = given_samples(cfg, trained)
-        reference = (
-            like.context.reference
-            if like
-            else ReferenceData(load_data(trained.data, sampling.run), instantiate(cfg.features))
-        )
+        if reference is None:
+            reference = ReferenceData(load_data(trained.data, sampling.run), instantiate(cfg.features))
         x = None if x is None else reference.data.to_units(x)
         pipeline = sampling.pipeline
         context = EvalContext(

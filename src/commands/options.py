@@ -90,6 +90,25 @@ class ExportOptions(_SamplingOptions):
     private: bool
 
 
+class RetrainOptions(TypedDict):
+    """The options of src.retrain."""
+
+    run: str
+    new: str | None
+    new_data: dict[str, Any]
+    share: Annotated[float, Interval(gt=0, lt=1)]
+    name: str | None
+    rollback: str | bool
+    metric: str | None
+    n: Count
+    seed: Seed
+    batch_size: Count
+    device: str
+    precision: Literal["auto", 32, "32", "bf16", 16, "16"]
+    trust: bool
+    paths: PathOptions
+
+
 class LimitOptions(TypedDict):
     """The limits of a request to a service."""
 

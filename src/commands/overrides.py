@@ -33,6 +33,8 @@ PATH_KEYS = (
     "task.mask", "plan.out", "data.root", "data.val_root", "data.image", "data.val_image",
     "guidance.guide_model.run", "paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir",
 )  # fmt: skip
+# Parts of the training of a run that src.retrain may change.
+TRAINING = ("trainer", "optimizer", "lr_schedule", "logger", "callbacks", "ema")
 # The path keys that must not be null.
 REQUIRED_PATHS = ("paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir")
 
@@ -155,6 +157,25 @@ def sampling_overrides(overrides: list[str]) -> list[str]:
     parsed = [read(requested_condition(override)) for override in sweep_overrides(overrides)]
     chosen = {override.key for override in parsed}
     return [f"++{override.text}" if changes_sampling_part(override, chosen) else override.text for override in parsed]
+
+
+def retraining_overrides(overrides: list[str]) -> list[str]:
+    """The overrides of src.retrain, with ++ before settings of the new data and of the run's own training."""
+    parsed = [read(with_digest(override)) for override in overrides]
+    chosen = {override.key for override in parsed}
+    return [f"++{word.text}" if changes_training(word, chosen) else word.text for word in parsed]
+
+
+def with_digest(text: str) -> str:
+    """An override of rollback= by a digest, which may look like a number."""
+    word = read(text)
+    return assignment("rollback", word.tail) if word.key == "rollback" and not isinstance(word.value, bool) else text
+
+
+def changes_training(override: Word, chosen: set[str]) -> bool:
+    """True if an override sets a key of the new data or of a part of the run's training that is not newly chosen."""
+    part = override.key.split(".")[0]
+    return override.head == override.key != part and part in (*TRAINING, "new_data") and part not in chosen
 
 
 def requested_condition(text: str) -> str:

@@ -1,6 +1,5 @@
 """The model of a run as the service needs it: what a request names are words of the command line of src.sample."""
 
-import hashlib
 import json
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +12,6 @@ import numpy as np
 import torch
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
-from torch import nn
 
 from src.commands.cli import choices, to_container
 from src.commands.python_session import hydra_session, without_hydra
@@ -30,6 +28,7 @@ from src.tasks.base import Task
 from src.utils.console import describe
 from src.utils.errors import UserError, config_errors
 from src.utils.override_syntax import assignment, read
+from src.utils.state_dicts import weights_digest
 
 TASK_GROUP = "task"
 NOT_SETTINGS = ("_target_", "_partial_", "solver", "mask")  # of a task; a mask is an array of the request
@@ -53,7 +52,7 @@ class ServedModel:
         self.run, self.pipeline = self.base.run, replace(self.base.pipeline, cond=None)
         assert self.pipeline.units is not None
         self.trained, self.units = self.run.config(), self.pipeline.units
-        self.digest = weights_digest(self.pipeline.denoiser)
+        self.digest = weights_digest(self.pipeline.denoiser.state_dict())
         self.samplers, self.solvers = choices("sampler"), choices("inverse_solver")
         self.tasks = self._task_settings()
         self._compose = lru_cache(maxsize=512)(self._compose_once)
@@ -240,12 +239,3 @@ def mask_operator(mask: np.ndarray, shape: tuple[int, ...]) -> Mask:
         given, expected = tasks.by_size(mask.shape), tasks.by_size(shape[1:])
         raise UserError(f"mask must have the shape {expected}, as the samples of this run, got {given}")
     return Mask(1 - torch.from_numpy(mask != 0).float()[None, None])
-
-
-def weights_digest(model: nn.Module) -> str:
-    """A hash of the weights of a model."""
-    found = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        found.update(name.encode())
-        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
-    return found.hexdigest()[:16]

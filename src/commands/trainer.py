@@ -49,6 +49,9 @@ def initial_checkpoint(cfg: DictConfig) -> Path | None:
         return None
     if cfg.get("pretrained") is not None:
         return Path(str(cfg.pretrained.path))
+    named = Path(str(cfg.init_from))
+    if named.suffix == ".ckpt":
+        return Run.find(str(named.parent.parent)).checkpoint(named.stem)
     return Run.find(str(cfg.init_from), cfg.paths.outputs).checkpoint("last")
 
 

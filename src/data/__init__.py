@@ -12,6 +12,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "GaussianMixture": "gaussian_mixture",
         "HuggingFace": "huggingface",
         "ImageFolder": "image_folder",
+        "Joined": "joined",
         "MNIST": "mnist",
         "MNISTAngle": "mnist_angle",
         "MNISTCaptions": "mnist_captions",

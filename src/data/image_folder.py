@@ -151,6 +151,11 @@ class ImageFolder(DataModule):
             self.warn(said)
         return TensorSamples(x, None if label is None else label[good])
 
+    def find_classes(self) -> list[str]:
+        """The names of the classes, without reading the images."""
+        self._parts(str(self.root))
+        return self.class_names
+
     def contents(self) -> dict[str, Any]:
         """A hash of names and sizes of the files, which is faster to compute than one of their contents."""
         files = {id(part.files): part.files for part in self.parts}

@@ -13,6 +13,7 @@ from src import __version__
 from src.runs.check_config import check_config
 from src.runs.data_identity import data_id, identifying_settings
 from src.runs.own_code import use_code
+from src.runs.registry import Registry, is_champion
 from src.runs.trust import check_trusted_config
 from src.utils.atomic import restore_backup, write_json, write_text
 from src.utils.errors import UserError, file_errors
@@ -72,13 +73,16 @@ class Run:
 
     @classmethod
     def find(cls, name: str, outputs: str | None = None) -> "Run":
-        """The run in the folder `name`; `latest` is the newest run.
+        """The run in the folder `name`; `latest` is the newest run, `champion` or `champion:NAME` that of a registry.
 
         Raises:
             UserError: if there is no such folder, or it is not a run folder.
         """
         outputs = outputs or os.environ.get("DIFFUSION_LAB_OUTPUTS", "outputs")
-        path = Path(outputs) / "latest" if name == "latest" else Path(name)
+        if is_champion(name):
+            path = Registry.find(outputs, name).champion_folder
+        else:
+            path = Path(outputs) / "latest" if name == "latest" else Path(name)
         if not path.is_dir():
             there = sorted(Path(outputs).glob(f"*/**/{CONFIG}"), key=lambda p: p.stat().st_mtime)
             hint = f"the newest is {there[-1].parent}" if there else "train one with python -m src.train"
@@ -211,13 +215,21 @@ class Run:
         """True if the run finished at this step, and its results are in the metadata."""
         return self.finished and self.metadata()["results"].get("steps") == step
 
-    def create(self, cfg: dict[str, Any], overrides: list[str], **metadata: Any) -> None:
-        """Write the config, the overrides and other metadata of a new run, and link outputs/latest to its folder."""
+    def create(self, cfg: dict[str, Any], overrides: list[str], latest: bool = True, **metadata: Any) -> None:
+        """Write the config, the overrides and other metadata of a new run, and link outputs/latest to its folder.
+
+        Args:
+            cfg: the resolved config.
+            overrides: those that it was started with.
+            latest: False to leave the link.
+            metadata: further entries of run.json.
+        """
         self.checkpoints.mkdir(parents=True, exist_ok=True)
         self.update_metadata(overrides=overrides, **metadata)
         text = yaml.safe_dump({"version": __version__} | cfg, sort_keys=False, explicit_start=True, explicit_end=True)
         write_text(self.path / CONFIG, text)
-        symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
+        if latest:
+            symlink_latest(Path(cfg["paths"]["outputs"]) / "latest", self.path)
 
     def update_metadata(self, **metadata: Any) -> None:
         """Add entries to run.json."""

@@ -1,5 +1,6 @@
-"""Weights of a model, checked before they are loaded."""
+"""Weights of a model, checked before they are loaded, and the digest that identifies them."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -31,3 +32,14 @@ def load_weights(model: Any, weights: dict[str, Any], source: Path) -> None:
     if bad:
         raise not_finite(source, bad[0])
     model.load_state_dict(weights)
+
+
+def weights_digest(weights: dict[str, Any]) -> str:
+    """A hash of a state dict, 16 hexadecimal digits."""
+    import torch
+
+    found = hashlib.sha256()
+    for name, value in sorted(weights.items()):
+        found.update(name.encode())
+        found.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return found.hexdigest()[:16]

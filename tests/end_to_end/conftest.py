@@ -10,7 +10,7 @@ import pytest
 from matplotlib.figure import Figure
 
 from src.commands.main import run_command
-from src.commands.overrides import sampling_overrides, training_overrides
+from src.commands.overrides import retraining_overrides, sampling_overrides, training_overrides
 from src.train import train
 
 # What makes the words that Hydra sees, of those on the command line of a command.
@@ -21,6 +21,7 @@ COMPLETE = {
     "export": sampling_overrides,
     "serve": sampling_overrides,
     "monitor": list,
+    "retrain": retraining_overrides,
     "compare": list,
 }
 

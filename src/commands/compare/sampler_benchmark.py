@@ -96,7 +96,7 @@ class SamplerBenchmark:
         self.results: dict[Combination, Evaluation] = {}
         self.skipped: dict[Combination, str] = {}
         self.composed: dict[tuple[str, ...], DictConfig] = {}
-        self.previous: Any = None  # the last evaluation, whose data and features the next one reuses
+        self.reference: Any = None  # the data and features, read by the first evaluation
 
     @classmethod
     def prepare(cls, cfg: DictConfig) -> "SamplerBenchmark":
@@ -159,10 +159,10 @@ class SamplerBenchmark:
         """
         from src.commands import evaluation  # and with it Lightning
 
-        one = evaluation.Evaluation.prepare(*self.config(combination), like=self.previous)
+        one = evaluation.Evaluation.prepare(*self.config(combination), reference=self.reference)
         context = one.draw()
         found = one.record(context, one.compute_metrics(context)) | {"request": self.request(combination)}
-        self.previous = one
+        self.reference = context.reference
         write_json(self.out / combination.name / RESULT_FILE, found)
         return found
 

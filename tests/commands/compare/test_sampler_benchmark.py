@@ -1,6 +1,7 @@
 """The grid of samplers: what is asked for is measured once, whatever stops it in between."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -23,7 +24,7 @@ class Counted:
         self.cfg, self.out = cfg, Path(cfg.out)
 
     @classmethod
-    def prepare(cls, cfg, named, like):
+    def prepare(cls, cfg, named, reference):
         assert {"sampler", "sampler.steps"} <= named
         return cls(cfg)
 
@@ -33,13 +34,13 @@ class Counted:
         self.made.append(self.out.name)
         self.out.mkdir(parents=True, exist_ok=True)
         np.savez(self.out / "samples.npz", x=np.zeros((4, 1, 8), np.float32))
-        return "context"
+        return SimpleNamespace(reference="the data")
 
     def compute_metrics(self, context):
-        return {"sections of": context}
+        return {"data": context.reference}
 
     def record(self, context, sections):
-        assert sections == {"sections of": context}
+        assert sections == {"data": "the data"}
         steps = self.cfg.sampler.steps
         sampler = {"_target_": self.cfg.sampler._target_, "steps": steps}
         about = {"nfe": float(steps), "sampler": sampler, "n": self.cfg.n, "ckpt": "best", "weights": "ema"}
