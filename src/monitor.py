@@ -1,4 +1,4 @@
-"""Monitor a run: python -m src.monitor run=latest new=FOLDER"""
+"""Monitor a run: python -m src.monitor run=latest new=FOLDER service=URL"""
 
 import sys
 
@@ -8,7 +8,7 @@ from src.commands.main import run_command
 
 
 def monitor(cfg: DictConfig) -> None:
-    """Compare new data with those of a run, write a report, and exit with a code that says whether they differ."""
+    """Compare new data with those of a run, look at its service, write a report, and exit with a code that says all."""
     from src.commands.monitor.command import Monitoring  # imports torch, which --help does not need
 
     monitoring = Monitoring.prepare(cfg)

@@ -141,6 +141,17 @@ class ServeOptions(TypedDict):
     retention: RetentionOptions
 
 
+class WatchOptions(TypedDict):
+    """The limits of the figures of a service; None for no limit."""
+
+    latency: Scale | None
+    failures: Scale | None
+    errors: Scale | None
+    queue: Scale | None
+    nonfinite: Scale | None
+    clipped: Scale | None
+
+
 class MonitorOptions(TypedDict):
     """The options of src.monitor."""
 
@@ -149,6 +160,10 @@ class MonitorOptions(TypedDict):
     seed: Seed
     out: str | None
     textfile: str | None
+    service: str | None
+    token: str | None
+    limits: WatchOptions
+    outputs: Count
     trust: bool
     paths: PathOptions
 

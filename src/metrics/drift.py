@@ -77,20 +77,24 @@ class Drift:
         batches = [{name: batch[name] for name in fields} for batch in batches]
         measures = measures_of(reference, batches)
         main = next(iter(measures.values()))
-        groups = {name: rows for name, rows in groups_of(reference, batches) if self.is_large_enough(rows)}
+        groups = {name: rows for name, rows in groups_of(reference, batches) if min(map(len, rows)) >= self.min_group}
         asked = [(name, "", sample) for name, sample in measures.items()]
         asked += [(next(iter(measures)), group, main.of(rows)) for group, rows in groups.items()]
-        count = max(self.permutations, ceil(2 * len(asked) / self.false_alarm_rate))
-        tests = [compare_vectors(*one, count, seed) for one in asked]
-        adjusted = holm([test.p for test in tests])
-        return [replace(test, adjusted=p) for test, p in zip(tests, adjusted, strict=True)]
+        count = self.permutations_for(len(asked))
+        return adjusted([compare_vectors(*one, count, seed) for one in asked])
 
-    def is_large_enough(self, rows: Sequence[Tensor]) -> bool:
-        return min(map(len, rows)) >= self.min_group
+    def permutations_for(self, tests: int) -> int:
+        """The permutations of each of some tests, with which the least p-value is well below the rate."""
+        return max(self.permutations, ceil(2 * (tests + 2) / self.false_alarm_rate))
 
     def differs(self, test: DriftTest) -> bool:
         """True if a test found a difference."""
         return test.adjusted <= self.false_alarm_rate
+
+
+def adjusted(tests: Sequence[DriftTest]) -> list[DriftTest]:
+    """The tests with their p-values adjusted for their number."""
+    return [replace(test, adjusted=p) for test, p in zip(tests, holm([test.p for test in tests]), strict=True)]
 
 
 class WholeBatch:

@@ -73,9 +73,12 @@ def add_jobs(router: APIRouter, service: Service) -> None:
         thumb: Annotated[int | None, Query(ge=-1, le=1)] = None,
         before: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
         limit: Annotated[int, Query(ge=1, le=100)] = 24,
+        after: Annotated[int | None, Query(ge=0, le=2**31 - 1)] = None,
+        digest: Annotated[str | None, Query(max_length=64, pattern="^\\w+$")] = None,
+        oldest: bool = False,
     ) -> list[JobAnswer]:
-        """Jobs that are done, the newest first; each word of `text` must be in the settings, the kind or the id."""
-        rows = service.store.search(text, kind, thumb, before, limit)
+        """Jobs that are done, the newest first, or the oldest; each word of `text` must be in settings, kind or id."""
+        rows = service.store.search(text, kind, thumb, before, limit, after, digest, oldest)
         return [service.described(row) for row in rows]  # type: ignore[misc]
 
     @router.get("/jobs/{job}", responses=NONE, tags=["jobs"])

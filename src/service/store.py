@@ -253,9 +253,9 @@ class Store:
 
     def search(
         self, text: str = "", kind: str | None = None, thumb: int | None = None, before: int | None = None,
-        limit: int = 24,
+        limit: int = 24, after: int | None = None, digest: str | None = None, oldest: bool = False,
     ) -> list[Any]:  # fmt: skip
-        """Jobs that are done, the newest first.
+        """Jobs that are done, the newest first, or the oldest.
 
         Args:
             text: words that the settings, the kind or the id must contain.
@@ -263,8 +263,12 @@ class Store:
             thumb: 1, -1 or 0.
             before: the number of a job; only older ones are returned.
             limit: the most rows.
+            after: the number of a job; only newer ones are returned.
+            digest: of the weights that did them.
+            oldest: True for the oldest first.
         """
-        wanted = sa.select(jobs).where(jobs.c.state == DONE).order_by(jobs.c.number.desc()).limit(limit)
+        order = jobs.c.number if oldest else jobs.c.number.desc()
+        wanted = sa.select(jobs).where(jobs.c.state == DONE).order_by(order).limit(limit)
         text_of = jobs.c.kind + " " + jobs.c.settings + " " + jobs.c.id
         for word in text.split():
             wanted = wanted.where(text_of.contains(word, autoescape=True))
@@ -274,6 +278,10 @@ class Store:
             wanted = wanted.where(jobs.c.thumb == thumb)
         if before is not None:
             wanted = wanted.where(jobs.c.number < before)
+        if after is not None:
+            wanted = wanted.where(jobs.c.number > after)
+        if digest is not None:
+            wanted = wanted.where(jobs.c.digest == digest)
         with self.reading() as db:
             return list(db.execute(wanted))
 

@@ -85,8 +85,8 @@ def _by_stratum(x: Tensor, y: Tensor, strata: tuple[Tensor, Tensor] | None) -> I
 def _permutations(first: Tensor, count: int, generator: torch.Generator) -> Iterator[Tensor]:
     """Random assignments (N, k) of 1 to as many vectors as `first` (N,) marks, and 0 to the others."""
     for done in range(0, count, CHUNK):
-        keys = torch.rand(len(first), min(CHUNK, count - done), generator=generator)
-        yield (keys.argsort(0) < int(first.sum())).float()
+        keys = torch.rand(min(CHUNK, count - done), len(first), generator=generator, dtype=torch.float64)
+        yield (keys <= keys.kthvalue(int(first.sum()), dim=1, keepdim=True).values).float().T
 
 
 def _resamples(n: int, m: int, count: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

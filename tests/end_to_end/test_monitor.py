@@ -35,7 +35,7 @@ def test_new_digits(command, run, digits, tmp_path, turned, code):
     done = command("monitor", f"run={run}", f"new={tmp_path}/new.npz", f"out={out}", f"textfile={file}", *SMALL,
                    f"paths.outputs={run.parent}")  # fmt: skip
     assert done.code == code, done.error
-    assert ("DRIFT" in done.out) == turned and str(out / "report.html") in done.out
+    assert ("ALARM" in done.out) == turned and str(out / "report.html") in done.out
     record = json.loads((out / "monitor.json").read_text())
     assert (record["drift"], record["exit_code"], record["n"]) == (turned, code, len(x))
     different = {test["group"] for test in record["tests"] if test["differs"]}
@@ -54,7 +54,7 @@ def test_new_digits(command, run, digits, tmp_path, turned, code):
     [
         ([], "run=RUN must be given"),
         (["run=nowhere", "new=x"], "there is no run folder nowhere"),
-        (["run={run}"], "new=DATA must be given"),
+        (["run={run}"], "new=DATA, a folder of pictures"),
         (["run={run}", "new=nowhere"], "new=nowhere does not exist"),
         (["run={run}", "new={few}"], "must hold at least 10 samples, got 3"),
         (["run={run}", "new={few}", "drift.false_alarm_rate=2"], "drift.false_alarm_rate must be"),
