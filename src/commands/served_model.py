@@ -45,9 +45,11 @@ class ServedModel:
         UserError: for every mistake in them.
     """
 
+    lock = threading.RLock()  # of all models, since there is one Hydra in a process
+
     def __init__(self, words: Sequence[str], conf: str | None = None):
-        self.words, self.conf, self.lock = list(words), conf, threading.RLock()
-        with hydra_session("sample", self.words, conf) as cfg:
+        self.words, self.conf = list(words), conf
+        with self.lock, hydra_session("sample", self.words, conf) as cfg:
             self.base = Sampling.prepare(without_hydra(cfg), {read(word).key for word in words})
         self.run, self.pipeline = self.base.run, replace(self.base.pipeline, cond=None)
         assert self.pipeline.units is not None
@@ -56,6 +58,8 @@ class ServedModel:
         self.samplers, self.solvers = choices("sampler"), choices("inverse_solver")
         self.tasks = self._task_settings()
         self._compose = lru_cache(maxsize=512)(self._compose_once)
+        self._sampling = lru_cache(maxsize=64)(self._sampling_once)
+        self.command = partial(command_line, tuple(words))  # which is of use longer than the weights
 
     # ---- configs ----
 
@@ -105,8 +109,7 @@ class ServedModel:
         key = {name: settings.get(name) for name in ("sampler", "steps", "guidance")}
         return self._sampling(json.dumps(key))
 
-    @lru_cache(maxsize=64)  # noqa: B019 - there is one model in a process
-    def _sampling(self, key: str) -> Pipeline:
+    def _sampling_once(self, key: str) -> Pipeline:
         settings = json.loads(key)
         cfg = self.config(settings)
         if settings["guidance"] is not None and isinstance(self.pipeline.denoiser.condition, NoCondition):
@@ -156,26 +159,6 @@ class ServedModel:
         assert x is not None
         return Restored(x, shown, result.info)
 
-    def command(self, kind: str, settings: Settings) -> str:
-        """The command line of src.sample that gives the same samples."""
-        given = {"sampler": settings.get("sampler"), "inverse_solver": settings.get("solver"), **numbers(settings)}
-        if settings.get("guidance") is not None:
-            given = {"guidance": "cfg"} | given
-        given = {key: value for key, value in given.items() if value is not None} | {"seed": settings["seed"]}
-        replaced = [key for key in given if key in ("sampler", "guidance")]
-        own = [
-            word for word in self.words
-            if read(word).key not in given and read(word).key.split(".")[0] not in replaced
-        ]  # fmt: skip
-        words = [*own, *(assignment(key, value) for key, value in given.items())]
-        if kind == SAMPLES:
-            words += [f"n={settings['n']}", "pad_batches=true"]
-            for key, value in (settings.get("condition") or {}).items():
-                words.append(assignment(key, value))
-        else:
-            words += [f"task={kind}", "input=FILE"]
-        return " ".join(["python -m src.sample", *words])
-
     @contextmanager
     def inference(self) -> Iterator[None]:
         """The precision of sampling."""
@@ -220,6 +203,27 @@ class ServedModel:
         rows = read_metrics(file) if file.exists() else []
         names = sorted({name for row in rows for name in row if "loss" in name})
         return {name: [[row["step"], row[name]] for row in rows if name in row] for name in names}
+
+
+def command_line(words: Sequence[str], kind: str, settings: Settings) -> str:
+    """The command line of src.sample that gives the same samples."""
+    given = {"sampler": settings.get("sampler"), "inverse_solver": settings.get("solver"), **numbers(settings)}
+    if settings.get("guidance") is not None:
+        given = {"guidance": "cfg"} | given
+    given = {key: value for key, value in given.items() if value is not None} | {"seed": settings["seed"]}
+    replaced = [key for key in given if key in ("sampler", "guidance")]
+    own = [
+        word for word in words
+        if read(word).key not in given and read(word).key.split(".")[0] not in replaced
+    ]  # fmt: skip
+    found = [*own, *(assignment(key, value) for key, value in given.items())]
+    if kind == SAMPLES:
+        found += [f"n={settings['n']}", "pad_batches=true"]
+        for key, value in (settings.get("condition") or {}).items():
+            found.append(assignment(key, value))
+    else:
+        found += [f"task={kind}", "input=FILE"]
+    return " ".join(["python -m src.sample", *found])
 
 
 def numbers(settings: Settings) -> dict[str, Any]:

@@ -1,6 +1,8 @@
 """Serve a run: make the parts of the service from the config of src.serve, and run its web server."""
 
 import socket
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from omegaconf import DictConfig
 from src.commands.cli import to_container
 from src.commands.options import ServeOptions
 from src.runs.check_config import check_options
+from src.runs.registry import Registry, is_champion
 from src.utils.console import key_value_table, log
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment, read
@@ -23,6 +26,7 @@ try:
     from src.service.app import create_app
     from src.service.broadcast import Broadcast
     from src.service.metrics import Metrics
+    from src.service.models import Models
     from src.service.results import Results, Retention
     from src.service.service import Service
     from src.service.settings import LOOPBACK, Access, Limits
@@ -32,7 +36,8 @@ except ImportError as error:
     raise UserError(
         f"the service needs {error.name}, which is not installed: pip install 'diffusion-lab[serve]', or make serve"
     ) from error
-from src.commands.served_model import ServedModel
+from src.commands.champions import Champions
+from src.commands.served_model import ServedModel, command_line
 
 # What src.sample does not know, and what is passed to it in any case.
 OWN_KEYS = ("host", "port", "hosts", "token", "folder", "database", "limits", "retention", "run", "batch_size", "hydra")
@@ -62,13 +67,12 @@ class Serving:
         check_options(to_container(cfg), ServeOptions)
         check_writable("folder", cfg.folder)
         check_port(cfg.host, cfg.port)
-        folder = Path(cfg.folder)
-        model = ServedModel(sampling_words(cfg), own_choices())
+        folder, models = Path(cfg.folder), served_models(cfg)
         results = Results(folder / "results")
         store = Store(cfg.database or f"sqlite:///{folder.absolute()}/jobs.db")
-        broadcast, metrics = Broadcast(), Metrics(model.digest)
-        worker = Worker(model, store, results, broadcast, metrics, Retention(**cfg.retention), cfg.batch_size)
-        service = Service(model, store, results, broadcast, metrics, worker, Limits(**cfg.limits), access(cfg))
+        broadcast, metrics = Broadcast(), Metrics(models.current.digest)
+        worker = Worker(models, store, results, broadcast, metrics, Retention(**cfg.retention), cfg.batch_size)
+        service = Service(models, store, results, broadcast, metrics, worker, Limits(**cfg.limits), access(cfg))
         return cls(cfg, service, create_app(service))
 
     def announce(self) -> None:
@@ -93,11 +97,33 @@ class Serving:
         )  # fmt: skip
 
 
-def sampling_words(cfg: DictConfig) -> list[str]:
-    """The command line of src.sample that loads the same model."""
-    words = HydraConfig.get().overrides.task
+def served_models(cfg: DictConfig) -> Models:
+    """The model of a run, or with run=champion those of a registry.
+
+    Raises:
+        UserError: if it cannot be loaded.
+    """
+    words, choices = HydraConfig.get().overrides.task, own_choices()
+
+    def make(run: str) -> ServedModel:
+        return ServedModel(sampling_words(cfg, run, words), choices)
+
+    if not is_champion(str(cfg.run)):
+        return Models(make(str(cfg.run)))
+    if (cfg.ckpt, cfg.weights) != ("best", "ema"):
+        raise UserError(f"run={cfg.run} is served with ckpt=best weights=ema, which were compared; leave both out")
+    champions = Champions(Registry.find(cfg.paths.outputs, str(cfg.run)), make)
+    models = Models(champions.champion(), champions)
+    for digest, version in champions.registry.versions().items():
+        of_version = sampling_words(cfg, str(champions.registry.folder(version)), words)
+        models.commands.setdefault(digest, partial(command_line, tuple(of_version)))
+    return models
+
+
+def sampling_words(cfg: DictConfig, run: str, words: Sequence[str]) -> list[str]:
+    """The command line of src.sample that loads the model of a run with the settings of the service."""
     own = [word for word in words if read(word).key.split(".")[0] not in OWN_KEYS]
-    return [assignment("run", str(cfg.run)), assignment("batch_size", cfg.batch_size), *own]
+    return [assignment("run", run), assignment("batch_size", cfg.batch_size), *own]
 
 
 def own_choices() -> str | None:

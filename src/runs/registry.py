@@ -109,13 +109,21 @@ class Registry:
         entries = self.entries()
         return versions_of(entries)[entries[-1]["champion"]] if entries else None
 
+    def present(self) -> Version:
+        """The champion.
+
+        Raises:
+            UserError: if there is none.
+        """
+        champion = self.champion
+        if champion is None:
+            raise UserError(f"{self.file} has no champion; python -m src.retrain run=RUN makes the first one")
+        return champion
+
     @property
     def champion_folder(self) -> Path:
         """The run folder of the champion."""
-        champion = self.champion
-        if champion is None:
-            raise UserError(f"{self.file} has no champion; remove it")
-        return self.folder(champion)
+        return self.folder(self.present())
 
     def folder(self, version: Version) -> Path:
         """The run folder of a version."""

@@ -28,8 +28,13 @@ class Metrics:
         self.level = Histogram(
             "sample_mean", "Mean of a sample", buckets=[-1, -0.5, *(i / 20 for i in range(21)), 1.5, 2], **of
         )
-        weights = Gauge("weights_info", "The digest of the weights", ["digest"], **of)
-        weights.labels(digest).set(1)
+        self.weights = Gauge("weights_info", "The digest of the weights", ["digest"], **of)
+        self.serve(digest)
+
+    def serve(self, digest: str) -> None:
+        """Name the weights of new requests."""
+        self.weights.clear()
+        self.weights.labels(digest).set(1)
 
     def ended(self, job: Any, state: str) -> None:
         """Count a job that ended now."""

@@ -11,6 +11,7 @@ import numpy as np
 from src.service.broadcast import Broadcast
 from src.service.metrics import Metrics
 from src.service.model import SAMPLES, GivenArrays, ServiceModel
+from src.service.models import Models
 from src.service.results import Results, pack
 from src.service.settings import Access, Limits
 from src.service.store import DONE, Store
@@ -21,9 +22,9 @@ from src.utils.errors import UserError
 
 @dataclass
 class Service:
-    """A model with its database, its worker and its limits."""
+    """Models with their database, their worker and their limits."""
 
-    model: ServiceModel
+    models: Models
     store: Store
     results: Results
     broadcast: Broadcast
@@ -31,6 +32,11 @@ class Service:
     worker: Worker
     limits: Limits
     access: Access
+
+    @property
+    def model(self) -> ServiceModel:
+        """The model of new requests."""
+        return self.models.current
 
     # ---- accepting ----
 
@@ -41,9 +47,10 @@ class Service:
             UserError: if the model cannot do it.
             QueueFull: if too much waits.
         """
-        settings, seed = self.completed(asked)
-        self.model.condition(settings, settings["n"])
-        return self.keep(SAMPLES, settings, settings["n"], seed, None)
+        model = self.model  # the same for all steps, since it may be replaced in between
+        settings, seed = self.completed(model, asked)
+        model.condition(settings, settings["n"])
+        return self.keep(model, SAMPLES, settings, settings["n"], seed, None)
 
     def accept_task(self, name: str, asked: dict[str, Any]) -> str:
         """Check a request for a task, and keep it with its input; returns the id of its job.
@@ -53,31 +60,34 @@ class Service:
             QueueFull: if too much waits.
         """
         given = self.read_input({key: asked.pop(key, None) for key in ("images", "x", "samples", "mask")})
-        settings, seed = self.completed(asked)
-        if unknown := set(settings.get("settings", {})) - set(self.model.tasks[name]):
-            known = ", ".join(self.model.tasks[name]) or "none"
+        model = self.model
+        settings, seed = self.completed(model, asked)
+        if unknown := set(settings.get("settings", {})) - set(model.tasks[name]):
+            known = ", ".join(model.tasks[name]) or "none"
             raise UserError(f"settings: the task {name} has {known}, got {sorted(unknown)[0]!a}")
         if len(given.x) > self.limits.n:
             raise UserError(f"a task may have {self.limits.n} samples, got {len(given.x)}")
-        self.model.check_task(name, settings, given)
-        return self.keep(name, settings, len(given.x), seed, pack(x=given.x, mask=given.mask))
+        model.check_task(name, settings, given)
+        return self.keep(model, name, settings, len(given.x), seed, pack(x=given.x, mask=given.mask))
 
-    def completed(self, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    def completed(self, model: ServiceModel, asked: dict[str, Any]) -> tuple[dict[str, Any], int]:
         """The settings of a request without what it left open, and its seed, drawn if it names none."""
         settings = {key: value for key, value in asked.items() if value is not None}
         settings.setdefault("seed", secrets.randbelow(2**31))
-        steps = len(self.model.sampling(settings).sampler.times()) - 1
+        steps = len(model.sampling(settings).sampler.times()) - 1
         if steps > self.limits.steps:
             raise UserError(f"steps must be <= {self.limits.steps}, got {steps}")
         return settings, settings["seed"]
 
-    def keep(self, kind: str, settings: dict[str, Any], n: int, seed: int, data: bytes | None) -> str:
+    def keep(
+        self, model: ServiceModel, kind: str, settings: dict[str, Any], n: int, seed: int, data: bytes | None
+    ) -> str:
         """Write a checked request to the database, and wake the worker."""
         alike = {key: settings.get(key) for key in ("sampler", "steps", "guidance")}
         alike |= {"kind": kind} if kind == SAMPLES else {"alone": secrets.token_hex(8)}
         key = blake2b(json.dumps(alike, sort_keys=True).encode(), digest_size=16).hexdigest()
         job = self.store.accept(
-            kind, settings, key, n, seed, self.model.digest, self.limits.seconds, data, self.limits.queue
+            kind, settings, key, n, seed, model.digest, self.limits.seconds, data, self.limits.queue
         )
         self.worker.wake.set()
         return job
@@ -125,5 +135,5 @@ class Service:
             "seed": row.seed, "digest": row.digest, "created": row.created, "finished": row.finished,
             "seconds": None if row.finished is None else row.finished - row.created, "error": row.error,
             "info": json.loads(row.info or "{}"), "thumb": row.thumb,
-            "command": self.model.command(row.kind, settings),
+            "command": self.models.command(row.digest, row.kind, settings),
         }  # fmt: skip

@@ -6,7 +6,7 @@ SQLAlchemy's Core as versions 1.4 and 2 share it; SQLite and PostgreSQL.
 import json
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
@@ -204,11 +204,11 @@ class Store:
             else:
                 db.execute(sa.delete(inputs).where(inputs.c.id == job))
 
-    def recover(self, digest: str, starting: bool = False) -> None:
+    def recover(self, digests: Iterable[str], starting: bool = False) -> None:
         """Put the jobs of killed processes back into the queue, and end those whose deadline has passed.
 
         Args:
-            digest: of the weights of this service.
+            digests: of the weights of this service.
             starting: True when the service starts: a SQLite database is then its own, and every job that runs was
                 left behind; those for other weights are ended.
         """
@@ -227,7 +227,7 @@ class Store:
             db.execute(sa.update(jobs).where(*waits).values(error=late, **ends | {"state": EXPIRED}))
             if starting and self.alone:
                 other = "the service was started again with other weights; send the request again"
-                foreign = (jobs.c.state == QUEUED, jobs.c.digest != digest)
+                foreign = (jobs.c.state == QUEUED, jobs.c.digest.not_in([*digests]))
                 db.execute(sa.update(jobs).where(*foreign).values(error=other, **ends))
 
     # ---- what is asked of it ----
@@ -241,6 +241,12 @@ class Store:
         """The input of a job that was not ended."""
         with self.reading() as db:
             return db.execute(sa.select(inputs.c.data).where(inputs.c.id == job)).scalar_one()
+
+    def waited_for(self) -> set[str]:
+        """The digests of the weights of all jobs that have not ended."""
+        with self.reading() as db:
+            left = jobs.c.state.in_((QUEUED, RUNNING))
+            return {row.digest for row in db.execute(sa.select(jobs.c.digest).where(left).distinct())}
 
     def waiting(self) -> int:
         """The number of samples that wait or are being drawn."""

@@ -18,6 +18,7 @@ from src.service.batching import draw_together
 from src.service.broadcast import Broadcast
 from src.service.metrics import Metrics
 from src.service.model import SAMPLES, GivenArrays, ServiceModel
+from src.service.models import Models
 from src.service.pictures import shown
 from src.service.results import Results, Retention, unpack
 from src.service.store import CANCELLED, DONE, EXPIRED, FAILED, Store
@@ -37,7 +38,7 @@ class Worker:
     """Computes jobs, those with equal settings together.
 
     Args:
-        model: what computes them.
+        models: what computes them.
         store: where they are.
         results: where their results go.
         broadcast: who watches them.
@@ -48,10 +49,10 @@ class Worker:
     """
 
     def __init__(
-        self, model: ServiceModel, store: Store, results: Results, broadcast: Broadcast, metrics: Metrics,
+        self, models: Models, store: Store, results: Results, broadcast: Broadcast, metrics: Metrics,
         retention: Retention, batch_size: int, gather: float = 0.005,
     ):  # fmt: skip
-        self.model, self.store, self.results, self.broadcast, self.metrics = model, store, results, broadcast, metrics
+        self.models, self.store, self.results, self.broadcast, self.metrics = models, store, results, broadcast, metrics
         self.retention, self.batch_size, self.gather = retention, batch_size, gather
         self.wake, self.stopping = threading.Event(), threading.Event()
         self.running: dict[str, Any] = {}
@@ -60,9 +61,11 @@ class Worker:
 
     def start(self) -> None:
         """Go on with what was accepted before, and start."""
-        self.store.recover(self.model.digest, starting=True)
+        self.models.load(self.store.waited_for())
+        self.store.recover(self.models.loaded, starting=True)
         self.retention.tidy(self.store, self.results)
-        self.threads = [threading.Thread(target=loop, daemon=True) for loop in (self.compute, self.keep_alive)]
+        loops = (self.compute, self.keep_alive, *([self.follow_source] if self.models.source is not None else []))
+        self.threads = [threading.Thread(target=loop, daemon=True) for loop in loops]
         for thread in self.threads:
             thread.start()
 
@@ -78,18 +81,34 @@ class Worker:
         """True if jobs are being taken."""
         return bool(self.threads) and all(thread.is_alive() for thread in self.threads)
 
-    # ---- the two threads ----
+    # ---- the threads ----
 
     def compute(self) -> None:
         """Take jobs until the service stops."""
         while not self.stopping.is_set():
             with self.going_on("taking a job"):
-                jobs = self.store.claim(self.model.digest, self.batch_size)
+                jobs = self.claim()
                 if jobs:
                     self.do_or_return(jobs)
                 elif self.wake.wait(IDLE):
                     self.wake.clear()
                     time.sleep(self.gather)
+
+    def claim(self) -> list[Any]:
+        """Take jobs, those of the earliest weights first."""
+        claims = (self.store.claim(digest, self.batch_size) for digest in [*self.models.loaded])
+        return next((jobs for jobs in claims if jobs), [])
+
+    def follow_source(self) -> None:
+        """Replace the weights when there are newer ones; jobs that were accepted before get those that they are for."""
+        while not self.stopping.wait(PULSE):
+            with self.going_on("looking for newer weights"):
+                if (found := self.models.update()) is not None:
+                    self.metrics.serve(found.digest)
+                    log.info(f"new weights: {found.digest}, of {found.card['run']}")
+                waited_for = self.store.waited_for()
+                self.models.load(waited_for)
+                self.models.drop(waited_for)
 
     def keep_alive(self) -> None:
         """Renew the leases, find jobs to stop, and end or return what other processes left."""
@@ -99,7 +118,7 @@ class Worker:
                     self.store.renew([*self.running])
                     for job in self.store.cancelled():
                         self.running.pop(job, None)
-                self.store.recover(self.model.digest)
+                self.store.recover(self.models.loaded)
                 self.metrics.waiting.set(self.store.waiting())
                 self.retention.keep(self.store, self.results)
 
@@ -127,9 +146,9 @@ class Worker:
     def do(self, jobs: list[Any]) -> None:
         """Compute jobs of equal settings, and record how each of them ended."""
         self.running = {job.id: job for job in jobs}
-        began = time.perf_counter()
+        began, model = time.perf_counter(), self.models.loaded[jobs[0].digest]
         try:
-            outcomes = self.draw(jobs) if jobs[0].kind == SAMPLES else self.do_task(jobs[0])
+            outcomes = self.draw(model, jobs) if jobs[0].kind == SAMPLES else self.do_task(model, jobs[0])
         except Stopped:
             outcomes = {}
         except UserError as error:
@@ -181,19 +200,19 @@ class Worker:
 
     # ---- new samples ----
 
-    def draw(self, jobs: list[Any]) -> dict[str, Outcome]:
+    def draw(self, model: ServiceModel, jobs: list[Any]) -> dict[str, Outcome]:
         """Draw the samples of jobs, of which each gets what it would get alone."""
         settings = json.loads(jobs[0].settings)
-        pipeline = self.model.sampling(settings)
+        pipeline = model.sampling(settings)
         draws: list[tuple[int, int]] = []
         place: dict[str, slice] = {}
-        conds = [self.model.condition(json.loads(job.settings) | {"seed": job.seed}, job.n) for job in jobs]
+        conds = [model.condition(json.loads(job.settings) | {"seed": job.seed}, job.n) for job in jobs]
         for job in jobs:
             place[job.id] = slice(len(draws), len(draws) + job.n)
             draws += [(job.seed, i) for i in range(job.n)]
         cond = None if conds[0] is None else cat_cond([one for one in conds if one is not None])
         parts, size = [], self.batch_size
-        with self.model.inference(), pipeline.count_nfe() as cost:
+        with model.inference(), pipeline.count_nfe() as cost:
             for first in range(0, len(draws), size):
                 part = slice(first, first + size)
                 states = draw_together(pipeline, draws[part], rows_of(cond, part), size)
@@ -227,11 +246,11 @@ class Worker:
 
     # ---- tasks ----
 
-    def do_task(self, job: Any) -> dict[str, Outcome]:
+    def do_task(self, model: ServiceModel, job: Any) -> dict[str, Outcome]:
         """Do a task on the input of a job, which is a batch of its own."""
         given = GivenArrays(**unpack(self.store.input_of(job.id)))
         settings = json.loads(job.settings)
-        steps, made = len(self.model.sampling(settings).sampler.times()) - 1, 0
+        steps, made = len(model.sampling(settings).sampler.times()) - 1, 0
 
         def on_step(n: int) -> None:
             nonlocal made
@@ -240,10 +259,10 @@ class Worker:
             self.broadcast.tell(job.id, {"step": min(steps, made // job.n), "steps": steps})
 
         # A task may evaluate the network without making steps.
-        hook = self.model.pipeline.denoiser.net.register_forward_pre_hook(lambda *_: self.check_wanted())
+        hook = model.pipeline.denoiser.net.register_forward_pre_hook(lambda *_: self.check_wanted())
         try:
-            with self.model.inference():
-                restored = self.model.do_task(job.kind, settings | {"seed": job.seed}, given, on_step)
+            with model.inference():
+                restored = model.do_task(job.kind, settings | {"seed": job.seed}, given, on_step)
         finally:
             hook.remove()
         return {job.id: {"x": restored.x, "given": restored.given, "mask": given.mask, "info": restored.info}}

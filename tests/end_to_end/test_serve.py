@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 from starlette.testclient import TestClient
 
+from src.commands.champions import Champions
+from src.commands.retrain.command import digest_of
 from src.commands.served_model import ServedModel
+from src.runs.registry import FIRST, PROMOTED, Registry, Version
+from src.runs.run import Run
 from src.service.app import create_app
+from src.service.models import Models
 from tests.service.conftest import make_service
 
 
@@ -109,10 +114,34 @@ def test_the_card_and_the_curves(served):
     assert any(name.startswith("train/loss") for name in served.get("/run/curves").json())
 
 
+@pytest.mark.slow
+def test_the_champion_of_a_registry(make_run, tmp_path, tiny, capsys):
+    """Each version is loaded by its digest; one whose weights were changed is not, which is said once."""
+    words = ["experiment=digits_ddpm", *tiny, f"paths.outputs={tmp_path}"]
+    folders = [make_run(tmp_path / f"run_{seed}", *words, f"seed={seed}") for seed in (1, 2)]
+    registry, digests = Registry(tmp_path, "digits"), [digest_of(Run(folder)) for folder in folders]
+    for i, event in enumerate([FIRST, PROMOTED]):
+        before = digests[i - 1] if i else None
+        registry.add(event, Version(digests[i], registry.place_of(folders[i]), before), before)
+    champions = Champions(registry, lambda run: ServedModel([f"run={run}", "batch_size=4"]))
+    models = Models(champions.champion(), champions)
+    assert models.current.digest == digests[1] and models.update() is None
+    registry.rollback()
+    assert models.update() is models.current and models.current.digest == digests[0]
+    assert f"run={folders[0]}" in models.command(digests[0], "samples", {"seed": 1, "n": 1})
+    assert champions.earlier("0" * 16) is None and champions.earlier(digests[1]).digest == digests[1]
+    checkpoint = folders[1] / "checkpoints/best.ckpt"
+    (folders[0] / "checkpoints/best.ckpt").replace(checkpoint)
+    registry.rollback(digests[1])
+    assert models.update() is None and models.update() is None and models.current.digest == digests[0]
+    assert "".join(capsys.readouterr()).count("no longer those of the champion") == 1
+
+
 @pytest.mark.parametrize(
     ("words", "reason"),
     [
         ([], "run=RUN must be given"),
+        (["run=champion", "ckpt=last"], "is served with ckpt=best weights=ema"),
         (["run=nowhere"], "there is no run folder nowhere"),
         (["run=x", "port=99999"], "port must be"),
         (["run=x", "limits.n=0"], "limits.n must be"),

@@ -20,6 +20,7 @@ from src.service.app import create_app
 from src.service.broadcast import Broadcast
 from src.service.metrics import Metrics
 from src.service.model import Restored
+from src.service.models import Models
 from src.service.results import Results, Retention
 from src.service.service import Service
 from src.service.settings import Access, Limits
@@ -89,12 +90,12 @@ class Served:
 
 
 def make_service(folder: Path, model=None, access=None, url=None, **limits) -> Service:
-    model = model or Tiny()
+    models = model if isinstance(model, Models) else Models(model or Tiny())
     results, store = Results(folder / "results"), Store(url or f"sqlite:///{folder}/jobs.db")
-    broadcast, metrics = Broadcast(), Metrics(model.digest)
-    worker = Worker(model, store, results, broadcast, metrics, Retention(), BATCH)
+    broadcast, metrics = Broadcast(), Metrics(models.current.digest)
+    worker = Worker(models, store, results, broadcast, metrics, Retention(), BATCH)
     access = access or Access(hosts=("testserver",))
-    return Service(model, store, results, broadcast, metrics, worker, Limits(**limits), access)
+    return Service(models, store, results, broadcast, metrics, worker, Limits(**limits), access)
 
 
 @pytest.fixture

@@ -114,7 +114,7 @@ def test_what_a_killed_process_left_is_taken_again(url):
     jobs_left = [accept(killed), accept(killed)]
     killed.claim("w", 4)
     store = Store(url)
-    store.recover("w")
+    store.recover(["w"])
     assert [row.id for row in store.claim("w", 4)] == jobs_left
     assert not killed.finish(jobs_left[0], DONE), "it was only slow, and comes too late"
     assert store.finish(jobs_left[0], DONE)
@@ -134,9 +134,9 @@ def test_a_living_process_keeps_its_jobs(url):
     accept(store)
     store.claim("w", 4)
     store.renew([*states(store)])
-    other.recover("w")
+    other.recover(["w"])
     assert other.claim("w", 4) == []
-    other.recover("w", starting=True)
+    other.recover(["w"], starting=True)
     assert bool(other.claim("w", 4)) == store.alone, "a SQLite database has one service: when it starts, none runs"
 
 
@@ -145,14 +145,14 @@ def test_a_job_that_kills_the_service_is_given_up(url):
     for _ in range(MAX_ATTEMPTS):
         killed = Store(url, lease=-1)
         assert killed.claim("w", 4)
-        killed.recover("w")
+        killed.recover(["w"])
     assert states(killed)[job] == FAILED
     assert "killed too often" in killed.find(job).error
 
 
 def test_deadlines(store):
     late, good = accept(store, seconds=-1), accept(store)
-    store.recover("w")
+    store.recover(["w"])
     assert states(store) == {late: EXPIRED, good: QUEUED}
 
 
@@ -172,7 +172,7 @@ def test_cancelling(store):
 def test_jobs_for_other_weights(store):
     job = accept(store, digest="old")
     assert store.claim("new", 4) == [], "perhaps another service has them"
-    store.recover("new", starting=True)
+    store.recover(["new"], starting=True)
     assert states(store)[job] == (FAILED if store.alone else QUEUED)
 
 
