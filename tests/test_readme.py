@@ -78,14 +78,23 @@ def run(workplace, monkeypatch):
     return run
 
 
-def test_its_commands(run, workplace, tiny_mnist, capsys):
-    """In their order, since some sample from the run before; each made small by a few words more."""
+# What is run on every commit: a run to sample from, and the parts of one's own.
+EARNEST = ("python -m src.sample run=latest n=100", "schedule=power")
+
+
+@pytest.mark.parametrize("earnest", [EARNEST, pytest.param(("",), marks=pytest.mark.slow)], ids=["some", "all"])
+def test_its_commands(run, workplace, tiny_mnist, capsys, earnest):
+    """In their order, since some sample from the run before; each made small by a few words more, or composed only."""
     small = ["trainer=cpu", "debug=two_steps", "net.width=8", "data.batch_size=16", "callbacks.sample_images=null"]
     mnist = [f"data.root={tiny_mnist}", "data.sha256=null", "data.offline=error", "data.val_size=16"]
     first = "python -m src.train experiment=mnist_ddpm"  # what `make train` runs
     for command in (first, *COMMANDS):
         name = command.split()[2].removeprefix("src.")
         more = QUICK.get(name, [*small, *(mnist if "mnist" in command else [])])
+        if command != first and not any(words in command for words in earnest):
+            if " -m " in command.partition("src.")[2]:  # of which Hydra only runs the jobs
+                continue
+            more = [*more, "--cfg", "job"]
         try:
             run(command, *more)
         except SystemExit as exit:

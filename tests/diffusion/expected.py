@@ -5,7 +5,7 @@ import torch
 from src.diffusion import parameterizations as p
 from src.diffusion.learned_schedule import LearnedSchedule
 from src.diffusion.schedules import expand_like
-from tests.conftest import SCHEDULES
+from tests.fixtures import SCHEDULES
 
 SHAPES = [(1, 7), (3, 5), (1, 4, 4), (3, 4, 6)]
 STEPS = 1000

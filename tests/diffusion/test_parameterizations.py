@@ -12,8 +12,8 @@ from src.diffusion.discrete_schedules import VESDE, EDMSchedule
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, PosteriorMean, posterior_coefficients
 from src.diffusion.schedules import expand_like
-from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, STEPS, TRUTHS
+from tests.fixtures import ENDS_IN_NOISE
 
 pytestmark = pytest.mark.strength(1, "name", "part")
 

@@ -18,8 +18,8 @@ from src.diffusion.schedules import (
     SubVPSDE,
     expand_like,
 )
-from tests.conftest import ENDS_IN_NOISE, VARIANCE_EXPLODING
 from tests.diffusion.expected import ALL, ONE, SHAPES
+from tests.fixtures import ENDS_IN_NOISE, VARIANCE_EXPLODING
 
 pytestmark = pytest.mark.strength(1)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch.testing import assert_close
 
 from src.diffusion.schedules import Schedule, posterior_weights
-from tests.conftest import Trigonometric
+from tests.fixtures import Trigonometric
 from tests.helpers.properties import examples, files_of, parts
 
 EPS = torch.finfo(torch.float64).eps

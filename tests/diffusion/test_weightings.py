@@ -15,8 +15,8 @@ from src.diffusion.discrete_schedules import VESDE
 from src.diffusion.losses import MSE
 from src.diffusion.parameterizations import EDM, X0
 from src.diffusion.schedules import VPSDE, FlowSchedule, expand_like
-from tests.conftest import ENDS_IN_NOISE
 from tests.diffusion.expected import ALL, ONE, SHAPES, SINGULAR, TRUTHS
+from tests.fixtures import ENDS_IN_NOISE
 
 pytestmark = pytest.mark.strength(1, "name", "part")
 

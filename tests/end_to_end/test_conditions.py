@@ -62,12 +62,14 @@ def test_new_samples_follow_their_clusters(command, run, tmp_path):
     assert torch.equal(conds[0], pipeline.conditions(range(9))) and len(conds[0].unique()) > 1
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("words", [["task=inpaint"], ["task=denoise", "task.noise_std=0.3"]])
 def test_given_data_are_worked_on_without(command, run, tmp_path, words):
     done = command("sample", f"run={run}", "input=test", "n=2", "sampler.steps=2", f"out={tmp_path}", *words)
     assert done.code == 0, done.error
 
 
+@pytest.mark.slow
 def test_it_is_measured_and_compared(command, run, tmp_path):
     metrics = ["metrics=[samples,denoising,loss_by_noise]", "n=20", "metrics.denoising.n=8"]
     done = command("evaluate", f"run={run}", f"out={tmp_path / 'a'}", *metrics)

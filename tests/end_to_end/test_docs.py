@@ -176,6 +176,7 @@ def test_the_notebook_is_the_page():
     assert len(blocks) == 8 and all(len(block.splitlines()) < 10 for block in blocks)
 
 
+@pytest.mark.slow
 def test_the_notebook(tmp_path, monkeypatch):
     """Its cells in order, with two steps of training."""
     monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path))

@@ -120,6 +120,7 @@ def test_samples_from_a_file_are_measured_alike(evaluate, digits, tmp_path):
     assert read["nfe"] is None and read["n"] == 60
 
 
+@pytest.mark.slow
 def test_waves(evaluate, waves):
     done, record, out = evaluate(waves, "n=50", "metrics.sliced_wasserstein.resamples=10", "metrics.denoising.n=20")
     assert done.code == 0, done.error
@@ -153,6 +154,7 @@ def test_the_trajectory_is_drawn_where_it_is_missing(command, digits):
     assert (kept[0]["x"] == kept[1]["x"]).all() and (kept[0]["key"] == kept[2]["key"]).all()
 
 
+@pytest.mark.slow
 def test_likelihood_on_request(evaluate, waves):
     done, record, _ = evaluate(
         waves, "metrics=[likelihood]", "metrics.likelihood.n=2", "metrics.likelihood.tolerance=0.1"

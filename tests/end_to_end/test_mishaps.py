@@ -41,7 +41,9 @@ def test_a_signal_to_all_processes_saves(tmp_path, number):
     assert "Traceback" not in done.stderr and step_of(run) >= 3
 
 
-@pytest.mark.parametrize("after", [pytest.param("renamed", marks=pytest.mark.slow), "removed", "replaced"])
+@pytest.mark.parametrize(
+    "after", [*(pytest.param(each, marks=pytest.mark.slow) for each in ("renamed", "removed")), "replaced"]
+)
 def test_a_run_whose_folder_goes_away_stops(tmp_path, after):
     run, there = tmp_path / "run", tmp_path / "there"
     gone = has_logged(run, 3)
@@ -78,7 +80,7 @@ def test_a_killed_loader_is_said(tmp_path):
     assert json.loads((run / "run.json").read_text())["failed"] in line
 
 
-@pytest.mark.parametrize("after", [0, 12])
+@pytest.mark.parametrize("after", [pytest.param(0, marks=pytest.mark.slow), 12])
 def test_a_full_device_is_said_with_what_fits(tmp_path, monkeypatch, command, after):
     """The one line names the command that makes the same steps, from the checkpoint if there is one; it works."""
     run = tmp_path / "run"

@@ -27,7 +27,7 @@ def outputs(make_run, tmp_path_factory) -> Path:
         *LABELED,
         "trainer=cpu",
         "net.width=8",
-        "trainer.max_steps=30",
+        "trainer.max_steps=10",
         "callbacks.sample_images=null",
         "sampler.steps=2",
         "logger=csv",
@@ -187,6 +187,7 @@ def test_help_lists_the_choices():
         assert set(re.split(r",\s+", listed)) == {p.stem for p in Path("conf", group).glob("*.yaml")}
 
 
+@pytest.mark.slow
 def test_signals(command, make_run, tmp_path):
     words = ["experiment=sine_ddpm", "data.n=200", "trainer=cpu", "debug=two_steps", "net.width=8", "logger=csv"]
     run = make_run(tmp_path / "run", *words, "callbacks.sample_images=null")

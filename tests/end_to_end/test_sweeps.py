@@ -21,7 +21,7 @@ TINY = [
     "trainer.log_every_n_steps=1",
     "callbacks.checkpoint.every_n_steps=1",
 ]
-SWEPT = ["-m", *TINY, "schedule=linear,cosine", "optimizer.lr=1e-3,2e-3"]
+SWEPT = ["-m", *TINY, "schedule=linear,cosine", "optimizer.lr=2e-3"]
 # Columns of a comparison that say how fast a run was.
 CLOCK = ("training s", "points/s")
 
@@ -49,19 +49,19 @@ def test_what_it_says(undisturbed):
     """A line for each job, the table, the best."""
     sweep, said = undisturbed
     jobs = read_jobs(sweep)
-    assert [(job.number, job.state) for job in jobs] == [(n, "done") for n in range(4)]
-    assert jobs[2].overrides == ["schedule=cosine", "optimizer.lr=0.001"]
+    assert [(job.number, job.state) for job in jobs] == [(n, "done") for n in range(2)]
+    assert jobs[1].overrides == ["schedule=cosine"]
     for job in jobs:
-        assert f"[job {job.number} of 4] {' '.join(job.overrides)}  done in" in said
+        assert f"[job {job.number} of 2] {' '.join(job.overrides)}  done in" in said
         results = json.loads((sweep / str(job.number) / "run.json").read_text())["results"]
         assert job.value == results["best_val_loss"]
-    assert "(3 done, 1 running" in said and "(4 done)" in said and "4 of 4 jobs done" in said
-    assert len(table_of(sweep)) == 4 and (sweep / "comparison/comparison.html").is_file()
+    assert "(1 done, 1 running" in said and "(2 done)" in said and "2 of 2 jobs done" in said
+    assert len(table_of(sweep)) == 2 and (sweep / "comparison/comparison.html").is_file()
 
 
 def assert_same_sweep(a: Path, b: Path) -> None:
     assert table_of(a) == table_of(b)
-    for number in range(4):
+    for number in range(2):
         assert_same_run(a / str(number), b / str(number))
 
 
@@ -98,14 +98,14 @@ def test_a_sweep_killed_again_and_again_goes_on_to_the_same_table(undisturbed, t
 def test_finished_jobs_are_known_by_their_settings(undisturbed, tmp_path):
     """Not by their numbers: with other values the sweep runs the new job alone, in a folder of its own."""
     sweep = Path(shutil.copytree(undisturbed[0], tmp_path / "sweeps/mixture_ddpm/copy"))
-    before = {n: (sweep / f"{n}/checkpoints/last.ckpt").stat().st_mtime for n in range(4)}
+    before = {n: (sweep / f"{n}/checkpoints/last.ckpt").stat().st_mtime for n in range(2)}
     words = ["-m", *TINY, f"paths.outputs={tmp_path}", "schedule=flow,cosine", "optimizer.lr=2e-3"]
     done = forked(*words, f"sweep.resume={sweep}")
     assert done.returncode == 0, done.stderr
     assert [job.state for job in read_jobs(sweep)] == ["done", "done"]
-    assert before == {n: (sweep / f"{n}/checkpoints/last.ckpt").stat().st_mtime for n in range(4)}
-    assert json.loads((sweep / "4/run.json").read_text())["results"]["steps"] == 6
-    assert not (sweep / "5").exists()
+    assert before == {n: (sweep / f"{n}/checkpoints/last.ckpt").stat().st_mtime for n in range(2)}
+    assert json.loads((sweep / "2/run.json").read_text())["results"]["steps"] == 6
+    assert not (sweep / "3").exists()
 
 
 def test_a_job_that_fails_ends_only_itself(tmp_path):

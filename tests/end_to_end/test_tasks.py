@@ -19,7 +19,7 @@ COLORS = ["experiment=folder_ddpm", "data.batch_size=16", "net.attention_levels=
 @pytest.fixture(scope="module")
 def digits(make_run, tmp_path_factory) -> Path:
     """A small conditional run of 8 x 8 digits, trained enough to tell ink from paper."""
-    words = [*IMAGES, *SMALL, "trainer.max_steps=60", "data.batch_size=32", "optimizer.lr=5e-3", "ema.decay=0.9"]
+    words = [*IMAGES, *SMALL, "trainer.max_steps=20", "data.batch_size=32", "optimizer.lr=5e-3", "ema.decay=0.9"]
     return make_run(tmp_path_factory.mktemp("runs") / "digits", *words)
 
 

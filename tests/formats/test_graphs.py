@@ -45,6 +45,7 @@ def traced(pipe, batch=3):
     return trace(TracedDenoiser(pipe), inputs[0], "test"), inputs[1]
 
 
+@pytest.mark.most(1)
 @pytest.mark.parametrize("batch", [1, 5])
 def test_a_program_takes_any_batch(batch):
     pipe = pipeline("mlp", condition=Labels(4, 0.1), guidance=CFG(2.0, 0.5))

@@ -14,7 +14,7 @@ from src.diffusion.ideal import ideal_denoiser
 from src.diffusion.schedules import FlowSchedule
 from src.metrics.denoising import Denoising, denoise_levels, squared_errors, trained_levels
 from src.metrics.generalization import GeneralizationGap, MeanWithMargin
-from tests.conftest import SCHEDULES
+from tests.fixtures import SCHEDULES
 
 pytestmark = pytest.mark.strength(1)
 

@@ -21,7 +21,7 @@ from src.plots.pictures import (
     trajectory_frames,
 )
 from src.plots.schedule import schedule_picture
-from tests.conftest import SCHEDULES
+from tests.fixtures import SCHEDULES
 
 COLORS = {"blue": (43, 108, 176), "orange": (221, 107, 32), "gray": (160, 174, 192)}
 

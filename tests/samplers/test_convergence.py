@@ -8,7 +8,7 @@ import math
 
 import pytest
 
-from tests.conftest import SCHEDULES
+from tests.fixtures import SCHEDULES
 from tests.samplers.registry import DETERMINISTIC, GRIDS, ORDER, SHAPES, SLACK, equal_in_log_snr, tensor, walk
 
 # Those whose first steps, where there is hardly any signal, may be of any length.

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from src.samplers.sde import AnnealedLangevin
-from tests.conftest import ENDS_IN_NOISE, SCHEDULES
+from tests.fixtures import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.registry import (
     AFFINE,
     DETERMINISTIC,

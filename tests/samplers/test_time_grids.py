@@ -11,7 +11,7 @@ from torch.testing import assert_close
 from src.diffusion import beta_schedules, discrete_schedules
 from src.diffusion.schedules import FlowSchedule
 from src.samplers import time_grids
-from tests.conftest import ENDS_IN_NOISE
+from tests.fixtures import ENDS_IN_NOISE
 from tests.samplers.registry import GRIDS, tensor
 
 pytestmark = pytest.mark.strength(1)

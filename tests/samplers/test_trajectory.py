@@ -19,7 +19,7 @@ from src.samplers.ode import Euler, Heun, Restart
 from src.samplers.sde import AnnealedLangevin, DPMppSDE, EulerMaruyama, PredictorCorrector
 from src.samplers.time_grids import leading_time_grid
 from src.utils.seeding import generator
-from tests.conftest import ENDS_IN_NOISE, SCHEDULES
+from tests.fixtures import ENDS_IN_NOISE, SCHEDULES
 from tests.samplers.registry import (
     AFFINE,
     BEYOND_X_0,

@@ -87,7 +87,11 @@ def test_half_as_much_is_kept_in_half_precision(settings):
 @pytest.mark.parametrize("on_gpu", [False, True])
 @pytest.mark.parametrize(
     "words",
-    [["net=dit", "net.width=32", "net.depth=3"], ["net.width=16"], ["net=cnn", "net.width=16", "net.depth=4"]],
+    [
+        ["net=cnn", "net.width=16", "net.depth=4"],
+        pytest.param(["net=dit", "net.width=32", "net.depth=3"], marks=pytest.mark.slow),
+        pytest.param(["net.width=16"], marks=pytest.mark.slow),
+    ],
     ids=str,
 )
 def test_checkpointing_exchanges_memory_for_compute(settings, words, on_gpu):

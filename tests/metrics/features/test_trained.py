@@ -38,8 +38,7 @@ def cache(tmp_path_factory):
 @pytest.fixture(scope="module", params=[Classifier, Autoencoder])
 def features(request, cache):
     with pytest.MonkeyPatch.context() as patch:
-        if request.param is Autoencoder:  # whose quality a slow test looks at
-            patch.setattr("src.metrics.features.trained.MIN_STEPS", 100)
+        patch.setattr("src.metrics.features.trained.MIN_STEPS", 100)  # slow tests look at their quality
         return request.param(reference(10 if request.param is Classifier else 0), str(cache))
 
 
