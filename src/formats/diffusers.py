@@ -132,6 +132,8 @@ def clipping(model: Model) -> dict[str, Any]:
         return {"clip_sample": False}
     if [-v for v in found[0]] != found[1] or len(set(found[1])) > 1:
         raise UserError("format=diffusers: a DDIMPipeline clips to [-b, b] alone; use clip=none or clip.bound=1")
+    if model.pipeline.sampler.clip.snap:  # type: ignore[union-attr]
+        raise UserError("format=diffusers: a DDIMPipeline clips without snapping; use clip.snap=0")
     return {"clip_sample": True, "clip_sample_range": found[1][0]}
 
 
@@ -194,6 +196,7 @@ def write_own(model: Model, folder: Path) -> None:
         "num_inference_steps": min(model.pipeline.sampler.steps, len(variance)),
         "class_weights": None if weights is None else (weights / weights.sum()).tolist(),
         "clip": clip_range(model),
+        "snap": getattr(model.pipeline.sampler.clip, "snap", 0.0),
         "images": model.pipeline.kind == "images",
     }
     write_json(folder / "model_index.json", index)

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Annotated, Any
 
 import torch
-from annotated_types import Gt, Interval
+from annotated_types import Ge, Gt, Interval
 from torch import Tensor
 
 
@@ -18,13 +18,24 @@ class NoClip:
 class StaticClip:
     """Clip every element to a range.
 
+    A network predicts a uniform background only almost. What clipping leaves of its errors is all on one side, and the
+    next steps take it for data: a gray veil. With `snap` the background is exactly uniform, as in the data.
+
     Args:
         bound: b for [-b, b]; or the lowest and the highest values, [[low, ...], [high, ...]], of all channels or of
             each; None for no clipping.
+        snap: values less than this above the lowest become the lowest: for data with many elements exactly there.
     """
 
-    def __init__(self, bound: Annotated[float, Gt(0)] | Sequence[Sequence[float]] | None = 1.0):
+    def __init__(
+        self,
+        bound: Annotated[float, Gt(0)] | Sequence[Sequence[float]] | None = 1.0,
+        snap: Annotated[float, Ge(0)] = 0.0,
+    ):
+        if snap < 0:
+            raise ValueError(f"clip.snap must be >= 0, got {snap}")
         self.bound: Any = bound
+        self.snap = snap
         if bound is None:
             return
         if isinstance(bound, int | float):
@@ -40,10 +51,14 @@ class StaticClip:
     def __call__(self, x_0: Tensor) -> Tensor:
         if self.bound is None:
             return x_0
-        if len(self.low) == 1:
+        if len(self.low) == 1 and not self.snap:
             return x_0.clamp(self.low[0], self.high[0])
-        low, high = (torch.tensor(end).to(x_0).view(-1, *[1] * (x_0.ndim - 2)) for end in (self.low, self.high))
-        return x_0.clamp(low, high)
+        low, high = (
+            torch.tensor(end, dtype=x_0.dtype, device=x_0.device).view(-1, *[1] * (x_0.ndim - 2))
+            for end in (self.low, self.high)
+        )
+        clipped = x_0.clamp(low, high)
+        return torch.where(clipped < low + self.snap, low, clipped) if self.snap else clipped
 
 
 class DynamicClip:

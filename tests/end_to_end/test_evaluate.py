@@ -167,7 +167,10 @@ def test_likelihood_on_request(evaluate, waves):
     ("words", "parts"),
     [
         ([], ["run=RUN must be given"]),
-        (["run=RUN", "n=5"], ["metrics=distances needs n >= 65, got n=5", "use n=65"]),
+        (
+            ["run=RUN", "n=5"],
+            ["metrics=distances needs n >= 65", "distances_random needs n >= 65, got n=5", "use n=65"],
+        ),
         (["run=RUN", "metrics=[signals]"], ["metrics=signals does not apply to this run", "images"]),
         (["run=RUN", "metrics=[fid]"], ["metrics=fid", "no such choice", "distances"]),
         (["run=RUN", "samples_path=nowhere.npz"], ["samples_path=nowhere.npz does not exist"]),

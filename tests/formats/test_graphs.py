@@ -165,8 +165,9 @@ def test_refusals(change, said):
         TorchExportFormat(unroll=True).check(Model(pipe, Run(Path("nowhere")), {}, {}))
 
 
-def test_dynamic_clipping_is_traced():
+@pytest.mark.parametrize("clip", [DynamicClip(0.9, 0.2), StaticClip(1.0, snap=0.5)])
+def test_clipping_is_traced(clip):
     pipe = pipeline("mlp")
-    pipe.sampler.clip = DynamicClip(0.9, 0.2)
+    pipe.sampler.clip = clip
     program, inputs = traced(pipe, 4)
     assert_close(program.module()(*inputs), TracedDenoiser(pipe)(*inputs), rtol=0, atol=1e-6)

@@ -23,6 +23,14 @@ class TestClips:
         x = 3 * randn(4, *data)
         assert np.array_equal(StaticClip(bound)(x), np.clip(x.numpy(), -bound, bound))
 
+    @pytest.mark.parametrize(("bound", "low"), [(1.0, -1.0), ([[-0.7], [1.5]], -0.7)])
+    def test_snapping(self, bound, low, data, randn):
+        """Only what is near the lowest value moves, and it moves there."""
+        x = 2 * randn(4, *data)
+        clipped, snapped = StaticClip(bound)(x), StaticClip(bound, snap=0.3)(x)
+        near = clipped < low + 0.3
+        assert near.any() and (snapped[near] == low).all() and torch.equal(snapped[~near], clipped[~near])
+
     @pytest.mark.parametrize("bound", [0.5, 1.0, 2.0])
     @pytest.mark.parametrize("quantile", [0.5, 0.9, 0.995, 1.0])
     def test_dynamic(self, quantile, bound, data, randn):
@@ -51,6 +59,15 @@ class TestClips:
 def test_dynamic_of_everything_is_static_where_nothing_exceeds_the_bound(randn):
     x = 0.1 * randn(5, 3, 4)
     assert torch.equal(DynamicClip()(x), x)
+
+
+def test_each_channel_snaps_to_its_own_lowest_value():
+    x = torch.tensor([[-0.9, 0.15], [0.0, 3.0]])
+    snapped = StaticClip([[-1.0, 0.0], [1.0, 2.0]], snap=0.2)(x)
+    assert_close(snapped, torch.tensor([[-1.0, 0.0], [0.0, 2.0]]), rtol=0, atol=0)
+    assert torch.equal(StaticClip(None, snap=0.2)(x), x)
+    with pytest.raises(ValueError, match=r"clip\.snap must be >= 0, got -0.1"):
+        StaticClip(1.0, snap=-0.1)
 
 
 @pytest.mark.parametrize("bound", [0, -1.0])
