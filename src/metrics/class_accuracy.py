@@ -10,6 +10,8 @@ from src.metrics.features.base import Features
 from src.statistics.significance import wilson_interval
 from src.utils.seeding import generator
 
+CONFIDENT = 0.9  # probability of its class from which a sample counts as surely of it
+
 
 class ClassAccuracy(Metric):
     """Class histogram and confidence of the samples; accuracy, precision, recall and F1 of the requested labels.
@@ -38,6 +40,14 @@ class ClassAccuracy(Metric):
         section = ReportSection("Classes", tables={"classes": {"samples": fake.tolist(), "data": test.tolist()}})
         section.values["confidence"] = MetricValue(
             "mean confidence", p[0].amax(1).mean().item(), real_baseline=p[2].amax(1).mean().item(), better="higher"
+        )
+        sure, real = ((each.amax(1) >= CONFIDENT).double() for each in (p[0], p[2]))
+        section.values["confident"] = MetricValue(
+            f"fraction with {CONFIDENT:.0%} confidence",
+            sure.mean().item(),
+            *wilson_interval(int(sure.sum()), len(sure)),
+            real.mean().item(),
+            "higher",
         )
         section.values["class_distance"] = MetricValue(
             "class histogram, total variation",

@@ -39,6 +39,13 @@ def test_the_histogram(context):
     assert "accuracy" not in section.values and "classes" in section.pictures
 
 
+def test_the_share_that_is_surely_of_a_class(context):
+    of = make(context, [0, 0, 1, 2], [0, 1, 2])
+    of.x[2:] = torch.tensor([[[[0.1]], [[0.2]], [[0.1]]], [[[0.1]], [[0.1]], [[0.3]]]])  # p = 0.79 and 0.96
+    value = ClassAccuracy()(of).values["confident"]
+    assert value.value == 3 / 4 and value.low < 3 / 4 < value.high and value.real_baseline == 1
+
+
 def test_the_class_that_was_asked_for(context):
     found, asked = [0, 1, 1, 2, 2, 2, 0, 1], [0, 1, 2, 2, 0, 2, 0, 1]
     values = ClassAccuracy()(make(context, found, [0, 1, 2], label=torch.tensor(asked))).values

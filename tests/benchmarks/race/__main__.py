@@ -29,6 +29,7 @@ from torch import Tensor
 from src.commands.cli import user_errors
 from src.commands.inputs import load_data
 from src.data.base import DataModule
+from src.metrics.class_accuracy import CONFIDENT
 from src.metrics.features.base import ReferenceData
 from src.metrics.pixels import compare_pixels, grouped_means
 from src.statistics.frechet import Moments, frechet, frechet_interval
@@ -52,7 +53,6 @@ AT_FOUR_MILLION = ["net.width=88", "data.batch_size=128"]  # 3.8 million paramet
 # is many times slower than float32.
 PRECISIONS = ({"bf16": "bf16-mixed"} if cpu_has_bf16() else {}) | {"32": "32-true"}
 IN_10_EVALUATIONS = ["sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
-CONFIDENT = 0.9  # probability of its class from which a sample counts
 
 
 @dataclass
