@@ -118,7 +118,8 @@ def withheld(cond: Cond, names: list[str]) -> Cond:
 class IntervalGuidance:
     r"""Guide only between two noise levels, :math:`\sigma_\min \le \sigma_t / \alpha_t \le \sigma_\max`.
 
-    At other noise levels guidance does not improve samples; there it is left out, with its evaluations.
+    At other noise levels guidance does not improve samples; there it is left out, with its evaluations. In a batch of
+    several times, and in an exported graph, both are evaluated and each sample gets its own.
 
     Args:
         guidance: the guidance in the interval.
@@ -138,17 +139,38 @@ class IntervalGuidance:
         self.guidance, self.sigma_min, self.sigma_max = guidance, sigma_min, sigma_max
 
     def __call__(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
-        inside = self.guidance(denoise, schedule)
-        conditional = getattr(self.guidance, "conditional", True)  # False if the denoiser is not given the label
+        inside, outside = self.guidance(denoise, schedule), self.unguided(denoise, schedule)
 
         def guided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
-            ratio = torch.exp(-schedule.log_snr(t) / 2)
-            within = (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
-            if within.any() != within.all():
-                raise ValueError("guidance=interval needs one time for the whole batch")
-            return inside(x_t, t, cond) if within.all() else denoise(x_t, t, cond if conditional else None)
+            within = self.within(schedule, t)
+            if not torch.compiler.is_exporting() and within.any() == within.all():
+                return (inside if within.all() else outside)(x_t, t, cond)
+            chosen = within if within.ndim == 0 else within.to(x_t.device).view(-1, *[1] * (x_t.ndim - 1))
+            a, b = inside(x_t, t, cond), outside(x_t, t, cond)
+            variance = None
+            if a.variance is not None and b.variance is not None:
+                variance = torch.where(chosen, a.variance, b.variance)
+            return Prediction(torch.where(chosen, a.x_0, b.x_0), variance)
 
         return guided
+
+    def within(self, schedule: Schedule, t: Time) -> Tensor:
+        """True for each time in the interval."""
+        ratio = torch.exp(-schedule.log_snr(t) / 2)
+        return (self.sigma_min <= ratio) & (ratio <= self.sigma_max)
+
+    def unguided(self, denoise: DenoiseFn, schedule: Schedule) -> DenoiseFn:
+        """The denoiser outside the interval, without the label where the guidance does not give it one."""
+        conditional = getattr(self.guidance, "conditional", True)
+
+        def unguided(x_t: Tensor, t: Tensor, cond: Cond | None = None) -> Prediction:
+            return denoise(x_t, t, cond if conditional else None)
+
+        return unguided
+
+    def at(self, schedule: Schedule, t: Time) -> Guidance:
+        """The guidance at one time."""
+        return self.guidance if bool(self.within(schedule, t)) else self.unguided
 
 
 class AutoGuidance:

@@ -58,13 +58,17 @@ class TracedSampler(nn.Module):
             for t in times
         }
         self.times = {float(t): t for t in times}
+        guidance = pipeline.guidance
+        at = getattr(guidance, "at", lambda schedule, t: guidance)  # one that depends on the time need not branch on it
+        self.guidance = {float(t): at(denoiser.schedule, t) for t in times}
 
     def forward(self, noise: Tensor, seed: Tensor, cond: dict[str, Tensor]) -> Tensor:
         pipeline, clip = self.pipeline, self.pipeline.sampler.clip
-        guided = pipeline.guidance(SelfConditioned(pipeline.denoiser), pipeline.denoiser.schedule)
+        conditioned = SelfConditioned(pipeline.denoiser)
         draws = iter(range(len(self.rows) * 100))
 
         def denoise(x: Tensor, t: float) -> Tensor:
+            guided = self.guidance[t](conditioned, pipeline.denoiser.schedule)
             with folded(pipeline.denoiser, self.folded[t]):
                 x_0 = guided(x, self.times[t], given_cond(cond)).x_0
             return x_0 if clip is None else clip(x_0)

@@ -85,7 +85,7 @@ class Net(nn.Module):
     ) -> Float[Tensor, "batch out_channels *size"]:
         if not self.encoders:
             return self.body(x, F.silu(self.condition_embedding(c_noise, cond)))
-        encoded = self.encode(cond, x)
+        encoded = encode(self.encoders, cond, x)
         embedding = self.condition_embedding(c_noise)
         for part in encoded:
             embedding = embedding if part.embedding is None else embedding + part.embedding
@@ -95,13 +95,6 @@ class Net(nn.Module):
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:
         """The result (B, out_channels, *size) for x (B, in_channels, *size) and its embedding (B, embed_dim)."""
         raise NotImplementedError
-
-    def encode(self, cond: Tensor | dict[str, Tensor] | None, x: Tensor) -> list[Any]:
-        """The encoded conditions, of a single encoder that of a tensor."""
-        if cond is None:
-            raise ValueError(f"cond must be given: {', '.join(self.encoders)}, with null values for what is withheld")
-        values = cond if isinstance(cond, dict) else dict.fromkeys(self.encoders, cond)
-        return [encoder(values[name], x) for name, encoder in self.encoders.items()]
 
     def _encoders(self) -> list[Any]:
         return list(self.encoders.values())
@@ -144,6 +137,14 @@ def make_encoders(makers: Mapping[str, Callable[[int], nn.Module]], embed_dim: i
     if without := [name for name, encoder in encoders.items() if encoder is None]:
         raise ValueError(f"condition `{without[0]}` has no encoder, by which a net takes it in; define its `encoder`")
     return encoders
+
+
+def encode(encoders: nn.ModuleDict, cond: Tensor | dict[str, Tensor] | None, x: Tensor) -> list[Any]:
+    """The encoded conditions, of a single encoder that of a tensor."""
+    if cond is None:
+        raise ValueError(f"cond must be given: {', '.join(encoders)}, with null values for what is withheld")
+    values = cond if isinstance(cond, dict) else dict.fromkeys(encoders, cond)
+    return [encoder(values[name], x) for name, encoder in encoders.items()]
 
 
 class ConditionEmbedding(nn.Module):

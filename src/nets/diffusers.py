@@ -1,13 +1,14 @@
 """Models of the library diffusers as networks of this project."""
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
+from src.nets.base import encode, make_encoders
 from src.utils.imports import need
 from src.utils.ranges import PositiveInt
 
@@ -17,7 +18,9 @@ class DiffusersNet(nn.Module):
     DiTTransformer2DModel.
 
     The model gets the time :math:`k - 1` at the node :math:`t = k / T` of a discrete schedule, as diffusers counts, and
-    for classes, if it takes any, one more for those that are withheld.
+    for classes, if it takes any, one more for those that are withheld. Other conditions are concatenated to x (images),
+    added to the embedding of the time in place of that of a class (vectors, texts), and attended to (texts) by models
+    with cross-attention, such as UNet2DConditionModel.
 
     Shapes: x (B, in_channels, *size); c_noise (B,), 1000 t; cond None or (B,) int64, -1 for no class; result
     (B, out_channels, *size).
@@ -29,10 +32,10 @@ class DiffusersNet(nn.Module):
         config: arguments of the class, without those that the data determine; null leaves one out.
         steps: T, the number of the model's times.
         first_time: the time of the node t = 1 / T.
-        in_channels, out_channels, num_classes: as in `Net`, determined by the other parts.
+        in_channels, out_channels, num_classes, encoders: as in `Net`, determined by the other parts.
 
     Raises:
-        ValueError: if diffusers has no such model, or that has no such argument.
+        ValueError: if diffusers has no such model, or that has no such argument, or takes no such condition.
     """
 
     def __init__(
@@ -46,6 +49,7 @@ class DiffusersNet(nn.Module):
         in_channels: PositiveInt | None = None,
         out_channels: PositiveInt | None = None,
         num_classes: int = 0,
+        encoders: Mapping[str, Callable[[int], nn.Module]] | None = None,
     ):
         super().__init__()
         self.steps, self.first_time, self.num_classes = steps, first_time, num_classes
@@ -57,12 +61,17 @@ class DiffusersNet(nn.Module):
                 near = get_close_matches(key, takes, n=1)
                 hint = f"Did you mean {near[0]}?" if near else "null leaves it out"
                 raise ValueError(f"config.{key}: {model} has no such argument. {hint}")
+        self.embed_dim = 4 * given.get("block_out_channels", [0])[0]
+        self.encoders = nn.ModuleDict(make_encoders(encoders or {}, self.embed_dim))
+        concatenated, self.embedded, self.token_width = self.ways(model, takes, inspect.signature(kind.forward))
         determined = {
             "sample_size": size[0] if len(set(size)) == 1 else tuple(size),
-            "in_channels": channels if in_channels is None else in_channels,
+            "in_channels": (channels if in_channels is None else in_channels) + concatenated,
             "out_channels": channels if out_channels is None else out_channels,
             "num_class_embeds": num_classes + 1 if num_classes else None,  # the last is no class
             "num_embeds_ada_norm": max(num_classes, 1),  # to which the model adds one
+            "class_embed_type": "identity" if self.embedded else None,
+            "cross_attention_dim": self.token_width or None,
         }
         given |= {key: value for key, value in determined.items() if key in takes and value is not None}
         self.model = kind(**given)
@@ -73,13 +82,48 @@ class DiffusersNet(nn.Module):
         if num_classes and "class_labels" not in inspect.signature(kind.forward).parameters:
             raise ValueError(f"{model} takes no classes; use condition=none")
 
-    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | None = None) -> Tensor:
-        labels = {}
-        if self.labeled:
+    def ways(self, model: str, takes: Mapping[str, Any], forward: inspect.Signature) -> tuple[int, bool, int]:
+        """How the model takes its conditions in: channels beside x, whether embedded, and the width of tokens."""
+        parts: list[Any] = list(self.encoders.values())
+        attends = "encoder_hidden_states" in forward.parameters
+        words = [part for part in parts if not part.channels]
+        if words and not (self.embed_dim and "class_embed_type" in takes):
+            raise ValueError(f"{model} takes classes and images only; use net.model=UNet2DModel or another net")
+        widths = {part.token_width for part in parts} - {0} if attends else set()
+        if len(widths) > 1:
+            raise ValueError(f"the tokens of all conditions must have one width, got {sorted(widths)}")
+        if attends and not widths and "cross_attention_dim" in takes:
+            widths = {self.embed_dim}  # the only token is the embedding
+        return sum(part.channels for part in parts), bool(words), max(widths, default=0)
+
+    def encoded(self, x: Tensor, cond: Tensor | dict[str, Tensor] | None) -> tuple[Tensor, dict[str, Any]]:
+        """x with the channels of images, and the arguments of the model for other conditions."""
+        parts = encode(self.encoders, cond, x) if self.encoders else []
+        x_in = torch.cat([x, *(part.channels for part in parts if part.channels is not None)], 1)
+        embedding = x.new_zeros(len(x), self.embed_dim)
+        for part in parts:
+            embedding = embedding if part.embedding is None else embedding + part.embedding
+        given: dict[str, Any] = {"class_labels": embedding} if self.embedded else {}
+        if self.token_width:
+            some = [part for part in parts if part.tokens is not None]
+            tokens = torch.cat([part.tokens for part in some], 1) if some else embedding[:, None]
+            given["encoder_hidden_states"] = tokens
+            if some:
+                masks = [
+                    torch.ones_like(p.tokens[..., 0], dtype=torch.bool) if p.mask is None else p.mask for p in some
+                ]
+                given["encoder_attention_mask"] = torch.cat(masks, 1)
+        return x_in, given
+
+    def forward(self, x: Tensor, c_noise: Tensor, cond: Tensor | dict[str, Tensor] | None = None) -> Tensor:
+        given: dict[str, Any] = {}
+        if self.encoders or self.token_width:
+            x, given = self.encoded(x, cond)
+        if self.labeled and not self.embedded:
             none = max(self.num_classes, 1)
-            given = torch.full_like(c_noise, -1, dtype=torch.int64) if cond is None else cond
-            labels = {"class_labels": torch.where(given < 0, none, given)}
-        return self.model(x, self.times(c_noise), **labels).sample
+            labels = cond if isinstance(cond, Tensor) and self.num_classes else torch.full_like(c_noise, -1).long()
+            given["class_labels"] = torch.where(labels < 0, none, labels)
+        return self.model(x, self.times(c_noise), **given).sample
 
     def times(self, c_noise: Tensor) -> Tensor:
         """The model's times of c_noise; those of nodes without their rounding error."""

@@ -2,7 +2,6 @@ r"""Solvers of linear inverse problems :math:`y = A x_0 + s z`: guided sampling,
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from functools import partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -14,8 +13,11 @@ from src.diffusion.operators import LinearOperator, Mask
 from src.diffusion.posterior_guidance import DDNM, DPS, PiGDM
 from src.samplers.ancestral import DDIM
 from src.samplers.pipeline import Pipeline
+from src.utils.console import log
 from src.utils.errors import UserError
 from src.utils.ranges import NonNegativeFloat, PositiveFloat, PositiveInt
+
+DIVERGED = 1e3  # times the largest measured value
 
 
 class InverseSolver(Protocol):
@@ -46,37 +48,63 @@ class PosteriorGuided:
     noise, x_1 = 0. This estimates the posterior mean, exactly for Gaussian data, with a smaller error than a sample.
 
     Args:
-        guidance: builds the guidance of a batch from (operator, y, noise_std); see
+        guidance: builds the guidance of a batch from (pipeline, operator, y, noise_std); see
             :mod:`src.diffusion.posterior_guidance`.
         sample: True to draw a posterior sample instead, by the run's sampler from pure noise.
     """
 
-    guidance: Callable[[LinearOperator, Tensor, float], Guidance]
+    guidance: Callable[[Pipeline, LinearOperator, Tensor, float], Guidance]
     sample: bool = False
 
     def __call__(
         self, pipeline: Pipeline, indices: range, operator: LinearOperator, y: Tensor, noise_std: float
     ) -> Tensor:
-        guidance = self.guidance(operator, y, noise_std)
+        guidance = self.guidance(pipeline, operator, y, noise_std)
         if self.sample:
-            return pipeline.sample_batch(indices, guidance=guidance)
+            return converged(pipeline.sample_batch(indices, guidance=guidance), y)
         own = pipeline.sampler
         ddim = DDIM(own.schedule, own.steps, own.time_grid, own.clip)
         mean = torch.zeros(len(indices), *pipeline.shape, device=pipeline.device)
-        return replace(pipeline, sampler=ddim).sample_batch(indices, mean, guidance=guidance)
+        return converged(replace(pipeline, sampler=ddim).sample_batch(indices, mean, guidance=guidance), y)
 
 
-def ddnm(sigma_data: PositiveFloat = 0.5, sample: bool = False) -> PosteriorGuided:
+def converged(x: Tensor, y: Tensor) -> Tensor:
+    """Return an estimate x, and warn if it is beyond anything that the measurement y says."""
+    if not x.abs().max() <= DIVERGED * y.abs().max().clamp(min=1):
+        log.warning(
+            "WARNING: the solver diverged, its assumption about the data does not hold; use a larger "
+            "inverse_solver.sigma_data, inverse_solver=ddnm, more steps, or clip=static clip.bound=B"
+        )
+    return x
+
+
+def sigma_data_of(pipeline: Pipeline) -> float:
+    """The assumed standard deviation of the data along every direction.
+
+    0.5 for data in [-1, 1]. For data without a range it is so large that nothing is assumed: a direction along which
+    correlated elements vary together may vary more than an element by any factor, and too small a value adds more than
+    the measurement says at each step, until it diverges.
+    """
+    units = pipeline.units
+    within = pipeline.kind == "images" or (pipeline.kind == "signals" and (units is None or units.is_identity))
+    return 0.5 if within else 1000.0
+
+
+def ddnm(sigma_data: PositiveFloat | None = None, sample: bool = False) -> PosteriorGuided:
     """Project the predicted data onto the data that agree with the measurement.
 
     Args:
-        sigma_data: standard deviation of the data in [-1, 1]; unused without noise.
+        sigma_data: standard deviation of the data in the model, by default `sigma_data_of`; unused without noise.
         sample: draw a posterior sample rather than estimate the posterior mean.
 
     Source: Wang et al. 2022, arXiv:2212.00490, eq. 13, and 17 to 19 for DDNM+; with noise it is the type II guidance of
     Peng et al. 2024, arXiv:2402.02149.
     """
-    return PosteriorGuided(partial(DDNM, sigma_data=sigma_data), sample)
+
+    def guidance(pipeline: Pipeline, operator: LinearOperator, y: Tensor, noise_std: float) -> Guidance:
+        return DDNM(operator, y, noise_std, sigma_data or sigma_data_of(pipeline))
+
+    return PosteriorGuided(guidance, sample)
 
 
 def dps(scale: NonNegativeFloat = 10.0, sample: bool = False) -> PosteriorGuided:
@@ -88,20 +116,30 @@ def dps(scale: NonNegativeFloat = 10.0, sample: bool = False) -> PosteriorGuided
 
     Source: Chung et al. 2023, arXiv:2209.14687, eq. 16 and algorithm 1.
     """
-    return PosteriorGuided(partial(DPS, scale=scale), sample)
+
+    def guidance(pipeline: Pipeline, operator: LinearOperator, y: Tensor, noise_std: float) -> Guidance:
+        return DPS(operator, y, noise_std, scale)
+
+    return PosteriorGuided(guidance, sample)
 
 
-def pigdm(scale: NonNegativeFloat = 1.0, sigma_data: PositiveFloat = 0.5, sample: bool = False) -> PosteriorGuided:
+def pigdm(
+    scale: NonNegativeFloat = 1.0, sigma_data: PositiveFloat | None = None, sample: bool = False
+) -> PosteriorGuided:
     """Pseudoinverse guidance: the gradient of the log-likelihood of the measurement, through the network.
 
     Args:
         scale: of the gradient; 1 is the posterior.
-        sigma_data: standard deviation of the data in [-1, 1].
+        sigma_data: standard deviation of the data in the model, by default that of `sigma_data_of`.
         sample: draw a posterior sample rather than estimate the posterior mean.
 
     Source: Song et al. 2023, Pseudoinverse-guided diffusion models for inverse problems (ICLR), section 3.
     """
-    return PosteriorGuided(partial(PiGDM, scale=scale, sigma_data=sigma_data), sample)
+
+    def guidance(pipeline: Pipeline, operator: LinearOperator, y: Tensor, noise_std: float) -> Guidance:
+        return PiGDM(operator, y, noise_std, scale, sigma_data or sigma_data_of(pipeline))
+
+    return PosteriorGuided(guidance, sample)
 
 
 @dataclass

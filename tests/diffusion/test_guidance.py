@@ -157,11 +157,13 @@ def test_the_ends_of_the_interval_are_within(make_schedule, randn):
     assert denoise.sizes == [10, 10]
 
 
-def test_interval_wants_one_time(make_schedule, randn):
-    schedule = make_schedule("cosine")
+def test_each_sample_of_several_times_gets_its_own(make_schedule, randn):
+    schedule, x_t, t = make_schedule("cosine"), randn(5, 1, 4), torch.tensor([0.05, 0.4, 0.5, 0.6, 0.99]).double()
     guided = IntervalGuidance(CFG(3.0), 0.2, 5.0)(Conditional(schedule), schedule)
-    with pytest.raises(ValueError, match="one time for the whole batch"):
-        guided(randn(5, 1, 4), TIMES[1], LABEL)
+    together = guided(x_t, t, LABEL)
+    for i in range(5):
+        alone = guided(x_t[i : i + 1], t[i], LABEL[i : i + 1])
+        assert_close(together.x_0[i], alone.x_0[0], rtol=1e-12, atol=1e-12)
 
 
 def test_interval_reaches_both_ends(make_schedule, randn):

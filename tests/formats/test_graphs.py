@@ -8,6 +8,7 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.diffusion import CFG, Clusters, CosineSchedule, Denoiser, EDMSchedule, FlowSchedule, Labels, NoCondition
+from src.diffusion.guidance import IntervalGuidance
 from src.diffusion.parameterizations import EDM, Flow, V
 from src.formats.graphs import ONNXFormat, TorchExportFormat
 from src.formats.tracing import TracedDenoiser, TracedSampler, named_cond, normal, trace
@@ -47,8 +48,9 @@ def traced(pipe, batch=3):
 
 @pytest.mark.most(1)
 @pytest.mark.parametrize("batch", [1, 5])
-def test_a_program_takes_any_batch(batch):
-    pipe = pipeline("mlp", condition=Labels(4, 0.1), guidance=CFG(2.0, 0.5))
+@pytest.mark.parametrize("guidance", [CFG(2.0, 0.5), IntervalGuidance(CFG(3.0), 0.3, 3.0)], ids=["cfg", "interval"])
+def test_a_program_takes_any_batch(batch, guidance):
+    pipe = pipeline("mlp", condition=Labels(4, 0.1), guidance=guidance)
     program, inputs = traced(pipe, batch)
     assert_close(program.module()(*inputs), TracedDenoiser(pipe)(*inputs), rtol=0, atol=1e-6)
 
@@ -93,10 +95,16 @@ def test_every_framework(options):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sampler", [DDIM, DDPM, DPMpp2MSDE, Heun])
-def test_a_whole_sampler(sampler):
+@pytest.mark.parametrize(
+    ("sampler", "guidance"),
+    [
+        *((sampler, CFG(2.0)) for sampler in (DDIM, DDPM, DPMpp2MSDE, Heun)),
+        (DDIM, IntervalGuidance(CFG(3.0), 0.3, 3.0)),
+    ],
+)
+def test_a_whole_sampler(sampler, guidance):
     """From noise and seed to pictures; other seeds, other pictures where noise is added."""
-    pipe = pipeline(condition=Labels(4, 0.1), guidance=CFG(2.0), sampler=sampler)
+    pipe = pipeline(condition=Labels(4, 0.1), guidance=guidance, sampler=sampler)
     noise, seed, cond = torch.randn(2, *pipe.shape), torch.tensor([3, 9]), {"cond": torch.tensor([0, 3])}
     program = trace(TracedSampler(pipe, tabulate(pipe.sampler)), (noise, seed, cond), "test")
     noise, seed, cond = torch.randn(5, *pipe.shape), torch.arange(5), {"cond": torch.arange(5) % 4}

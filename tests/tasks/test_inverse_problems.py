@@ -1,5 +1,6 @@
 """Restoration as a task: what is measured of what, what each solver is given, and mistakes in one line."""
 
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -10,12 +11,13 @@ from omegaconf import OmegaConf
 from PIL import Image
 from torch.testing import assert_close
 
+from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.guidance import CFG
-from src.diffusion.operators import Blur, Downsample, Grayscale, Mask
+from src.diffusion.operators import Blur, Downsample, Grayscale, Mask, filtered
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import TaskInput
-from src.tasks.inverse_problems import InverseProblem, colorize, deblur, inpaint, super_resolution
+from src.tasks.inverse_problems import InverseProblem, colorize, deblur, inpaint, super_resolution, upsampled
 from src.tasks.inverse_solvers import PosteriorGuided, RePaint, ddnm, dps, pigdm
 from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
@@ -33,7 +35,6 @@ def guided(name="ddnm", sample=False, **settings) -> PosteriorGuided:
 
 def make_model(shape=(1, 4, 6), steps=5, sampler=DDIM, **settings) -> Pipeline:
     """One that takes everything for noise of variance 1 around 0, where it is not given a denoiser."""
-    from src.diffusion.beta_schedules import CosineSchedule
 
     def predict(x_t, t, cond=None):
         alpha, sigma = CosineSchedule().alpha_sigma(t)
@@ -133,7 +134,9 @@ def test_noise_is_in_the_units_of_the_data(shape, unit, draw):
 
 
 @pytest.mark.parametrize(
-    "solver", [guided("pigdm", True), guided("ddnm", True), RePaint(2, 2)], ids=["pigdm", "ddnm", "repaint"]
+    "solver",
+    [guided("pigdm", True, sigma_data=2.0), guided("ddnm", True), RePaint(2, 2)],
+    ids=["pigdm", "ddnm", "repaint"],
 )
 def test_a_result_depends_on_seed_and_index_alone(solver, draw):
     truth, denoiser = draw(5, 2, 3, 4), make_denoiser()
@@ -276,3 +279,31 @@ def test_every_pair_of_configs(task, solver, draw):
     if solver != "repaint" or task == "inpaint":
         result, _ = run(made, make_model((3, 4, 8)), truth=draw(2, 3, 4, 8))
         assert result.x.isfinite().all()
+
+
+def test_pigdm_on_correlated_fields_is_near_the_posterior_mean(caplog):
+    """Of Gaussian fields of unit variance, whose largest direction varies 60 times as much as an element.
+
+    With the standard deviation of an element of images the same diverges, and says so.
+    """
+    n, g = 16, torch.Generator().manual_seed(0)
+    k = torch.fft.fftfreq(n) * n
+    spectrum = (1 + (k[:, None] ** 2 + k**2) / 2) ** -2.5
+    spectrum = spectrum / spectrum.mean()
+    truth = filtered(torch.randn(6, 1, n, n, generator=g), spectrum.sqrt())
+    unit = torch.eye(n * n).view(-1, 1, n, n)
+    a, covariance = Downsample(2)(unit).flatten(1).T.double(), filtered(unit, spectrum).flatten(1).double()
+    y = Downsample(2)(truth)
+    gain = covariance @ a.T @ torch.linalg.inv(a @ covariance @ a.T + 1e-9 * torch.eye(len(a)))
+    mean = (y.flatten(1).double() @ gain.T).view_as(truth)
+
+    def predict(x_t, t, cond=None):
+        alpha, sigma = CosineSchedule().alpha_sigma(t)
+        return filtered(x_t, (alpha * spectrum / (alpha**2 * spectrum + sigma**2)).float())
+
+    model = partial(make_model, (1, n, n), steps=25, denoiser=Oracle(predict, CosineSchedule()))
+    found = run(super_resolution(guided("pigdm"), 2), model(kind="fields"), truth=truth)[0].x
+    of_mean, of_blocks = ((x - mean).square().mean() for x in (found, upsampled(y, truth.shape[1:])))
+    assert of_mean < 0.1 * of_blocks
+    run(inpaint(guided("pigdm", sigma_data=0.1)), model(kind="fields"), truth=truth)
+    assert "diverged" in caplog.text and "larger inverse_solver.sigma_data" in caplog.text
