@@ -1,13 +1,13 @@
 """The conditions that `condition.NAME=`, `condition=FILE` and `condition=test` ask for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from torch import Tensor
 
 from src.commands.cli import to_container
@@ -52,6 +52,15 @@ class ConditionRequest:
             self.given["label"] = to_container(cfg).get("label")
         if "label" in self.given:
             self.given["label"] = class_numbers(self.given["label"], class_names, "label")
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], class_names: Sequence[str] = ()) -> "ConditionRequest":
+        """The conditions of these values by name, in which nothing is interpolated."""
+        request = cls(OmegaConf.create({"condition": {}, "label": None}), class_names)
+        request.given = dict(given)
+        if "label" in request.given:
+            request.given["label"] = class_numbers(request.given["label"], class_names, "label")
+        return request
 
     def __bool__(self) -> bool:
         return self.rows is not None or bool(self.given)
@@ -138,19 +147,32 @@ def read_image(condition: Condition, path: Path, kind: Kind, units: Units) -> Te
         UserError: if it cannot be read.
         ValueError: if it has another shape.
     """
+    key, axes = f"condition.{condition.name}", len(condition.null(1).shape) - 2  # type: ignore[union-attr]
+    as_kind: Kind = "images" if kind == "images" else kind_of(axes)
+    is_picture = path.suffix.lower() not in (".npy", ".npz")
+    return image_condition(condition, lambda shape, of: read_samples(path, shape, key, as_kind, of), is_picture, units)
+
+
+def image_condition(
+    condition: Condition, read: Callable[[tuple[int, ...], Units], Tensor], is_picture: bool, units: Units
+) -> Tensor:
+    """Images as conditions; those measured from a sample may be given as the sample itself.
+
+    Args:
+        condition: the condition of the images.
+        read: gives them in the channels of a shape (C, *S), and in the units of the model, from others.
+        is_picture: True if they have the channels that are asked for.
+        units: of the data.
+    """
     assert isinstance(condition, Image)
-    shape, key = tuple(condition.null(1).shape[1:]), f"condition.{condition.name}"
-    as_kind: Kind = "images" if kind == "images" else kind_of(len(shape) - 1)
+    shape = tuple(condition.null(1).shape[1:])
     if not isinstance(condition, Measured):
-        return read_samples(path, shape, key, as_kind, Units())
+        return read(shape, Units())
     whole = condition.sample_shape
-    if path.suffix.lower() in (".npy", ".npz") or whole[0] == shape[0]:
-        y = read_samples(path, shape, key, as_kind, units)
-    else:  # a picture, in as many channels as it has
-        y = read_samples(path, whole, key, as_kind, units)
+    y = read(whole if is_picture and whole[0] != shape[0] else shape, units)  # a picture, in as many channels as it has
     if y.shape[1:] == whole:
         return condition.measure(y)
-    return y if condition.in_data_units else read_samples(path, shape, key, as_kind, Units())
+    return y if condition.in_data_units else read(shape, Units())
 
 
 def test_conditions(condition: Condition, trained: DictConfig, n: int) -> Cond | None:

@@ -2,10 +2,11 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache, partial
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from src.commands.cli import choices, to_container
+from src.commands.conditions import ConditionRequest, image_condition
 from src.commands.python_session import hydra_session, without_hydra
 from src.commands.sampling import Sampling, sampling_dtype
 from src.commands.sampling_setup import build_pipeline, check_guidance_condition, inherit_run_config, labels
@@ -22,13 +24,15 @@ from src.diffusion.operators import Mask
 from src.loggers.metrics_csv import read_metrics
 from src.runs.check_config import check_config
 from src.samplers.pipeline import Pipeline
+from src.service.conditions import Choices, choices_of
 from src.service.model import SAMPLES, GivenArrays, Restored, Settings
 from src.tasks import base as tasks
 from src.tasks.base import Task
 from src.utils.console import describe
 from src.utils.errors import UserError, config_errors
-from src.utils.override_syntax import assignment, read
+from src.utils.override_syntax import assignment, command, read
 from src.utils.state_dicts import weights_digest
+from src.utils.units import Units
 
 TASK_GROUP = "task"
 NOT_SETTINGS = ("_target_", "_partial_", "solver", "mask")  # of a task; a mask is an array of the request
@@ -117,14 +121,36 @@ class ServedModel:
         own = build_pipeline(cfg, self.pipeline.denoiser, self.pipeline.shape)
         return replace(self.pipeline, sampler=own.sampler, guidance=own.guidance)
 
-    def condition(self, settings: Settings, n: int, every: bool = True) -> Cond | None:
+    @property
+    def conditions(self) -> Choices:
+        """The conditions that a request may name."""
+        pipeline = self.pipeline
+        return choices_of(pipeline.denoiser.condition, pipeline.class_names, pipeline.vector_names)
+
+    def condition(
+        self, settings: Settings, n: int, every: bool = True, images: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> Cond | None:
         """The conditions of n samples, those that src.sample would use."""
-        given = settings.get("condition") or {}
-        num_classes = self.trained.data.get("num_classes", 0) if self.classes() else 0
-        label = labels(OmegaConf.create([given["label"]])[0] if "label" in given else None, n, num_classes, every)
-        if label is None and every and self.has_condition:
-            return replace(self.pipeline, seed=settings["seed"]).conditions(range(n))
-        return label
+        pipeline, condition = self.pipeline, self.pipeline.denoiser.condition
+        request = ConditionRequest.of(settings.get("condition") or {}, pipeline.class_names)
+        if isinstance(condition, Labels) or ("label" in request.given and "label" not in condition.members):
+            count = self.trained.data.get("num_classes", 0) if isinstance(condition, Labels) else 0
+            return labels(request.given.get("label"), n, count, every)
+        request.given |= {name: torch.from_numpy(image) for name, image in images.items()}
+        if request:
+            assert pipeline.kind is not None and pipeline.units is not None
+            return request.conditions(condition, self.trained, pipeline.kind, pipeline.units, n)
+        return replace(pipeline, seed=settings["seed"]).conditions(range(n)) if every and self.has_condition else None
+
+    def read_image(self, name: str, read: Callable[[tuple[int, ...], bool], np.ndarray]) -> np.ndarray:
+        """The images of a condition, as src.sample reads them from a file."""
+        condition = self.pipeline.denoiser.condition.members[name]
+        pictures = self.pipeline.kind == "images"
+
+        def in_units(shape: tuple[int, ...], units: Units) -> torch.Tensor:
+            return units.to_model(torch.from_numpy(read(shape, pictures)))
+
+        return image_condition(condition, in_units, pictures, self.units).numpy()
 
     def prepare_task(self, name: str, settings: Settings, given: GivenArrays) -> tuple[Task, Pipeline, tasks.TaskInput]:
         """The task, the pipeline and the input, in units of the model.
@@ -217,13 +243,11 @@ def command_line(words: Sequence[str], kind: str, settings: Settings) -> str:
         if read(word).key not in given and read(word).key.split(".")[0] not in replaced
     ]  # fmt: skip
     found = [*own, *(assignment(key, value) for key, value in given.items())]
-    if kind == SAMPLES:
-        found += [f"n={settings['n']}", "pad_batches=true"]
-        for key, value in (settings.get("condition") or {}).items():
-            found.append(assignment(key, value))
-    else:
-        found += [f"task={kind}", "input=FILE"]
-    return " ".join(["python -m src.sample", *found])
+    found += [f"n={settings['n']}", "pad_batches=true"] if kind == SAMPLES else [f"task={kind}", "input=FILE"]
+    images = dict.fromkeys(settings.get("images", ()), "FILE")
+    for key, value in ((settings.get("condition") or {}) | images).items():
+        found.append(assignment(f"condition.{key}", value))
+    return command("sample", *found)
 
 
 def numbers(settings: Settings) -> dict[str, Any]:

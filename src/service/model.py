@@ -1,13 +1,15 @@
 """What the service needs of a model, and what a request asks of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from src.diffusion.conditions import Cond
 from src.samplers.pipeline import Pipeline
+from src.service.conditions import Choices
 
 Settings = dict[str, Any]
 SAMPLES = "samples"  # the kind of a job that draws new samples; other kinds are the names of tasks
@@ -46,6 +48,10 @@ class ServiceModel(Protocol):
     solvers: list[str]
     tasks: dict[str, dict[str, Any]]  # the settings of each task, with their defaults
 
+    @property
+    def conditions(self) -> Choices:
+        """The conditions that a request may name."""
+
     def sampling(self, settings: Settings) -> Pipeline:
         """The pipeline with the sampler and the guidance of a request.
 
@@ -53,16 +59,30 @@ class ServiceModel(Protocol):
             UserError: if they do not fit the model.
         """
 
-    def condition(self, settings: Settings, n: int, every: bool = True) -> Cond | None:
+    def condition(
+        self, settings: Settings, n: int, every: bool = True, images: Mapping[str, np.ndarray] = MappingProxyType({})
+    ) -> Cond | None:
         """The conditions of n samples.
 
         Args:
             settings: of the request.
             n: the number of samples.
             every: without a condition in the settings, True draws those of new samples, and False returns None.
+            images: those among the conditions, (m, C, *S) by name, as `read_image` gives them.
 
         Raises:
             UserError: for a condition that the model does not know.
+        """
+
+    def read_image(self, name: str, read: Callable[[tuple[int, ...], bool], np.ndarray]) -> np.ndarray:
+        """The images (m, C, *S) of a condition.
+
+        Args:
+            name: of the condition.
+            read: the images of a request, given their shape (C, *S), and True if pictures have it.
+
+        Raises:
+            UserError: if they have another shape.
         """
 
     def check_task(self, name: str, settings: Settings, given: GivenArrays) -> None:

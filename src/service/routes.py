@@ -142,8 +142,9 @@ def add_state(router: APIRouter, service: Service) -> None:
     def show_run() -> dict[str, Any]:
         """The run that is served, its choices and the limits of a request."""
         model, limits = service.model, service.limits
-        return {**model.card, "samplers": model.samplers, "solvers": model.solvers, "tasks": model.tasks,
-                "limits": {"n": limits.n, "steps": limits.steps, "pixels": limits.pixels}}  # fmt: skip
+        bounds = {name: getattr(limits, name) for name in ("n", "steps", "pixels", "body")}
+        choices = {name: getattr(model, name) for name in ("samplers", "solvers", "tasks", "conditions")}
+        return {**model.card, **choices, "limits": bounds}
 
     @router.get("/run/curves", tags=["service"])
     def show_curves() -> dict[str, list[list[float]]]:

@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
+from src.service.conditions import condition_model
 from src.service.model import ServiceModel
 from src.service.settings import Limits
 
@@ -19,14 +20,6 @@ class Closed(BaseModel):
     """A part of a request, which refuses unknown keys."""
 
     model_config = ConfigDict(extra="forbid")
-
-
-class GivenCondition(Closed):
-    """The condition of the samples."""
-
-    label: Strict | Annotated[list[Strict], Field(min_length=1, max_length=1024)] = Field(
-        description="a class, or classes in turn"
-    )
 
 
 class SampleOf(Closed):
@@ -89,7 +82,7 @@ def request_models(model: ServiceModel, limits: Limits) -> tuple[type[BaseModel]
             Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)] | None,
             Field(None, description="scale of classifier-free guidance"),
         ),
-        "condition": (GivenCondition | None, Field(None)),
+        "condition": (condition_model(model.conditions) | None, Field(None)),
     }
     n: Any = {"n": (Annotated[int, Field(strict=True, ge=1, le=limits.n)], Field(4, description="number of samples"))}
     samples = create_model("SampleRequest", __base__=Closed, **common, **n)

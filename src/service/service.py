@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from src.service.broadcast import Broadcast
+from src.service.conditions import reader, split_images
 from src.service.metrics import Metrics
 from src.service.model import SAMPLES, GivenArrays, ServiceModel
 from src.service.models import Models
@@ -48,9 +49,14 @@ class Service:
             QueueFull: if too much waits.
         """
         model = self.model  # the same for all steps, since it may be replaced in between
-        settings, seed = self.completed(model, asked)
-        model.condition(settings, settings["n"])
-        return self.keep(model, SAMPLES, settings, settings["n"], seed, None)
+        given, images = split_images(asked.pop("condition", None) or {}, model.conditions)
+        settings, seed = self.completed(model, asked | {"condition": given or None})
+        most = self.limits.pixels
+        read = {name: model.read_image(name, reader(value, name, most)) for name, value in images.items()}
+        model.condition(settings, settings["n"], images=read)
+        if read:  # they are kept as the input of the job, and named in its settings
+            settings["images"] = sorted(read)
+        return self.keep(model, SAMPLES, settings, settings["n"], seed, pack(**read) if read else None)
 
     def accept_task(self, name: str, asked: dict[str, Any]) -> str:
         """Check a request for a task, and keep it with its input; returns the id of its job.
@@ -61,7 +67,10 @@ class Service:
         """
         given = self.read_input({key: asked.pop(key, None) for key in ("images", "x", "samples", "mask")})
         model = self.model
-        settings, seed = self.completed(model, asked)
+        condition, images = split_images(asked.pop("condition", None) or {}, model.conditions)
+        if images:
+            raise UserError(f"condition.{next(iter(images))} is for new samples; leave it out of a task")
+        settings, seed = self.completed(model, asked | {"condition": condition or None})
         if unknown := set(settings.get("settings", {})) - set(model.tasks[name]):
             known = ", ".join(model.tasks[name]) or "none"
             raise UserError(f"settings: the task {name} has {known}, got {sorted(unknown)[0]!a}")

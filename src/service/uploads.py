@@ -45,26 +45,27 @@ def picture(text: str, channels: int, most_pixels: int, key: str) -> np.ndarray:
     return x[None] if x.ndim == 2 else x.transpose(2, 0, 1)
 
 
-def decode_pictures(texts: Sequence[str], channels: int | None, most_pixels: int) -> np.ndarray:
+def decode_pictures(texts: Sequence[str], channels: int | None, most_pixels: int, key: str = "images") -> np.ndarray:
     """Decode pictures, as (N, C, H, W).
 
     Args:
         texts: base64, or data URLs of it.
         channels: of the samples, if they are images.
         most_pixels: of all pictures together.
+        key: the name in error messages.
 
     Raises:
         UserError: if they cannot be decoded, or differ in size.
     """
     if channels not in (1, 3):
-        raise UserError("images: the samples of this run are not pictures; send an array x")
+        raise UserError(f"{key}: those of this run are not pictures; send an array")
     if not texts:
-        raise UserError("images must hold a picture, got none")
+        raise UserError(f"{key} must hold a picture, got none")
     found: list[np.ndarray] = []
     for i, text in enumerate(texts):
-        found.append(picture(text, channels, most_pixels // len(texts), f"images[{i}]"))
+        found.append(picture(text, channels, most_pixels // len(texts), f"{key}[{i}]"))
         if found[-1].shape != found[0].shape:
-            raise UserError("images must all have the same size; resize them")
+            raise UserError(f"{key} must all have the same size; resize them")
     return np.stack(found)
 
 

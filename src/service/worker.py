@@ -206,7 +206,7 @@ class Worker:
         pipeline = model.sampling(settings)
         draws: list[tuple[int, int]] = []
         place: dict[str, slice] = {}
-        conds = [model.condition(json.loads(job.settings) | {"seed": job.seed}, job.n) for job in jobs]
+        conds = [self.condition_of(model, job) for job in jobs]
         for job in jobs:
             place[job.id] = slice(len(draws), len(draws) + job.n)
             draws += [(job.seed, i) for i in range(job.n)]
@@ -224,6 +224,12 @@ class Worker:
             job.id: {"x": np.ascontiguousarray(x[place[job.id]]), "nfe": nfe, "info": info, **condition_arrays(given)}
             for job, given in zip(jobs, conds, strict=True)
         }
+
+    def condition_of(self, model: ServiceModel, job: Any) -> Cond | None:
+        """The conditions of the samples of a job."""
+        settings = json.loads(job.settings)
+        images = unpack(self.store.input_of(job.id)) if settings.get("images") else {}
+        return model.condition(settings | {"seed": job.seed}, job.n, images=images)
 
     def follow(
         self, states: Iterator[State], pipeline: Pipeline, n: int, first: int, jobs: list[Any], place: dict[str, slice]

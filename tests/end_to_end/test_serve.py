@@ -1,5 +1,6 @@
 """The service of a trained run: the bytes of src.sample, and mistakes on its command line."""
 
+import base64
 import io
 import shlex
 import socket
@@ -7,6 +8,7 @@ import sys
 
 import numpy as np
 import pytest
+from PIL import Image
 from starlette.testclient import TestClient
 
 from src.commands.champions import Champions
@@ -135,6 +137,125 @@ def test_the_champion_of_a_registry(make_run, tmp_path, tiny, capsys):
     registry.rollback(digests[1])
     assert models.update() is None and models.update() is None and models.current.digest == digests[0]
     assert "".join(capsys.readouterr()).count("no longer those of the champion") == 1
+
+
+@pytest.fixture(scope="module")
+def conditional(make_run, tmp_path_factory, tiny):
+    """The client of a run with labels, a vector, texts and images of low resolution, and its folder."""
+    folder, rng = tmp_path_factory.mktemp("conditional"), np.random.default_rng(0)
+    label = np.arange(40) % 3
+    np.savez(
+        folder / "data.npz", x=rng.random((40, 1, 8, 8)), label=np.array(["cat", "dog", "fox"])[label],
+        vector=rng.normal(size=(40, 2)), text=np.array(["a cat", "a dog", "the quick brown fox"])[label],
+    )  # fmt: skip
+    words = ["experiment=digits_ddpm", "data=array", f"data.root={folder}/data.npz", "data.kind=images",
+             "data.vector=vector", "data.text=text", "data.batch_size=16",
+             "condition=[labels,vector,text,low_resolution]"]  # fmt: skip
+    run = make_run(folder / "run", *words, *tiny, f"paths.outputs={folder}", "sampler=ddim")
+    model = ServedModel([f"run={run}", "batch_size=4", "sampler.steps=2"])
+    with TestClient(create_app(make_service(folder, model))) as client:
+        yield client, folder
+
+
+def as_url(x):
+    file = io.BytesIO()
+    Image.fromarray(x).save(file, "PNG")
+    return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "asked",
+    [
+        {"label": ["fox", 0], "text": ["a dog", "it's ${oc.env:HOME}"]},
+        {"vector": [0.1, -2]},
+        {"vector": [[0.1, -2], [3, 4.5]], "label": 2},
+        {"image": "small"},
+        {"image": "large", "text": "a cat"},
+        {"image": "array"},
+        {},
+    ],
+    ids=str,
+)
+def test_conditions_of_every_kind(conditional, command, asked):
+    """They give the bytes of src.sample; an image may be the condition or the whole sample, a picture or an array."""
+    client, folder = conditional
+    pictures = np.random.default_rng(1).integers(0, 256, (8, 8), np.uint8)
+    files = {"small": pictures[:2, :2], "large": pictures}
+    sent = dict(asked)
+    if "image" in asked:
+        x = files.get(asked["image"], pictures)
+        sent["image"] = (x[None] / 255).tolist() if asked["image"] == "array" else as_url(x)
+        np.save(folder / "given.npy", x[None] / 255)
+        Image.fromarray(x).save(folder / "given.png")
+    job = answer(client, "/samples", n=3, seed=4, condition=sent or None)
+    assert "data:image" not in str(job)
+    file = f"{folder}/given.{'npy' if asked.get('image') == 'array' else 'png'}"
+    words = [
+        word.replace("condition.image=FILE", f"condition.image={file}") for word in shlex.split(job["command"])[3:]
+    ]
+    done = command("sample", *words, f"out={folder}/drawn")
+    assert done.code == 0, done.error
+    ours, theirs = arrays(client, job), np.load(folder / "drawn" / "samples.npz")
+    for name in ("x", "label", "vector", "text", "image"):
+        assert ours[name].tobytes() == theirs[name].tobytes(), name
+
+
+@pytest.mark.slow
+def test_conditions_of_a_task(conditional, command):
+    client, folder = conditional
+    x = np.random.default_rng(2).random((2, 1, 8, 8)).astype(np.float32)
+    np.save(folder / "x.npy", x)
+    asked = {"text": "a dog", "vector": [1, 2]}
+    job = answer(client, "/tasks/denoise", x=x.tolist(), condition=asked, seed=1, settings={"sample": True})
+    words = [word.replace("input=FILE", f"input={folder}/x.npy") for word in shlex.split(job["command"])[3:]]
+    done = command("sample", *words, f"out={folder}/denoised")
+    assert done.code == 0, done.error
+    assert arrays(client, job)["x"].tobytes() == np.load(folder / "denoised" / "samples.npz")["x"].tobytes()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("condition", "reason"),
+    [
+        ({"label": 3}, "must be one of 0 to 2, got 3"),
+        ({"label": "wolf"}, "label=wolf is no class of this run; did you mean fox? The classes: cat, dog, fox"),
+        ({"angle": 3}, "condition.angle: Extra inputs are not permitted"),
+        ({"vector": 3}, "condition.vector must be numbers of shape (2,), or several of them, got 3"),
+        ({"vector": [[1, 2], [3]]}, "condition.vector must be numbers of shape (2,)"),
+        ({"vector": [1, "a"]}, "condition.vector"),
+        ({"text": "x" * 100}, "condition.text must have at most 19 bytes, got 100"),
+        ({"text": []}, "condition.text"),
+        ({"text": 3}, "condition.text"),
+        ({"image": "/etc/passwd"}, "condition.image[0] must be a picture in base64"),
+        ({"image": [[[1, 2], [3]]]}, "condition.image must be an array: nested lists of equal lengths"),
+        ({"image": [[[9.0] * 8] * 8]}, "condition.image: images must be in [0, 1], got 9 to 9"),
+        ({"image": [[[0.5] * 3] * 3]}, "condition.image must be numbers of shape (1, 2, 2)"),
+        ({"image": []}, "condition.image must be an array of numbers"),
+        ({"image": "${oc.env:HOME}"}, "condition.image[0] must be a picture in base64"),
+    ],
+    ids=str,
+)
+def test_conditions_that_are_refused(conditional, condition, reason):
+    found = conditional[0].post("/samples", json={"n": 2, "condition": condition})
+    assert found.status_code == 422, found.text
+    assert reason in found.json()["detail"]
+
+
+@pytest.mark.slow
+def test_conditions_that_a_form_needs(conditional):
+    client, _ = conditional
+    assert client.get("/run").json()["conditions"] == {
+        "label": {"kind": "class", "names": ["cat", "dog", "fox"]},
+        "vector": {"kind": "numbers", "names": ["vector[0]", "vector[1]"]},
+        "text": {"kind": "text", "bytes": 19},
+        "image": {"kind": "image", "shape": [1, 2, 2], "sample": [1, 8, 8]},
+    }
+    small = {"x": [[[0.5] * 8] * 8], "condition": {"image": [[[0.5] * 2] * 2]}}
+    found = client.post("/tasks/denoise", json=small)
+    assert found.status_code == 422 and "condition.image is for new samples" in found.json()["detail"]
+    schema = client.get("/openapi.json").json()["components"]["schemas"]["GivenCondition"]
+    assert set(schema["properties"]) == {"label", "vector", "text", "image"}
 
 
 @pytest.mark.parametrize(

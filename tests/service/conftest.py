@@ -45,6 +45,7 @@ class Tiny:
 
     digest, samplers, solvers = "0123456789abcdef", ["ddim", "heun"], ["ddnm"]
     tasks: ClassVar = {"flip": {"times": 1}}
+    conditions: ClassVar = {}
     card: ClassVar = {"name": "tiny", "kind": "images", "shape": list(SHAPE), "classes": [], "steps": 3,
                       "guided": False, "parameters": 1234, "run": "RUN", "weights": "best", "digest": "0",
                       "device": "cpu", "trained": {"steps": 2}, "parts": {"net": "MLP"}}  # fmt: skip
@@ -56,7 +57,7 @@ class Tiny:
         made = Heun if settings.get("sampler") == "heun" else DDIM
         return replace(self.pipeline, sampler=made(self.pipeline.sampler.schedule, steps=settings.get("steps", 3)))
 
-    def condition(self, settings, n, every=True):
+    def condition(self, settings, n, every=True, images=None):
         if settings.get("condition"):
             raise UserError("label=3 needs a run trained with condition=labels; leave label= out")
 
@@ -76,6 +77,27 @@ class Tiny:
 
     def inference(self):
         return nullcontext()
+
+
+class Conditioned(Tiny):
+    """A model with conditions of every kind, which it only notes."""
+
+    conditions: ClassVar = {
+        "label": {"kind": "class", "names": ["cat", "dog"]},
+        "vector": {"kind": "numbers", "names": ["mass", "age"]},
+        "text": {"kind": "text", "bytes": 20},
+        "image": {"kind": "image", "shape": [1, 2, 2]},
+    }
+
+    def __init__(self):
+        super().__init__()
+        self.asked = []
+
+    def condition(self, settings, n, every=True, images=None):
+        self.asked.append((settings.get("condition"), dict(images or {})))
+
+    def read_image(self, name, read):
+        return read((1, 2, 2), True)
 
 
 @dataclass

@@ -13,7 +13,7 @@ from src.samplers import Heun
 from src.service.settings import Access
 from src.service.store import QUEUED
 from src.tasks import Generate, TaskInput
-from tests.service.conftest import Tiny, make_pipeline
+from tests.service.conftest import Conditioned, Tiny, make_pipeline
 
 WHITE = [[[1.0] * 4] * 4]
 
@@ -115,6 +115,84 @@ def test_mistakes_are_refused_at_once(serve, path, asked, reason):
     assert answer.status_code == 422
     assert reason in answer.json()["detail"]
     assert served.service.store.waiting() == 0
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"label": 1},
+        {"label": ["dog", 0]},
+        {"vector": [0.5, -2]},
+        {"vector": [[0.5, 1], [2, 3]], "text": "a dog"},
+        {"text": ["a", "${oc.env:HOME}"]},
+        {"text": "", "label": None},
+    ],
+    ids=str,
+)
+def test_conditions_reach_the_model(serve, given):
+    served = serve(model=(model := Conditioned()))
+    job = served.post("/samples", n=2, condition=given).json()
+    assert job["state"] == "done", job
+    expected = {name: value for name, value in given.items() if value is not None}
+    assert job["settings"]["condition"] == expected
+    assert model.asked == [(expected, {})] * 2  # when it is accepted, and when it is done
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_images_among_conditions_are_kept_with_the_job(service, serve, several):
+    """Also over a restart; neither the settings nor the lists of jobs hold them."""
+    x = np.array([[[0, 255], [51, 102]]], np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(x[0]).save(file, "PNG")
+    picture = base64.b64encode(file.getvalue()).decode()
+    value = [picture, f"data:image/png;base64,{picture}"] if several else (x / 255).tolist()
+    model = Conditioned()
+    before = service(model=model)
+    job = before.accept_samples({"n": 2, "condition": {"image": value, "text": "a"}})
+    served = serve(model=model)
+    while (found := served.client.get(f"/jobs/{job}").json())["state"] != "done":
+        pass
+    assert found["settings"]["images"] == ["image"] and found["settings"]["condition"] == {"text": "a"}
+    assert len(found["settings"]) == 4 and len(model.asked) == 2
+    for condition, images in model.asked:
+        assert condition == {"text": "a"}
+        assert np.abs(images["image"] - np.stack([x / 255] * (1 + several))).max() < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        ({"angle": 3}, "condition.angle: Extra inputs are not permitted"),
+        ({"label": True}, "condition.label"),
+        ({"label": 0.5}, "condition.label"),
+        ({"label": []}, "condition.label"),
+        ({"vector": "1"}, "condition.vector"),
+        ({"vector": [[[1]]]}, "condition.vector"),
+        ({"vector": 1e10}, "condition.vector"),
+        ({"vector": [0] * 2000}, "condition.vector"),
+        ({"text": 5}, "condition.text"),
+        ({"text": "a" * 5000}, "condition.text"),
+        ({"image": 5}, "condition.image"),
+        ({"image": []}, "condition.image must be an array of numbers"),
+        ({"image": "/etc/passwd"}, "condition.image[0] must be a picture in base64"),
+        ({"image": [[["a"]]]}, "condition.image must be an array of numbers"),
+        ({"image": [[[7.0]]]}, "condition.image: images must be in [0, 1], got 7 to 7"),
+        ({"image": [[[0.5] * 200] * 200]}, "condition.image may hold 10,000 numbers, got 40,000"),
+        ({"image": [{"a": 1}]}, "condition.image must be an array of numbers"),
+    ],
+    ids=lambda value: str(value)[:40],
+)
+def test_conditions_that_are_none(serve, given, reason):
+    served = serve(model=Conditioned(), pixels=10_000)
+    answer = served.post("/samples", n=2, condition=given)
+    assert answer.status_code == 422
+    assert reason in answer.json()["detail"]
+    assert served.service.store.waiting() == 0
+
+
+def test_images_are_no_conditions_of_tasks(serve):
+    answer = serve(model=Conditioned()).post("/tasks/flip", x=WHITE, condition={"image": [[[0.5] * 2] * 2]})
+    assert answer.status_code == 422 and "condition.image is for new samples" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ from src.service import app
 from src.service.app import create_app
 from src.service.settings import Access
 from tests.helpers.chromium import CHROMIUM, Chromium
-from tests.service.conftest import make_service
+from tests.service.conftest import Conditioned, make_service
 
 PAGE = Path(app.__file__).with_name("page")
 
@@ -40,7 +40,9 @@ def address(tmp_path, request):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    service = make_service(tmp_path, access=getattr(request, "param", Access()))
+    param = getattr(request, "param", Access())
+    access, model = (param, None) if isinstance(param, Access) else (Access(), param())
+    service = make_service(tmp_path, model=model, access=access)
     net = service.model.pipeline.denoiser.net
     net.register_forward_hook(lambda *_: time.sleep(0.1))  # so that there is something to watch
     server = uvicorn.Server(uvicorn.Config(create_app(service), port=port, log_config=None))
@@ -136,11 +138,51 @@ def test_drawing_with_the_mouse_and_with_keys(address):
 
 
 @browser_test
+@pytest.mark.parametrize("address", [Conditioned], indirect=True)
+def test_a_field_for_each_condition(address):
+    with Chromium(360, 900) as page:
+        page.open(f"{address}/#/generate?n=1&seed=5&label=1&condition.vector.0=0.5&condition.text=a+dog")
+        page.until("document.querySelector('form button.main')")
+        assert page.js("[...document.querySelectorAll('main form label')].map(l => l.firstChild.textContent)") == [
+            "Samples", "Sampler", "Steps", "Seed", "Class", "Mass", "Age", "Text", "Image"
+        ]  # fmt: skip
+        page.click("form button.main")
+        page.until("document.body.innerText.includes('Fill in age too')")
+        page.js("document.querySelector('[name=\"condition.vector.1\"]').value = -2")
+        page.js("""new Promise((done) => {
+          const canvas = Object.assign(document.createElement("canvas"), {width: 2, height: 2});
+          canvas.getContext("2d").fillStyle = "white";
+          canvas.getContext("2d").fillRect(0, 0, 2, 1);
+          canvas.toBlob((blob) => {
+            const files = new DataTransfer(), input = document.querySelector("[type=file]");
+            files.items.add(new File([blob], "a.png"));
+            input.files = files.files;
+            input.dispatchEvent(new Event("change"));
+            done();
+          });
+        })""")
+        page.until("document.querySelector('[type=file]').dataset.url")
+        page.click("form button.main")
+        page.until(DONE)
+        address_bar = page.js("location.hash")
+        for part in ("condition.label=1", "condition.vector.0=0.5", "condition.vector.1=-2", "condition.text=a+dog"):
+            assert part in address_bar
+        job = json.loads(page.js("fetch('/jobs').then(r => r.text())"))[0]
+        assert job["settings"]["condition"] == {"label": 1, "vector": [0.5, -2], "text": "a dog"}
+        assert job["settings"]["images"] == ["image"]
+        assert page.js("document.documentElement.scrollWidth") <= 360
+        page.js("location.hash = '#/edit'")
+        page.until("document.querySelector('#editor')")
+        assert page.js("document.querySelectorAll('[name^=\"condition.\"]').length") == 4, "no image in a task"
+        assert page.problems == []
+
+
+@browser_test
 @pytest.mark.parametrize("address", [Access("secret", None)], indirect=True)
 def test_the_page_asks_for_the_token(address):
     with Chromium() as page:
         page.open(address)
-        page.until("!document.querySelector('#token').hidden")
+        page.until("document.querySelector('#token')?.hidden === false")
         page.js("document.querySelector('[name=token]').value = 'secret'")
         page.click("#token button")
         page.until("document.querySelector('main form')")

@@ -188,7 +188,7 @@ export async function edit(run, main, parameters) {
     go.disabled = true;
     try {
       const { x, mask: masked } = editor.nested();
-      const { n, ...settings } = settingsOf(form);
+      const { n, ...settings } = settingsOf(form, run);
       const solver = form.elements.solver?.value;
       const job = await send("POST", `/tasks/${task}`, {
         x, ...settings, ...(solver ? { solver } : {}), settings: taskSettings(form, run.tasks[task]), ...(task === "inpaint" ? { mask: masked } : {}),

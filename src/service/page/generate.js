@@ -1,7 +1,7 @@
 // New samples, out of the noise step by step.
 
 import { el, get, say, send } from "./client.js";
-import { field, number, samplerFields, settingsOf } from "./forms.js";
+import { field, fill, number, samplerFields, settingsOf } from "./forms.js";
 import { query, showJob, showResult } from "./result.js";
 
 export function generate(run, main, parameters) {
@@ -9,16 +9,16 @@ export function generate(run, main, parameters) {
   const form = el(
     "form", { class: "card" },
     field("Samples", number("n", { min: 1, max: run.limits.n, value: Math.min(16, run.limits.n) })),
-    ...samplerFields(run), go,
+    ...samplerFields(run, true), go,
   );
   const out = el("section", { "aria-label": "Samples" }, el("p", { class: "faint" }, "The samples appear here, step by step."));
-  for (const [name, value] of parameters) if (form.elements[name]) form.elements[name].value = value;
+  fill(form, parameters);
   form.onsubmit = async (event) => {
     event.preventDefault();
     say("");
     go.disabled = true;
     try {
-      const job = await send("POST", "/samples", settingsOf(form));
+      const job = await send("POST", "/samples", settingsOf(form, run));
       history.replaceState(null, "", `#/generate?${query(job.settings)}`);
       await showJob(run, job, out);
     } catch (error) {

@@ -6,8 +6,13 @@ import { Samples } from "./draw.js";
 export const chosen = { A: null, B: null }; // {job, index}, to interpolate between
 
 export const query = (settings) => {
-  const { condition, ...rest } = settings;
-  return new URLSearchParams({ ...rest, ...(condition || {}) }).toString();
+  const { condition, images, ...rest } = settings;
+  const found = new URLSearchParams(rest);
+  for (const [name, value] of Object.entries(condition || {})) {
+    if (Array.isArray(value)) value.forEach((number, i) => found.set(`condition.${name}.${i}`, number));
+    else found.set(`condition.${name}`, value);
+  }
+  return found.toString();
 };
 
 // Show a job in a node until it ends, and then its result.
