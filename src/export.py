@@ -8,12 +8,13 @@ from src.commands.overrides import sampling_overrides
 
 
 def export(cfg: DictConfig) -> None:
-    """Write the model of a run in another format, verify it against the run, and upload it if asked to."""
+    """Write the model of a run in another format, verify it against the run, and upload or register it if asked to."""
     from src.commands.export.command import Exporting  # imports torch, which --help does not need
 
     exporting = Exporting.prepare(cfg, overridden_keys())
     exporting.write()
     exporting.push()
+    exporting.register()
 
 
 if __name__ == "__main__":

@@ -17,7 +17,8 @@ def retrain(cfg: DictConfig) -> None:
     retraining.announce()
     retraining.evaluate_champion()
     retraining.train()
-    retraining.decide()
+    if retraining.decide().promoted:
+        retraining.register()
 
 
 if __name__ == "__main__":

@@ -88,6 +88,8 @@ class ExportOptions(_SamplingOptions):
     overwrite: bool
     push: str | None
     private: bool
+    mlflow: str | None
+    name: str | None
 
 
 class RetrainOptions(TypedDict):
@@ -100,6 +102,7 @@ class RetrainOptions(TypedDict):
     name: str | None
     rollback: str | bool
     metric: str | None
+    mlflow: str | None
     n: Count
     seed: Seed
     batch_size: Count

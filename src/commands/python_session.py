@@ -18,7 +18,12 @@ from src.utils.errors import UserError
 from src.utils.override_syntax import assignment
 from src.utils.paths import CONF, resolve_environment, resolve_strings
 
-REWRITE = {"train": training_overrides, "sample": sampling_overrides, "evaluate": sampling_overrides}
+REWRITE = {
+    "train": training_overrides,
+    "sample": sampling_overrides,
+    "evaluate": sampling_overrides,
+    "export": sampling_overrides,
+}
 
 
 @contextmanager

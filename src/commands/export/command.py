@@ -12,17 +12,20 @@ from src import __version__
 from src.commands.cli import to_container
 from src.commands.export.hub import check_push, push
 from src.commands.export.model_card import write_card
+from src.commands.export.model_registry import check_registration, register
 from src.commands.export.target import Target
 from src.commands.options import ExportOptions
 from src.commands.sampling import Sampling
 from src.formats.base import Format, Model
 from src.runs.check_config import check_options
+from src.runs.registry import is_champion
 from src.runs.run import CONFIG, SAMPLING_GROUPS, Run
 from src.utils.atomic import write_json
 from src.utils.checkpoints import load_checkpoint
 from src.utils.console import key_value_table, log
 from src.utils.errors import UserError, config_errors
 from src.utils.model_folder import RECORD, sha256_of
+from src.utils.state_dicts import weights_digest
 
 
 class Exporting:
@@ -33,10 +36,11 @@ class Exporting:
         model: the model of the run.
         format: the format to write it in.
         target: the folder to write it to.
+        champion: True if the run was named as the champion of a registry.
     """
 
-    def __init__(self, cfg: DictConfig, model: Model, form: Format, target: Target):
-        self.cfg, self.model, self.format, self.target = cfg, model, form, target
+    def __init__(self, cfg: DictConfig, model: Model, form: Format, target: Target, champion: bool = False):
+        self.cfg, self.model, self.format, self.target, self.champion = cfg, model, form, target, champion
 
     @classmethod
     def prepare(cls, cfg: DictConfig, named: set[str]) -> "Exporting":
@@ -63,11 +67,14 @@ class Exporting:
         target.check()
         if cfg.push is not None:
             check_push(cfg.push)
+        if cfg.mlflow is not None:
+            check_registration(cfg.mlflow, name)
+        champion = is_champion(str(cfg.run))
         sampling = Sampling.prepare(cfg, named)
         config = to_container(sampling.run.config()) | {part: to_container(cfg)[part] for part in SAMPLING_GROUPS}
         model = Model(sampling.pipeline, sampling.run, config, made_from(sampling), cfg.n)
         form.check(model)
-        return cls(cfg, model, form, target)
+        return cls(cfg, model, form, target, champion)
 
     def write(self) -> None:
         """Write the folder, verify it against the run, and then put it in its place.
@@ -115,6 +122,15 @@ class Exporting:
         """Upload the folder, if the command line says so."""
         if self.cfg.push is not None:
             log.info(key_value_table([("uploaded", push(self.target.folder, self.cfg.push, self.cfg.private))]))
+
+    def register(self) -> None:
+        """Register the folder in MLflow, if the command line says so."""
+        if (uri := self.cfg.mlflow) is not None:
+            run, digest = self.model.run, weights_digest(self.model.pipeline.denoiser.state_dict())
+            name = str(self.cfg.name or run.metadata().get("name") or run.path.name)
+            tags = {"digest": digest, "run": run.path, "data": run.data_id}
+            version = register(uri, name, self.target.folder, tags, self.champion)
+            log.info(key_value_table([("registered", f"version {version} of {name} in {uri}")]))
 
 
 def made_from(sampling: Sampling) -> dict[str, Any]:

@@ -7,7 +7,9 @@ from typing import Any
 from omegaconf import DictConfig
 
 from src.commands.cli import to_container
+from src.commands.export.model_registry import check_registration
 from src.commands.options import RetrainOptions
+from src.commands.python_session import hydra_session, without_hydra
 from src.commands.retrain.challenger import challenger_run, train_challenger
 from src.commands.retrain.contest import Contest, Verdict
 from src.commands.retrain.new_data import joined_config, load_joined
@@ -19,7 +21,7 @@ from src.runs.run import Run
 from src.utils.atomic import write_json
 from src.utils.console import key_value_table, log, start_logging
 from src.utils.errors import UserError
-from src.utils.override_syntax import command
+from src.utils.override_syntax import assignment, command
 from src.utils.paths import check_writable
 from src.utils.state_dicts import weights_digest
 
@@ -120,6 +122,11 @@ class Retraining:
         log.info(f"\n{contest.table()}\n\n{key_value_table(rows)}")
         return verdict
 
+    def register(self) -> None:
+        """Register the champion in MLflow, if the command line says so."""
+        if self.cfg.mlflow is not None:
+            register_champion(self.cfg, self.registry)
+
 
 def check_retraining(cfg: DictConfig) -> None:
     """Refuse settings that are wrong for any run.
@@ -132,6 +139,8 @@ def check_retraining(cfg: DictConfig) -> None:
     if cfg.name is not None and not re.fullmatch(r"\w[\w.-]*", str(cfg.name)):
         raise UserError(f"name must be letters, digits, _, - and ., got {cfg.name}")
     check_writable("paths.outputs", str(cfg.paths.outputs))
+    if cfg.mlflow is not None:
+        check_registration(cfg.mlflow)
     if cfg.new is None:
         raise UserError("new=DATA must be given: a folder of pictures or an array; or rollback=true")
 
@@ -143,6 +152,24 @@ def registry_of(cfg: DictConfig, champion: Run) -> Registry:
     if is_champion(str(cfg.run)):
         return Registry.find(cfg.paths.outputs, str(cfg.run))
     return Registry(cfg.paths.outputs, str(champion.metadata().get("name") or champion.settings()["name"]))
+
+
+def register_champion(cfg: DictConfig, registry: Registry) -> None:
+    """Give the champion the alias of that name in MLflow, where it is exported and registered if it is not yet."""
+    from src.commands.export.command import Exporting
+    from src.commands.export.model_registry import set_champion
+
+    champion = registry.present()
+    if (version := set_champion(cfg.mlflow, registry.name, champion.digest)) is not None:
+        log.info(key_value_table([("champion", f"version {version} of {registry.name} in {cfg.mlflow}")]))
+        return
+    given = {"run": f"champion:{registry.name}", "name": registry.name, "mlflow": cfg.mlflow, "overwrite": True}
+    given |= {"paths.outputs": str(cfg.paths.outputs), "trust": cfg.trust}
+    words = [assignment(key, value) for key, value in given.items()]
+    with hydra_session("export", words) as composed:
+        exporting = Exporting.prepare(without_hydra(composed), {*given})
+        exporting.write()
+        exporting.register()
 
 
 def digest_of(run: Run) -> str:
@@ -188,5 +215,7 @@ def roll_back(cfg: DictConfig) -> None:
         ("before", f"{registry.folder(before)} (weights {before.digest})"),
     ]
     log.info(key_value_table(rows))
+    if cfg.mlflow is not None:
+        register_champion(cfg, registry)
     if not Path(registry.folder(after)).is_dir():
         log.warning(f"WARNING: {registry.folder(after)} was removed")
