@@ -96,7 +96,12 @@ class DiffusionModule(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Fit the condition unless it was loaded with the weights; before Lightning synchronizes the processes."""
         condition = self.denoiser.condition
-        if not condition.is_fitted:
+        teacher = getattr(self.loss, "teacher", None)
+        if not condition.is_fitted and teacher is not None:  # whose conditions mean what it learned
+            with config_errors("teacher"):
+                condition.load_state_dict(teacher.denoiser.condition.state_dict())
+            self.models["ema"].condition.load_state_dict(condition.state_dict())
+        elif not condition.is_fitted:
             data = self.trainer.datamodule.train_set
             rows = torch.randperm(len(data), generator=generator(self.seed, "clusters"))[:MAX_FIT_SAMPLES]
             with config_errors("condition"):  # the string is part of the seed

@@ -225,7 +225,8 @@ def words_for(group: str, name: str) -> list[str]:
 def check_net(cfg):
     shape = (cfg.data.channels, *cfg.data.size)
     denoiser = build_denoiser(cfg)
-    output = denoiser.net(torch.zeros(2, *shape), torch.zeros(2), denoiser.condition.null(2))
+    c_noise = torch.zeros(2, 2) if cfg.flow_map else torch.zeros(2)
+    output = denoiser.net(torch.zeros(2, *shape), c_noise, denoiser.condition.null(2))
     assert output.shape == (2, denoiser.variance.outputs * cfg.data.channels, *cfg.data.size)
 
 
@@ -502,6 +503,7 @@ FROM_CODE = {
     "in_channels",
     "out_channels",
     "num_classes",
+    "second_time",
 }
 # Those of data are in tests/data.
 NOT_ALL_FOR_USERS = (

@@ -75,7 +75,7 @@ def lines_of_code(path: Path) -> int:
 def test_the_core_stays_small():
     files = [path for folder in ("diffusion", "samplers") for path in Path("src", folder).glob("[!_]*.py")]
     assert all(len(path.read_text().splitlines()) < 300 for path in files)
-    assert 1000 < sum(map(lines_of_code, files)) < 2400
+    assert 1000 < sum(map(lines_of_code, files)) < 2950
 
 
 def test_the_core_needs_torch_alone():

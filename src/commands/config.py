@@ -42,6 +42,8 @@ def resolve_config(cfg: DictConfig, run: Run) -> tuple[DictConfig, list[str]]:
         cfg = resumed_config(run.config(), cfg, overrides)
     else:
         resolve_data(cfg)
+        if cfg.teacher is not None:
+            cfg.teacher = str(Run.find(str(cfg.teacher), cfg.paths.outputs).path)  # latest is this run when it resumes
     resolve_length(cfg, overrides)
     return cfg, overrides
 

@@ -21,6 +21,7 @@ from src.callbacks.sample_images import SampleImages
 from src.data.base import DataModule
 from src.diffusion.conditions import Cond
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.flow_map import FlowMap
 from src.module import DiffusionModule
 from src.samplers.pipeline import Pipeline
 from src.utils.errors import UserError, is_out_of_memory, place_of
@@ -139,6 +140,8 @@ def try_net(denoiser: Denoiser, x: Tensor, cond: Cond | None) -> None:
     net, name = denoiser.net, type(denoiser.net).__name__
     t = torch.linspace(0.1, 0.9, N, dtype=torch.float64)
     c_noise = denoiser.parameterization.preconditioning(denoiser.schedule, t)[3]
+    if isinstance(denoiser, FlowMap):
+        c_noise = denoiser.both_levels(c_noise, t / 2, x)
     x_in = torch.cat([x, torch.zeros_like(x)], 1) if denoiser.self_conditioning_prob else x
     cond = None if cond is None else denoiser.condition.prepare(cond)
     given = f"x {shape_of(x_in)}, c_noise {shape_of(c_noise.float())} and cond {shape_of(cond)}"

@@ -35,6 +35,8 @@ class TrainOptions(TypedDict):
     seed: Seed
     resume: str | None
     init_from: str | None
+    teacher: str | None
+    flow_map: bool
     auto_resume: bool
     resume_changed_data: bool
     trust: bool

@@ -27,8 +27,8 @@ PROSE = re.compile(r"([\w.+]*condition\.text)=([^'\"\[].*)")
 UNQUOTED = re.compile(r"([\w.@/+~]+)=([^'\"\[\]{}(),=]+)")
 # Keys whose value is the name of a file or folder, even if it looks like a number.
 PATH_KEYS = (
-    "resume", "init_from", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth", "new",
-    "textfile", "out",
+    "resume", "init_from", "teacher", "sweep.resume", "run", "runs", "sweep_dir", "samples_path", "input", "truth",
+    "new", "textfile", "out",
     "condition", "condition.rows", "condition.image",
     "task.mask", "plan.out", "data.root", "data.val_root", "data.image", "data.val_image",
     "guidance.guide_model.run", "paths.outputs", "paths.data", "hydra.run.dir", "hydra.sweep.dir",

@@ -20,6 +20,8 @@ from src.utils.files import read_tensors
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.sharded import SHARDED, is_sharded
 
+SECOND_TIME = "net.condition_embedding.step."
+
 
 def build_trainer(cfg: DictConfig) -> Any:
     """Build the trainer with its callbacks, its loggers and atomic checkpoints."""
@@ -66,9 +68,16 @@ def load_weights_into(module: DiffusionModule, source: Path, sharded: bool = Fal
     if sharded and is_sharded(source):
         return read_tensors(source / SHARDED, REST, GO_ON)["global_step"]
     checkpoint = load_checkpoint(source)
-    load_weights(module.denoiser, strip_prefix(checkpoint["state_dict"], "denoiser."), source)
-    load_weights(module.ema.model, strip_prefix(checkpoint["state_dict"], "ema.model."), source)
+    for model, prefix in ((module.denoiser, "denoiser."), (module.ema.model, "ema.model.")):
+        weights = strip_prefix(checkpoint["state_dict"], prefix)
+        load_weights(model, initial_second_time(model, weights) | weights, source)
     return checkpoint["global_step"]
+
+
+def initial_second_time(model: Any, weights: dict[str, Any]) -> dict[str, Any]:
+    """The weights of the second time of a flow map, which those of a denoiser lack: they begin as they are."""
+    added = {key: value for key, value in model.state_dict().items() if key.startswith(SECOND_TIME)}
+    return {} if added.keys() & weights.keys() else added
 
 
 def load_pretrained(module: DiffusionModule, pretrained: DictConfig) -> None:

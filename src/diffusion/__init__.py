@@ -25,8 +25,15 @@ from src.diffusion.conditions import (
     Text,
     Vector,
 )
+from src.diffusion.consistency import (
+    ConsistencyDistillation,
+    ConsistencyTraining,
+    ContinuousConsistency,
+)
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE, DiscreteVP, EDMSchedule
+from src.diffusion.flow_map import FlowMap
+from src.diffusion.flow_map_losses import Eulerian, FlowMapLoss, Lagrangian, MeanFlow
 from src.diffusion.guidance import (
     CFG,
     AutoGuidance,
@@ -56,6 +63,8 @@ from src.diffusion.parameterizations import (
 )
 from src.diffusion.posterior_guidance import DDNM, DPS, LikelihoodGuidance, PiGDM
 from src.diffusion.schedules import VPSDE, FlowSchedule, LaplaceSchedule, LinearVPSchedule, Schedule, SubVPSDE
+from src.diffusion.semigroup import Progressive, ProgressiveDistillation, Shortcut
+from src.diffusion.teacher import Teacher
 from src.diffusion.time_samplers import (
     DiscreteUniformTimeSampler,
     FixedTimeSampler,
@@ -109,7 +118,10 @@ __all__ = [
     "Combined",
     "Cond",
     "Condition",
+    "ConsistencyDistillation",
+    "ConsistencyTraining",
     "ConstantSchedule",
+    "ContinuousConsistency",
     "CosineSchedule",
     "DenoiseFn",
     "Denoiser",
@@ -121,11 +133,14 @@ __all__ = [
     "Encoded",
     "Encoder",
     "Eps",
+    "Eulerian",
     "ExponentialSchedule",
     "FixedLargeVariance",
     "FixedSmallVariance",
     "FixedTimeSampler",
     "Flow",
+    "FlowMap",
+    "FlowMapLoss",
     "FlowSchedule",
     "GaussianNoiseSampler",
     "Grayscale",
@@ -135,6 +150,7 @@ __all__ = [
     "Image",
     "IntervalGuidance",
     "Labels",
+    "Lagrangian",
     "LaplaceSchedule",
     "LearnedRangeVariance",
     "LearnedSchedule",
@@ -150,6 +166,7 @@ __all__ = [
     "Loss",
     "LossSecondMomentTimeSampler",
     "Mask",
+    "MeanFlow",
     "Measured",
     "NoCondition",
     "NoGuidance",
@@ -162,15 +179,19 @@ __all__ = [
     "PosteriorMean",
     "Preconditioning",
     "Prediction",
+    "Progressive",
+    "ProgressiveDistillation",
     "PseudoHuber",
     "QuadraticSchedule",
     "ScaledLinearSchedule",
     "Schedule",
     "Score",
+    "Shortcut",
     "SigmoidSchedule",
     "StratifiedTimeSampler",
     "SubVPSDE",
     "TanhSchedule",
+    "Teacher",
     "Text",
     "TimeSampler",
     "Uncertainty",

@@ -39,6 +39,7 @@ class SafetensorsFormat(Format):
             "version": __version__,
             "data": {key: model.config["data"][key] for key in ("channels", "size")},
             "self_conditioning_prob": model.config["self_conditioning_prob"],
+            "flow_map": model.config.get("flow_map", False),
             **config,
             "pipeline": pipeline_settings(model.pipeline),
         }

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from src.nets.layers import zero_init
 from src.nets.time_embeddings import SinusoidalEmbedding
 from src.utils.ranges import NonNegativeInt, PositiveInt
 
@@ -22,12 +23,14 @@ class NetOptions(TypedDict, total=False):
     in_channels: PositiveInt | None
     out_channels: PositiveInt | None
     checkpoint: bool
+    second_time: bool
 
 
 class Net(nn.Module):
     """A network ``net(x, c_noise, cond)``: `ConditionEmbedding`, then the `body` that a subclass defines.
 
-    Shapes: x (B, C, *size); c_noise (B,), the noise level in [0, 1000]; cond None or (B,) int64 in [-1, num_classes),
+    Shapes: x (B, C, *size); c_noise (B,), the noise level in [0, 1000], or of a flow map (B, 2), those of the time of x
+    and of the time to which it is taken; cond None or (B,) int64 in [-1, num_classes),
     -1 for no condition, or with encoders what these take, of several a dict by name; result (B, out_channels, *size).
 
     Args:
@@ -43,6 +46,7 @@ class Net(nn.Module):
         in_channels: channels of x, twice those of the data with self-conditioning. Default: `channels`.
         out_channels: channels of the result, twice those of the data with a learned variance. Default: `channels`.
         checkpoint: activation checkpointing, for blocks that `body` calls by `run_block`.
+        second_time: True for the network of a flow map.
 
     Attributes:
         in_channels: channels of the input of `body`, those of the encoders included.
@@ -66,12 +70,13 @@ class Net(nn.Module):
         out_channels: int | None = None,
         checkpoint: bool = False,
         encoders: Mapping[str, Callable[[int], nn.Module]] | None = None,
+        second_time: bool = False,
     ):
         super().__init__()
         self.channels, self.size, self.num_classes = channels, tuple(size), num_classes
         self.out_channels = channels if out_channels is None else out_channels
         self.checkpoint = checkpoint
-        self.condition_embedding = ConditionEmbedding(embed_dim, num_classes, time_embedding)
+        self.condition_embedding = ConditionEmbedding(embed_dim, num_classes, time_embedding, second_time)
         self.encoders = nn.ModuleDict(make_encoders(encoders or {}, embed_dim))
         concatenated = sum(encoder.channels for encoder in self._encoders())
         self.in_channels = (channels if in_channels is None else in_channels) + concatenated
@@ -80,7 +85,7 @@ class Net(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch channels *size"],
-        c_noise: Float[Tensor, " batch"],
+        c_noise: Float[Tensor, "batch *times"],
         cond: Tensor | dict[str, Tensor] | None = None,
     ) -> Float[Tensor, "batch out_channels *size"]:
         if not self.encoders:
@@ -150,29 +155,44 @@ def encode(encoders: nn.ModuleDict, cond: Tensor | dict[str, Tensor] | None, x: 
 class ConditionEmbedding(nn.Module):
     """Embed the noise level and, if there are classes, the condition in one vector.
 
-    Shapes: c_noise (B,); cond None or (B,) int64 in [-1, num_classes), -1 for no condition; result (B, dim).
+    Shapes: c_noise (B,), with a second time (B, 2); cond None or (B,) int64 in [-1, num_classes), -1 for no condition;
+    result (B, dim).
 
     Args:
         dim: dimension of the result.
         num_classes: number of classes; 0 for no condition.
         time_embedding: maps a dimension to a module that embeds c_noise in it.
+        second_time: True to embed also how far the noise level of a second time is from the first. That starts as
+            zero, so that a flow map can start from the weights of a denoiser.
     """
 
     def __init__(
-        self, dim: int, num_classes: int = 0, time_embedding: Callable[[int], nn.Module] = SinusoidalEmbedding
+        self,
+        dim: int,
+        num_classes: int = 0,
+        time_embedding: Callable[[int], nn.Module] = SinusoidalEmbedding,
+        second_time: bool = False,
     ):
         super().__init__()
         self.noise = nn.Sequential(time_embedding(dim), nn.Linear(dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.label = nn.Embedding(num_classes + 1, dim) if num_classes else None
+        self.step = None
+        if second_time:
+            last = zero_init(nn.Linear(dim, dim))
+            self.step = nn.Sequential(time_embedding(dim), nn.Linear(dim, dim), nn.SiLU(), last)
 
     def forward(
-        self, c_noise: Float[Tensor, " batch"], cond: Int[Tensor, " batch"] | None = None
+        self, c_noise: Float[Tensor, "batch *times"], cond: Int[Tensor, " batch"] | None = None
     ) -> Float[Tensor, "batch dim"]:
-        embedding = self.noise(c_noise)
+        if self.step is None:
+            embedding = self.noise(c_noise)
+        else:
+            now, then = c_noise.unbind(1)
+            embedding = self.noise(now) + self.step(now - then)
         if self.label is None:
             if cond is not None:
                 raise ValueError("num_classes must be > 0 for a network that is given a condition, got 0")
             return embedding
         if cond is None:
-            cond = torch.full(c_noise.shape, -1, device=c_noise.device)
+            cond = torch.full(c_noise.shape[:1], -1, device=c_noise.device)
         return embedding + self.label(cond + 1)

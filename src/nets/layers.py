@@ -6,6 +6,7 @@ from math import gcd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
@@ -214,8 +215,10 @@ def mix(
 ) -> Float[Tensor, "batch queries channels"]:
     """The values that the queries find, of all heads; keys outside the mask weigh exactly nothing."""
     batch, _, queries, _ = q.shape
-    # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
-    backends = [SDPBackend.MATH] if q.device.type == "cpu" else ALL_BACKENDS
+    # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products, and none
+    # has a derivative in forward mode.
+    plain = q.device.type == "cpu" or forward_ad.unpack_dual(q).tangent is not None
+    backends = [SDPBackend.MATH] if plain else ALL_BACKENDS
     with sdpa_kernel(backends):
         mixed = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
     return mixed.transpose(1, 2).reshape(batch, queries, -1)

@@ -76,6 +76,15 @@ def clip_bound(data: str | None, units: Any = None) -> float | ListConfig | None
         return None
 
 
+def trains_flow_map(loss: str | None) -> bool:
+    """True for the class of a loss that trains a flow map. Registered with Hydra as the resolver `trains_flow_map`."""
+    try:
+        with muted("hydra.utils"):  # it also logs what it raises
+            return getattr(get_object(str(loss)), "trains_flow_map", False)
+    except Exception:  # no such class: check_config reports the reason
+        return False
+
+
 def format_choices(group: str) -> str:
     """The names of a config group in lines of a help text, such as `clip: auto, none, static, dynamic`.
 
@@ -89,3 +98,4 @@ OmegaConf.register_new_resolver("choices", format_choices, use_cache=True, repla
 OmegaConf.register_new_resolver("clip_bound", clip_bound, replace=True)
 OmegaConf.register_new_resolver("run_folder", run_folder, use_cache=True, replace=True)
 OmegaConf.register_new_resolver("sweep_folder", sweep_folder, use_cache=True, replace=True)
+OmegaConf.register_new_resolver("trains_flow_map", trains_flow_map, replace=True)

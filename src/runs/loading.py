@@ -8,6 +8,8 @@ from typing import Any, get_args
 from hydra.utils import instantiate
 from omegaconf import DictConfig
 
+from src.diffusion.guidance import CFG
+from src.diffusion.teacher import Teacher
 from src.runs.own_code import same_code_after
 from src.runs.run import Run
 from src.utils.building import assemble_denoiser
@@ -50,6 +52,25 @@ def load_denoiser(run: str | None, ckpt: str = "best", weights: str | PositiveFl
         denoiser = build_denoiser(found.config())
     load_weights(denoiser, *read_weights(found, ckpt, weights))
     return denoiser.eval()
+
+
+def load_teacher(
+    run: str | None, ckpt: str = "best", weights: str | PositiveFloat = "ema", guidance_scale: float | None = None
+) -> Teacher | None:
+    """Load the run that a loss distills, with its guidance; None without a run.
+
+    Args:
+        run: a run folder.
+        ckpt, weights: its checkpoint and weights.
+        guidance_scale: scale of classifier-free guidance, 1 for none; None for the guidance that the run samples with.
+
+    Raises:
+        UserError: if there is no such run or checkpoint.
+    """
+    if run is None:
+        return None
+    guidance = instantiate(Run.find(run).config().guidance) if guidance_scale is None else CFG(guidance_scale)
+    return Teacher(load_denoiser(run, ckpt, weights), guidance)
 
 
 def read_weights(run: Run, ckpt: str, weights: str | float) -> tuple[dict[str, Any], Path]:

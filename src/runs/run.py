@@ -33,7 +33,7 @@ FACTS = {"overrides?": [str], "key?": str, "name?": TEXT, "data_warning?": TEXT,
 # The entries of config.yaml that other code relies on.
 PART = {"_target_": str}
 SETTINGS = {
-    "name": str, "seed": int, "self_conditioning_prob": (float, bool),
+    "name": str, "seed": int, "self_conditioning_prob": (float, bool), "flow_map?": bool,
     "paths": {"run": str, "outputs": str, "data": str},
     "data": PART | {"channels": int, "size": [int], "batch_size": int, "num_classes?": int},
     "net": PART, "condition": PART, "schedule": PART, "parameterization": PART, "variance": PART, "time_sampler": PART,

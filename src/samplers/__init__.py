@@ -3,6 +3,7 @@
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import DenoiserMemory, NoiseLevel, Sampler, SeededNoise, State
 from src.samplers.clipping import DynamicClip, NoClip, StaticClip
+from src.samplers.flow_map import FlowMapSampler
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp2MSDE, DPMpp3MSDE, UniPC
 from src.samplers.noise_prediction import DPM2, PLMS, PNDM, DPMSolver3, GradientEstimation
 from src.samplers.ode import DPMpp2S, Euler, Heun, HeunVE, Restart
@@ -38,6 +39,7 @@ __all__ = [
     "DynamicClip",
     "Euler",
     "EulerMaruyama",
+    "FlowMapSampler",
     "GradientEstimation",
     "Heun",
     "HeunVE",

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, ClassVar, NamedTuple
 
 import torch
 from annotated_types import Ge
@@ -65,7 +65,7 @@ class DenoiserMemory:
         steps_left: number of steps left, including the current one.
     """
 
-    def __init__(self, predict: Callable[[Tensor, Tensor], Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
+    def __init__(self, predict: Callable[..., Tensor | Prediction], clip: Callable[[Tensor], Tensor]):
         self.predict, self.clip = predict, clip
         self.history: deque[tuple[NoiseLevel, Tensor]] = deque(maxlen=4)
         self.last: Prediction | None = None
@@ -73,8 +73,9 @@ class DenoiserMemory:
         self.memory: dict[str, Any] = {}
         self.steps_left: int  # set before each step
 
-    def __call__(self, x_t: Tensor, level: NoiseLevel) -> Tensor:
-        prediction = self.predict(x_t, level.t)
+    def __call__(self, x_t: Tensor, level: NoiseLevel, target: NoiseLevel | None = None) -> Tensor:
+        """The predicted data, clipped; with a target those of a flow map on the way there."""
+        prediction = self.predict(x_t, level.t) if target is None else self.predict(x_t, level.t, target.t)
         self.last = prediction if isinstance(prediction, Prediction) else Prediction(prediction)
         self.x_0 = self.clip(self.last.x_0)
         # A level without signal has an infinite log-SNR, from which nothing can be extrapolated.
@@ -100,7 +101,12 @@ class Sampler(ABC):
         temperature: standard deviation of all noise that is drawn, that of the start and of the steps; 1 for samples of
             the model. Samples deviate by this factor from what the network takes for the mean, exactly so on Gaussian
             data: less error and less detail below 1 (Lugmayr et al. 2020, arXiv:2006.14200, section 4.1, for flows).
+
+    Attributes:
+        needs_flow_map: True if the denoiser must be a flow map.
     """
+
+    needs_flow_map: ClassVar[bool] = False
 
     schedule: Schedule
     steps: Annotated[int, Ge(1)] = 50
@@ -133,7 +139,7 @@ class Sampler(ABC):
 
     def trajectory(
         self,
-        denoise: Callable[[Tensor, Tensor], Tensor | Prediction],
+        denoise: Callable[..., Tensor | Prediction],
         x_t: Tensor,
         noise: Noise,
         start: float = 1.0,
@@ -142,7 +148,7 @@ class Sampler(ABC):
         """Yield `x_t` at its time, then the state after every step.
 
         Args:
-            denoise: any function of (x_t, t) that returns x_0 or a `Prediction`.
+            denoise: any function of (x_t, t), for a flow map also of s, that returns x_0 or a `Prediction`.
             x_t: the sample at time `start`.
             noise: see `step`.
             start: first time of the grid.

@@ -5,6 +5,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from torch import Tensor, nn
 
 from src.diffusion.conditions import Cond, count_cond, map_cond, rows_of
 from src.diffusion.denoiser import Denoiser, Prediction
-from src.diffusion.guidance import Guidance, NoGuidance
+from src.diffusion.flow_map import FlowMap
+from src.diffusion.guidance import DenoiseFn, Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
 from src.samplers.self_conditioning import SelfConditioned
 from src.utils.building import assemble_denoiser
@@ -81,6 +83,8 @@ class Pipeline:
     def __post_init__(self) -> None:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
+        if self.sampler.needs_flow_map and not isinstance(self.denoiser, FlowMap):
+            raise ValueError("sampler=flow_map needs a flow map; train one with a loss such as loss=mean_flow")
         self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
         self.units = self.units or units_of(self.kind)
 
@@ -206,8 +210,8 @@ class Pipeline:
         """The noise of these samples, independent for every purpose."""
         return SeededNoise([f"{self.seed}{purpose}/{i}" for i in indices], self.device)
 
-    def denoise(self, indices: range, guidance: Guidance | None = None) -> Callable[[Tensor, Tensor], Prediction]:
-        """Make a function of (x_t, t) that predicts these samples, for one trajectory.
+    def denoise(self, indices: range, guidance: Guidance | None = None) -> Callable[..., Prediction]:
+        """Make a function of (x_t, t), of a flow map also of s, that predicts these samples, for one trajectory.
 
         Args:
             indices: of the samples; they say which conditions are used.
@@ -215,10 +219,13 @@ class Pipeline:
         """
         rows = rows_of(self.cond, slice(indices.start, indices.stop, indices.step))
         cond = map_cond(lambda value: value.to(self.device), rows)
-        guided = self.guidance(SelfConditioned(self.denoiser), self.sampler.schedule)
-        if guidance is not None:
-            guided = guidance(guided, self.sampler.schedule)
-        return lambda x_t, t: guided(x_t, t, cond)
+
+        def guided(denoise: DenoiseFn) -> DenoiseFn:
+            own = self.guidance(denoise, self.sampler.schedule)
+            return own if guidance is None else guidance(own, self.sampler.schedule)
+
+        at_t = guided(SelfConditioned(self.denoiser))
+        return lambda x_t, t, s=None: (at_t if s is None else guided(partial(self.denoiser, s=s)))(x_t, t, cond)
 
     def trajectory(
         self, indices: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None

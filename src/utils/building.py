@@ -8,13 +8,13 @@ from src.utils.errors import UserError, config_errors
 from src.utils.signatures import parameters
 from src.utils.targets import GIVEN, get_object
 
-DENOISER = "src.diffusion.denoiser.Denoiser"
+DENOISER, FLOW_MAP = "src.diffusion.denoiser.Denoiser", "src.diffusion.flow_map.FlowMap"
 
 
 def assemble_denoiser(
     cfg: Mapping[str, Any], instantiate: Callable[..., Any], context: AbstractContextManager | None = None
 ) -> Any:
-    """Assemble the denoiser of a config: network, schedule, parameterization, variance and condition.
+    """Assemble the denoiser of a config, or its flow map: network, schedule, parameterization, variance and condition.
 
     Args:
         cfg: the config of a run, or of an exported model.
@@ -25,7 +25,7 @@ def assemble_denoiser(
     for part in ("schedule", "parameterization", "variance", "condition"):
         with config_errors(part):
             parts[part] = instantiate(cfg[part])
-    share = cfg["self_conditioning_prob"]
+    share, flow_map = cfg["self_conditioning_prob"], cfg.get("flow_map", False)
     # These arguments follow from the other parts, so that users need not set them.
     channels, outputs = cfg["data"]["channels"], parts["variance"].outputs
     needed = {}
@@ -33,6 +33,8 @@ def assemble_denoiser(
         needed["in_channels"] = 2 * channels, "self_conditioning_prob", "self_conditioning_prob=0"
     if outputs > 1:
         needed["out_channels"] = outputs * channels, "this variance", "variance=fixed_small"
+    if flow_map:
+        needed["second_time"] = True, "this loss", "loss=mse"
     condition = parts["condition"]
     if num_classes := condition.num_classes:
         needed["num_classes"] = num_classes, "this condition", "condition=none"
@@ -49,7 +51,7 @@ def assemble_denoiser(
         settings = {key: value for key, (value, *_) in needed.items()}
         net = build_net(cfg["net"], settings, condition.encoders if "encoders" in accepted else {}, instantiate)
     with config_errors("denoiser"):
-        return get_object(DENOISER)(net, **parts, self_conditioning_prob=share)
+        return get_object(FLOW_MAP if flow_map else DENOISER)(net, **parts, self_conditioning_prob=share)
 
 
 def build_net(node: Any, settings: dict[str, Any], encoders: dict[str, Any], instantiate: Callable[..., Any]) -> Any:

@@ -19,6 +19,7 @@ ADVICE = "Export the run again, or download the folder again"
 PART = {"_target_": str}
 SETTINGS = {
     "version": str, "data": {"channels": int, "size": [int]}, "self_conditioning_prob": (float, bool),
+    "flow_map?": bool,
     "net": PART, "condition": PART, "schedule": PART, "parameterization": PART, "variance": PART,
     "sampler": PART, "guidance": dict, "pipeline": dict,
 }  # fmt: skip

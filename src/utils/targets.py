@@ -20,6 +20,7 @@ PARTS = (
 FUNCTIONS = (
     "src.runs.given.given",
     "src.runs.loading.load_denoiser",
+    "src.runs.loading.load_teacher",
     "src.metrics.features.auto.auto",
     "src.loggers.lightning.lightning_logger",
     *(f"src.tasks.inverse_problems.{name}" for name in ("blur", "downsampling", "grayscale", "mask_from")),

@@ -1,0 +1,257 @@
+r"""Losses of a flow map that need no solved trajectories: it is taught to agree with itself, or with a teacher.
+
+All regress the same thing: with R the residual of a property of the flow map in the space of the data, they are
+:math:`w(t)\, R^2`. On the diagonal s = t the residual is that of a denoiser, :math:`\hat x_0 - x_0`. The weighting and
+its meaning are those of a denoiser's loss: with `weighting=flow` an error of the data is one of the velocity.
+
+With :math:`\rho = \sigma_s / \sigma_t` and the :class:`~src.diffusion.flow_map.Coefficients` at t, along
+:math:`\dot x = \frac{\dot\sigma}{\sigma} x - \text{speed} \cdot d`, where d is the data that say the direction
+
+.. math:: \frac{d}{dt} X(x_t, t, s) = \text{speed} \cdot \left[\rho\, (\bar x_0 - d)
+          + g\, \frac{d \bar x_0}{dt}\right], \quad g = \frac{\text{weight}}{\text{speed}}
+
+which is 0 for the flow map (the Eulerian equation); the bracket is the residual in the space of the data.
+"""
+
+from abc import abstractmethod
+from typing import Annotated, NamedTuple
+
+import torch
+from annotated_types import Ge, Interval
+from torch import Tensor
+
+from src.diffusion.conditions import Cond, is_null, null_like, rows_of
+from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
+from src.diffusion.losses import Loss, Weighting
+from src.diffusion.schedules import Schedule, Time, expand_like
+from src.diffusion.teacher import Teacher
+
+Share = Annotated[float, Interval(ge=0, le=1)]
+
+
+class Segment(NamedTuple):
+    """Noisy data and where they are to be taken.
+
+    Attributes:
+        x_t: (B, C, *S), noisy data at t.
+        t, s: (B,), times s < t.
+        x_0: (B, C, *S), the data in x_t, or a better estimate of their mean, such as a teacher's.
+        cond: the condition.
+    """
+
+    x_t: Tensor
+    t: Time
+    s: Time
+    x_0: Tensor
+    cond: Cond | None
+
+
+class FlowMapLoss(Loss):
+    r"""The base class of losses of a :class:`~src.diffusion.flow_map.FlowMap`. A new one implements `residual`.
+
+    Args:
+        weighting: maps (schedule, t) to w.
+        off_diagonal: share of the samples with s < t; the others have s = t and teach the denoiser.
+        to_data: share of these with s = 0; the others have s uniform in (0, t).
+        teacher: says the data instead of x_0, guidance included; None to learn from the data alone.
+        guidance_scale: scale of classifier-free guidance that is trained in, without a teacher: the data are
+            :math:`w x_0 + (1 - w)\, \hat x_0(\varnothing)`. 1 for none. (Geng et al. 2025, arXiv:2505.13447, eq. 16.)
+        adaptive_power: p; in training the loss L of a sample is divided by :math:`(L + 10^{-3})^p`, without gradient,
+            so that rare large errors do not dominate (ibid., eq. 22).
+    """
+
+    trains_flow_map, needs_teacher = True, False
+
+    def __init__(
+        self,
+        weighting: Weighting,
+        off_diagonal: Share = 0.5,
+        to_data: Share = 0.0,
+        teacher: Teacher | None = None,
+        guidance_scale: float = 1.0,
+        adaptive_power: Annotated[float, Ge(0)] = 0.0,
+    ):
+        super().__init__()
+        for name, value in {"off_diagonal": off_diagonal, "to_data": to_data}.items():
+            if not 0 <= value <= 1:
+                raise ValueError(f"loss.{name} must be in [0, 1], got {value}")
+        if teacher is not None and guidance_scale != 1:
+            raise ValueError("loss.guidance_scale must be 1 with a teacher, whose own guidance is distilled")
+        self.weighting, self.off_diagonal, self.to_data = weighting, off_diagonal, to_data
+        self.teacher, self.guidance_scale, self.adaptive_power = teacher, guidance_scale, adaptive_power
+
+    def check(self, denoiser):
+        super().check(denoiser)
+        if not isinstance(denoiser, FlowMap):
+            raise ValueError(f"{type(self).__name__} trains a flow map: use FlowMap(...) in place of Denoiser(...)")
+        if self.needs_teacher and self.teacher is None:
+            raise ValueError("distillation needs the run that is distilled: teacher=RUN")
+
+    def __call__(self, denoiser, x_0, t, noise, cond=None):
+        flow_map = denoiser
+        draws = None if denoiser.training else torch.Generator().manual_seed(0)  # the same in every validation
+        moved = self.off_diagonal_rows(len(t), draws)
+        s = t.clone()
+        t = t.clone()
+        t[moved], s[moved] = self.times(flow_map.schedule, t[moved], draws)
+        x_t = flow_map.schedule.add_noise(x_0, t, noise)
+        data = self.data(flow_map, x_t, t, x_0, cond)
+        losses = data.new_zeros(len(t))
+        for rows, residual in ((~moved, self.diagonal_residual), (moved, self.residual)):
+            if rows.any():
+                there = rows.nonzero()[:, 0].to(x_0.device, non_blocking=True)
+                part = Segment(x_t[there], t[rows], s[rows], data[there], rows_of(cond, there))
+                losses = losses.index_put((there,), self.size(flow_map, residual(flow_map, part), part))
+        return losses
+
+    def diagonal_residual(self, flow_map: FlowMap, segment: Segment) -> Tensor:
+        """The residual of the denoiser."""
+        return flow_map(segment.x_t, segment.t, segment.cond).x_0 - segment.x_0
+
+    @abstractmethod
+    def residual(self, flow_map: FlowMap, segment: Segment) -> Tensor:
+        """R, shaped as the data, 0 for the flow map; :func:`with_gradient_of` gives it a gradient of its own."""
+
+    # ---- what it is made of ----
+
+    def data(self, flow_map: FlowMap, x_t: Tensor, t: Time, x_0: Tensor, cond: Cond | None) -> Tensor:
+        """The data that the denoiser learns: x_0, the teacher's prediction, or x_0 with guidance."""
+        if self.teacher is not None:
+            return self.teacher(flow_map.schedule, x_t, t, cond)
+        if self.guidance_scale == 1 or cond is None:
+            return x_0
+        with torch.no_grad():
+            away = flow_map(x_t, t, null_like(cond)).x_0
+        given = ~all_null(cond).view(-1, *[1] * (x_0.ndim - 1))
+        return torch.where(given, torch.lerp(away, x_0, self.guidance_scale), x_0)
+
+    def denoise(self, flow_map: FlowMap, x_t: Tensor, t: Time, cond: Cond | None) -> Tensor:
+        """The data predicted at t, of the teacher or of the flow map itself, without gradient."""
+        if self.teacher is not None:
+            return self.teacher(flow_map.schedule, x_t, t, cond)
+        with torch.no_grad():
+            return flow_map(x_t, t, cond).x_0
+
+    def off_diagonal_rows(self, n: int, draws: torch.Generator | None) -> Tensor:
+        """True for the samples with s < t, evenly spread, since neighbors may have neighboring times."""
+        ends = self.off_diagonal * torch.arange(n + 1, dtype=torch.float64) + torch.rand((), generator=draws)
+        return ends.floor().diff() > 0
+
+    def times(self, schedule: Schedule, t: Time, draws: torch.Generator | None) -> tuple[Time, Time]:
+        """Draw s for times t, which a loss on a grid may change; returns both."""
+        share, ends = (torch.rand(len(t), generator=draws, dtype=torch.float64) for _ in range(2))
+        return t, torch.where(ends < self.to_data, 0.0, share * t)
+
+    def size(self, flow_map: FlowMap, residual: Tensor, segment: Segment) -> Tensor:
+        """The weighted mean square of a residual, (B,)."""
+        weight = expand_like(self.weighting(flow_map.schedule, segment.t), residual)
+        size = (weight.sqrt() * residual).square().flatten(1).mean(1)
+        if self.adaptive_power and flow_map.training:
+            size = size / (size.detach() + 1e-3) ** self.adaptive_power
+        return size
+
+
+class Eulerian(FlowMapLoss):
+    r"""The Eulerian equation: taking x_t along its trajectory does not change where it ends.
+
+    .. math:: R = \rho\, (\bar x_0 - d) + g\, \frac{d \bar x_0}{dt}, \quad d = \hat x_0(x_t, t)
+
+    with d the denoiser's own prediction, or the teacher's. The gradient is that of :math:`\bar x_0` alone.
+
+    Source: Boffi, Albergo, Vanden-Eijnden 2025, arXiv:2505.18825, section 3 (Eulerian self-distillation); with a
+    teacher Boffi et al. 2024, arXiv:2406.07507 (Eulerian map distillation).
+    """
+
+    def directions(self, flow_map: FlowMap, segment: Segment) -> tuple[Tensor, Tensor]:
+        """The data that say the direction of the trajectory, and those with which the mean is compared."""
+        data = self.denoise(flow_map, segment.x_t, segment.t, segment.cond)
+        return data, data
+
+    def residual(self, flow_map, segment):
+        predicted = flow_map(segment.x_t, segment.t, segment.cond, s=segment.s).x_0
+        return with_gradient_of(predicted, self.equation(flow_map, segment))
+
+    @torch.no_grad()
+    def equation(self, flow_map: FlowMap, segment: Segment) -> Tensor:
+        """R, without gradient."""
+        x_t, t, s, _, cond = segment
+        direction, data = self.directions(flow_map, segment)
+        here = coefficients(flow_map.schedule, t, s)
+        ratio, gain = expand_like(here.ratio, x_t), expand_like(here.weight / here.speed, x_t)
+        velocity = expand_like(here.log_sigma_rate, x_t) * x_t - expand_like(here.speed, x_t) * direction
+        mean, rate = flow_map.with_rate(x_t, t, s, cond, velocity)
+        return (mean - data) - (1 - ratio) * (mean - direction) + gain * rate
+
+
+class MeanFlow(Eulerian):
+    r"""The MeanFlow identity: the Eulerian equation with the data of each sample in place of their mean.
+
+    .. math:: R = (\bar x_0 - x_0) - (1 - \rho)\, (\bar x_0 - d) + g\, \frac{d \bar x_0}{dt}
+
+    d is x_0, or with `improved` the denoiser's own prediction, so that the derivative is along the trajectory, a
+    function of x_t alone. On `schedule=flow`, :math:`-R / t` is the residual
+    :math:`u - v + (t - s)\, du/dt` of the mean velocity u.
+
+    Args:
+        weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power: see `FlowMapLoss`.
+        improved: True for the direction of the improved objective.
+
+    Source: Geng et al. 2025, arXiv:2505.13447, eq. 6 to 11; improved: Geng et al. 2025, arXiv:2512.02012.
+    """
+
+    def __init__(
+        self,
+        weighting: Weighting,
+        off_diagonal: Share = 0.25,
+        to_data: Share = 0.0,
+        teacher: Teacher | None = None,
+        guidance_scale: float = 1.0,
+        adaptive_power: Annotated[float, Ge(0)] = 1.0,
+        improved: bool = True,
+    ):
+        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
+        self.improved = improved
+
+    def directions(self, flow_map, segment):
+        if not self.improved:
+            return segment.x_0, segment.x_0
+        return self.denoise(flow_map, segment.x_t, segment.t, segment.cond), segment.x_0
+
+
+class Lagrangian(FlowMapLoss):
+    r"""The Lagrangian equation: as s moves, the map moves with the velocity at the point that it has reached.
+
+    .. math:: R = \bar x_0 - \hat x_0(X(x_t, t, s), s) + h\, \frac{\partial \bar x_0}{\partial s}, \quad
+              h = (\kappa_s - \kappa_t) / \dot\kappa_s
+
+    The weighting is taken at s, where the denoiser is evaluated, without gradient.
+
+    Source: Boffi, Albergo, Vanden-Eijnden 2025, arXiv:2505.18825, section 3 (Lagrangian self-distillation); with a
+    teacher Boffi et al. 2024, arXiv:2406.07507 (Lagrangian map distillation).
+    """
+
+    def residual(self, flow_map, segment):
+        x_t, t, s, _, cond = segment
+        schedule = flow_map.schedule
+        mean, rate = flow_map.with_rate(x_t, t, s, cond)
+        there = ddim_map(schedule, x_t, mean.detach(), t, s)
+        data = self.denoise(flow_map, there, s, cond)
+        return mean - data + expand_like(self.gain(schedule, t, s), x_t) * rate
+
+    def size(self, flow_map, residual, segment):
+        return super().size(flow_map, residual, segment._replace(t=segment.s))
+
+    def gain(self, schedule: Schedule, t: Time, s: Time) -> Time:
+        r""":math:`(\kappa_s - \kappa_t) / \dot\kappa_s`, which is 0 at s = t and at s = 0."""
+        return -map_coefficients(schedule, t, s)[1] / ode_coefficients(schedule, s)[1]
+
+
+def with_gradient_of(predicted: Tensor, residual: Tensor) -> Tensor:
+    """A residual whose gradient is that of the prediction alone."""
+    return predicted - (predicted.detach() - residual)
+
+
+def all_null(cond: Cond) -> Tensor:
+    """True for the samples without any condition, (B,)."""
+    values = list(cond.values()) if isinstance(cond, dict) else [cond]
+    return torch.stack([is_null(value) for value in values]).all(0)
