@@ -65,16 +65,17 @@ VARIANCE_EXPLODING = ("ve_sde", "edm", "additive")
 ENDS_IN_NOISE = ("linear_vp", "laplace", "flow", "zero_snr", "trigonometric")
 
 
-# Where shapes are checked; `make test-all` checks them in all tests.
+# Where shapes are checked, but for many inputs of one shape; `make test-all` checks them in all tests.
 TESTS = Path(__file__).parent
-SHAPES_CHECKED = ("diffusion", "nets", "samplers", "test_configs.py")
+SHAPES_CHECKED = ("diffusion", "nets", "samplers/test_trajectory.py", "samplers/test_pipeline.py", "test_configs.py")
 
 
 @pytest.hookimpl(tryfirst=True)  # before the fixtures, also those of a whole file
 def pytest_runtest_setup(item):
     """The same random numbers, whatever ran before; and shapes checked, a tenth of the time, only for the core."""
     thorough = item.config.option.markexpr != "not slow"
-    checked = thorough or any(item.path.is_relative_to(TESTS / name) for name in SHAPES_CHECKED)
+    core = any(item.path.is_relative_to(TESTS / name) for name in SHAPES_CHECKED)
+    checked = thorough or (core and not item.path.stem.endswith("_properties"))
     jaxtyping.config.update("jaxtyping_disable", not checked)
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries draw from it

@@ -222,9 +222,9 @@ def words_for(group: str, name: str) -> list[str]:
     return [*first, f"{group}={name}", *NEEDS.get((group, name), [])]
 
 
-def check_net(cfg):
+def check_net(cfg, denoiser=None):
     shape = (cfg.data.channels, *cfg.data.size)
-    denoiser = build_denoiser(cfg)
+    denoiser = denoiser or build_denoiser(cfg)
     c_noise = torch.zeros(2, 2) if cfg.flow_map else torch.zeros(2)
     output = denoiser.net(torch.zeros(2, *shape), c_noise, denoiser.condition.null(2))
     assert output.shape == (2, denoiser.variance.outputs * cfg.data.channels, *cfg.data.size)
@@ -314,7 +314,8 @@ def check_logger(cfg):
 def check_whole(cfg):
     denoiser = build_denoiser(cfg)
     assert isinstance(instantiate(cfg.module)(denoiser=denoiser), DiffusionModule)
-    for check in (check_net, check_optimizer, check_lr_schedule, check_callbacks):
+    check_net(cfg, denoiser)
+    for check in (check_optimizer, check_lr_schedule, check_callbacks):
         check(cfg)
 
 

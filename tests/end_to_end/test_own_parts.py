@@ -72,7 +72,7 @@ def drawn(command, folder, *words):
     return np.load(folder / "drawn" / "samples.npz")["x"]
 
 
-@pytest.mark.most(2)
+@pytest.mark.most(1)
 @pytest.mark.parametrize(
     "shape", [(1,), (3, 16), (2, 8, 6), (2, 4, 6, 8), pytest.param((1, 8, 8), marks=pytest.mark.slow)], ids=str
 )
