@@ -47,6 +47,7 @@ def free_threads(monkeypatch):
         monkeypatch.delenv(name, raising=False)
 
 
+@pytest.mark.slow
 def test_jobs_in_parallel_share_the_cores(tmp_path, free_threads):
     """In processes with half of the threads each; jobs that train nothing, for the sake of time."""
     pytest.importorskip("hydra_plugins.hydra_joblib_launcher")
