@@ -135,6 +135,8 @@ class RetentionOptions(TypedDict):
 class ServeOptions(TypedDict):
     """The options of src.serve, beside those that src.sample checks too."""
 
+    engine: Literal["uvicorn", "ray"]
+    replicas: Count | list[Count]
     host: str
     port: Annotated[int, Interval(ge=0, le=65535)]
     hosts: list[str]

@@ -23,6 +23,7 @@ REWRITE = {
     "sample": sampling_overrides,
     "evaluate": sampling_overrides,
     "export": sampling_overrides,
+    "serve": sampling_overrides,
 }
 
 

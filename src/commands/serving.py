@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from src.commands.cli import to_container
 from src.commands.options import ServeOptions
+from src.commands.ray_serving import check_ray, run_replicas
 from src.runs.check_config import check_options
 from src.runs.registry import Registry, is_champion
 from src.utils.console import key_value_table, log
@@ -40,7 +41,11 @@ from src.commands.champions import Champions
 from src.commands.served_model import ServedModel, command_line
 
 # What src.sample does not know, and what is passed to it in any case.
-OWN_KEYS = ("host", "port", "hosts", "token", "folder", "database", "limits", "retention", "run", "batch_size", "hydra")
+OWN_KEYS = (
+    "host", "port", "hosts", "token", "folder", "database", "limits", "retention", "engine", "replicas", "run",
+    "batch_size", "hydra",
+)  # fmt: skip
+RAY = "ray"
 
 
 class Serving:
@@ -56,8 +61,12 @@ class Serving:
         self.cfg, self.service, self.app = cfg, service, app
 
     @classmethod
-    def prepare(cls, cfg: DictConfig) -> "Serving":
+    def prepare(cls, cfg: DictConfig, replica: bool = False) -> "Serving":
         """Check the settings, load the model and open the database.
+
+        Args:
+            cfg: the settings of the command.
+            replica: True for one of several processes behind one address.
 
         Raises:
             UserError: for every mistake in the settings.
@@ -66,10 +75,12 @@ class Serving:
             raise UserError("run=RUN must be given: a run folder, or run=latest for the newest run")
         check_options(to_container(cfg), ServeOptions)
         check_writable("folder", cfg.folder)
-        check_port(cfg.host, cfg.port)
+        if not replica:
+            check_port(cfg.host, cfg.port)
+        check_replicas(cfg.engine, cfg.replicas)
         folder, models = Path(cfg.folder), served_models(cfg)
         results = Results(folder / "results")
-        store = Store(cfg.database or f"sqlite:///{folder.absolute()}/jobs.db")
+        store = Store(cfg.database or f"sqlite:///{folder.absolute()}/jobs.db", shared=cfg.engine == RAY)
         broadcast, metrics = Broadcast(), Metrics(models.current.digest)
         worker = Worker(models, store, results, broadcast, metrics, Retention(**cfg.retention), cfg.batch_size)
         service = Service(models, store, results, broadcast, metrics, worker, Limits(**cfg.limits), access(cfg))
@@ -89,12 +100,38 @@ class Serving:
             rows.append(("WARNING", "whoever reaches this address may use the service; set token=SECRET"))
         log.info(key_value_table(rows))
 
+    def words_of_replicas(self) -> list[str]:
+        """The command line, with paths that hold wherever a replica is started."""
+        cfg, run = self.cfg, str(self.cfg.run)
+        paths = {"folder": cfg.folder, "paths.outputs": cfg.paths.outputs}
+        paths |= {} if is_champion(run) else {"run": self.service.model.card["run"]}
+        words = [assignment(key, str(Path(str(path)).absolute())) for key, path in paths.items()]
+        return [*HydraConfig.get().overrides.task, *words]
+
     def run(self) -> None:
         """Answer requests until the process is stopped."""
+        if self.cfg.engine == RAY:
+            run_replicas(self.cfg, self.words_of_replicas(), own_choices())
+            return
         uvicorn.run(
             self.app, host=str(self.cfg.host), port=self.cfg.port, log_config=None, access_log=False,
             server_header=False, limit_concurrency=1000, timeout_graceful_shutdown=5,
         )  # fmt: skip
+
+
+def check_replicas(engine: str, replicas: Any) -> None:
+    """Refuse replicas that the engine does not have.
+
+    Raises:
+        UserError: saying what to set.
+    """
+    numbers = [replicas] if isinstance(replicas, int) else [*replicas]
+    if engine == RAY:
+        check_ray()
+    elif numbers != [1]:
+        raise UserError(f"replicas={replicas} needs engine=ray")
+    if len(numbers) > 2 or sorted(numbers) != numbers:
+        raise UserError(f"replicas must be a number, or [LEAST,GREATEST], got {replicas}")
 
 
 def served_models(cfg: DictConfig) -> Models:

@@ -62,24 +62,26 @@ class Store:
     """The jobs of one or several services.
 
     Args:
-        url: of the database, as SQLAlchemy writes it; a SQLite file belongs to one service.
+        url: of the database, as SQLAlchemy writes it; a SQLite file belongs to one service unless it is shared.
+        shared: True if several processes of this machine use a SQLite file.
         lease: seconds for which a running job is left to its process without a sign of life.
 
     Raises:
         UserError: if the database cannot be reached.
     """
 
-    def __init__(self, url: str, lease: float = 15.0):
+    def __init__(self, url: str, lease: float = 15.0, shared: bool = False):
         self.lease, self.owner = lease, uuid4().hex
         try:
             parsed = sa.engine.make_url(url)
-            self.alone = parsed.get_backend_name() == "sqlite"
-            options: dict[str, Any] = {"poolclass": sa.pool.QueuePool, "pool_pre_ping": not self.alone}
-            if self.alone:
+            sqlite = parsed.get_backend_name() == "sqlite"
+            self.alone = sqlite and not shared
+            options: dict[str, Any] = {"poolclass": sa.pool.QueuePool, "pool_pre_ping": not sqlite}
+            if sqlite:
                 options["connect_args"] = {"timeout": 30, "check_same_thread": False}
             self.engine = sa.create_engine(url, future=True, **options)
-            self._one_writer = threading.Lock() if self.alone else nullcontext()
-            if self.alone:
+            self._one_writer = threading.Lock() if sqlite else nullcontext()
+            if sqlite:
                 sa.event.listen(self.engine, "connect", _set_up_sqlite)
                 sa.event.listen(self.engine, "begin", _begin_sqlite)
             with self._one_writer:

@@ -2,9 +2,15 @@
 
 import base64
 import io
+import json
 import shlex
 import socket
+import sqlite3
+import subprocess
 import sys
+import time
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +18,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from src.commands.champions import Champions
+from src.commands.ray_serving import scaling
 from src.commands.retrain.command import digest_of
 from src.commands.served_model import ServedModel
 from src.runs.registry import FIRST, PROMOTED, Registry, Version
@@ -266,6 +273,8 @@ def test_conditions_that_a_form_needs(conditional):
         (["run=nowhere"], "there is no run folder nowhere"),
         (["run=x", "port=99999"], "port must be"),
         (["run=x", "limits.n=0"], "limits.n must be"),
+        (["run=x", "replicas=2"], "replicas=2 needs engine=ray"),
+        (["run=x", "engine=gunicorn"], "engine must be"),
         (["run=x", "limits.m=1"], "limits.m: there is no such option. limits has: n, steps"),
         (["run=x", "host=300.1.1.1"], "cannot be listened on"),
         (["run=x", "database=mysql"], "there is no run folder x"),
@@ -286,6 +295,57 @@ def test_a_port_in_use(command):
         taken.listen()
         done = command("serve", "run=x", f"port={taken.getsockname()[1]}")
     assert "cannot be listened on (Address already in use); choose another port" in done.error
+
+
+def test_replicas_need_ray(command, monkeypatch):
+    monkeypatch.setattr("src.utils.imports.find_spec", lambda name: None)
+    done = command("serve", "run=x", "engine=ray", "replicas=[1,2]")
+    assert done.code == 1 and "ray is needed for engine=ray; install it: pip install ray" in done.error
+
+
+def test_the_number_of_replicas():
+    """Fixed, or between two."""
+    assert scaling(3) == {"num_replicas": 3}
+    found = scaling([1, 4])["autoscaling_config"]
+    assert (found["min_replicas"], found["max_replicas"]) == (1, 4)
+
+
+@pytest.mark.slow
+def test_replicas_share_the_queue(make_run, tiny, tmp_path):
+    """Two processes behind one port, with one database: every job once, by one of them; needs ray[serve]."""
+    pytest.importorskip("ray.serve")
+    run = make_run(tmp_path / "run", "experiment=digits_ddpm", *tiny, f"paths.outputs={tmp_path}", "sampler=ddim")
+    port, log = free_port(), tmp_path / "log"
+    line = [sys.executable, "-m", "src.serve", f"run={run}", f"paths.outputs={tmp_path}", f"port={port}"]
+    with log.open("w") as file:
+        process = subprocess.Popen([*line, "engine=ray", "replicas=2"], stdout=file, stderr=file)
+    try:
+        until = time.monotonic() + 240
+        while "ready" not in log.read_text() and process.poll() is None and time.monotonic() < until:
+            time.sleep(0.5)
+        assert "2 replicas" in log.read_text(), log.read_text()
+        url = f"http://127.0.0.1:{port}/samples?wait=60"
+        with ThreadPoolExecutor(8) as pool:
+            answers = [*pool.map(lambda seed: ask(url, n=1, seed=seed, sampler="ddim", steps=2), range(40))]
+    finally:
+        process.terminate()
+        assert process.wait(60) == 0
+    assert {answer["state"] for answer in answers} == {"done"}
+    with sqlite3.connect(tmp_path / "service/jobs.db") as db:
+        owners = db.execute("select owner, count(*), max(attempts) from jobs group by owner").fetchall()
+    assert len(owners) == 2 and sum(n for _, n, _ in owners) == 40 and {most for *_, most in owners} == {1}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ask(url, **asked):
+    request = urllib.request.Request(url, json.dumps(asked).encode(), {"Content-Type": "application/json"})
+    with urllib.request.urlopen(request, timeout=90) as answer:
+        return json.load(answer)
 
 
 def test_without_the_extra(command, monkeypatch):

@@ -140,6 +140,15 @@ def test_a_living_process_keeps_its_jobs(url):
     assert bool(other.claim("w", 4)) == store.alone, "a SQLite database has one service: when it starts, none runs"
 
 
+def test_a_file_may_be_shared(tmp_path):
+    """By replicas, of which one starts while another works."""
+    store, other = (Store(f"sqlite:///{tmp_path}/jobs.db", shared=True) for _ in range(2))
+    accept(store)
+    store.claim("w", 4)
+    other.recover(["w"], starting=True)
+    assert other.claim("w", 4) == [] and not other.alone
+
+
 def test_a_job_that_kills_the_service_is_given_up(url):
     job = accept(Store(url))
     for _ in range(MAX_ATTEMPTS):
