@@ -1,5 +1,6 @@
 """Files of arrays: NumPy, PyTorch, HDF5, CSV and Parquet files, and folders of recordings or samples."""
 
+import os
 import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -135,10 +136,33 @@ def read_hdf5(path: Path) -> ArrayFile:
     def visit(name: str, node: Any) -> None:
         if isinstance(node, h5py.Dataset) and node.shape:
             texts = h5py.check_string_dtype(node.dtype)
-            found[name] = np.array(node.asstr(errors="surrogateescape")[:].tolist()) if texts else node
+            text = np.array(node.asstr(errors="surrogateescape")[:].tolist()) if texts else None
+            found[name] = HDF5Array(path, name, node) if text is None else text
 
     file.visititems(visit)
     return ArrayFile(path, found)
+
+
+class HDF5Array:
+    """An array in an HDF5 file, read on access; each process opens the file itself, since none may share it open."""
+
+    def __init__(self, path: Path, name: str, node: Any):
+        self.path, self.name, self.node, self.process = path.absolute(), name, node, os.getpid()
+        self.shape, self.dtype, self.ndim = node.shape, node.dtype, node.ndim
+
+    def __len__(self) -> int:
+        return int(self.shape[0])
+
+    def __getitem__(self, index: Any) -> np.ndarray:
+        if self.process != os.getpid():
+            self.node, self.process = imported("h5py", "HDF5 files").File(self.path, "r")[self.name], os.getpid()
+        return self.node[index]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(self[:], dtype)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"node": None, "process": None}
 
 
 def read_table(path: Path) -> ArrayFile:

@@ -192,7 +192,7 @@ class Opened:
         if self.first_rows is not None and len(values) != len(self.first_rows):
             values = np.asarray(values)[self.first_rows]
         n = len(self.rows) if self.windows is None else int(self.windows.recording.max()) + 1
-        values = np.asarray(known.check_rows(values[:] if hasattr(values, "asstr") else values, n, setting))
+        values = np.asarray(known.check_rows(values, n, setting))
         return values if self.windows is None else values[self.windows.recording]
 
     def fields(self) -> dict[str, Any]:

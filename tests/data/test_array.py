@@ -1,5 +1,7 @@
 """Arrays from files of every format: their shapes, units, fields and parts; and what is refused."""
 
+import pickle
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ from scipy.io import wavfile
 from torch.testing import assert_close
 
 from src.data.array import ArrayData
+from src.data.array_files import read_hdf5
 from src.data.array_parts import forget_parts
 from src.utils.errors import UserError
 
@@ -289,3 +292,20 @@ def test_without_a_file():
         ArrayData.resolve({"root": None})
     with pytest.raises(UserError, match="does not exist"):
         ArrayData.resolve({"root": "nowhere.npy"})
+
+
+def test_an_hdf5_file_is_opened_by_each_process(tmp_path):
+    """Its batches are the same with workers, which a file shared open would not promise, and it can be sent to them."""
+    h5py = pytest.importorskip("h5py")
+    x = np.random.default_rng(0).normal(size=(40, 2, 8)).astype(np.float32)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"], file["y"] = x, np.arange(40) % 3
+    array = read_hdf5(tmp_path / "x.h5").arrays["x"]
+    sent = pickle.loads(pickle.dumps(array))
+    assert sent.shape == x.shape and np.array_equal(sent[3:9], x[3:9]) and np.array_equal(np.asarray(sent), x)
+    found = []
+    for workers in (0, 2):
+        data = make(tmp_path, cache_gb=0, num_workers=workers)
+        data.setup()
+        found.append([batch["x"] for batch in data.train_dataloader()])
+    assert len(found[0]) == 7 and all(map(torch.equal, *found))
