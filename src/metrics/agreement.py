@@ -1,5 +1,6 @@
 """Agreement of the samples with vectors and images that were asked for; that with labels is `class_accuracy`."""
 
+from collections.abc import Sequence
 from math import ceil
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.diffusion.conditions import Measured, Vector
+from src.diffusion.conditions.vector import Period, restored, standardized
 from src.metrics.base import EvalContext, Metric, MetricValue, ReportSection
 from src.statistics.image_quality import image_quality
 from src.statistics.significance import Better
@@ -46,14 +48,16 @@ class Agreement(Metric):
         given = given_values(context)
         for name, part in context.pipeline.denoiser.condition.members.items():
             if isinstance(part, Vector):
-                section.values |= self.vector_values(context, name, given[name])
+                section.values |= self.vector_values(context, name, given[name], part.period)
             elif name in given and context.paired and given[name].ndim > 2:
                 section.values |= image_values(context, part, given[name])
         return section
 
-    def vector_values(self, context: EvalContext, name: str, asked: Tensor) -> dict[str, MetricValue]:
+    def vector_values(
+        self, context: EvalContext, name: str, asked: Tensor, period: Sequence[Period]
+    ) -> dict[str, MetricValue]:
         """The median error of each number, and its median relative to the number asked for."""
-        regressor = self.train(context, name)
+        regressor = self.train(context, name, period)
         n = min(len(context.x), len(context.test))
         real = context.data.test_set[0, torch.randperm(len(context.test), generator=generator(context.seed, name))[:n]]
         fake = errors(regressor, context.to_model(context.x), asked)
@@ -65,27 +69,29 @@ class Agreement(Metric):
             low, high = median_interval(e)
             title = f"{entry}, median error"
             found[f"{name}_{i}_error"] = MetricValue(title, e.median().item(), low, high, f.median().item(), "lower")
+            if period[i] is not None:
+                continue  # on a circle zero is a point as any other
             relative = (e / asked[:, i].abs().clamp(min=1e-12)).median().item()
             true = (f / real[name][:, i].float().abs().clamp(min=1e-12)).median().item()
             title = f"{entry}, median relative error"
             found[f"{name}_{i}_relative"] = MetricValue(title, relative, real_baseline=true, better="lower")
         return found
 
-    def train(self, context: EvalContext, name: str) -> "Regressor":
+    def train(self, context: EvalContext, name: str, period: Sequence[Period] = ()) -> "Regressor":
         """Train the regressor on the training data, in the units of the model, as a function of the seed."""
         data, size = context.data.train_set, 128
         draws = generator(context.seed, "regressor")
         with torch.random.fork_rng(devices=[]), torch.inference_mode(False), torch.enable_grad():
             torch.manual_seed(derive_seed(context.seed, "regressor"))
             first = data[0, torch.randperm(len(data), generator=draws)[: min(2000, len(data))]][name].float()
-            regressor = Regressor(context.data.shape, first, self.width)
+            regressor = Regressor(context.data.shape, first, self.width, period)
             optimizer = torch.optim.AdamW(regressor.parameters(), lr=self.lr)
             schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, self.steps)
             with progress_bar(self.steps, "regressor", leave=False, delay=2) as bar:
                 for step in range(self.steps):
                     rows = torch.randint(len(data), (size,), generator=draws)
                     batch = data[step * size // len(data), rows]
-                    wanted = (batch[name].float() - regressor.mean) / regressor.std
+                    wanted = standardized(batch[name].float(), regressor.mean, regressor.std, regressor.period)
                     optimizer.zero_grad()
                     F.smooth_l1_loss(regressor.standardized(batch["x"]), wanted, beta=0.1).backward()
                     optimizer.step()
@@ -108,16 +114,18 @@ class Regressor(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, shape: tuple[int, ...], vectors: Tensor, width: int):
+    def __init__(self, shape: tuple[int, ...], vectors: Tensor, width: int, period: Sequence[Period] = ()):
         super().__init__()
+        self.period = list(period) or [None] * vectors.shape[1]
         conv = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}.get(len(shape) - 1)
         layers: list[nn.Module] = []
         channels, size = shape[0], list(shape[1:])
         while conv is not None and (not layers or max(size) > 7):
             layers += [conv(channels, width, 5, stride=2, padding=2), nn.SiLU()]  # a norm would hide amplitudes
             channels, size = width, [ceil(s / 2) for s in size]
+        numbers = len(self.period) + sum(p is not None for p in self.period)
         flat = channels * torch.Size(size).numel() if size else channels
-        dense = [nn.Flatten(), nn.Linear(flat, 4 * width), nn.SiLU(), nn.Linear(4 * width, vectors.shape[1])]
+        dense = [nn.Flatten(), nn.Linear(flat, 4 * width), nn.SiLU(), nn.Linear(4 * width, numbers)]
         self.layers = nn.Sequential(*layers, *dense)
         self.register_buffer("mean", vectors.mean(0))
         self.register_buffer("std", vectors.std(0).clamp(min=1e-12))
@@ -127,13 +135,17 @@ class Regressor(nn.Module):
         return self.layers(x)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.standardized(x) * self.std + self.mean
+        return restored(self.standardized(x), self.mean, self.std, self.period)
 
 
 @torch.no_grad()
 def errors(regressor: Regressor, x: Tensor, asked: Tensor) -> Tensor:
-    """The absolute error (N, k) of what the regressor sees in samples."""
-    return (torch.cat([regressor(part.cpu().float()) for part in x.split(500)]) - asked.cpu()).abs()
+    """The absolute error (N, k) of what the regressor sees in samples, on a circle the shorter way around."""
+    found = (torch.cat([regressor(part.cpu().float()) for part in x.split(500)]) - asked.cpu()).abs()
+    for i, period in enumerate(regressor.period):
+        if period is not None:
+            found[:, i] = torch.minimum(found[:, i] % period, period - found[:, i] % period)
+    return found
 
 
 def median_interval(values: Tensor) -> tuple[float, float]:

@@ -100,7 +100,7 @@ class DiffusersNet(nn.Module):
         """x with the channels of images, and the arguments of the model for other conditions."""
         parts = encode(self.encoders, cond, x) if self.encoders else []
         x_in = torch.cat([x, *(part.channels for part in parts if part.channels is not None)], 1)
-        embedding = x.new_zeros(len(x), self.embed_dim)
+        embedding = x.new_zeros(x.shape[0], self.embed_dim)  # a symbol in exports, unlike len(x)
         for part in parts:
             embedding = embedding if part.embedding is None else embedding + part.embedding
         given: dict[str, Any] = {"class_labels": embedding} if self.embedded else {}

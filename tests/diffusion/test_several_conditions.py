@@ -24,6 +24,7 @@ from src.diffusion.conditions import (
     rows_of,
 )
 from src.diffusion.conditions.base import Examples
+from src.diffusion.conditions.vector import restored
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.guidance import CFG, IntervalGuidance, scale_chain
 from src.diffusion.operators import Blur, Downsample, Mask
@@ -352,6 +353,20 @@ def test_the_order_of_guidance_is_that_of_brooks():
         [True, True],
     ]
     assert scales == [7.5, 1.5]
+
+
+def test_a_number_on_a_circle_has_no_ends():
+    """Its encoding is the same a turn further, and nearly so on both sides of where the numbers end."""
+    circle, line = (Vector(2, period=period) for period in ([360.0, None], None))
+    vectors = torch.tensor([[0.0, 3.0], [360.0, 3.0], [359.9, 3.0], [180.0, 3.0], [torch.nan, torch.nan]])
+    encoded = [c.encoder(16)(c.prepare(vectors), torch.zeros(5, 1)).embedding for c in (circle, line)]
+    torch.testing.assert_close(encoded[0][0], encoded[0][1], atol=1e-4, rtol=0)
+    near, far = ((encoded[0][0] - encoded[0][i]).norm() for i in (2, 3))
+    assert near < 0.05 * far and (encoded[1][0] - encoded[1][1]).norm() > 0.1 * far
+    back = restored(circle.prepare(vectors[2:4]), circle.mean, circle.std, circle.period)
+    torch.testing.assert_close(back % 360, vectors[2:4], atol=1e-3, rtol=0)
+    with pytest.raises(ValueError, match="one for each of 2 numbers"):
+        Vector(2, period=[360.0])
 
 
 def test_words_name_what_was_asked_for():

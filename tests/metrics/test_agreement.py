@@ -7,6 +7,7 @@ import torch
 
 from src.data.sine import Sine
 from src.diffusion.conditions import Labels, Measured, Vector
+from src.diffusion.conditions.vector import standardized
 from src.diffusion.operators import Downsample
 from src.metrics.agreement import Agreement, Regressor, errors, image_values, median_interval
 from src.statistics.image_quality import image_quality
@@ -28,6 +29,15 @@ def test_the_regressor_reads_frequency_and_amplitude():
 def test_any_shape(shape):
     regressor = Regressor(shape, torch.randn(9, 2) * 5 + 3, 8)
     assert regressor(torch.randn(4, *shape)).shape == (4, 2)
+
+
+def test_errors_on_a_circle():
+    """359 and 1 degrees are 2 apart; the regressor reads a rotation all around, where a line would break."""
+    regressor = Regressor((2,), torch.rand(500, 2) * 360, 16, [360.0, None])
+    regressor.layers = torch.nn.Identity()
+    seen = standardized(torch.tensor([[359.0, 5.0], [10.0, 6.0]]), regressor.mean, regressor.std, regressor.period)
+    found = errors(regressor, seen, torch.tensor([[1.0, 5.5], [350.0, 5.0]]))
+    torch.testing.assert_close(found, torch.tensor([[2.0, 0.5], [20.0, 1.0]]), atol=1e-3, rtol=0)
 
 
 def test_pairs_and_what_is_measured_again():
