@@ -19,8 +19,9 @@ class SelfConditioned:
             return self.denoiser(x_t, t, cond)
         if self.estimate is None:
             self.estimate = torch.zeros_like(x_t)
-        elif len(self.estimate) != len(x_t):  # guidance began to double the batch, or ceased to
-            self.estimate = torch.cat([self.estimate] * -(-len(x_t) // len(self.estimate)))[: len(x_t)]
+        before, now = self.estimate.shape[0], x_t.shape[0]  # symbols in exports, unlike their len
+        if before != now:  # guidance began to multiply the batch, or ceased to
+            self.estimate = torch.cat([self.estimate] * -(-now // before))[:now]
         prediction = self.denoiser(x_t, t, cond, self.estimate)
         self.estimate = prediction.x_0.detach()
         return prediction

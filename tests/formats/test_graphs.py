@@ -12,6 +12,7 @@ from src.diffusion.guidance import IntervalGuidance
 from src.diffusion.parameterizations import EDM, Flow, V
 from src.formats.graphs import ONNXFormat, TorchExportFormat
 from src.formats.tracing import TracedDenoiser, TracedSampler, named_cond, normal, trace
+from src.nets.mlp import MLP
 from src.runs.run import Run
 from src.samplers import DDIM, DDPM, DPMpp2MSDE, Heun, Pipeline
 from src.samplers.clipping import DynamicClip, StaticClip
@@ -179,3 +180,21 @@ def test_clipping_is_traced(clip):
     pipe.sampler.clip = clip
     program, inputs = traced(pipe, 4)
     assert_close(program.module()(*inputs), TracedDenoiser(pipe)(*inputs), rtol=0, atol=1e-6)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [CFG(2.0), IntervalGuidance(CFG(3.0), 0.3, 3.0)], ids=["cfg", "interval"])
+def test_a_whole_sampler_with_self_conditioning(guidance):
+    """Guidance doubles the batch of the estimate, which a graph of any batch size must not take for a number."""
+    torch.manual_seed(0)
+    net = randomize_zeros(MLP(1, (8, 8), 16, 1, num_classes=4, in_channels=2))
+    denoiser = Denoiser(net, CosineSchedule(), V(), condition=Labels(4, 0.1), self_conditioning_prob=0.5).eval()
+    pipe = Pipeline(denoiser.requires_grad_(False), DDIM(denoiser.schedule, 3), (1, 8, 8), guidance)
+    module, label = TracedSampler(pipe, tabulate(pipe.sampler)), torch.arange(5) % 4
+    example = (torch.randn(2, *pipe.shape), torch.arange(2), {"cond": label[:2]})
+    noise = torch.randn(5, *pipe.shape)
+    x = trace(module, example, "test").module()(noise, torch.arange(5), {"cond": label})
+    pipe.cond = label
+    with pipe.inference():
+        *_, end = pipe.sampler.trajectory(pipe.denoise(range(5)), noise, torch.zeros_like)
+    assert_close(x, pipe.to_units(end.x_t), rtol=0, atol=1e-5)
