@@ -23,6 +23,7 @@ PRESETS = {
     "data/image_shards": "image_folder",
     "guidance/rescale": "cfg",
     "metrics/distances_random": "distances",
+    "time_sampler/logit_normal_wide": "logit_normal",
 }
 # Loggers are told apart from those of other libraries by more than their word.
 OTHER_NAMES = {
