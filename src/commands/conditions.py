@@ -229,7 +229,7 @@ def read_column(
     one = condition.null(1)
     if not isinstance(one, Tensor) or (not one.is_floating_point() and one.ndim > 1):  # a text
         return parts[0]
-    if condition.num_classes and class_names and not all(map(is_number, parts[0])):
+    if condition.num_classes and class_names and not all(map(reads_as_number, parts[0])):
         return parts[0]
     if sorted(parts) != list(range(len(parts))):
         raise ValueError(f"{name} must have the columns {name}.0 to {name}.{len(parts) - 1}, got {sorted(parts)}")
@@ -239,7 +239,7 @@ def read_column(
     )
 
 
-def is_number(text: str) -> bool:
+def reads_as_number(text: str) -> bool:
     """True for a text that stands for a number."""
     try:
         float(text)

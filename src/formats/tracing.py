@@ -1,5 +1,6 @@
 """A model as modules that torch.export traces: its guided denoiser, and a whole sampler of few steps."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -129,7 +130,7 @@ def product(x: Tensor, factor: int) -> Tensor:
 
 
 def trace(module: nn.Module, inputs: tuple[Any, ...], name: str) -> Any:
-    """Export a module by torch.export, with a dynamic batch.
+    """Export a module by torch.export, with a dynamic batch; see `traced`.
 
     Args:
         module: the module.
@@ -139,8 +140,6 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], name: str) -> Any:
     Raises:
         UserError: if it cannot be traced, with the layer and the reason.
     """
-    batch = torch.export.Dim("batch", min=1)
-    shapes = torch.utils._pytree.tree_map(lambda value: {0: batch}, inputs)
     entered: list[tuple[str, nn.Module]] = []
 
     def watch(path: str, layer: nn.Module) -> list[Any]:
@@ -155,7 +154,7 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], name: str) -> Any:
     hooks = [hook for path, layer in module.named_modules() for hook in watch(path, layer)]
     try:
         with torch.no_grad():
-            return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+            return traced(module, inputs)
     except Exception as error:
         path, layer = entered[-1] if entered else ("", module)
         where = f"{path} ({type(layer).__name__})" if path else type(layer).__name__
@@ -166,3 +165,23 @@ def trace(module: nn.Module, inputs: tuple[Any, ...], name: str) -> Any:
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def traced(module: nn.Module, inputs: tuple[Any, ...]) -> Any:
+    """The program of a module for any batch, or up to the largest for which it is the same program.
+
+    Upsampling in diffusers, for instance, copies batches of 64 and more.
+    """
+
+    def export(**limits: int) -> Any:
+        batch = torch.export.Dim("batch", min=1, **limits)
+        shapes = torch.utils._pytree.tree_map(lambda value: {0: batch}, inputs)
+        return torch.export.export(module, inputs, dynamic_shapes=shapes, strict=False)
+
+    try:
+        return export()
+    except torch._dynamo.exc.UserError as error:
+        found = re.search(r"batch = Dim\('batch', max=(\d+)\)", str(error))
+        if not found:
+            raise
+        return export(max=int(found[1]))

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.nn.functional import mse_loss
 
 from src.runs.loading import load_denoiser
@@ -128,3 +129,32 @@ def test_mistakes_with_labels(command, tmp_path, words, parts):
 def test_a_label_is_refused(command, run):
     done = command("sample", f"run={run}", "label=3")
     assert done.code == 1 and "trained with condition=labels" in done.error
+
+
+@pytest.mark.slow
+def test_paired_folders_of_classes(command, make_run, tmp_path):
+    """Partners of another size; asked for by the name of a class and a file, and compared with their pairs."""
+    g = np.random.default_rng(0)
+    for i in range(24):
+        kind = ("cat", "dog", "eel")[i % 3]
+        for folder, size in (("photos", 8), ("sketches", 4)):
+            (tmp_path / folder / kind).mkdir(parents=True, exist_ok=True)
+            pixels = g.integers(0, 256, (size, size), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / folder / kind / f"{i}.png")
+    data = ["data=image_folder", f"data.root={tmp_path / 'photos'}", f"data.image={tmp_path / 'sketches'}"]
+    data += ["data.image_shape=[1,4,4]", "data.channels=1", "data.size=[8,8]", "data.num_classes=3"]
+    quick = ["trainer.max_steps=2", "trainer.val_check_interval=2", "data.batch_size=8", "data.val_fraction=0.3"]
+    words = ["experiment=digits_ddpm", "net.width=8", "trainer=cpu", "condition=[labels,image]", "sampler.steps=2"]
+    run = make_run(tmp_path / "run", *words, *data, *quick, "callbacks.sample_images.n=4")
+    asked = ["condition.label=eel", f"condition.image={tmp_path / 'sketches/cat/0.png'}", "n=2"]
+    done = command("sample", f"run={run}", *asked, f"out={tmp_path / 'out'}")
+    assert done.code == 0, done.error
+    drawn = np.load(tmp_path / "out/samples.npz")
+    assert drawn["label"].tolist() == [2, 2] and drawn["image"].shape == (2, 1, 4, 4)
+    done = command("evaluate", f"run={run}", "n=6", "metrics=[agreement]", f"out={tmp_path / 'ev'}")
+    assert done.code == 0 and "PSNR to the paired data" in done.out + done.error, done.error
+    done = command("sample", f"run={run}", "condition.label=dgo")
+    assert done.code == 1 and done.error.strip().endswith("did you mean dog? The classes: cat, dog, eel")
+    (tmp_path / "sketches/dog/1.png").unlink()
+    done = command("train", *words, *data, *quick, f"hydra.run.dir={tmp_path / 'second'}")
+    assert done.code == 1 and "have no partner of the same name, such as dog/1" in done.error

@@ -31,12 +31,12 @@ class Edges:
         for along in axes:
             slope = x
             for axis in axes:
-                slope = filtered(slope, axis, (-0.5, 0.0, 0.5) if axis == along else (0.25, 0.5, 0.25))
+                slope = correlated(slope, axis, (-0.5, 0.0, 0.5) if axis == along else (0.25, 0.5, 0.25))
             squares = squares + slope.square()
         return squares.mean(1, keepdim=True).sqrt()
 
 
-def filtered(x: Tensor, axis: int, weights: Sequence[float]) -> Tensor:
+def correlated(x: Tensor, axis: int, weights: Sequence[float]) -> Tensor:
     """Correlate with three weights along an axis, with repeated ends."""
     moved = x.movedim(axis, -1)
     flat = F.pad(moved.flatten(0, -2)[:, None], (1, 1), mode="replicate")[:, 0].view(*moved.shape[:-1], -1)
