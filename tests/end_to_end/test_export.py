@@ -1,6 +1,7 @@
 """A run is exported, loaded elsewhere, and never in place of something else."""
 
 import json
+import shutil
 import subprocess
 import sys
 from base64 import b64decode
@@ -99,7 +100,8 @@ def test_the_model_card(run, folder, make_export, command):
     assert f"{value['low']:.3g} to {value['high']:.3g}" in text and "Of 50 samples drawn by DDIM" in text
 
 
-def test_an_existing_folder_is_kept(run, folder, command):
+def test_an_existing_folder_is_kept(run, folder, command, tmp_path):
+    folder = shutil.copytree(folder, tmp_path / "exported/folder")  # it is written anew with another seed
     before = {path: path.read_bytes() for path in folder.iterdir()}
     words = [f"run={run}", f"out={folder}", "n=1"]
     assert "overwrite=true" in command("export", *words).error
