@@ -2,6 +2,7 @@
 
 import copy
 import os
+import re
 from functools import cache, partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -531,3 +532,10 @@ def test_keys_that_people_override_are_spelled_out(group, name):
     arguments = {n for n, p in found if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)}
     left = arguments - set(cfg) - FROM_CODE
     assert not left, f"{left} cannot be set without +"
+
+
+def test_no_setting_is_empty():
+    """Commands refuse an empty setting, which an unset variable of the shell makes, but for parts of Lightning."""
+    texts = {str(file): file.read_text() for file in CONF.rglob("*.yaml")}
+    empty = {name for name, text in texts.items() if re.search(r"""^[^#]*: *(""|'') *(#|$)""", text, re.M)}
+    assert {name for name in empty if "_target_: pytorch_lightning" not in texts[name]} == set()

@@ -46,10 +46,10 @@ class Distances(Metric):
         k: PositiveInt = 5,
         max_samples: Annotated[int, Ge(2)] = 5000,
         features: MakeFeatures | None = None,
-        suffix: str = "",
+        suffix: str | None = None,
     ):
         self.resamples, self.k, self.max_samples = resamples, k, max_samples
-        self.make_features, self.suffix = features, suffix
+        self.make_features, self.suffix = features, suffix or ""
 
     def why_not_applicable(self, context: EvalContext) -> str | None:
         reason = super().why_not_applicable(context)

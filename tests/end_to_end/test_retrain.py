@@ -158,7 +158,8 @@ def test_other_mistakes(retrain, command, tmp_path, digits):
         ((), "new=DATA must be given"),
         ((f"new={tmp_path / 'none'}",), "does not exist"),
         ((f"new={digits}", "metric=x", *QUICK), "metric=x must be one of held_out_loss"),
-        ((f"new={digits}", "optimizer.lr=-1"), "the training of the challenger in"),
+        ((f"new={digits}", "trainer.max_stesp=3"), "trainer.max_stesp"),
+        ((f"new={digits}", "optimizer.lr=-1"), "optimizer.lr"),
     ]:
         done = retrain(*words)
         assert done.code == 1 and reason in done.error, done.error

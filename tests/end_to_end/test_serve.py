@@ -321,9 +321,9 @@ def test_replicas_share_the_queue(make_run, tiny, tmp_path):
         process = subprocess.Popen([*line, "engine=ray", "replicas=2"], stdout=file, stderr=file)
     try:
         until = time.monotonic() + 240
-        while "ready" not in log.read_text() and process.poll() is None and time.monotonic() < until:
+        while "2 replicas\n" not in log.read_text() and process.poll() is None and time.monotonic() < until:
             time.sleep(0.5)
-        assert "2 replicas" in log.read_text(), log.read_text()
+        assert "2 replicas\n" in log.read_text(), log.read_text()
         url = f"http://127.0.0.1:{port}/samples?wait=60"
         with ThreadPoolExecutor(8) as pool:
             answers = [*pool.map(lambda seed: ask(url, n=1, seed=seed, sampler="ddim", steps=2), range(40))]

@@ -15,6 +15,7 @@ from src.commands.cli import to_container
 from src.commands.config import LAUNCH_KEYS
 from src.commands.overrides import TRAINING
 from src.commands.retrain.new_data import first_data
+from src.runs.check_config import check_config
 from src.runs.run import Run, portable, relocate_paths
 from src.utils.errors import UserError
 from src.utils.override_syntax import assignment
@@ -31,10 +32,14 @@ def challenger_run(cfg: DictConfig, champion: Run, data: dict[str, Any], identit
         data: the config of old and new data.
         identity: what identifies them.
         digest: of the weights of the champion.
+
+    Raises:
+        UserError: for a setting of the training that its parts do not know.
     """
     trained = champion.config()
     plain: Any = to_container(trained)
     settings = training_settings(cfg, plain, data)
+    check_config(settings)
     own = [cfg.name, digest, identity, {key: value for key, value in portable(settings).items() if key != "paths"}]
     key = sha256(json.dumps(own, sort_keys=True, default=str).encode()).hexdigest()[:12]
     run = Run(Path(str(cfg.paths.outputs)).absolute() / "retrain" / str(cfg.name) / key)
