@@ -7,7 +7,9 @@ import pytest
 import torch
 
 from src.diffusion.conditions.text import decode_text
+from src.loggers.metrics_csv import read_metrics
 from src.utils.checkpoints import load_checkpoint
+from tests.end_to_end.running import forked
 
 pytestmark = pytest.mark.slow
 
@@ -83,3 +85,17 @@ def test_agreement_with_captions_is_measured(run, command, tmp_path):
     assert {"caption_class", "thickness_order", "slant_order"} <= found.keys()
     assert found["thickness_order"]["real_baseline"] == found["slant_order"]["real_baseline"] == 1
     assert all(0 <= found[name]["value"] <= 1 for name in found)
+
+
+def test_two_processes_train_as_one_with_texts_and_images(words, tmp_path):
+    """The loss of each step, and the conditions that are withheld in it."""
+    own = [word for word in words if word != "trainer=cpu"]
+    own = [word.replace("condition.encoder", "condition.parts.text.encoder") for word in own]
+    more = ["condition=[text,low_resolution]", "trainer=cpu,ddp_cpu", "trainer.max_steps=4", "logger=csv"]
+    done = forked("-m", *own, *more, "trainer.log_every_n_steps=1", f"hydra.sweep.dir={tmp_path}")
+    assert done.returncode == 0, done.stderr
+    one, two = (
+        [row["train/loss"] for row in read_metrics(tmp_path / job / "metrics.csv") if "train/loss" in row]
+        for job in ("0", "1")
+    )
+    assert len(one) == 4 and two == pytest.approx(one, rel=1e-5)
