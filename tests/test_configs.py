@@ -50,6 +50,7 @@ from src.samplers.base import Sampler
 from src.samplers.pipeline import Pipeline
 from src.tasks.base import Task
 from src.utils.errors import UserError
+from src.utils.paths import resolve_strings
 from src.utils.signatures import parameters as parameters_of
 from src.utils.units import Kind
 from tests.diffusion.reference import Oracle
@@ -188,6 +189,7 @@ def composed(words: tuple[str, ...], name: str) -> dict[str, Any]:
     if name == "train":
         drop_incompatible_keys(cfg, list(words))
     own = composing.without_hydra(cfg)
+    resolve_strings(own)
     assert not OmegaConf.missing_keys(own)
     plain = to_container(own)
     if name == "train" and plain["trainer"]["precision"] == "auto":

@@ -4,7 +4,16 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidatorFunctionWrapHandler,
+    WrapValidator,
+    create_model,
+)
+from pydantic_core import PydanticCustomError
 from torch import Tensor
 
 from src.diffusion.conditions import Condition, Measured, Text
@@ -16,7 +25,7 @@ MOST_TEXT = 4096  # characters of a text
 CLASS, NUMBERS, TEXT, IMAGE = "class", "numbers", "text", "image"  # kinds of conditions
 Choices = dict[str, dict[str, Any]]
 
-Class = Annotated[int, Field(strict=True)] | Annotated[str, Field(max_length=200)]
+Class = Annotated[int, Field(strict=True, ge=0, le=2**31)] | Annotated[str, Field(max_length=200)]
 Number = Annotated[float, Field(strict=True, ge=-1e9, le=1e9, allow_inf_nan=False)]
 Words = Annotated[str, Field(max_length=MOST_TEXT)]
 Picture = str | list[Any]
@@ -27,19 +36,31 @@ def several(one: Any) -> Any:
     return one | Annotated[list[one], Field(min_length=1, max_length=MOST)]
 
 
-# The type of a request's value, and what it means, by the kind of the condition.
+# The type of a request's value, and what it must be, by the kind of the condition.
 VALUES: dict[str, tuple[Any, str]] = {
-    CLASS: (several(Class), "a class, by its number or its name, or classes in turn"),
+    CLASS: (several(Class), "a class, by its number or its name, or a list of classes"),
     NUMBERS: (
         Number | Annotated[list[Number | list[Number]], Field(min_length=1, max_length=MOST)],
-        "the numbers of a sample, or a list of such lists, in turn",
+        f"the numbers of a sample, between -1e9 and 1e9, or a list of up to {MOST:,} such lists",
     ),
-    TEXT: (several(Words), "a text, or texts in turn"),
+    TEXT: (several(Words), f"a text of up to {MOST_TEXT:,} characters, or a list of texts"),
     IMAGE: (
         Picture,
         "a picture in base64 or a data URL, a list of these, or an array (C, *S) or (N, C, *S); images are in [0, 1]",
     ),
 }
+
+
+def in_one_line(meaning: str) -> WrapValidator:
+    """Refuse a value by what it must be, instead of by an error for each type that it might have had."""
+
+    def check(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise PydanticCustomError("condition", "must be {meaning}", {"meaning": meaning}) from None
+
+    return WrapValidator(check)
 
 
 def choices_of(condition: Condition, class_names: Sequence[str], vector_names: Sequence[str]) -> Choices:
@@ -70,7 +91,7 @@ def condition_model(choices: Choices) -> type[BaseModel]:
     fields: dict[str, Any] = {}
     for name, choice in known.items():
         kind, meaning = VALUES[choice["kind"]]
-        fields[name] = (kind | None, Field(None, description=meaning))
+        fields[name] = (Annotated[kind | None, in_one_line(meaning)], Field(None, description=meaning))
     return create_model("GivenCondition", __config__=ConfigDict(extra="forbid"), **fields)
 
 
