@@ -281,9 +281,10 @@ class DiffusionModule(pl.LightningModule):
         bad = t[~losses.isfinite().cpu()]
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         where = f"t = {', '.join(f'{v:.4g}' for v in bad[:5])}" if len(bad) else "t: all losses finite"
+        more = "".join(f", {name} {value:.3g}" for name, value in self.loss.figures().items())
         raise UserError(
             f"the loss is not finite at step {self.global_step + 1}: learning rate {lr:.3g}, gradient norm "
-            f"{norm.item():.3g}, {where}. The last good checkpoint is kept; try a lower optimizer.lr, "
+            f"{norm.item():.3g}, {where}{more}. The last good checkpoint is kept; try a lower optimizer.lr, "
             "trainer.gradient_clip_val=1 or trainer.precision=32"
         )
 
@@ -297,7 +298,8 @@ class DiffusionModule(pl.LightningModule):
         by_noise = {f"train/{key}": value for key, value in means.items()}
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
         grad_norm = self.step_stats["grad_norm"].item()
-        self.log_metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **by_noise}, step)
+        more = {f"train/{name}": value for name, value in self.loss.figures().items()}
+        self.log_metrics({"train/loss": loss, "train/lr": lr, "train/grad_norm": grad_norm, **by_noise, **more}, step)
 
     def log_metrics(self, values: dict[str, float], step: int | None = None) -> None:
         """Pass values to the loggers, at the given step or the number of optimizer steps."""

@@ -110,6 +110,7 @@ NEEDS = {
         "data.units={scale:[1],shift:[0]}",
     ],
     ("data", "digits"): ["experiment=digits_ddpm"],
+    ("experiment", "mnist_distill"): ["teacher=null"],
     ("data", "fashion_mnist"): ["experiment=mnist_ddpm", "data=fashion_mnist"],
     ("data", "gaussian_field"): ["experiment=volume_ddpm"],
     ("data", "gaussian_mixture"): ["experiment=mixture_ddpm"],

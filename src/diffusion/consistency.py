@@ -48,6 +48,8 @@ class Staged(nn.Module):
 class Consistency(FlowMapLoss):
     """The base class of losses of two neighboring points. A new one implements `neighbor`."""
 
+    needs_data = True
+
     def residual(self, flow_map, segment):
         x_t, t, s, x_0, cond = segment
         predicted = flow_map(x_t, t, cond, s=s).x_0

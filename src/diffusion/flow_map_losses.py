@@ -61,6 +61,7 @@ class FlowMapLoss(Loss):
     """
 
     trains_flow_map, needs_teacher = True, False
+    needs_data = False  # off the diagonal
 
     def __init__(
         self,
@@ -79,6 +80,7 @@ class FlowMapLoss(Loss):
             raise ValueError("loss.guidance_scale must be 1 with a teacher, whose own guidance is distilled")
         self.weighting, self.off_diagonal, self.to_data = weighting, off_diagonal, to_data
         self.teacher, self.guidance_scale, self.adaptive_power = teacher, guidance_scale, adaptive_power
+        self.last_step: dict[str, Tensor] = {}  # of `figures`, (b,) each
 
     def check(self, denoiser):
         super().check(denoiser)
@@ -95,14 +97,35 @@ class FlowMapLoss(Loss):
         t = t.clone()
         t[moved], s[moved] = self.times(flow_map.schedule, t[moved], draws)
         x_t = flow_map.schedule.add_noise(x_0, t, noise)
-        data = self.data(flow_map, x_t, t, x_0, cond)
-        losses = data.new_zeros(len(t))
-        for rows, residual in ((~moved, self.diagonal_residual), (moved, self.residual)):
+        losses = x_0.new_zeros(len(t))
+        for rows, residual, needs_data in (
+            (~moved, self.diagonal_residual, True),
+            (moved, self.residual, self.needs_data),
+        ):
             if rows.any():
                 there = rows.nonzero()[:, 0].to(x_0.device, non_blocking=True)
-                part = Segment(x_t[there], t[rows], s[rows], data[there], rows_of(cond, there))
+                part = Segment(x_t[there], t[rows], s[rows], x_0[there], rows_of(cond, there))
+                part = self.with_better_data(flow_map, part) if needs_data else part
                 losses = losses.index_put((there,), self.size(flow_map, residual(flow_map, part), part))
         return losses
+
+    def figures(self) -> dict[str, float]:
+        """Of the last derivative in training: its root mean square, and the largest with its t and s.
+
+        Its growth is how this family of losses fails.
+        """
+        if not self.last_step:
+            return {}
+        worst = self.last_step["tangent"].nan_to_num(torch.inf).argmax()
+        values = {f"{name}_of_largest_tangent": self.last_step[name][worst.cpu()].item() for name in ("t", "s")}
+        tangent = self.last_step["tangent"]
+        return {"tangent": tangent.square().mean().sqrt().item(), "largest_tangent": tangent[worst].item(), **values}
+
+    def watch(self, flow_map: FlowMap, segment: Segment, tangent: Tensor) -> None:
+        """Keep the size of the derivative of each sample, for `figures`."""
+        if flow_map.training:
+            size = tangent.detach().square().flatten(1).mean(1).sqrt()
+            self.last_step = {"tangent": size, "t": segment.t, "s": segment.s}
 
     def diagonal_residual(self, flow_map: FlowMap, segment: Segment) -> Tensor:
         """The residual of the denoiser."""
@@ -114,16 +137,17 @@ class FlowMapLoss(Loss):
 
     # ---- what it is made of ----
 
-    def data(self, flow_map: FlowMap, x_t: Tensor, t: Time, x_0: Tensor, cond: Cond | None) -> Tensor:
+    def with_better_data(self, flow_map: FlowMap, segment: Segment) -> Segment:
         """The data that the denoiser learns: x_0, the teacher's prediction, or x_0 with guidance."""
+        x_t, t, _, x_0, cond = segment
         if self.teacher is not None:
-            return self.teacher(flow_map.schedule, x_t, t, cond)
+            return segment._replace(x_0=self.teacher(flow_map.schedule, x_t, t, cond))
         if self.guidance_scale == 1 or cond is None:
-            return x_0
+            return segment
         with torch.no_grad():
             away = flow_map(x_t, t, null_like(cond)).x_0
         given = ~all_null(cond).view(-1, *[1] * (x_0.ndim - 1))
-        return torch.where(given, torch.lerp(away, x_0, self.guidance_scale), x_0)
+        return segment._replace(x_0=torch.where(given, torch.lerp(away, x_0, self.guidance_scale), x_0))
 
     def denoise(self, flow_map: FlowMap, x_t: Tensor, t: Time, cond: Cond | None) -> Tensor:
         """The data predicted at t, of the teacher or of the flow map itself, without gradient."""
@@ -180,6 +204,7 @@ class Eulerian(FlowMapLoss):
         ratio, gain = expand_like(here.ratio, x_t), expand_like(here.weight / here.speed, x_t)
         velocity = expand_like(here.log_sigma_rate, x_t) * x_t - expand_like(here.speed, x_t) * direction
         mean, rate = flow_map.with_rate(x_t, t, s, cond, velocity)
+        self.watch(flow_map, segment, gain * rate)
         return (mean - data) - (1 - ratio) * (mean - direction) + gain * rate
 
 
@@ -198,6 +223,8 @@ class MeanFlow(Eulerian):
 
     Source: Geng et al. 2025, arXiv:2505.13447, eq. 6 to 11; improved: Geng et al. 2025, arXiv:2512.02012.
     """
+
+    needs_data = True
 
     def __init__(
         self,
@@ -236,7 +263,9 @@ class Lagrangian(FlowMapLoss):
         mean, rate = flow_map.with_rate(x_t, t, s, cond)
         there = ddim_map(schedule, x_t, mean.detach(), t, s)
         data = self.denoise(flow_map, there, s, cond)
-        return mean - data + expand_like(self.gain(schedule, t, s), x_t) * rate
+        tangent = expand_like(self.gain(schedule, t, s), x_t) * rate
+        self.watch(flow_map, segment, tangent)
+        return mean - data + tangent
 
     def size(self, flow_map, residual, segment):
         return super().size(flow_map, residual, segment._replace(t=segment.s))

@@ -60,6 +60,10 @@ class Loss(ABC):
         if isinstance(denoiser.schedule, learned.LearnedSchedule) and not self.trains_schedule:
             raise ValueError("this loss does not train the schedule: use loss=vlb loss.steps=null, or schedule=cosine")
 
+    def figures(self) -> dict[str, float]:
+        """Further values of the last training step, by the name under which they are logged."""
+        return {}
+
     def check_data(self, x_0: Tensor) -> None:
         """Raise ValueError if some samples are outside the range that this loss needs."""
         if self.bounded_data and (most := x_0.abs().max().item()) > 1:

@@ -15,6 +15,7 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Diversity": "diversity",
         "EvalContext": "base",
         "EvaluationMetric": "sample_distance",
+        "FlowMapMetrics": "flow_map",
         "HeldOutLoss": "held_out_loss",
         "HumanEvaluation": "human",
         "Inception": "features.inception",

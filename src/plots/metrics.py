@@ -183,6 +183,20 @@ def error_curves(log_snr: Tensor, curves: Mapping[str, Tensor]) -> Image.Image:
     return to_picture(figure)
 
 
+def error_by_times(errors: Tensor) -> Image.Image:
+    """Draw the errors (T + 1, T + 1) of steps between the times 1 - i / T as a picture with t and s as axes."""
+    figure, axes = new_figure(5.2, 4.4, 1, 1)
+    steps, axis = len(errors) - 1, axes[0, 0]
+    shown = errors[:-1, 1:].masked_fill(~torch.ones(steps, steps).triu().bool(), torch.nan)
+    image = axis.imshow(shown, cmap="viridis", vmin=0)
+    names = [f"{1 - i / steps:.3g}" for i in range(steps + 1)]
+    axis.set(xlabel="s", ylabel="t")
+    axis.set_xticks(range(steps), names[1:])
+    axis.set_yticks(range(steps), names[:-1])
+    figure.colorbar(image, ax=axis)
+    return to_picture(figure)
+
+
 def class_bars(samples: Tensor, data: Tensor, names: Sequence[str]) -> Image.Image:
     """Draw the fractions of the classes (K,) among samples and data, side by side."""
     k = len(names)

@@ -329,3 +329,20 @@ def test_continuous_consistency_in_the_form_of_its_paper():
     # The loss |F - sg(F) - g / (|g| + c)|^2, that is of F's residual -g / (|g| + c), with x_0 = cos x - sin F.
     wanted = sin * g / (norm + 0.1)
     assert_close(loss.residual(flow_map, part), wanted, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("loss", [Eulerian(weightings.uniform_weighting), Lagrangian(weightings.uniform_weighting)])
+def test_figures_name_the_largest_derivative(loss):
+    """In training only, with its times; one that is not finite is the largest."""
+    flow_map = wrong(FlowSchedule())
+    part, _ = segment(flow_map.schedule)
+    loss.residual(flow_map.eval(), part)
+    assert loss.figures() == {}
+    loss.residual(flow_map.train(), part)
+    figures = loss.figures()
+    assert 0 < figures["tangent"] <= figures["largest_tangent"] <= 2 * figures["tangent"]
+    i = part.t.tolist().index(figures["t_of_largest_tangent"])
+    assert part.s[i] == figures["s_of_largest_tangent"]
+    part.x_t[2] = torch.nan
+    loss.residual(flow_map, part)
+    assert loss.figures()["t_of_largest_tangent"] == part.t[2]

@@ -23,13 +23,20 @@ EXPERIMENTS = sorted(p.stem for p in Path("conf/experiment").glob("*.yaml"))
 # Each of their parts is in another experiment, or other tests train them all the time.
 ELSEWHERE = (
     *(f"mnist_{name}" for name in ("conditional", "ddpm", "edm", "flow", "iddpm", "ncsn", "ve_sde", "vp_sde")),
-    *(f"mixture_{name}" for name in ("edm", "flow", "iddpm", "ncsn", "sub_vp_sde", "ve_sde", "vp_sde")),
+    *(f"mnist_{name}" for name in ("ect", "flow_map")),
+    *(f"mixture_{name}" for name in ("edm", "flow", "iddpm", "mean_flow", "ncsn", "sub_vp_sde", "ve_sde", "vp_sde")),
     "mnist_denoiser",  # which mnist_finetune begins with
     "digits_ddpm",
     "folder_ddpm",
     "sine_denoiser",
     "sine_denoiser_random",
 )
+# Experiments that begin with a run of another one, and the key that names it.
+AFTER = {
+    "mnist_finetune": ("mnist_denoiser", "init_from"),
+    "mnist_distill": ("mnist_ddpm", "teacher"),
+    "mnist_ect": ("mnist_ddpm", "init_from"),
+}
 
 
 @pytest.fixture
@@ -58,9 +65,11 @@ def test_every_experiment_runs_two_steps(command, tiny, data_for, tmp_path, name
     left_out = ("net.",) * dense + ("callbacks.sample_images",) * drawn
     small = [word for word in tiny if not word.startswith(left_out)]
     small += [*data_for(name), "data.batch_size=16", "sampler.steps=2" if drawn else "logger=csv"]
-    if name == "mnist_finetune":
-        assert command("train", "experiment=mnist_denoiser", *small, f"hydra.run.dir={tmp_path / 'first'}").code == 0
-        small.append(f"init_from={tmp_path / 'first'}")
+    if name in AFTER:
+        before, key = AFTER[name]
+        done = command("train", f"experiment={before}", *small, f"hydra.run.dir={tmp_path / 'first'}")
+        assert done.code == 0, done.error
+        small.append(f"{key}={tmp_path / 'first'}")
     done = command("train", f"experiment={name}", *small, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.error
     assert torch.load(tmp_path / "run/checkpoints/last.ckpt", weights_only=True)["global_step"] == 2
