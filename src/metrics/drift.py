@@ -41,7 +41,7 @@ class DriftTest:
 
     @property
     def name(self) -> str:
-        return f"{self.measure}, {self.group}" if self.group else self.measure
+        return f"{self.measure} ({self.group})" if self.group else self.measure
 
 
 class Drift:

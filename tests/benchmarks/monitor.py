@@ -2,7 +2,7 @@
 
 Draws of N=200 digits are compared with the data of an MNIST run, DRAWS=100 times of each kind: equal ones, of the test
 file, of the validation and of the training part of the training file, with labels and without; and others: blurred,
-inverted, and printed in the fonts of matplotlib. The digits are not among those that they are compared with.
+inverted, and printed in fonts of matplotlib. The digits are not among those that they are compared with.
 Usage: python -m tests.benchmarks.monitor RUN [DRAWS] [N] [KIND]...
 """
 
@@ -12,6 +12,7 @@ from functools import cache, partial
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -48,7 +49,7 @@ def glyph(digit: str, font: str) -> Tensor:
     ttf = Path(matplotlib.get_data_path(), "fonts", "ttf", f"{font}.ttf")
     ImageDraw.Draw(picture).text((56, 56), digit, 255, ImageFont.truetype(str(ttf), 96), anchor="mm")
     small = picture.resize((28, 28), Image.Resampling.BOX)
-    return torch.tensor(list(small.getdata()), dtype=torch.float32).view(1, 28, 28) / 255
+    return torch.from_numpy(np.asarray(small, np.float32))[None] / 255
 
 
 def digits(data: BatchDataset, without: Tensor, n: int, g: torch.Generator, labeled: bool = False) -> Batch:
