@@ -252,9 +252,9 @@ def randn():
 
 @pytest.fixture(scope="session")
 def tiny_mnist(tmp_path_factory):
-    """A folder with the four IDX files of a data set like MNIST, but with 256 + 32 random images."""
+    """A folder with the four IDX files of a data set like MNIST, but with 512 + 32 random images."""
     folder, random = tmp_path_factory.mktemp("mnist"), np.random.default_rng(0)
-    for part, n in (("train", 256), ("t10k", 32)):
+    for part, n in (("train", 512), ("t10k", 32)):
         images, labels = random.integers(0, 256, (n, 28, 28), np.uint8), random.integers(0, 10, n).astype(np.uint8)
         header = struct.pack(">4I", 2051, n, 28, 28)
         (folder / f"{part}-images-idx3-ubyte").write_bytes(header + images.tobytes())
