@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from src.commands.python_session import hydra_session, without_hydra
 from src.utils.console import key_value_table, log
+from src.utils.errors import UserError
 from src.utils.imports import need
 from src.utils.paths import PACKAGE
 
@@ -57,7 +58,11 @@ def run_replicas(cfg: DictConfig, words: Sequence[str], conf: str | None) -> Non
         cfg: the settings of the service.
         words: its command line.
         conf: a folder of the user's own choices.
+
+    Raises:
+        UserError: if they cannot be started.
     """
+    os.environ.setdefault("RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S", "30")  # 5 s are short on a busy machine
     import ray
     import torch
     from ray import serve
@@ -72,10 +77,14 @@ def run_replicas(cfg: DictConfig, words: Sequence[str], conf: str | None) -> Non
         name="diffusion-lab", max_ongoing_requests=WAITING, graceful_shutdown_timeout_s=40,
         ray_actor_options={"num_cpus": 1, "num_gpus": int(on_gpu)}, **scaling(cfg.replicas),
     )  # fmt: skip
-    serve.start(http_options={"host": str(cfg.host), "port": cfg.port})
     try:
-        made = deployment(serve.ingress(Replica(words, conf))(type("Service", (), {})))
-        serve.run(made.bind(), logging_config={"enable_access_log": False})
+        try:
+            serve.start(http_options={"host": str(cfg.host), "port": cfg.port})
+            made = deployment(serve.ingress(Replica(words, conf))(type("Service", (), {})))
+            serve.run(made.bind(), logging_config={"enable_access_log": False})
+        except Exception as error:
+            reason = " ".join(str(error).split())[-300:]
+            raise UserError(f"engine=ray: the replicas could not be started ({reason}); see the lines above") from error
         log.info(key_value_table([("ready", f"{cfg.replicas} replicas")]))
         until_stopped()
     finally:

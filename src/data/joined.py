@@ -27,7 +27,7 @@ class Joined(DataModule):
     Args:
         old, new: the two.
         kind, units: of the old data, in which the new ones are too.
-        share: of the new data in training and in validation.
+        share: of the new data in training; in validation both count the same.
         channels, size, num_classes, batch_size, num_workers, seed: see DataModule; num_classes 0 ignores the labels.
 
     Raises:
@@ -76,10 +76,10 @@ class Joined(DataModule):
     def load(self) -> None:
         for part in (self.old, self.new):
             part.setup()
-        mixed = partial(Mixed, share=self.share, labels=self.num_classes > 0)
-        self.train_set = mixed(self.old.train_set, self.new.train_set)
-        self.val_set = mixed(self.old.val_set, self.new.val_set)
-        self._test_set = Mixed(self.old.test_set, self.new.test_set, None, self.num_classes > 0)
+        mixed = partial(Mixed, labels=self.num_classes > 0)
+        self.train_set = mixed(self.old.train_set, self.new.train_set, self.share)
+        self.val_set = mixed(self.old.val_set, self.new.val_set, 0.5)
+        self._test_set = mixed(self.old.test_set, self.new.test_set, None)
         self.source = f"old: {self.old.source}; new, a share of {self.share:g}: {self.new.source}"
         self.warning = "; ".join(part.warning for part in (self.old, self.new) if part.warning) or None
 

@@ -53,6 +53,11 @@ def test_the_smaller_part_is_repeated_to_its_share(n, m, share, counts):
         assert times.min() >= 1 and times.max() - times.min() <= 1
 
 
+def test_in_validation_both_count_the_same():
+    found = torch.tensor(numbers(joined(Numbers(0, 6, 5), Numbers(1000, 6, 4), share=0.9).val_set))
+    assert int((found < 1000).sum()) == int((found >= 1000).sum()) == 5
+
+
 def test_a_batch_is_in_the_order_that_is_asked_for():
     data = joined(Numbers(0, 6, 2), Numbers(1000, 6, 2))
     assert data.train_set[0, torch.tensor([7, 0, 11, 5, 6])]["x"].flatten().tolist() == [1001, 0, 1005, 5, 1000]
