@@ -197,7 +197,7 @@ def test_the_step_of_a_peer_trains_it():
 
 
 @pytest.mark.parametrize(
-    ("name", "ours", "theirs"), [("mnist_ddpm", 1.16, 0.99), ("unet_53m", 53.2, 52.8), ("dit_130m", 130, 138)]
+    ("name", "ours", "theirs"), [("mnist_ddpm", 1.18, 0.99), ("unet_53m", 53.2, 52.8), ("dit_130m", 130, 138)]
 )
 def test_models_are_of_the_size_that_is_said(name, ours, theirs):
     """Millions of parameters."""
