@@ -104,8 +104,12 @@ class FlowMap(Denoiser):
     def evaluate_with_rate(
         self, x_in: Tensor, in_rate: Tensor | None, levels: Tensor, level_rate: Tensor, cond: Cond | None
     ) -> tuple[Tensor, Tensor]:
-        """The output of the network and its directional derivative, both in the precision of x_in."""
-        with forward_ad.dual_level(), torch.compiler.set_stance("force_eager"):
+        """The output of the network and its directional derivative, in full precision.
+
+        Autocast and forward mode do not go together in torch, and differences of derivatives need the precision.
+        """
+        whole = torch.autocast(x_in.device.type, enabled=False)
+        with whole, forward_ad.dual_level(), torch.compiler.set_stance("force_eager"):
             x = x_in if in_rate is None else forward_ad.make_dual(x_in, in_rate)
             try:
                 output = self.evaluate(x, forward_ad.make_dual(levels, level_rate), cond).to(x_in.dtype)
@@ -162,7 +166,8 @@ def ode_coefficients(schedule: Schedule, t: Time) -> tuple[Time, Time]:
     r"""`log_sigma_rate` and `speed` of :class:`Coefficients`."""
     t = clamp_from_ends(t)
     alpha, sigma = schedule.alpha_sigma(t)
-    alpha_rate, sigma_rate = (derivative(lambda u, i=i: schedule.alpha_sigma(u)[i], t) for i in (0, 1))
+    alpha_rate = derivative(lambda u: schedule.alpha_sigma(u)[0], t)
+    sigma_rate = derivative(lambda u: schedule.alpha_sigma(u)[1], t)
     return sigma_rate / sigma, alpha * sigma_rate / sigma - alpha_rate
 
 

@@ -1,5 +1,6 @@
 """Layers shared by the networks, for one, two and three spatial axes."""
 
+import math
 from collections.abc import Sequence
 from math import gcd
 
@@ -214,13 +215,18 @@ def mix(
     mask: Bool[Tensor, "batch keys"] | None = None,
 ) -> Float[Tensor, "batch queries channels"]:
     """The values that the queries find, of all heads; keys outside the mask weigh exactly nothing."""
-    batch, _, queries, _ = q.shape
-    # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products, and none
-    # has a derivative in forward mode.
-    plain = q.device.type == "cpu" or forward_ad.unpack_dual(q).tangent is not None
-    backends = [SDPBackend.MATH] if plain else ALL_BACKENDS
-    with sdpa_kernel(backends):
-        mixed = F.scaled_dot_product_attention(q, k, v, None if mask is None else mask[:, None, None])
+    batch, _, queries, width = q.shape
+    keys = None if mask is None else mask[:, None, None]
+    # torch's fused kernel for the CPU is several times slower in its backward pass than plain matrix products.
+    backends = [SDPBackend.MATH] if q.device.type == "cpu" else ALL_BACKENDS
+    if forward_ad.unpack_dual(q).tangent is not None:  # of which torch's own, and its softmax, have no gradient
+        scores = q @ k.transpose(2, 3) / math.sqrt(width)
+        scores = scores if keys is None else scores.masked_fill(~keys, -torch.inf)
+        shares = (scores - scores.detach().amax(-1, keepdim=True)).exp()
+        mixed = shares / shares.sum(-1, keepdim=True) @ v
+    else:
+        with sdpa_kernel(backends):
+            mixed = F.scaled_dot_product_attention(q, k, v, keys)
     return mixed.transpose(1, 2).reshape(batch, queries, -1)
 
 

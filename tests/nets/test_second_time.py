@@ -1,0 +1,73 @@
+"""Networks of flow maps: the second time, and derivatives in forward mode through every network."""
+
+import pytest
+import torch
+from torch.testing import assert_close
+
+from src.diffusion.flow_map import FlowMap
+from src.diffusion.parameterizations import Flow
+from src.diffusion.schedules import FlowSchedule
+from src.nets.cnn import CNN
+from src.nets.conv_autoencoder import ConvAutoencoder
+from src.nets.dit import DiT
+from src.nets.mlp import MLP
+from src.nets.rnn import RNN
+from src.nets.time_embeddings import FourierEmbedding
+from src.nets.unet import UNet
+
+NETS = {
+    "mlp": (MLP, (2, 4), {"width": 16, "depth": 1}),
+    "cnn": (CNN, (2, 8), {"width": 8, "depth": 2, "embed_dim": 8}),
+    "rnn": (RNN, (2, 8), {"width": 8, "depth": 1, "embed_dim": 8}),
+    "unet": (UNet, (1, 8, 8), {"width": 8, "attention_levels": [0], "embed_dim": 8}),
+    "dit": (DiT, (1, 8, 8), {"width": 16, "depth": 2, "num_heads": 2}),
+    "conv_autoencoder": (ConvAutoencoder, (1, 8, 8), {"width": 4, "bottleneck": 8, "embed_dim": 8}),
+}
+T, S = torch.tensor([0.8, 0.5], dtype=torch.float64), torch.tensor([0.1, 0.5], dtype=torch.float64)
+
+
+def flow_map(name, randn, dtype=torch.float64):
+    """With random weights, none of them zero as new ones are."""
+    make, shape, settings = NETS[name]
+    torch.manual_seed(0)
+    net = make(shape[0], shape[1:], second_time=True, time_embedding=FourierEmbedding, **settings).to(dtype)
+    for parameter in net.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return FlowMap(net, FlowSchedule(), Flow()).eval(), randn(2, *shape).to(dtype)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_derivatives_in_forward_mode(name, randn):
+    """As central differences; the embedding of time is in float32, which limits them."""
+    model, x_t = flow_map(name, randn)
+    speed, h = randn(*x_t.shape), 1e-3
+    _, rate = model.with_rate(x_t, T, S, None, speed)
+    after, before = (model(x_t + step * speed, T + step, s=S).x_0 for step in (h, -h))
+    assert_close(rate, (after - before) / (2 * h), atol=2e-2 * rate.abs().max().item(), rtol=0)
+    _, rate = model.with_rate(x_t, T, S)
+    after, before = (model(x_t, T, s=S + step).x_0 for step in (h, -h))
+    assert rate.abs().max() > 1e-4
+    assert_close(rate, (after - before) / (2 * h), atol=2e-2 * rate.abs().max().item(), rtol=0)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_under_autocast_with_a_gradient_through_the_derivative(name, randn):
+    """The derivative is taken in full precision."""
+    model, x_t = flow_map(name, randn, torch.float32)
+    exact = model.with_rate(x_t, T, S, None, x_t)[1]
+    with torch.autocast("cpu", torch.bfloat16):
+        x_0, rate = model.with_rate(x_t, T, S, None, x_t)
+        (x_0 + rate).square().mean().backward()
+    assert x_0.dtype == rate.dtype == torch.float32
+    assert_close(rate, exact)
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+
+
+def test_a_new_second_time_changes_nothing(randn):
+    """A flow map begins as the denoiser whose weights it starts from, wherever it goes."""
+    make, shape, settings = NETS["unet"]
+    net, x = make(shape[0], shape[1:], second_time=True, **settings), randn(2, *shape).float()
+    assert torch.equal(net(x, torch.tensor([[800.0, 100.0]] * 2)), net(x, torch.tensor([[800.0, 800.0]] * 2)))
+    plain = make(shape[0], shape[1:], **settings)
+    plain.load_state_dict({k: v for k, v in net.state_dict().items() if "condition_embedding.step." not in k})
+    assert torch.equal(plain(x, torch.tensor([800.0] * 2)), net(x, torch.tensor([[800.0, 100.0]] * 2)))
