@@ -34,7 +34,8 @@ def test_its_choices_are_there_and_it_says_what_it_is(name):
     for override in OverridesParser.create().parse_overrides(params):
         group = CONF / override.get_key_element()
         if group.is_dir():
-            assert {f"{choice}.yaml" for choice in override.sweep_iterator()} <= {path.name for path in group.iterdir()}
+            choices = override.sweep_iterator() if override.is_sweep_override() else [override.value()]
+            assert {f"{choice}.yaml" for choice in choices} <= {path.name for path in group.iterdir()}
         else:
             assert OmegaConf.select(cfg, override.get_key_element()) is not None
     assert (CONF / f"sweep/{name}.yaml").read_text().splitlines()[1].startswith("# ")
