@@ -100,7 +100,7 @@ class Serving:
             rows.append(("WARNING", "whoever reaches this address may use the service; set token=SECRET"))
         log.info(key_value_table(rows))
 
-    def words_of_replicas(self) -> list[str]:
+    def replica_overrides(self) -> list[str]:
         """The command line, with paths that hold wherever a replica is started."""
         cfg, run = self.cfg, str(self.cfg.run)
         paths = {"folder": cfg.folder, "paths.outputs": cfg.paths.outputs}
@@ -111,7 +111,7 @@ class Serving:
     def run(self) -> None:
         """Answer requests until the process is stopped."""
         if self.cfg.engine == RAY:
-            run_replicas(self.cfg, self.words_of_replicas(), own_choices())
+            run_replicas(self.cfg, self.replica_overrides(), own_choices())
             return
         uvicorn.run(
             self.app, host=str(self.cfg.host), port=self.cfg.port, log_config=None, access_log=False,
