@@ -37,7 +37,13 @@ UNCHECKED = {
 # Ends at which the other arguments must be others.
 DEPENDENT = {"ConstantSchedule.steps", "VESDE.steps", "EDMSchedule.steps", "Labels.num_classes"}
 # Settings that differ on purpose: presets, and numbers of steps that suit each sampler.
-OTHER = {"guidance/rescale.scale", "guidance/rescale.rescale", "time_grid/align_your_steps.sigmas"}
+OTHER = {
+    "guidance/rescale.scale",
+    "guidance/rescale.rescale",
+    "time_grid/align_your_steps.sigmas",
+    "time_sampler/logit_normal_wide.std",
+    *(f"loss/{path.stem}.teacher" for path in Path("conf/loss").glob("*.yaml")),  # a run in a file, an object in Python
+}
 OTHER_NAMES = {("sampler", "steps"), ("lr_schedule", "warmup_steps")}
 
 

@@ -20,6 +20,7 @@ import src.module
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.commands.training import build_initial_module
+from src.diffusion.conditions import Vector
 from src.loggers.metrics_csv import MetricsCSV
 from src.utils.console import progress_bar
 from src.utils.paths import CONF
@@ -95,6 +96,8 @@ def step_on_meta(monkeypatch, cfg, batch: int = 4) -> None:
     module = build_initial_module(cfg).to(META).train()
     shape = (cfg.data.channels, *cfg.data.size)
     labels = {"label": torch.zeros(batch, dtype=torch.int64, device=META)} if cfg.data.num_classes else {}
+    if isinstance(module.denoiser.condition, Vector):
+        labels["vector"] = torch.zeros(batch, cfg.condition.size, device=META)
     draws_on_meta(monkeypatch)
     monkeypatch.setattr(type(module), "trainer", trainer_stub(), raising=False)
     optimizer = module.make_optimizer(p for p in module.trained_parameters() if p.requires_grad)

@@ -102,6 +102,8 @@ class ConsistencyTraining(Staged, Consistency):
         Consistency.__init__(self, weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
         if q <= 1 or stage_steps < 1:
             raise ValueError(f"loss.q must be > 1 and loss.stage_steps >= 1, got {q} and {stage_steps}")
+        if k < 0 or b < 0:
+            raise ValueError(f"loss.k and loss.b must be >= 0, got {k} and {b}")
         self.q, self.stage_steps, self.k, self.b = q, stage_steps, k, b
 
     def neighbor(self, schedule, t):

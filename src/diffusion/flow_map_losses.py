@@ -76,6 +76,8 @@ class FlowMapLoss(Loss):
         for name, value in {"off_diagonal": off_diagonal, "to_data": to_data}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"loss.{name} must be in [0, 1], got {value}")
+        if adaptive_power < 0:
+            raise ValueError(f"loss.adaptive_power must be >= 0, got {adaptive_power}")
         if teacher is not None and guidance_scale != 1:
             raise ValueError("loss.guidance_scale must be 1 with a teacher, whose own guidance is distilled")
         self.weighting, self.off_diagonal, self.to_data = weighting, off_diagonal, to_data

@@ -42,7 +42,7 @@ class Told:
 
 
 def test_experiments_are_all_here():
-    assert {f"mixture_{name}" for name in FRAMEWORKS} == {
+    assert {f"mixture_{name}" for name in (*FRAMEWORKS, "flow_map", "mean_flow")} == {
         p.stem for p in Path("conf/experiment").glob("mixture_*.yaml")
     }
 

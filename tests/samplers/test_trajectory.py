@@ -13,6 +13,7 @@ from src.diffusion.denoiser import Prediction
 from src.samplers.ancestral import DDIM, DDPM
 from src.samplers.base import SeededNoise
 from src.samplers.clipping import StaticClip
+from src.samplers.flow_map import FlowMapSampler
 from src.samplers.multistep import AdamsBashforth, DPMpp2M, DPMpp3MSDE, UniPC
 from src.samplers.noise_prediction import GradientEstimation
 from src.samplers.ode import Euler, Heun, Restart
@@ -397,7 +398,7 @@ def test_every_sampler_of_the_configs_is_here():
         targets = {path.read_text().split("_target_: ")[1].split()[0] for path in (conf / group).glob("*.yaml")}
         here = {getattr(part, "func", part) for part in known.values()}
         # It begins below t = 1, as that of diffusers does; tests/end_to_end/test_pretrained.py compares the two.
-        here |= {leading_time_grid}
+        here |= {leading_time_grid, FlowMapSampler}  # that of flow maps alone: tests/samplers/test_flow_map.py
         assert targets <= {f"{part.__module__}.{part.__qualname__}" for part in here}
 
 
