@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import Patches, TokenAttention, attend, check_heads, check_spatial_size, zero_init
+from src.nets.layers import LayerNorm, Patches, TokenAttention, attend, check_heads, check_spatial_size, zero_init
 from src.nets.time_embeddings import SinusoidalEmbedding
 from src.utils.ranges import PositiveFloat, PositiveInt, Probability
 
@@ -21,7 +21,7 @@ class AdaLN(nn.Module):
 
     def __init__(self, width: int, embed_dim: int):
         super().__init__()
-        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.norm = LayerNorm(width, elementwise_affine=False)
         self.modulation = zero_init(nn.Linear(embed_dim, 2 * width))
 
     def forward(self, h: Tensor, embedding: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class DiTBlock(nn.Module):
             nn.Linear(width, hidden), nn.GELU("tanh"), nn.Dropout(dropout), nn.Linear(hidden, width)
         )
         self.cross_attention = TokenAttention(width, token_width, num_heads) if token_width else None
-        self.cross_norm = nn.LayerNorm(width) if token_width else None
+        self.cross_norm = LayerNorm(width) if token_width else None
 
     def forward(self, h: Tensor, embedding: Tensor, *context: Tensor) -> Tensor:
         gate_1, gate_2 = self.gates(embedding)[:, None].chunk(2, -1)

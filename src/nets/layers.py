@@ -44,6 +44,17 @@ def zero_init(layer: nn.Module) -> nn.Module:
     return layer
 
 
+class LayerNorm(nn.LayerNorm):
+    """Layer normalization with the right gradient of its derivative in forward mode; that of torch 2.13 is wrong."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if forward_ad.unpack_dual(x).tangent is None:
+            return super().forward(x)
+        x = x - x.mean(-1, keepdim=True)
+        x = x * (x.square().mean(-1, keepdim=True) + self.eps).rsqrt()
+        return x if self.weight is None else torch.addcmul(self.bias, x, self.weight)
+
+
 class FourierFeatures(nn.Module):
     r"""The input, and cosines and sines of random projections of it, from which dense layers learn sharp functions.
 

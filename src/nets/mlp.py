@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import FourierFeatures, zero_init
+from src.nets.layers import FourierFeatures, LayerNorm, zero_init
 from src.utils.ranges import NonNegativeInt, PositiveFloat, PositiveInt, Probability
 
 
@@ -21,7 +21,7 @@ class MLPBlock(nn.Module):
 
     def __init__(self, width: int, embed_dim: int, dropout: float):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.linear = nn.Linear(width, width)
         self.embed_proj = nn.Linear(embed_dim, width)
         self.out = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), zero_init(nn.Linear(width, width)))
@@ -61,7 +61,7 @@ class MLP(Net):
         features = FourierFeatures(self.in_channels * prod(size), fourier_features, fourier_scale)
         self.stem = nn.Sequential(features, nn.Linear(features.out_features, width))
         self.blocks = nn.ModuleList(MLPBlock(width, embed_dim, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         # Mean and learned variance have a head each (Sohl-Dickstein et al. 2015, arXiv:1503.03585, section 2.2).
         heads = [min(channels, self.out_channels - start) for start in range(0, self.out_channels, channels)]
         self.heads = nn.ModuleList(zero_init(nn.Linear(width, n * prod(size))) for n in heads)

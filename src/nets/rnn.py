@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from src.nets.base import Net, NetOptions
-from src.nets.layers import Patches, check_spatial_size, zero_init
+from src.nets.layers import LayerNorm, Patches, check_spatial_size, zero_init
 from src.utils.ranges import PositiveInt, Probability
 
 
@@ -19,7 +19,7 @@ class RNNBlock(nn.Module):
 
     def __init__(self, width: int, embed_dim: int, cell: Callable[..., nn.Module], dropout: float):
         super().__init__()
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.embed_proj = nn.Linear(embed_dim, width)
         self.cell = cell(width, width, batch_first=True, bidirectional=True)
         self.out = nn.Sequential(nn.Dropout(dropout), zero_init(nn.Linear(2 * width, width)))
@@ -68,7 +68,7 @@ class RNN(Net):
         self.patches = Patches(patch_size)
         self.stem = nn.Linear(self.in_channels * patch_size, width)
         self.blocks = nn.ModuleList(RNNBlock(width, embed_dim, cell, dropout) for _ in range(depth))
-        self.norm = nn.LayerNorm(width)
+        self.norm = LayerNorm(width)
         self.head = zero_init(nn.Linear(width, self.out_channels * patch_size))
 
     def body(self, x: Tensor, embedding: Tensor) -> Tensor:

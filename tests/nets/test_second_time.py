@@ -63,6 +63,27 @@ def test_under_autocast_with_a_gradient_through_the_derivative(name, randn):
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
 
 
+@pytest.mark.parametrize("name", NETS)
+def test_the_gradient_of_a_derivative(name, randn):
+    """As a central difference along a direction of all weights; torch's own layer norm and softmax fail here."""
+    model, x_t = flow_map(name, randn)
+    weights = list(model.parameters())
+    direction = [torch.randn(w.shape, dtype=w.dtype) for w in weights]
+
+    def loss():
+        return (model.with_rate(x_t, T, S, None, 0.5 * x_t)[1] + model.with_rate(x_t, T, S)[1]).square().mean()
+
+    loss().backward()
+    found = sum((w.grad * d).sum() for w, d in zip(weights, direction, strict=True))
+    ends = []
+    for step in (1e-5, -2e-5):
+        with torch.no_grad():
+            for w, d in zip(weights, direction, strict=True):
+                w.add_(d, alpha=step)
+            ends.append(loss())
+    assert_close(found, (ends[0] - ends[1]) / 2e-5, rtol=1e-4, atol=1e-6)
+
+
 def test_a_new_second_time_changes_nothing(randn):
     """A flow map begins as the denoiser whose weights it starts from, wherever it goes."""
     make, shape, settings = NETS["unet"]
