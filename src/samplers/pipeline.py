@@ -18,7 +18,7 @@ from src.diffusion.guidance import DenoiseFn, Guidance, NoGuidance
 from src.samplers.base import Sampler, SeededNoise, State
 from src.samplers.self_conditioning import SelfConditioned
 from src.utils.building import assemble_denoiser
-from src.utils.errors import config_errors
+from src.utils.errors import UserError, config_errors
 from src.utils.model_folder import ModelFolder
 from src.utils.seeding import generator
 from src.utils.state_dicts import load_weights
@@ -65,6 +65,7 @@ class Pipeline:
 
     Raises:
         ValueError: if the batch size is less than 1.
+        UserError: for a sampler of flow maps with another denoiser.
     """
 
     denoiser: Denoiser
@@ -84,7 +85,7 @@ class Pipeline:
         if self.batch_size < 1:
             raise ValueError(f"batch_size must be >= 1, got {self.batch_size}")
         if self.sampler.needs_flow_map and not isinstance(self.denoiser, FlowMap):
-            raise ValueError("sampler=flow_map needs a flow map; train one with a loss such as loss=mean_flow")
+            raise UserError("sampler=flow_map needs a flow map; train one with a loss such as loss=mean_flow")
         self.kind = self.kind or ("images" if len(self.shape) == 3 else kind_of(len(self.shape) - 1))
         self.units = self.units or units_of(self.kind)
 

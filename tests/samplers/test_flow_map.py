@@ -10,6 +10,7 @@ from src.samplers.clipping import StaticClip
 from src.samplers.flow_map import FlowMapSampler
 from src.samplers.pipeline import Pipeline
 from src.samplers.time_grids import quadratic_time_grid
+from src.utils.errors import UserError
 from tests.diffusion.reference import Oracle
 from tests.diffusion.test_flow_map import MEAN, STD, exact, gaussian_map
 
@@ -49,7 +50,7 @@ def test_the_mean_is_clipped():
 
 def test_a_denoiser_is_no_flow_map():
     denoiser = Oracle(lambda x_t, t, cond: x_t, FlowSchedule(), X0())
-    with pytest.raises(ValueError, match="sampler=flow_map needs a flow map"):
+    with pytest.raises(UserError, match="sampler=flow_map needs a flow map"):
         Pipeline(denoiser, FlowMapSampler(FlowSchedule()), (1, 5))
     with pytest.raises(ValueError, match=r"sampler\.gamma"):
         FlowMapSampler(FlowSchedule(), gamma=1.5)
