@@ -10,6 +10,7 @@ from src.diffusion.schedules import FlowSchedule
 from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.dit import DiT
+from src.nets.jit import JiT
 from src.nets.mlp import MLP
 from src.nets.rnn import RNN
 from src.nets.time_embeddings import FourierEmbedding
@@ -21,6 +22,7 @@ NETS = {
     "rnn": (RNN, (2, 8), {"width": 8, "depth": 1, "embed_dim": 8}),
     "unet": (UNet, (1, 8, 8), {"width": 8, "attention_levels": [0], "embed_dim": 8}),
     "dit": (DiT, (1, 8, 8), {"width": 16, "depth": 2, "num_heads": 2}),
+    "jit": (JiT, (1, 8, 8), {"width": 16, "depth": 2, "num_heads": 2, "patch_size": 2}),
     "conv_autoencoder": (ConvAutoencoder, (1, 8, 8), {"width": 4, "bottleneck": 8, "embed_dim": 8}),
 }
 T, S = torch.tensor([0.8, 0.5], dtype=torch.float64), torch.tensor([0.1, 0.5], dtype=torch.float64)
