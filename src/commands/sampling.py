@@ -118,7 +118,8 @@ class Sampling:
         pipeline = build_pipeline(cfg, denoiser, shape)
         device = pipeline.device
         set_tf32(cfg.tf32, device)
-        use_channels_last(cfg.channels_last, denoiser, device, sampling_dtype(cfg, device) is not None)
+        pipeline.dtype = sampling_dtype(cfg, device)
+        use_channels_last(cfg.channels_last, denoiser, device, pipeline.dtype is not None)
         if cfg.compile:
             compile_pipeline(pipeline, cfg.compile)
         pipeline.class_names, pipeline.vector_names = class_names, vector_names
@@ -143,16 +144,12 @@ class Sampling:
 
     def draw(self) -> Result:
         """Run the task, with a progress bar."""
-        device = self.pipeline.device
-        dtype = sampling_dtype(self.cfg, device)
-        autocast = torch.autocast(device.type, dtype, enabled=dtype is not None)
         if self.cfg.compile and self.task.makes_samples:
-            with autocast:  # compilation is no part of the cost
-                self.pipeline.warm_up(self.n)
+            self.pipeline.warm_up(self.n)  # compilation is no part of the cost
         steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         self.pipeline.on_step = bar.update
-        with bar, autocast, self.pipeline.count_nfe() as self.cost:
+        with bar, self.pipeline.autocast(), self.pipeline.count_nfe() as self.cost:
             try:
                 return self.task(self.pipeline, self.inputs)
             except Exception as error:

@@ -2,8 +2,7 @@
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from types import MappingProxyType
@@ -17,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from src.commands.cli import choices, to_container
 from src.commands.conditions import ConditionRequest, image_condition
 from src.commands.python_session import hydra_session, without_hydra
-from src.commands.sampling import Sampling, sampling_dtype
+from src.commands.sampling import Sampling
 from src.commands.sampling_setup import build_pipeline, check_guidance_condition, inherit_run_config, labels
 from src.diffusion.conditions import Cond, Labels, NoCondition
 from src.diffusion.operators import Mask
@@ -178,19 +177,12 @@ class ServedModel:
     def do_task(self, name: str, settings: Settings, given: GivenArrays, on_step: Callable[[int], None]) -> Restored:
         """Do a task."""
         task, pipeline, inputs = self.prepare_task(name, settings, given)
-        with pipeline.inference():
+        with pipeline.inference(), pipeline.autocast():
             result = task(replace(pipeline, on_step=on_step), inputs)
         before = next(iter(result.comparison.values()), None)
         x, shown = (None if y is None else pipeline.to_units(y.float()).numpy() for y in (result.x, before))
         assert x is not None
         return Restored(x, shown, result.info)
-
-    @contextmanager
-    def inference(self) -> Iterator[None]:
-        """The precision of sampling."""
-        dtype = sampling_dtype(self.base.cfg, self.pipeline.device)
-        with torch.autocast(self.pipeline.device.type, dtype, enabled=dtype is not None):
-            yield
 
     @property
     def card(self) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -62,6 +62,7 @@ class Pipeline:
         kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
         units: units of the data; by default those of their kind.
         on_step: called after every step with the size of its batch, for progress bars.
+        dtype: of autocast when samples are drawn; None for the precision of the weights.
 
     Raises:
         ValueError: if the batch size is less than 1.
@@ -80,6 +81,7 @@ class Pipeline:
     kind: Kind | None = None
     units: Units | None = None
     on_step: Callable[[int], None] | None = None
+    dtype: torch.dtype | None = None
 
     def __post_init__(self) -> None:
         if self.batch_size < 1:
@@ -165,7 +167,7 @@ class Pipeline:
         pipeline = replace(self, cond=self.conditions(indices, cond))
         batches: list[Tensor] = []
         paths: list[Tensor] = []
-        with self.inference():
+        with self.inference(), self.autocast():
             for part in pipeline.batches(indices):
                 path: list[Tensor] = []
                 kept = keep - sum(map(len, batches))
@@ -180,7 +182,7 @@ class Pipeline:
         """Evaluate the networks as for n samples: compilation takes one evaluation of each size, CUDA graphs two."""
         pipeline = replace(self, cond=self.conditions(range(n)))
         parts = list(pipeline.batches(n))
-        with self.inference():
+        with self.inference(), self.autocast():
             for indices in {len(part): part for part in parts}.values():
                 x = torch.zeros(len(indices), *self.shape, device=self.device)
                 for t in (1.0, 0.5, 0.5, 0.5):
@@ -264,6 +266,10 @@ class Pipeline:
                 yield
         finally:
             self.denoiser.train(was_training)
+
+    def autocast(self) -> AbstractContextManager:
+        """The precision in which samples are drawn."""
+        return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
 
     @contextmanager
     def count_nfe(self) -> Iterator[Cost]:

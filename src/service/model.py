@@ -1,7 +1,6 @@
 """What the service needs of a model, and what a request asks of it."""
 
 from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -104,6 +103,3 @@ class ServiceModel(Protocol):
 
     def command(self, kind: str, settings: Settings) -> str:
         """The command line of src.sample that gives the same samples."""
-
-    def inference(self) -> AbstractContextManager:
-        """The precision in which the model is evaluated."""

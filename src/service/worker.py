@@ -212,7 +212,7 @@ class Worker:
             draws += [(job.seed, i) for i in range(job.n)]
         cond = None if conds[0] is None else cat_cond([one for one in conds if one is not None])
         parts, size = [], self.batch_size
-        with model.inference(), pipeline.count_nfe() as cost:
+        with pipeline.autocast(), pipeline.count_nfe() as cost:
             for first in range(0, len(draws), size):
                 part = slice(first, first + size)
                 states = draw_together(pipeline, draws[part], rows_of(cond, part), size)
@@ -267,8 +267,7 @@ class Worker:
         # A task may evaluate the network without making steps.
         hook = model.pipeline.denoiser.net.register_forward_pre_hook(lambda *_: self.check_wanted())
         try:
-            with model.inference():
-                restored = model.do_task(job.kind, settings | {"seed": job.seed}, given, on_step)
+            restored = model.do_task(job.kind, settings | {"seed": job.seed}, given, on_step)
         finally:
             hook.remove()
         return {job.id: {"x": restored.x, "given": restored.given, "mask": given.mask, "info": restored.info}}

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from src.api import load
 from src.plots.pictures import sample_grid
 from tests.end_to_end.preparing import mistake, prepare_sampling
 from tests.end_to_end.running import POINTS
@@ -50,6 +51,16 @@ def draw(command, outputs, tmp_path):
             return dict(arrays)
 
     return run
+
+
+@pytest.mark.parametrize("precision", ["32", "bf16"])
+def test_a_pipeline_in_python_draws_the_same(precision, draw, outputs):
+    words = ["guidance=none", "label=3", "seed=4", f"precision={precision}"]
+    drawn = draw("n=3", *words)["x"]
+    pipeline = load(outputs / "train/digits_ddpm/first", "n=3", "sampler.steps=4", *words)
+    assert np.array_equal(pipeline.to_units(pipeline.sample(3)).numpy(), drawn)
+    pipeline.dtype = torch.bfloat16 if precision == "32" else None
+    assert not np.array_equal(pipeline.to_units(pipeline.sample(3)).numpy(), drawn)
 
 
 def test_what_is_written(draw):

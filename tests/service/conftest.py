@@ -1,6 +1,5 @@
 """A service of a model so small that a request takes milliseconds."""
 
-from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -74,9 +73,6 @@ class Tiny:
 
     def command(self, kind, settings):
         return "python -m src.sample"
-
-    def inference(self):
-        return nullcontext()
 
 
 class Conditioned(Tiny):
