@@ -6,7 +6,7 @@ SQLAlchemy's Core as versions 1.4 and 2 share it; SQLite and PostgreSQL.
 import json
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from typing import Any
 from uuid import uuid4
@@ -168,14 +168,23 @@ class Store:
             db.execute(sa.update(jobs).where(jobs.c.id.in_([row.id for row in taken])).values(**running, **attempts))
         return taken
 
-    def finish(self, job: str, state: str, **values: Any) -> bool:
-        """Record the end of a job that this process runs; False if it is no longer this process's."""
-        mine = (jobs.c.id == job, jobs.c.state == RUNNING, jobs.c.owner == self.owner)
+    def finish(self, ends: Mapping[str, tuple[str, dict[str, Any]]]) -> set[str]:
+        """Record the ends of jobs that this process runs.
+
+        Args:
+            ends: the state and further values of each job, by its id.
+
+        Returns:
+            The jobs whose end it is; the others are no longer this process's.
+        """
+        now, done = time.time(), set()
         with self.writing() as db:
-            ended = {"state": state, "finished": time.time(), "lease": None, **values}
-            done = db.execute(sa.update(jobs).where(*mine).values(**ended)).rowcount == 1
-            if done:
-                db.execute(sa.delete(inputs).where(inputs.c.id == job))
+            for job, (state, values) in ends.items():
+                mine = (jobs.c.id == job, jobs.c.state == RUNNING, jobs.c.owner == self.owner)
+                ended = {"state": state, "finished": now, "lease": None, **values}
+                if db.execute(sa.update(jobs).where(*mine).values(**ended)).rowcount == 1:
+                    done.add(job)
+            db.execute(sa.delete(inputs).where(inputs.c.id.in_(done)))
         return done
 
     def give_back(self, ids: Sequence[str]) -> None:

@@ -164,11 +164,16 @@ class Worker:
         n = sum(job.n for job in jobs)
         self.seconds_per_sample += 0.2 * (seconds / n - self.seconds_per_sample)
         self.metrics.batch.observe(n)
+        ends = {job.id: self.end_of(job, outcomes.get(job.id)) for job in jobs}
+        done = self.store.finish(ends)  # at once, since each transaction waits for the disk
         for job in jobs:
-            self.record(job, outcomes.get(job.id))
+            if job.id in done:
+                state, _ = ends[job.id]
+                self.metrics.ended(job, state)
+                self.broadcast.tell_end(job.id, state)
 
-    def record(self, job: Any, outcome: Outcome | None) -> None:
-        """Write the result of a job, an error, or that it was stopped."""
+    def end_of(self, job: Any, outcome: Outcome | None) -> tuple[str, dict[str, Any]]:
+        """The state and the values of a job at its end, whose result is then written."""
         values: dict[str, Any]
         if job.id not in self.running or outcome is None:
             state, values = CANCELLED, {"error": "cancelled"}
@@ -181,9 +186,7 @@ class Worker:
             info = outcome.pop("info", {})
             name, size = self.results.write(job.id, **outcome)
             state, values = DONE, {"result": name, "bytes": size, "info": json.dumps(info)}
-        if self.store.finish(job.id, state, **values):
-            self.metrics.ended(job, state)
-            self.broadcast.tell_end(job.id, state)
+        return state, values
 
     def check_wanted(self) -> None:
         """Stop if every job was cancelled or is too late.

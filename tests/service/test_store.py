@@ -100,9 +100,9 @@ def test_a_job_ends_once(store, url):
     assert store.input_of(job) == b"input"
     store.claim("w", 4)
     other = Store(url)
-    assert not other.finish(job, DONE), "another process does not end it"
-    assert store.finish(job, DONE, result="x.npz", bytes=5)
-    assert not store.finish(job, FAILED)
+    assert not other.finish({job: (DONE, {})}), "another process does not end it"
+    assert store.finish({job: (DONE, {"result": "x.npz", "bytes": 5})}) == {job}
+    assert not store.finish({job: (FAILED, {})})
     row = store.find(job)
     assert (row.state, row.result, row.lease) == (DONE, "x.npz", None)
     with pytest.raises(sa.exc.NoResultFound):
@@ -116,8 +116,8 @@ def test_what_a_killed_process_left_is_taken_again(url):
     store = Store(url)
     store.recover(["w"])
     assert [row.id for row in store.claim("w", 4)] == jobs_left
-    assert not killed.finish(jobs_left[0], DONE), "it was only slow, and comes too late"
-    assert store.finish(jobs_left[0], DONE)
+    assert not killed.finish({jobs_left[0]: (DONE, {})}), "it was only slow, and comes too late"
+    assert store.finish({jobs_left[0]: (DONE, {})})
 
 
 def test_jobs_are_given_back(store):
@@ -173,7 +173,7 @@ def test_cancelling(store):
     store.cancel(runs)
     assert states(store) == {waits: CANCELLED, runs: RUNNING}
     assert store.cancelled() == {runs}
-    store.finish(runs, DONE)
+    store.finish({runs: (DONE, {})})
     store.cancel(runs)
     assert states(store)[runs] == DONE
 
@@ -188,7 +188,7 @@ def test_jobs_for_other_weights(store):
 def done(store, **settings):
     job = accept(store, **settings)
     store.claim("w", 1)
-    store.finish(job, DONE, result=f"{job}.npz", bytes=100)
+    store.finish({job: (DONE, {"result": f"{job}.npz", "bytes": 100})})
     return job
 
 
@@ -245,7 +245,7 @@ def test_many_processes_share_a_queue(url):
     def work(store):
         mine = []
         while taken := store.claim("w", 6):
-            mine += [row.id for row in taken if store.finish(row.id, DONE)]
+            mine += [row.id for row in taken if store.finish({row.id: (DONE, {})})]
         return mine
 
     with ThreadPoolExecutor(4) as pool:
