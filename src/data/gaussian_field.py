@@ -86,6 +86,12 @@ class GaussianField(DataModule):
         constant = self.power.log().sum() + prod(self.size) * log(2 * pi)
         return -0.5 * (squares.flatten(1).sum(1) + self.channels * constant)
 
+    def posterior_mean(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        r"""Compute :math:`E[x_0 | x_t]` of :math:`x_t = \alpha x_0 + \sigma \epsilon`, shaped as x_t, float64."""
+        axes = tuple(range(2, x_t.ndim))
+        gain = alpha * self.power / (alpha**2 * self.power + sigma**2)
+        return torch.fft.ifftn(gain * torch.fft.fftn(x_t.double(), dim=axes), dim=axes).real
+
     def load(self) -> None:
         x = self._draw(self.n, "field")
         train, val = split(self.n, self.n_val, self.seed)

@@ -87,6 +87,13 @@ class GaussianMixture(DataModule):
         log_parts = self.weights.log() - squares / (2 * self.std**2) - log(2 * pi * self.std**2)
         return log_parts.logsumexp(1)
 
+    def posterior_mean(self, x_t: Tensor, alpha: Tensor, sigma: Tensor) -> Tensor:
+        r"""Compute :math:`E[x_0 | x_t]` of :math:`x_t = \alpha x_0 + \sigma \epsilon` (B, 2): (B, 2), float64."""
+        means, power = alpha * self.means, (alpha * self.std) ** 2 + sigma**2
+        away = x_t.double()[:, None] - means
+        share = (self.weights.log() - away.square().sum(-1) / (2 * power)).softmax(1)
+        return (share[..., None] * (self.means + alpha * self.std**2 / power * away)).sum(1)
+
     def load(self) -> None:
         x, label = self._draw()
         train, val = split(self.n, self.n_val, self.seed)

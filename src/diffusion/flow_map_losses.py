@@ -22,6 +22,7 @@ from torch import Tensor
 
 from src.diffusion.conditions import Cond, is_null, null_like, rows_of
 from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
+from src.diffusion.input_gradient import GradientByInput
 from src.diffusion.losses import Loss, Weighting
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.teacher import Teacher
@@ -143,7 +144,7 @@ class FlowMapLoss(Loss):
         """The data that the denoiser learns: x_0, the teacher's prediction, or x_0 with guidance."""
         x_t, t, _, x_0, cond = segment
         if self.teacher is not None:
-            return segment._replace(x_0=self.teacher(flow_map.schedule, x_t, t, cond))
+            return segment._replace(x_0=self.denoise(flow_map, x_t, t, cond))
         if self.guidance_scale == 1 or cond is None:
             return segment
         with torch.no_grad():
@@ -153,10 +154,14 @@ class FlowMapLoss(Loss):
 
     def denoise(self, flow_map: FlowMap, x_t: Tensor, t: Time, cond: Cond | None) -> Tensor:
         """The data predicted at t, of the teacher or of the flow map itself, without gradient."""
+        with torch.no_grad():
+            return self.predict(flow_map, x_t, t, cond)
+
+    def predict(self, flow_map: FlowMap, x_t: Tensor, t: Time, cond: Cond | None) -> Tensor:
+        """The data predicted at t, of the teacher or of the flow map itself."""
         if self.teacher is not None:
             return self.teacher(flow_map.schedule, x_t, t, cond)
-        with torch.no_grad():
-            return flow_map(x_t, t, cond).x_0
+        return flow_map(x_t, t, cond).x_0
 
     def off_diagonal_rows(self, n: int, draws: torch.Generator | None) -> Tensor:
         """True for the samples with s < t, evenly spread, since neighbors may have neighboring times."""
@@ -253,7 +258,8 @@ class Lagrangian(FlowMapLoss):
     .. math:: R = \bar x_0 - \hat x_0(X(x_t, t, s), s) + h\, \frac{\partial \bar x_0}{\partial s}, \quad
               h = (\kappa_s - \kappa_t) / \dot\kappa_s
 
-    The weighting is taken at s, where the denoiser is evaluated, without gradient.
+    The weighting is taken at s, where the denoiser is evaluated. There its parameters get no gradient, but the point X
+    does: with X constant too the steps are the gradient of no function, and training need not converge.
 
     Source: Boffi, Albergo, Vanden-Eijnden 2025, arXiv:2505.18825, section 3 (Lagrangian self-distillation); with a
     teacher Boffi et al. 2024, arXiv:2406.07507 (Lagrangian map distillation).
@@ -263,8 +269,8 @@ class Lagrangian(FlowMapLoss):
         x_t, t, s, _, cond = segment
         schedule = flow_map.schedule
         mean, rate = flow_map.with_rate(x_t, t, s, cond)
-        there = ddim_map(schedule, x_t, mean.detach(), t, s)
-        data = self.denoise(flow_map, there, s, cond)
+        there = ddim_map(schedule, x_t, mean, t, s)
+        data = GradientByInput.apply(there, lambda x_s: self.predict(flow_map, x_s, s, cond))
         tangent = expand_like(self.gain(schedule, t, s), x_t) * rate
         self.watch(flow_map, segment, tangent)
         return mean - data + tangent

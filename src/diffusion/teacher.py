@@ -1,6 +1,5 @@
 """A trained denoiser with its guidance, which a loss distills."""
 
-import torch
 from torch import Tensor
 
 from src.diffusion.conditions import Cond
@@ -24,7 +23,6 @@ class Teacher:
         self.denoiser = denoiser.eval().requires_grad_(False)
         self.guidance = guidance or NoGuidance()
 
-    @torch.no_grad()
     def __call__(self, schedule: Schedule, x_t: Tensor, t: Time, cond: Cond | None = None) -> Tensor:
         """The predicted data (B, C, *S) for x_t of the given schedule at times t (B,)."""
         own = self.denoiser.to(x_t.device).schedule

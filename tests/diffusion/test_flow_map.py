@@ -235,6 +235,25 @@ def test_eulerian_and_lagrangian_are_derivatives_of_the_map():
     assert_close(wanted, -expand_like(speed, x_t) * residual, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("teacher", [None, Teacher(wrong(VPSDE()))], ids=["itself", "teacher"])
+def test_the_gradient_of_the_lagrangian_loss(teacher):
+    """That of the map alone, with the parameters of the denoiser held, by central differences of a second copy."""
+    flow_map, held, h = wrong(VPSDE()), wrong(VPSDE()), 1e-6
+    loss = Lagrangian(weightings.uniform_weighting, teacher=teacher)
+    part, _ = segment(flow_map.schedule, s=S.clamp(min=0.02))
+    loss.residual(flow_map, part).square().sum().backward()
+    apart = Lagrangian(weightings.uniform_weighting, teacher=Teacher(held))  # its denoiser does not move with the map
+    values = []
+    for step in (h, -h):
+        with torch.no_grad():
+            flow_map.net.weight += step
+        values.append(apart.residual(flow_map, part).square().sum())
+        with torch.no_grad():
+            flow_map.net.weight -= step
+    assert_close(flow_map.net.weight.grad, (values[0] - values[1]) / (2 * h), atol=1e-6, rtol=1e-5)
+    assert held.net.weight.grad is None
+
+
 def test_shortcut_is_the_discrete_semigroup():
     """The mean velocity of a step is the mean of those of its halves, the shortest being the denoiser's."""
     flow_map, loss = wrong(FlowSchedule()), Shortcut(weightings.flow_weighting, steps=8)
