@@ -23,6 +23,7 @@ from torch.autograd import forward_ad
 
 from src.diffusion.conditions import Cond
 from src.diffusion.denoiser import Denoiser, Prediction
+from src.diffusion.forward_mode import FixedWeights
 from src.diffusion.schedules import Schedule, Time, derivative, expand_like
 from src.diffusion.weightings import clamp_from_ends
 
@@ -109,7 +110,7 @@ class FlowMap(Denoiser):
         Autocast and forward mode do not go together in torch, and differences of derivatives need the precision.
         """
         whole = torch.autocast(x_in.device.type, enabled=False)
-        with whole, forward_ad.dual_level(), torch.compiler.set_stance("force_eager"):
+        with whole, forward_ad.dual_level(), FixedWeights(), torch.compiler.set_stance("force_eager"):
             x = x_in if in_rate is None else forward_ad.make_dual(x_in, in_rate)
             try:
                 output = self.evaluate(x, forward_ad.make_dual(levels, level_rate), cond).to(x_in.dtype)
