@@ -16,5 +16,6 @@ __getattr__, __dir__, __all__ = lazy_exports(
         "Progress": "progress",
         "Quality": "quality",
         "SampleImages": "sample_images",
+        "SpikeReport": "spikes",
     },
 )

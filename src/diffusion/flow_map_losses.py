@@ -23,7 +23,7 @@ from torch import Tensor
 from src.diffusion.conditions import Cond, is_null, null_like, rows_of
 from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
 from src.diffusion.input_gradient import GradientByInput
-from src.diffusion.losses import Loss, Weighting
+from src.diffusion.losses import Loss, StepSizes, Weighting
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.teacher import Teacher
 
@@ -83,7 +83,7 @@ class FlowMapLoss(Loss):
             raise ValueError("loss.guidance_scale must be 1 with a teacher, whose own guidance is distilled")
         self.weighting, self.off_diagonal, self.to_data = weighting, off_diagonal, to_data
         self.teacher, self.guidance_scale, self.adaptive_power = teacher, guidance_scale, adaptive_power
-        self.last_step: dict[str, Tensor] = {}  # of `figures`, (b,) each
+        self.last_step: dict[str, StepSizes] = {}
 
     def check(self, denoiser):
         super().check(denoiser)
@@ -101,6 +101,8 @@ class FlowMapLoss(Loss):
         t[moved], s[moved] = self.times(flow_map.schedule, t[moved], draws)
         x_t = flow_map.schedule.add_noise(x_0, t, noise)
         losses = x_0.new_zeros(len(t))
+        if flow_map.training:
+            self.last_step = {}
         for rows, residual, needs_data in (
             (~moved, self.diagonal_residual, True),
             (moved, self.residual, self.needs_data),
@@ -110,6 +112,8 @@ class FlowMapLoss(Loss):
                 part = Segment(x_t[there], t[rows], s[rows], x_0[there], rows_of(cond, there))
                 part = self.with_better_data(flow_map, part) if needs_data else part
                 losses = losses.index_put((there,), self.size(flow_map, residual(flow_map, part), part))
+        if flow_map.training:
+            self.last_step["loss"] = StepSizes(losses.detach(), t, s)
         return losses
 
     def figures(self) -> dict[str, float]:
@@ -117,18 +121,23 @@ class FlowMapLoss(Loss):
 
         Its growth is how this family of losses fails.
         """
-        if not self.last_step:
+        if "tangent" not in self.last_step:
             return {}
-        worst = self.last_step["tangent"].nan_to_num(torch.inf).argmax()
-        values = {f"{name}_of_largest_tangent": self.last_step[name][worst.cpu()].item() for name in ("t", "s")}
-        tangent = self.last_step["tangent"]
-        return {"tangent": tangent.square().mean().sqrt().item(), "largest_tangent": tangent[worst].item(), **values}
+        tangent, *times = self.last_step["tangent"]
+        worst = tangent.nan_to_num(torch.inf).argmax().cpu()
+        t, s = (time[worst].item() for time in times)
+        return {
+            "tangent": tangent.square().mean().sqrt().item(),
+            "largest_tangent": tangent[worst].item(),
+            "t_of_largest_tangent": t,
+            "s_of_largest_tangent": s,
+        }
 
     def watch(self, flow_map: FlowMap, segment: Segment, tangent: Tensor) -> None:
         """Keep the size of the derivative of each sample, for `figures`."""
         if flow_map.training:
             size = tangent.detach().square().flatten(1).mean(1).sqrt()
-            self.last_step = {"tangent": size, "t": segment.t, "s": segment.s}
+            self.last_step["tangent"] = StepSizes(size, segment.t, segment.s)
 
     def diagonal_residual(self, flow_map: FlowMap, segment: Segment) -> Tensor:
         """The residual of the denoiser."""

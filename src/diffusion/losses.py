@@ -7,8 +7,8 @@ Most compare :math:`\hat x_0` with x_0 under a weighting in the space of the dat
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Gt, Interval
@@ -26,6 +26,14 @@ from src.diffusion.vlb import prior_kl, vlb_term
 Weighting = Callable[[Schedule, Time], Time]
 
 
+class StepSizes(NamedTuple):
+    """Sizes of something in the last training step, (b,), with the times of the samples."""
+
+    values: Tensor
+    t: Time
+    s: Time
+
+
 class Loss(ABC):
     """The base class of losses. A new one implements `__call__`, or `elementwise` of :class:`Weighted`.
 
@@ -33,11 +41,13 @@ class Loss(ABC):
         trains_variance: True if a learned variance gets gradients.
         trains_schedule: True if a learned schedule gets gradients.
         bounded_data: True if the data must be in [-1, 1].
+        last_step: what is watched for spikes in training, by name.
     """
 
     trains_variance = False
     trains_schedule = False
     bounded_data = False
+    last_step: Mapping[str, StepSizes] = {}
 
     @abstractmethod
     def __call__(

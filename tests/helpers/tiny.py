@@ -10,10 +10,12 @@ from src.data.samples import TensorSamples
 from src.diffusion.beta_schedules import CosineSchedule
 from src.diffusion.conditions import Clusters, Labels
 from src.diffusion.denoiser import Denoiser
+from src.diffusion.flow_map import FlowMap
 from src.diffusion.learned_schedule import LearnedSchedule as LearnedSchedule
 from src.diffusion.losses import MSE, VLB, Hybrid
-from src.diffusion.parameterizations import V
-from src.diffusion.time_samplers import LossSecondMomentTimeSampler, UniformTimeSampler
+from src.diffusion.parameterizations import Flow, V
+from src.diffusion.schedules import FlowSchedule
+from src.diffusion.time_samplers import LossSecondMomentTimeSampler, StratifiedTimeSampler, UniformTimeSampler
 from src.diffusion.variances import LearnedRangeVariance
 from src.diffusion.weightings import v_weighting
 from src.loggers.metrics_csv import MetricsCSV
@@ -149,6 +151,19 @@ def make_kind(kind, lr=1e-2):
     condition = Clusters(CLASSES, SHAPE[0], SHAPE[1:], 0.3) if kind == "clusters" else Labels(CLASSES, 0.3)
     denoiser = Denoiser(net, schedule, V(), variance, share, condition)
     return DiffusionModule(denoiser, loss, times, adam, constant_lr, ConstantEMA)
+
+
+def make_flow_map(loss, lr=1e-2, dropout=0.0, dropped=0.0):
+    """A module with a flow map of labeled data; `dropped` is the share of the labels that are withheld."""
+    torch.manual_seed(1)
+    net = MLP(SHAPE[0], SHAPE[1:], width=8, depth=1, dropout=dropout, num_classes=CLASSES, second_time=True)
+    for p in net.parameters():
+        nn.init.normal_(p, std=0.3)
+    flow_map = FlowMap(net, FlowSchedule(), Flow(), condition=Labels(CLASSES, dropped))
+    times = StratifiedTimeSampler()
+    return DiffusionModule(
+        flow_map, loss, times, lambda parameters: torch.optim.Adam(parameters, lr=lr), constant_lr, ConstantEMA
+    )
 
 
 def fit(tmp_path, module=None, data=None, callbacks=(), ckpt_path=None, plugins=(), **settings):
