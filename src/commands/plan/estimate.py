@@ -165,7 +165,7 @@ def time_of(costs: Costs, plan: Plan, layout: Layout, length: RunLength, grid: G
         sent += 2.0 * costs.weights - costs.gradients
     communication = sent * (1 - 1 / layout.devices) / bandwidth if bandwidth else 0.0
     training = length.steps * (compute + communication)
-    batch = speed.seconds(layout.batch * costs.forward, costs.operations_forward)
+    batch = speed.seconds(layout.batch * costs.validation, costs.operations_validation)
     validation = MODELS * (length.validated or 0) / (layout.batch * layout.devices) * batch
     one_grid = 0.0
     if grid:

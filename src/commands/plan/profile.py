@@ -33,17 +33,20 @@ class Costs:
         parameters: number of parameters of the network and of a learned schedule.
         forward: FLOP of one evaluation of one image.
         training: FLOP of one image, forward and backward.
+        validation: FLOP of the loss of one image, forward alone; several evaluations for some losses.
         weights, gradients, optimizer, averages: bytes of weights, gradients, optimizer state and averaged weights.
         batch: bytes of the images, their noise and their condition.
         activations: bytes saved for the backward pass.
         peak: peak bytes of gradients, activations and temporary tensors.
         image: bytes that one more image adds to the peak.
-        operations, operations_forward: operations of a step and of an evaluation, for any batch size.
+        operations, operations_forward, operations_validation: operations of a step, of an evaluation and of the loss of
+            a validation batch, for any batch size.
     """
 
     parameters: int
     forward: float
     training: float
+    validation: float
     weights: int
     gradients: int
     optimizer: int
@@ -54,6 +57,7 @@ class Costs:
     image: float
     operations: int
     operations_forward: int
+    operations_validation: int
 
 
 def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precision: Any, on_gpu: bool) -> Costs:
@@ -98,10 +102,14 @@ def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precis
     with MemoryTracker() as evaluation, count_flops() as flops, torch.no_grad():
         denoiser(one["x_0"], torch.tensor(0.5), one["cond"], one["noise"])
     forward = flops.get_total_flops()
+    with MemoryTracker() as validation, count_flops() as flops, torch.no_grad():
+        denoiser.eval()
+        loss_of(module, fake_batch(module, shape, n, precision), precision)
     return Costs(
         parameters=sum(p.numel() for p in denoiser.parameters()),
         forward=forward,
         training=training + share * forward,
+        validation=flops.get_total_flops() / n,
         weights=size_of(contents(denoiser)),
         gradients=size_of(trained),
         optimizer=size_of(state),
@@ -112,6 +120,7 @@ def profile_step(module: DiffusionModule, shape: tuple[int, ...], n: int, precis
         image=(twice.peak - once.peak) / n,
         operations=once.operations + round(share * evaluation.operations),
         operations_forward=evaluation.operations,
+        operations_validation=validation.operations,
     )
 
 

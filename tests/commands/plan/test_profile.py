@@ -122,3 +122,18 @@ def test_precisions():
     assert dtypes("bf16-true") == (torch.bfloat16, None)
     with pytest.raises(UserError, match="transformer-engine"):
         dtypes("transformer-engine")
+
+
+@pytest.mark.parametrize("loss", ["progressive", pytest.param("consistency_training", marks=pytest.mark.slow)])
+def test_evaluations_without_a_gradient_are_counted(settings, loss):
+    """Those of the targets of a flow map, beside the prediction, whose backward pass is that of a denoiser."""
+    targets = {"progressive": 2, "consistency_training": 1}[loss]
+    words = ["net=mlp", "net.width=32", "net.depth=2", "trainer.precision=32-true", f"loss={loss}"]
+    few, every = (
+        profile_step(
+            build_module(settings(*words, f"loss.off_diagonal={share}"), fake=True), DIGITS, 8, "32-true", False
+        )
+        for share in (0, 1)
+    )
+    assert few.validation == few.forward and every.validation == (1 + targets) * few.forward
+    assert every.training == few.training + targets * few.forward
