@@ -14,7 +14,7 @@ from src.utils.errors import UserError
 from tests.benchmarks import busy
 from tests.benchmarks import growth as bench_growth
 from tests.benchmarks.loop import __main__ as guard
-from tests.benchmarks.loop import commands, page, sharing, stepper, turns
+from tests.benchmarks.loop import commands, few_steps, page, sharing, stepper, turns
 from tests.benchmarks.loop.curves import Curve, exponent, picture_of, table_of, tick_labels
 from tests.benchmarks.loop.loops import SKIP, noise, plain_loop
 
@@ -43,6 +43,16 @@ def test_a_turn_times_as_many_steps_of_ours(tiny_guard):
     assert len(turns.command_loop(cfg, turns.prepared(cfg), SKIP + 4)) == 3
     figure = turns.sampling(cfg, "dpmpp_2m", rounds=1)
     assert figure.reference == "10 evaluations" and figure.ours[0] > 0
+
+
+@pytest.mark.slow
+def test_each_loss_of_a_flow_map_is_beside_the_denoising_loss(tiny_guard):
+    """One that takes the gradient of a derivative keeps most for the backward pass."""
+    figures = {figure.name: figure for figure in tiny_guard.few_steps()}
+    names = {name.rpartition("=")[2].strip("`") for name in figures}
+    assert names == set(few_steps.losses()) and len(figures) == 2 * len(names) == 18
+    memory = {name: figures[f"memory of a step, `loss={name}`"].ratios[0] for name in names}
+    assert max(memory, key=lambda name: memory[name]) == "lagrangian" and min(memory.values()) >= 1
 
 
 @pytest.mark.slow
@@ -159,7 +169,7 @@ def test_only_what_stands_between_the_markers_is_replaced(tmp_path):
         assert file.read_text() == bad
 
 
-@pytest.mark.parametrize("name", ["race", "bench", "sharing", "growth"])
+@pytest.mark.parametrize("name", ["race", "bench", "sharing", "few_steps", "growth"])
 def test_the_page_has_the_markers(name, tmp_path):
     copy = tmp_path / "performance.md"
     copy.write_text(page.PAGE.read_text())

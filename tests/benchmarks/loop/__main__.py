@@ -1,4 +1,4 @@
-"""What the framework costs beside plain torch, and what a busy program costs: `make bench`, in twelve minutes.
+"""What the framework costs beside plain torch, and what a busy program costs: `make bench`, in a quarter of an hour.
 
 Every figure stands beside a reference that is measured in the same run, in turns with it. What is slow on this machine
 is slow for both, so that the ratios of today compare with those of last month. `--write` updates docs/performance.md.
@@ -18,12 +18,17 @@ from omegaconf import DictConfig, OmegaConf
 from src.commands.cli import user_errors
 from src.utils.console import start_logging
 from tests.benchmarks.loop.commands import DIGITS, OUTPUTS, composed, run, train
+from tests.benchmarks.loop.few_steps import few_steps
 from tests.benchmarks.loop.page import PAGE, Figure, about, caption, table_of, write_between, write_json
 from tests.benchmarks.loop.sharing import sharing
 from tests.benchmarks.loop.turns import draw_pngs, loading, sampling, training
 
 STEPS = 12  # of the runs that are started as commands
-PARTS = {"overhead": "bench", "sharing": "sharing"}  # and the names of their files and places on the page
+PARTS = {
+    "overhead": "bench",
+    "sharing": "sharing",
+    "few_steps": "few_steps",
+}  # and the names of their files and places on the page
 
 
 class Guard:
@@ -57,9 +62,13 @@ class Guard:
         yield from sharing([str(file)], "training step, `mnist_ddpm`", 2 * self.rounds, self.seconds / 3)
         yield from sharing([], "forward and backward, small convolutions", 2 * self.rounds, self.seconds / 6)
 
-    def config(self, name: str) -> DictConfig:
+    def few_steps(self) -> Iterator[Figure]:
+        """Of the losses of a flow map, over the denoising loss."""
+        yield from few_steps(lambda loss: self.config("mnist_ddpm", f"loss={loss}"), self.rounds, self.seconds / 2)
+
+    def config(self, name: str, *words: str) -> DictConfig:
         """Of an experiment."""
-        return composed(self.words[name], self.folder / name)
+        return composed([*self.words[name], *words], self.folder / name)
 
     def starts(self) -> list[Figure]:
         """The commands, as processes: how long until they work, and what memory they take."""
