@@ -183,7 +183,7 @@ class CompareOptions(_SamplingOptions):
     allow_different_data: bool
     n_shown: Annotated[int, Ge(0)]
     max_rows: Count
-    samplers: OneOrMore
+    samplers: OneOrMore | None
     steps: Count | list[Count]
     guidance_scales: Scale | list[Scale] | None
     n: Annotated[int, Ge(2)]  # one sample has no spread

@@ -68,6 +68,15 @@ def inherit_run_config(cfg: DictConfig, trained: DictConfig, named: set[str]) ->
             log.warning(f"WARNING: {part}= has no effect here: {cfg.sampler._target_.rpartition('.')[2]} takes none")
 
 
+def own_sampler(cfg: DictConfig, trained: DictConfig) -> set[str]:
+    """The key of the sampler if a benchmark measures the run's own flow-map sampler, which keeps its settings.
+
+    Which of them a flow map can be sampled with depends on what its loss has trained.
+    """
+    own = cfg.sampler._target_ == trained.sampler._target_
+    return {"sampler"} if own and getattr(get_object(cfg.sampler._target_), "needs_flow_map", False) else set()
+
+
 def check_memory(n: int, shape: tuple[int, ...]) -> None:
     """Refuse more samples than fit in memory, which holds all of them until they are written.
 

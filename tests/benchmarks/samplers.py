@@ -21,13 +21,13 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import instantiate
+from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.commands.cli import to_container, user_errors
 from src.commands.sampling import Sampling
-from src.commands.sampling_setup import build_pipeline, inherit_run_config, resolve_device
+from src.commands.sampling_setup import build_pipeline, inherit_run_config, own_sampler, resolve_device
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
@@ -54,11 +54,18 @@ class Row:
     def __str__(self) -> str:
         return " ".join((self.sampler, *self.changes))
 
+    @property
+    def needs_flow_map(self) -> bool:
+        """Whether it samples flow maps alone."""
+        target: str = OmegaConf.load(CONF / "sampler" / f"{self.sampler}.yaml")._target_
+        return bool(get_class(target).needs_flow_map)
+
     def config(self, trained: DictConfig) -> DictConfig:
         """The config of `src.sample` with this sampler, in all else as the run itself samples, without guidance."""
         with initialize_config_dir(str(CONF), version_base="1.3"):
             cfg = compose("sample", [f"sampler={self.sampler}", "guidance=none", *self.changes])
-        inherit_run_config(cfg, trained, {"sampler", "guidance", *(change.split("=")[0] for change in self.changes)})
+        named = {"sampler", "guidance", *(change.split("=")[0] for change in self.changes)}
+        inherit_run_config(cfg, trained, named - own_sampler(cfg, trained))
         OmegaConf.resolve(cfg)
         return cfg
 
@@ -249,6 +256,8 @@ def rows(args: argparse.Namespace, trained: DictConfig) -> list[Row]:
     grids = [()] if not args.grid else [(f"time_grid={name}",) for name in chosen("time_grid", args.grid)]
     found: list[Row] = []
     for sampler in chosen("sampler", args.only):
+        if not args.only and Row(sampler).needs_flow_map and not trained.get("flow_map"):
+            continue
         seen: list[Any] = []
         for grid in grids:
             row = Row(sampler, (*grid, *args.set))
@@ -297,7 +306,7 @@ def parse(words: list[str]) -> argparse.Namespace:
     parser.add_argument("--data-root", help="folder of MNIST; by default that of the run")
     parser.add_argument("--n", type=int, default=1000, help="samples a cell")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--budgets", type=int, nargs="+", default=[5, 10, 20, 50], help="network evaluations")
+    parser.add_argument("--budgets", type=int, nargs="+", default=[1, 2, 5, 10, 20, 50], help="network evaluations")
     parser.add_argument("--only", default="", help="samplers, separated by commas")
     parser.add_argument("--grid", default="", help="grids, separated by commas; by default the run's own")
     parser.add_argument("--set", nargs="+", default=[], metavar="KEY=VALUE", help="Hydra overrides for all samplers")

@@ -72,3 +72,18 @@ def test_results_are_kept_by_run_and_settings(tmp_path):
     assert again.holds("ddim@5", cell["sampler"])
     assert not again.holds("ddim@5", {"steps": 6})
     assert not other.holds("ddim@5", cell["sampler"]), "what crashed is tried again"
+
+
+@pytest.mark.parametrize("flow_map", [True, False])
+def test_only_flow_maps_are_sampled_as_such(flow_map, monkeypatch):
+    """From one step on, unless it is asked for."""
+    monkeypatch.setattr(bench.Row, "config", lambda row, trained: OmegaConf.create({"sampler": str(row)}))
+    trained, args = OmegaConf.create({"flow_map": flow_map}), bench.parse([])
+    assert args.budgets[0] == 1
+    there = [row.sampler for row in bench.rows(args, trained)]
+    assert ("flow_map" in there) == flow_map and "ddim" in there
+    assert [row.sampler for row in bench.rows(bench.parse(["--only", "flow_map"]), trained)] == ["flow_map"]
+
+
+def test_one_evaluation_is_one_step(denoiser):
+    assert bench.choose_steps(denoiser, sampler("src.samplers.ode.Heun"), 1) == 1

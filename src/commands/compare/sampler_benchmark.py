@@ -22,7 +22,7 @@ from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.records import read_metrics_json
 from src.commands.compare.report import Report
 from src.commands.compare.table import Column
-from src.commands.sampling_setup import inherit_run_config
+from src.commands.sampling_setup import inherit_run_config, own_sampler
 from src.commands.sources import own_folders
 from src.diffusion.conditions import NoCondition
 from src.plots.side_by_side import how_many, side_by_side
@@ -38,6 +38,7 @@ from src.utils.override_syntax import read
 MAX_LOADED = 1000  # samples for the pictures
 ADVICE = "Delete its folder and repeat the command"
 RESULT_FILE = "metrics.json"  # in the folder of a combination: the evaluation and the request; written last
+DEFAULT, OF_FLOW_MAP = ["ddpm", "ddim", "dpmpp_2m", "heun"], "flow_map"
 PASSED_ON = ("run", "ckpt", "weights", "n", "seed", "batch_size", "device", "precision", *DEFAULTS)
 
 
@@ -111,11 +112,13 @@ class SamplerBenchmark:
         samplers, steps, scales = (listed(cfg[key]) for key in ("samplers", "steps", "guidance_scales"))
         own = {file.stem for folder in own_folders() for file in (folder / "sampler").glob("*.yaml")}
         there = sorted({*choices("sampler"), *own})
+        trained = run.config()
+        samplers = samplers or [*([OF_FLOW_MAP] if trained.get("flow_map") else []), *DEFAULT]
         for name in samplers:
             if name not in there:
                 hint = suggest(str(name), there)
                 raise UserError(f"samplers: there is no sampler {name}.{hint} Choices: {', '.join(there)}")
-        if scales and isinstance(instantiate(run.config().condition), NoCondition):
+        if scales and isinstance(instantiate(trained.condition), NoCondition):
             raise UserError(
                 f"guidance_scales={scales}: {run.path} was trained without a condition; leave guidance_scales= out"
             )
@@ -189,7 +192,7 @@ class SamplerBenchmark:
         cfg = compose("evaluate", [*words, f"metrics=[{distance},pixels]"])
         with open_dict(cfg):
             cfg.update({key: self.cfg[key] for key in PASSED_ON})
-        inherit_run_config(cfg, trained, named)
+        inherit_run_config(cfg, trained, named - own_sampler(cfg, trained))
         return cfg
 
     def request(self, combination: Combination) -> dict[str, Any]:

@@ -145,3 +145,18 @@ def test_guidance_is_a_third_axis(grid, made):
     assert made == ["ddim_5_guidance_0", "ddim_5_guidance_1", "ddim_5_guidance_2.5"]
     assert [done.config(combination)[0].guidance.scale for combination in done.combinations] == [0, 1, 2.5]
     assert done.combinations[2] == Combination("ddim", 5, 2.5) and done.combinations[2].series == "ddim, guidance 2.5"
+
+
+def test_a_flow_map_has_its_sampler_among_them(grid, made, write_run, tmp_path):
+    """With the settings of the run, on which its loss depends; other runs have the usual ones, all from one step on."""
+    usual = ["ddpm", "ddim", "dpmpp_2m", "heun"]
+    done = grid(samplers="null", steps="[1]")
+    assert [combination.sampler for combination in done.combinations] == usual
+    own = {"_target_": "src.samplers.flow_map.FlowMapSampler", "_partial_": True, "steps": 4, "gamma": 1.0}
+    write_run("map", data__size=[8], net__size=[8], flow_map=True, sampler=own)
+    done = grid(run=f"{tmp_path}/map", samplers="null", steps="[1]")
+    assert [combination.sampler for combination in done.combinations] == ["flow_map", *usual]
+    settings = [done.config(combination)[0].sampler for combination in done.combinations]
+    assert [part.steps for part in settings] == [1] * 5
+    assert settings[0].gamma == 1.0 and "gamma" not in settings[1]
+    assert compose("compare", []).steps[0] == 1
