@@ -20,7 +20,7 @@ import torch
 from annotated_types import Ge, Interval
 from torch import Tensor
 
-from src.diffusion.conditions import Cond, is_null, null_like, rows_of
+from src.diffusion.conditions import Cond, all_null, null_like, rows_of
 from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
 from src.diffusion.input_gradient import GradientByInput
 from src.diffusion.losses import Loss, StepSizes, Weighting
@@ -295,9 +295,3 @@ class Lagrangian(FlowMapLoss):
 def with_gradient_of(predicted: Tensor, residual: Tensor) -> Tensor:
     """A residual whose gradient is that of the prediction alone."""
     return predicted - (predicted.detach() - residual)
-
-
-def all_null(cond: Cond) -> Tensor:
-    """True for the samples without any condition, (B,)."""
-    values = list(cond.values()) if isinstance(cond, dict) else [cond]
-    return torch.stack([is_null(value) for value in values]).all(0)

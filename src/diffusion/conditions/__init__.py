@@ -10,6 +10,7 @@ from src.diffusion.conditions.text import Text
 from src.diffusion.conditions.values import (
     NULL,
     Cond,
+    all_null,
     cat_cond,
     class_of,
     count_cond,
@@ -39,6 +40,7 @@ __all__ = [
     "Text",
     "Vector",
     "VectorEncoder",
+    "all_null",
     "cat_cond",
     "class_of",
     "count_cond",

@@ -49,6 +49,12 @@ def is_null(cond: Shaped[Tensor, "batch *c"]) -> Shaped[Tensor, " batch"]:
     return missing.flatten(1).all(1) if cond.ndim > 1 else missing
 
 
+def all_null(cond: Cond) -> Tensor:
+    """True for the samples without any condition, (B,)."""
+    values = list(cond.values()) if isinstance(cond, dict) else [cond]
+    return torch.stack([is_null(value) for value in values]).all(0)
+
+
 def is_class(cond: Cond | None) -> bool:
     """True for conditions that are one class each, (B,) integers."""
     return isinstance(cond, Tensor) and cond.ndim == 1 and not cond.is_floating_point()
