@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 
 class GradientByInput(torch.autograd.Function):
@@ -22,5 +23,6 @@ class GradientByInput(torch.autograd.Function):
         return ctx.y.detach()
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
         return torch.autograd.grad(ctx.y, ctx.x, gradients[0])[0], None
