@@ -70,7 +70,8 @@ class Consistency(FlowMapLoss):
 class ConsistencyTraining(Staged, Consistency):
     r"""Easy consistency training: the neighbor has the same noise, and comes closer in the course of the training.
 
-    .. math:: u = t \left(1 - q^{-\lfloor \text{step} / \text{stage\_steps} \rfloor}\, n\right)_+, \quad
+    .. math:: u = t \left(1 - q^{-i}\, n\right)_+, \quad
+              i = \min(\lfloor \text{step} / \text{stage\_steps} \rfloor, \text{stages}), \quad
               n = 1 + k \operatorname{sigmoid}(-b\, \sigma_t / \alpha_t)
 
     In the first stage u is 0 and the loss that of a denoiser, so that it may start from one (init_from=RUN).
@@ -80,6 +81,8 @@ class ConsistencyTraining(Staged, Consistency):
             samples are off the diagonal and taken to s = 0.
         q: ratio of the distances of two stages.
         stage_steps: number of training steps of each stage.
+        stages: number of stages, after which the distance stays; in float32 differences of much closer neighbors are
+            mostly rounding errors.
         k, b: how much larger the distance is at low noise levels.
 
     Source: Geng et al. 2024, arXiv:2406.14548, section 3; Song, Dhariwal 2023, arXiv:2310.14189.
@@ -97,18 +100,21 @@ class ConsistencyTraining(Staged, Consistency):
         stage_steps: Annotated[int, Ge(1)] = 250,
         k: Annotated[float, Ge(0)] = 8.0,
         b: Annotated[float, Ge(0)] = 1.0,
+        stages: Annotated[int, Ge(1)] = 10,
     ):
         Staged.__init__(self)
         Consistency.__init__(self, weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
-        if q <= 1 or stage_steps < 1:
-            raise ValueError(f"loss.q must be > 1 and loss.stage_steps >= 1, got {q} and {stage_steps}")
+        if q <= 1 or stage_steps < 1 or stages < 1:
+            raise ValueError(
+                f"loss.q must be > 1, loss.stage_steps and loss.stages >= 1, got {q}, {stage_steps} and {stages}"
+            )
         if k < 0 or b < 0:
             raise ValueError(f"loss.k and loss.b must be >= 0, got {k} and {b}")
-        self.q, self.stage_steps, self.k, self.b = q, stage_steps, k, b
+        self.q, self.stage_steps, self.k, self.b, self.stages = q, stage_steps, k, b, stages
 
     def neighbor(self, schedule, t):
         noise_ratio = (-schedule.log_snr(t) / 2).exp()
-        distance = self.q ** -float(self.steps // self.stage_steps)
+        distance = self.q ** -float(min(int(self.steps) // self.stage_steps, self.stages))
         return t * (1 - distance * (1 + self.k * torch.sigmoid(-self.b * noise_ratio)))
 
 

@@ -193,7 +193,7 @@ def error_by_times(errors: Tensor) -> Image.Image:
     axis.set(xlabel="s", ylabel="t")
     axis.set_xticks(range(steps), names[1:])
     axis.set_yticks(range(steps), names[:-1])
-    figure.colorbar(image, ax=axis)
+    figure.colorbar(image, ax=axis, label="root mean square error")
     return to_picture(figure)
 
 

@@ -109,7 +109,7 @@ def losses(schedule):
     """Every loss, of which the consistency ones have been trained for long: their neighbors are near."""
     teacher = Teacher(exact(schedule))
     w = weightings.uniform_weighting
-    trained = ConsistencyTraining(w, adaptive_power=0, q=2.0, stage_steps=1)
+    trained = ConsistencyTraining(w, adaptive_power=0, q=2.0, stage_steps=1, stages=16)
     trained.steps += 16
     continuous = ContinuousConsistency(w, warmup_steps=0)
     return {

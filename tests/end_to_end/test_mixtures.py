@@ -3,7 +3,8 @@
 Of 10,000 samples the sliced Wasserstein distance from the truth is below 0.06, where that of as many points drawn from
 it is 0.023 with a standard deviation of 0.007, most of it due to the weights of the modes; each mode has its weight of
 1/8 within 0.02, six standard errors; 95 % lie within three standard deviations of a mode, where 98.9 % should; and the
-median distance from the nearest mode is right within 20 %.
+median distance from the nearest mode is right within 20 %. Flow maps, by one evaluation, have the first two, and 85 %
+within three standard deviations: between the modes their map is steep.
 """
 
 from math import log
@@ -18,6 +19,7 @@ from src.metrics.sliced_wasserstein import seeded_directions
 from src.statistics.sliced_wasserstein import SlicedWassersteinDistance
 
 FRAMEWORKS = ["ddpm", "iddpm", "ncsn", "vp_sde", "sub_vp_sde", "ve_sde", "edm", "flow"]
+FLOW_MAPS = ["flow_map", "mean_flow"]
 N = 10_000
 
 
@@ -37,12 +39,14 @@ class Told:
         self.width = float(radius.median() / (truth.std * (2 * log(2)) ** 0.5))
 
     def passes(self) -> bool:
-        right_weights = (self.weights - 1 / 8).abs().max() < 0.02
-        return self.distance < 0.06 and self.near > 0.95 and bool(right_weights) and 0.8 < self.width < 1.2
+        return self.has_all_modes() and self.near > 0.95 and 0.8 < self.width < 1.2
+
+    def has_all_modes(self) -> bool:
+        return self.distance < 0.06 and bool((self.weights - 1 / 8).abs().max() < 0.02)
 
 
 def test_experiments_are_all_here():
-    assert {f"mixture_{name}" for name in (*FRAMEWORKS, "flow_map", "mean_flow")} == {
+    assert {f"mixture_{name}" for name in FRAMEWORKS + FLOW_MAPS} == {
         p.stem for p in Path("conf/experiment").glob("mixture_*.yaml")
     }
 
@@ -59,7 +63,7 @@ def test_points_from_the_law_pass_and_others_do_not():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("name", FRAMEWORKS + FLOW_MAPS)
 def test_learns_the_law(name, command, tmp_path):
     run, out = tmp_path / "run", tmp_path / "out"
     done = command("train", f"experiment=mixture_{name}", f"hydra.run.dir={run}", "logger=csv", "trainer=cpu",
@@ -69,4 +73,4 @@ def test_learns_the_law(name, command, tmp_path):
     assert done.code == 0, done.error
     with np.load(out / "samples.npz") as arrays:
         told = Told(torch.from_numpy(arrays["x"]))
-    assert told.passes(), vars(told)
+    assert told.passes() if name in FRAMEWORKS else told.has_all_modes() and told.near > 0.85, vars(told)
