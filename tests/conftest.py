@@ -3,6 +3,7 @@
 import gc
 import os
 import tempfile
+from functools import partial
 from importlib import import_module
 
 import jaxtyping
@@ -35,3 +36,17 @@ def pytest_collection_finish():
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     gc.enable()
+
+
+def pytest_sessionstart(session):
+    """Of a test that passes, a worker (-n) sends the result alone, not its start, set-up and end: 5 s in all."""
+    for plugin in session.config.pluginmanager.get_plugins():
+        if type(plugin).__name__ == "WorkerInteractor" and not session.config.option.durations:
+            plugin.sendevent = partial(send_what_counts, plugin.sendevent)
+
+
+def send_what_counts(send, event, **content):
+    report = content.get("data", {})
+    passed = event == "testreport" and report["outcome"] == "passed" and report["when"] != "call"
+    if event not in ("logstart", "logfinish") and not passed:
+        send(event, **content)

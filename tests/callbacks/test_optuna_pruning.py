@@ -5,17 +5,19 @@ from types import SimpleNamespace
 import pytest
 
 from src.callbacks.optuna_pruning import OptunaPruning
+from tests.helpers.libraries import Library
 from tests.helpers.tiny import fit
 
-optuna = pytest.importorskip("optuna")
+optuna = Library("optuna")
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
 WORDS = ["optimizer.lr=0.25", "schedule=cosine", "seed=3"]
-SPACE = {
-    "optimizer.lr": optuna.distributions.UniformDistribution(0, 1),
-    "schedule": optuna.distributions.CategoricalDistribution(["cosine", "linear"]),
-}
+
+
+def space() -> dict:
+    schedules = optuna.distributions.CategoricalDistribution(["cosine", "linear"])
+    return {"optimizer.lr": optuna.distributions.UniformDistribution(0, 1), "schedule": schedules}
 
 
 @pytest.fixture
@@ -30,14 +32,14 @@ def search(tmp_path, monkeypatch):
         study.add_trial(
             optuna.trial.create_trial(
                 params={"optimizer.lr": 0.5, "schedule": "linear"},
-                distributions=SPACE,
+                distributions=space(),
                 intermediate_values=dict(enumerate(values, 1)),
                 values=[values[-1]] * len(directions),
             )
         )
         for lr, schedule in ((0.25, "cosine"), (0.25, "linear")):
             study.enqueue_trial({"optimizer.lr": lr, "schedule": schedule})
-            study.ask(SPACE)
+            study.ask(space())
         return storage
 
     return make

@@ -6,7 +6,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from hydra._internal import defaults_list
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import CachingConfigRepository, ConfigRepository
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.object_type import ObjectType
 from hydra.core.singleton import Singleton
@@ -22,17 +22,20 @@ from src.utils.paths import CONF
 def restored():
     """Hydra as it is before a command has changed it, and after the test as it was before."""
     before, hydra = Singleton.get_state(), GlobalHydra.instance()
-    changed = ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list
+    changed = CachingConfigRepository.load_config, ConfigLoaderImpl._load_single_config
+    merged = ConfigLoaderImpl._compose_config_from_defaults_list
     others = CachingConfigRepository.__init__, defaults_list._create_interpolation_map
     hydra.clear()
     yield
-    ConfigRepository.load_config, ConfigLoaderImpl._compose_config_from_defaults_list = changed
+    CachingConfigRepository.load_config, ConfigLoaderImpl._load_single_config = changed
+    ConfigLoaderImpl._compose_config_from_defaults_list = merged
     CachingConfigRepository.__init__, defaults_list._create_interpolation_map = others
     Singleton.set_state(before)
 
 
 def as_hydra_does():
-    ConfigRepository.load_config = composition._load
+    CachingConfigRepository.load_config = composition._look_up
+    ConfigLoaderImpl._load_single_config = composition._embed
     ConfigLoaderImpl._compose_config_from_defaults_list = composition._merge
     CachingConfigRepository.__init__ = composition._copy_sources
     defaults_list._create_interpolation_map = composition._interpolation_map

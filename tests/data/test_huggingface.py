@@ -11,17 +11,21 @@ from torch.testing import assert_close
 from src.data.huggingface import HuggingFace
 from src.data.huggingface_files import choose_splits
 from src.utils.errors import UserError
+from tests.helpers.libraries import Library
 
-datasets = pytest.importorskip("datasets")
+datasets = Library("datasets")
 
 N = 24
 PIXELS = np.random.default_rng(0).integers(0, 256, (N, 7, 9), dtype=np.uint8)
 FIELDS = np.random.default_rng(1).normal(50, 20, (N, 2, 4, 6)).astype(np.float32)
-COLUMNS = {
-    "label": ([i % 3 for i in range(N)], datasets.ClassLabel(names=["a", "b", "c", "never"])),
-    "mass": ([0.5 * i for i in range(N)], datasets.Value("float32")),
-    "caption": ([f"no {i}" for i in range(N)], datasets.Value("string")),
-}
+
+
+def fields() -> dict:
+    return {
+        "label": ([i % 3 for i in range(N)], datasets.ClassLabel(names=["a", "b", "c", "never"])),
+        "mass": ([0.5 * i for i in range(N)], datasets.Value("float32")),
+        "caption": ([f"no {i}" for i in range(N)], datasets.Value("string")),
+    }
 
 
 def png(pixels) -> dict:
@@ -31,7 +35,7 @@ def png(pixels) -> dict:
 
 
 def table(x, feature, **more):
-    columns = {"x": (x, feature), **COLUMNS, **more}
+    columns = {"x": (x, feature), **fields(), **more}
     return datasets.Dataset.from_dict(
         {name: values for name, (values, _) in columns.items()},
         features=datasets.Features({name: kind for name, (_, kind) in columns.items()}),
@@ -90,7 +94,7 @@ def test_pictures(sets, form, cache_gb):
     assert data.class_names == ["a", "b", "c", "never"] and (len(data.train_set), len(data.val_set)) == (18, 6)
     found = everything(data)
     assert torch.equal(data.to_units(found["x"]).mul(255).round().to(torch.uint8)[:, 0], torch.from_numpy(PIXELS))
-    assert found["label"].tolist() == COLUMNS["label"][0] and found["label"].dtype == torch.int64
+    assert found["label"].tolist() == fields()["label"][0] and found["label"].dtype == torch.int64
     assert bytes(found["text"][7, :4].tolist()) == b"no 7" and found["text"][7, 4] == -1
     assert data.num_workers == 0 or cache_gb == 0
 

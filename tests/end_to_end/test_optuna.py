@@ -9,8 +9,9 @@ import pytorch_lightning as pl
 import yaml
 
 from tests.end_to_end.running import POINTS, forked
+from tests.helpers.libraries import Library
 
-optuna = pytest.importorskip("optuna")
+optuna = Library("optuna")
 pytest.importorskip("hydra_plugins.hydra_optuna_sweeper")
 
 SMALL = ["sweep=optuna", "debug=two_steps", "callbacks=default", "sweep.objective=best_val_loss"]
