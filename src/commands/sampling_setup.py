@@ -7,7 +7,7 @@ import torch
 from hydra.utils import get_object, instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from src.commands.cli import to_container
+from src.commands.cli import choices, to_container
 from src.commands.conditions import ConditionRequest
 from src.commands.options import SampleOptions
 from src.diffusion.conditions import Clusters, Cond, Condition
@@ -20,6 +20,7 @@ from src.tasks.base import Task
 from src.utils.console import log
 from src.utils.errors import UserError, config_errors
 from src.utils.hardware import physical_memory
+from src.utils.paths import CONF
 from src.utils.targets import instantiable_nodes
 
 
@@ -73,8 +74,21 @@ def own_sampler(cfg: DictConfig, trained: DictConfig) -> set[str]:
 
     Which of them a flow map can be sampled with depends on what its loss has trained.
     """
-    own = cfg.sampler._target_ == trained.sampler._target_
-    return {"sampler"} if own and getattr(get_object(cfg.sampler._target_), "needs_flow_map", False) else set()
+    return {"sampler"} if cfg.sampler._target_ == trained.sampler._target_ and needs_flow_map(cfg.sampler) else set()
+
+
+def samplers_for(trained: DictConfig) -> list[str]:
+    """The samplers of this project that can sample from a run."""
+    return [
+        name
+        for name in choices("sampler")
+        if trained.get("flow_map") or not needs_flow_map(OmegaConf.load(CONF / "sampler" / f"{name}.yaml"))
+    ]
+
+
+def needs_flow_map(sampler: Any) -> bool:
+    """True for the config of a sampler of flow maps alone."""
+    return getattr(get_object(sampler._target_), "needs_flow_map", False)
 
 
 def check_memory(n: int, shape: tuple[int, ...]) -> None:

@@ -17,7 +17,13 @@ from src.commands.cli import choices, to_container
 from src.commands.conditions import ConditionRequest, image_condition
 from src.commands.python_session import hydra_session, without_hydra
 from src.commands.sampling import Sampling
-from src.commands.sampling_setup import build_pipeline, check_guidance_condition, inherit_run_config, labels
+from src.commands.sampling_setup import (
+    build_pipeline,
+    check_guidance_condition,
+    inherit_run_config,
+    labels,
+    samplers_for,
+)
 from src.diffusion.conditions import Cond, Labels, NoCondition
 from src.diffusion.operators import Mask
 from src.loggers.metrics_csv import read_metrics
@@ -58,7 +64,7 @@ class ServedModel:
         assert self.pipeline.units is not None
         self.trained, self.units = self.run.config(), self.pipeline.units
         self.digest = weights_digest(self.pipeline.denoiser.state_dict())
-        self.samplers, self.solvers = choices("sampler"), choices("inverse_solver")
+        self.samplers, self.solvers = samplers_for(self.trained), choices("inverse_solver")
         self.tasks = self._task_settings()
         self._compose = lru_cache(maxsize=512)(self._compose_once)
         self._sampling = lru_cache(maxsize=64)(self._sampling_once)

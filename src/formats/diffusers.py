@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from src.diffusion.flow_map import FlowMap
 from src.formats.base import Format, Model, largest_difference
 from src.formats.bundle import bundle
 from src.samplers.ancestral import DDIM
@@ -35,6 +36,11 @@ class DiffusersFormat(Format):
 
     def check(self, model: Model) -> None:
         denoiser, guidance = model.pipeline.denoiser, type(model.pipeline.guidance).__name__
+        if isinstance(denoiser, FlowMap):
+            raise UserError(
+                "format=diffusers: its samplers do not say where a step ends, as a flow map needs; use format=onnx or "
+                "format=safetensors"
+            )
         if denoiser.self_conditioning_prob:
             raise UserError("format=diffusers: its samplers keep no estimate for self-conditioning; use format=onnx")
         condition = denoiser.condition

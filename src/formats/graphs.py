@@ -78,8 +78,9 @@ class GraphFormat(Format):
             program = trace(TracedSampler(pipeline, rows), (example[0], seed, example[2]), self.name)
             self.save(program, folder / f"sampler{self.suffix}", ["noise", "seed", *cond], "x")
             return
-        program = trace(TracedDenoiser(pipeline), example, self.name)
-        self.save(program, folder / f"model{self.suffix}", ["x_t", "t", *cond], "x_0")
+        more = {"s": example[1] / 2} if pipeline.sampler.needs_flow_map else {}
+        program = trace(TracedDenoiser(pipeline), (*example, *more.values()), self.name)
+        self.save(program, folder / f"model{self.suffix}", ["x_t", "t", *cond, *more], "x_0")
         drawn = named_cond(pipeline.conditions(range(model.n)))
         write_json(folder / "sampler.json", self.plan(model, rows, drawn))
         (folder / "sample.py").write_text((TEMPLATES / f"sample_{self.name}.py.txt").read_text("utf-8"), "utf-8")
@@ -116,9 +117,10 @@ class GraphFormat(Format):
                     lambda x: normal(seed, next(draws), x),
                 )  # fmt: skip
             return {"samples": largest_difference(run(first, seed, *cond.values()), pipeline.to_units(end.x_t))}
-        run = self.open(folder / f"model{self.suffix}", ["x_t", "t", *cond], "x_0")
+        more = {"s": t / 2} if pipeline.sampler.needs_flow_map else {}
+        run = self.open(folder / f"model{self.suffix}", ["x_t", "t", *cond, *more], "x_0")
         with pipeline.inference():
-            expected = TracedDenoiser(pipeline)(x_t, t, cond)
+            expected = TracedDenoiser(pipeline)(x_t, t, cond, *more.values())
         spec = importlib.util.spec_from_file_location("sample", folder / "sample.py")
         assert spec is not None and spec.loader is not None
         loop: Any = importlib.util.module_from_spec(spec)
@@ -126,7 +128,7 @@ class GraphFormat(Format):
         given = {name: value.numpy() for name, value in cond.items()}
         drawn = loop.sample(first.numpy(), given, lambda shape: noise(torch.empty(shape)).numpy())
         return {
-            "predictions": largest_difference(run(x_t, t, *cond.values()), expected),
+            "predictions": largest_difference(run(x_t, t, *cond.values(), *more.values()), expected),
             "samples": largest_difference(torch.from_numpy(np.asarray(drawn)), pipeline.to_units(model.verified)),
         }
 
@@ -183,8 +185,13 @@ class TorchExportFormat(GraphFormat):
         torch.export.save(program, file)
 
     def open(self, file: Path, inputs: list[str], output: str) -> Callable[..., Tensor]:
-        module, first = torch.export.load(file).module(), 2
-        return lambda *values: module(*values[:first], dict(zip(inputs[first:], values[first:], strict=True)))
+        module, names = torch.export.load(file).module(), [name for name in inputs[2:] if name != "s"]
+
+        def run(*values: Tensor) -> Tensor:
+            end = 2 + len(names)
+            return module(*values[:2], dict(zip(names, values[2:end], strict=True)), *values[end:])
+
+        return run
 
     def usage(self, model: Model) -> str:
         if self.unroll:

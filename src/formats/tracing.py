@@ -2,7 +2,8 @@
 
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -27,9 +28,9 @@ def given_cond(cond: dict[str, Tensor]) -> Any:
 
 
 class TracedDenoiser(nn.Module):
-    """The clipped, guided prediction of the data: (x_t, t, cond) -> x_0.
+    """The clipped, guided prediction of the data: (x_t, t, cond) -> x_0, of a flow map (x_t, t, cond, s).
 
-    Shapes: x_t (B, C, *S); t (B,) float64 in [0, 1]; cond the conditions by name; result as x_t.
+    Shapes: x_t (B, C, *S); t and s (B,) float64 in [0, 1]; cond the conditions by name; result as x_t.
     """
 
     def __init__(self, pipeline: Pipeline):
@@ -37,9 +38,19 @@ class TracedDenoiser(nn.Module):
         self.denoiser, self.clip = pipeline.denoiser, pipeline.sampler.clip
         self.guide = pipeline.guidance
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor]) -> Tensor:
-        x_0 = self.guide(self.denoiser, self.denoiser.schedule)(x_t, t, given_cond(cond)).x_0
+    def forward(self, x_t: Tensor, t: Tensor, cond: dict[str, Tensor], s: Tensor | None = None) -> Tensor:
+        denoiser = self.denoiser if s is None else toward(self.denoiser, s)
+        x_0 = self.guide(denoiser, self.denoiser.schedule)(x_t, t, given_cond(cond)).x_0
         return x_0 if self.clip is None else self.clip(x_0)
+
+
+def toward(flow_map: nn.Module, s: Tensor) -> Any:
+    """The flow map to times s (B,), for batches that guidance multiplies."""
+
+    def denoise(x_t: Tensor, t: Tensor, cond: Any = None) -> Any:
+        return flow_map(x_t, t, cond, s=torch.cat([s] * (x_t.shape[0] // s.shape[0])))
+
+    return denoise
 
 
 class TracedSampler(nn.Module):
@@ -68,9 +79,11 @@ class TracedSampler(nn.Module):
         conditioned = SelfConditioned(pipeline.denoiser)
         draws = iter(range(len(self.rows) * 100))
 
-        def denoise(x: Tensor, t: float) -> Tensor:
-            guided = self.guidance[t](conditioned, pipeline.denoiser.schedule)
-            with folded(pipeline.denoiser, self.folded[t]):
+        def denoise(x: Tensor, t: float, *s: float) -> Tensor:
+            end = torch.tensor(s, dtype=torch.float64) if s else None
+            denoiser = conditioned if end is None else partial(pipeline.denoiser, s=end)
+            guided = self.guidance[t](denoiser, pipeline.denoiser.schedule)
+            with nullcontext() if s else folded(pipeline.denoiser, self.folded[t]):
                 x_0 = guided(x, self.times[t], given_cond(cond)).x_0
             return x_0 if clip is None else clip(x_0)
 

@@ -22,12 +22,14 @@ class Row:
 
     Attributes:
         t: the time at which the data are predicted from it; None for the last, which is the sample.
+        s: the time to which a flow map is to go from there; None for a denoiser.
         x: a, of the state before; at first of the initial noise.
         x_0: the numbers j of earlier predictions, with :math:`b_j`.
         noise: the numbers k of standard normal draws, with :math:`c_k`.
     """
 
     t: float | None
+    s: float | None
     x: float
     x_0: Terms
     noise: Terms
@@ -39,12 +41,12 @@ def tabulate(sampler: Sampler) -> list[Row]:
     Raises:
         ValueError: if it is not linear in predictions and noise.
     """
-    sampler = replace(sampler, clip=None)
-    n, draws, _ = walk_trajectory(sampler, torch.zeros(1, 1, dtype=torch.float64), lambda x, t: 0 * x, torch.zeros_like)
+    sampler, nothing = replace(sampler, clip=None), torch.zeros(1, 1, dtype=torch.float64)
+    n, draws, _ = walk_trajectory(sampler, nothing, lambda x, *_: 0 * x, torch.zeros_like)
     basis = torch.eye(1 + len(n) + draws, dtype=torch.float64)[:, None]
     counts = [0, 0]
 
-    def denoise(x: Tensor, t: Tensor) -> Tensor:
+    def denoise(x: Tensor, *_: Tensor) -> Tensor:
         counts[0] += 1
         return basis[counts[0]]
 
@@ -54,13 +56,13 @@ def tabulate(sampler: Sampler) -> list[Row]:
 
     states, _, end = walk_trajectory(sampler, prior(sampler) * basis[0], denoise, noise)
     rows, before = [], basis[0, 0]
-    for t, state in [*states, (None, end)]:
+    for t, s, state in [*states, (None, None, end)]:
         now = state[0]
         a = (now[0] / before[0]).item() if before[0] else 0.0
         rest = torch.where((now - a * before).abs() > SMALL * now.abs().max(), now - a * before, 0.0)[1:].tolist()
         terms = [(i, value) for i, value in enumerate(rest) if value]
         x_0, z = [v for v in terms if v[0] < len(n)], [(i - len(n), v) for i, v in terms if i >= len(n)]
-        rows.append(Row(t, a, x_0, z))
+        rows.append(Row(t, s, a, x_0, z))
         before = now
     check_table(sampler, rows)
     return rows
@@ -73,14 +75,14 @@ def prior(sampler: Sampler) -> float:
 
 def walk_trajectory(
     sampler: Sampler, x_t: Tensor, denoise: Any, noise: Any
-) -> tuple[list[tuple[float, Tensor]], int, Tensor]:
-    """The evaluated times and states, the number of draws, and the end of a trajectory."""
-    seen: list[tuple[float, Tensor]] = []
+) -> tuple[list[tuple[float, float | None, Tensor]], int, Tensor]:
+    """The evaluated times t and s and states, the number of draws, and the end of a trajectory."""
+    seen: list[tuple[float, float | None, Tensor]] = []
     draws = [0]
 
-    def predict(x: Tensor, t: Tensor) -> Tensor:
-        seen.append((t.item(), x))
-        return denoise(x, t)
+    def predict(x: Tensor, t: Tensor, *s: Tensor) -> Tensor:
+        seen.append((t.item(), s[0].item() if s else None, x))
+        return denoise(x, t, *s)
 
     def draw(x: Tensor) -> Tensor:
         draws[0] += 1
@@ -102,7 +104,7 @@ def follow(rows: list[Row], x: Tensor, denoise: Any, noise: Any) -> Tensor:
             zs.append(noise(x))
         x = row.x * x + sum(b * x_0s[j] for j, b in row.x_0) + sum(c * zs[k] for k, c in row.noise)
         if row.t is not None:
-            x_0s.append(denoise(x, row.t))
+            x_0s.append(denoise(x, row.t, *([] if row.s is None else [row.s])))
     return x
 
 
@@ -114,7 +116,7 @@ def check_table(sampler: Sampler, rows: list[Row]) -> None:
         generator = torch.Generator().manual_seed(1)
         return lambda x: torch.randn(x.shape, generator=generator, dtype=torch.float64)
 
-    *_, expected = walk_trajectory(sampler, prior(sampler) * z, lambda x, t: torch.tanh(x + t), draws())
-    found = follow(rows, z, lambda x, t: torch.tanh(x + t), draws())
+    *_, expected = walk_trajectory(sampler, prior(sampler) * z, lambda x, *times: torch.tanh(x + sum(times)), draws())
+    found = follow(rows, z, lambda x, *times: torch.tanh(x + sum(times)), draws())
     if not torch.allclose(found, expected, rtol=1e-6, atol=1e-6):
         raise ValueError(f"{type(sampler).__name__} is not linear in the predicted data and the noise")

@@ -21,13 +21,19 @@ from typing import Any
 
 import torch
 from hydra import compose, initialize_config_dir
-from hydra.utils import get_class, instantiate
+from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from src.commands.cli import to_container, user_errors
 from src.commands.sampling import Sampling
-from src.commands.sampling_setup import build_pipeline, inherit_run_config, own_sampler, resolve_device
+from src.commands.sampling_setup import (
+    build_pipeline,
+    inherit_run_config,
+    own_sampler,
+    resolve_device,
+    samplers_for,
+)
 from src.runs.loading import load_denoiser
 from src.runs.run import Run
 from src.samplers.pipeline import Cost, Pipeline
@@ -53,12 +59,6 @@ class Row:
 
     def __str__(self) -> str:
         return " ".join((self.sampler, *self.changes))
-
-    @property
-    def needs_flow_map(self) -> bool:
-        """Whether it samples flow maps alone."""
-        target: str = OmegaConf.load(CONF / "sampler" / f"{self.sampler}.yaml")._target_
-        return bool(get_class(target).needs_flow_map)
 
     def config(self, trained: DictConfig) -> DictConfig:
         """The config of `src.sample` with this sampler, in all else as the run itself samples, without guidance."""
@@ -255,9 +255,7 @@ def rows(args: argparse.Namespace, trained: DictConfig) -> list[Row]:
     """
     grids = [()] if not args.grid else [(f"time_grid={name}",) for name in chosen("time_grid", args.grid)]
     found: list[Row] = []
-    for sampler in chosen("sampler", args.only):
-        if not args.only and Row(sampler).needs_flow_map and not trained.get("flow_map"):
-            continue
+    for sampler in chosen("sampler", args.only) if args.only else samplers_for(trained):
         seen: list[Any] = []
         for grid in grids:
             row = Row(sampler, (*grid, *args.set))

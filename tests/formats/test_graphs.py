@@ -8,13 +8,14 @@ from torch import nn
 from torch.testing import assert_close
 
 from src.diffusion import CFG, Clusters, CosineSchedule, Denoiser, EDMSchedule, FlowSchedule, Labels, NoCondition
-from src.diffusion.guidance import IntervalGuidance
+from src.diffusion.flow_map import FlowMap
+from src.diffusion.guidance import IntervalGuidance, NoGuidance
 from src.diffusion.parameterizations import EDM, Flow, V
 from src.formats.graphs import ONNXFormat, TorchExportFormat
 from src.formats.tracing import TracedDenoiser, TracedSampler, named_cond, normal, trace
 from src.nets.mlp import MLP
 from src.runs.run import Run
-from src.samplers import DDIM, DDPM, DPMpp2MSDE, Heun, Pipeline
+from src.samplers import DDIM, DDPM, DPMpp2MSDE, FlowMapSampler, Heun, Pipeline
 from src.samplers.clipping import DynamicClip, StaticClip
 from src.samplers.table import tabulate
 from src.utils.errors import UserError
@@ -117,6 +118,36 @@ def test_a_whole_sampler(sampler, guidance):
         *_, end = pipe.sampler.trajectory(pipe.denoise(range(5)), start, lambda like: normal(seed, next(draws), like))
     assert_close(x, pipe.to_units(end.x_t), rtol=0, atol=1e-5)
     assert torch.equal(x, program.module()(noise, seed + 1, cond)) == (sampler in (DDIM, Heun))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("guidance", [NoGuidance(), CFG(2.0)])
+def test_a_flow_map(guidance):
+    """One step to anywhere, and the whole sampler with new noise between its steps."""
+    torch.manual_seed(0)
+    net = randomize_zeros(MLP(1, (8, 8), 16, 1, num_classes=4, second_time=True))
+    flow_map = FlowMap(net, FlowSchedule(), Flow(), condition=Labels(4, 0.1)).eval().requires_grad_(False)
+    pipe = Pipeline(flow_map, FlowMapSampler(flow_map.schedule, 3, gamma=0.5), (1, 8, 8), guidance)
+    noise, time, seed, cond = (
+        torch.randn(5, 1, 8, 8),
+        torch.full((5,), 0.7).double(),
+        torch.arange(5),
+        torch.arange(5) % 4,
+    )
+
+    def program(module, *inputs):
+        given = [{"cond": v["cond"][:2]} if isinstance(v, dict) else v[:2] for v in inputs]
+        return trace(module, tuple(given), "test").module()(*inputs)
+
+    pipe.cond = cond
+    with pipe.inference():
+        x_0 = pipe.denoise(range(5))(noise, time[0], time[0] / 2).x_0
+        draws = iter(range(100))
+        *_, end = pipe.sampler.trajectory(pipe.denoise(range(5)), noise, lambda like: normal(seed, next(draws), like))
+    one = program(TracedDenoiser(pipe), noise, time, {"cond": cond}, time / 2)
+    assert_close(one, x_0, rtol=0, atol=1e-5)
+    whole = program(TracedSampler(pipe, tabulate(pipe.sampler)), noise, seed, {"cond": cond})
+    assert_close(whole, pipe.to_units(end.x_t), rtol=0, atol=1e-5)
 
 
 def test_the_noise_of_a_graph():

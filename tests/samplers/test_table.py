@@ -7,7 +7,7 @@ import torch
 from torch.testing import assert_close
 
 from src.diffusion import CosineSchedule, EDMSchedule, FlowSchedule, LinearSchedule
-from src.samplers import DDIM, DDPM, DPMpp2M, DPMpp2MSDE, Heun, PredictorCorrector
+from src.samplers import DDIM, DDPM, DPMpp2M, DPMpp2MSDE, FlowMapSampler, Heun, PredictorCorrector
 from src.samplers.table import follow, tabulate
 
 
@@ -27,6 +27,26 @@ def test_a_table_draws_what_the_sampler_draws(kind, schedule, randn):
 
     *_, end = sampler.trajectory(denoise, sampler.sample_prior(lambda x: z, z), draws())
     assert_close(follow(tabulate(sampler), z, denoise, draws()), end.x_t, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("gamma", [0.0, 0.4, 1.0])
+def test_a_table_of_a_flow_map(gamma, randn):
+    """It names the time to go to, below that of the next step where noise is added."""
+    sampler, z = FlowMapSampler(CosineSchedule(), 3, gamma=gamma), randn(3, 2, 5)
+
+    def predict(x, t, s):
+        return torch.sin(2 * x) * (1 - t) + s * x
+
+    def draws():
+        generator = torch.Generator().manual_seed(3)
+        return lambda x: torch.randn(x.shape, generator=generator, dtype=torch.float64)
+
+    *_, end = sampler.trajectory(predict, sampler.sample_prior(lambda x: z, z), draws())
+    table = tabulate(sampler)
+    assert_close(follow(table, z, predict, draws()), end.x_t, rtol=0, atol=1e-9)
+    below = [row.s / after for row, after in zip(table, (2 / 3, 1 / 3), strict=False)]
+    assert all(v == 0 if gamma == 1 else 0 < v < 1 if gamma else math.isclose(v, 1) for v in below)
+    assert table[2].s == 0 and table[3].s is None
 
 
 def test_the_table_of_ddim():
