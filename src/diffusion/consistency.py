@@ -10,11 +10,10 @@ as u approaches t. With s = 0, the end of the trajectory, b is 0 and the other p
 """
 
 from abc import abstractmethod
-from typing import Annotated, cast
+from typing import Annotated
 
 import torch
 from annotated_types import Ge, Gt
-from torch import Tensor, nn
 
 from src.diffusion.flow_map import coefficients, ddim_map
 from src.diffusion.flow_map_losses import (
@@ -27,22 +26,6 @@ from src.diffusion.losses import Weighting
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.semigroup import joined_mean
 from src.diffusion.teacher import Teacher
-
-
-class Staged(nn.Module):
-    """Part of losses that change in the course of the training: it counts the steps, in the checkpoint."""
-
-    steps: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("steps", torch.zeros((), dtype=torch.int64))
-
-    def forward(self, denoiser, x_0, t, noise, cond=None):
-        losses = FlowMapLoss.__call__(cast(FlowMapLoss, self), denoiser, x_0, t, noise, cond)
-        if denoiser.training:
-            self.steps += 1
-        return losses
 
 
 class Consistency(FlowMapLoss):
@@ -67,7 +50,7 @@ class Consistency(FlowMapLoss):
         """The time u < t, or anything below s for s."""
 
 
-class ConsistencyTraining(Staged, Consistency):
+class ConsistencyTraining(Consistency):
     r"""Easy consistency training: the neighbor has the same noise, and comes closer in the course of the training.
 
     .. math:: u = t \left(1 - q^{-i}\, n\right)_+, \quad
@@ -102,8 +85,7 @@ class ConsistencyTraining(Staged, Consistency):
         b: Annotated[float, Ge(0)] = 1.0,
         stages: Annotated[int, Ge(1)] = 10,
     ):
-        Staged.__init__(self)
-        Consistency.__init__(self, weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
+        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
         if q <= 1 or stage_steps < 1 or stages < 1:
             raise ValueError(
                 f"loss.q must be > 1, loss.stage_steps and loss.stages >= 1, got {q}, {stage_steps} and {stages}"
@@ -114,7 +96,7 @@ class ConsistencyTraining(Staged, Consistency):
 
     def neighbor(self, schedule, t):
         noise_ratio = (-schedule.log_snr(t) / 2).exp()
-        distance = self.q ** -float(min(int(self.steps) // self.stage_steps, self.stages))
+        distance = self.q ** -float(min(int(self.trained_steps) // self.stage_steps, self.stages))
         return t * (1 - distance * (1 + self.k * torch.sigmoid(-self.b * noise_ratio)))
 
 
@@ -149,7 +131,7 @@ class ConsistencyDistillation(Consistency):
         return t - 1 / self.steps
 
 
-class ContinuousConsistency(Staged, MeanFlow):
+class ContinuousConsistency(MeanFlow):
     r"""Continuous-time consistency training: the Eulerian equation at s = 0, with a residual of one size.
 
     .. math:: R = (1 - r) \cos\theta\, (\bar x_0 - x_0) + r\, g\, \frac{d \bar x_0}{dt}, \quad
@@ -178,8 +160,7 @@ class ContinuousConsistency(Staged, MeanFlow):
         warmup_steps: Annotated[int, Ge(0)] = 1000,
         c: Annotated[float, Gt(0)] = 0.1,
     ):
-        Staged.__init__(self)
-        MeanFlow.__init__(self, weighting, off_diagonal, to_data, teacher, guidance_scale, 0.0, improved=False)
+        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, 0.0, improved=False)
         if warmup_steps < 0 or c <= 0:
             raise ValueError(f"loss.warmup_steps must be >= 0 and loss.c > 0, got {warmup_steps} and {c}")
         self.warmup_steps, self.c = warmup_steps, c
@@ -190,7 +171,7 @@ class ContinuousConsistency(Staged, MeanFlow):
         mean = flow_map(x_t, t, cond, s=s).x_0
         alpha, sigma = flow_map.schedule.alpha_sigma(t)
         cosine = alpha / (alpha**2 + sigma**2).sqrt()
-        rise = min(1.0, float(self.steps) / self.warmup_steps) if self.warmup_steps else 1.0
+        rise = min(1.0, float(self.trained_steps) / self.warmup_steps) if self.warmup_steps else 1.0
         residual = torch.lerp(expand_like(cosine, x_t) * (mean - x_0), super().equation(flow_map, segment), rise)
         scale = flow_map.parameterization.preconditioning(flow_map.schedule, t).c_out.abs()
         residual = expand_like(cosine / scale, x_t) * residual

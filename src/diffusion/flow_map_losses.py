@@ -18,7 +18,7 @@ from typing import Annotated, NamedTuple
 
 import torch
 from annotated_types import Ge, Interval
-from torch import Tensor
+from torch import Tensor, nn
 
 from src.diffusion.conditions import Cond, all_null, null_like, rows_of
 from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
@@ -47,7 +47,7 @@ class Segment(NamedTuple):
     cond: Cond | None
 
 
-class FlowMapLoss(Loss):
+class FlowMapLoss(nn.Module, Loss):
     r"""The base class of losses of a :class:`~src.diffusion.flow_map.FlowMap`. A new one implements `residual`.
 
     Args:
@@ -59,8 +59,14 @@ class FlowMapLoss(Loss):
             :math:`w x_0 + (1 - w)\, \hat x_0(\varnothing)`. 1 for none. (Geng et al. 2025, arXiv:2505.13447, eq. 16.)
         adaptive_power: p; in training the loss L of a sample is divided by :math:`(L + 10^{-3})^p`, without gradient,
             so that rare large errors do not dominate (ibid., eq. 22).
+        diagonal_steps: number of the first training steps in which all samples are on the diagonal: steps are then
+            learned from a denoiser that is right.
+
+    Attributes:
+        trained_steps: number of training steps so far, in the checkpoint.
     """
 
+    trained_steps: Tensor
     trains_flow_map, needs_teacher = True, False
     needs_data = False  # off the diagonal
 
@@ -72,17 +78,21 @@ class FlowMapLoss(Loss):
         teacher: Teacher | None = None,
         guidance_scale: float = 1.0,
         adaptive_power: Annotated[float, Ge(0)] = 0.0,
+        diagonal_steps: Annotated[int, Ge(0)] = 0,
     ):
         super().__init__()
+        self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
         for name, value in {"off_diagonal": off_diagonal, "to_data": to_data}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"loss.{name} must be in [0, 1], got {value}")
-        if adaptive_power < 0:
-            raise ValueError(f"loss.adaptive_power must be >= 0, got {adaptive_power}")
+        for name, least in {"adaptive_power": adaptive_power, "diagonal_steps": diagonal_steps}.items():
+            if least < 0:
+                raise ValueError(f"loss.{name} must be >= 0, got {least}")
         if teacher is not None and guidance_scale != 1:
             raise ValueError("loss.guidance_scale must be 1 with a teacher, whose own guidance is distilled")
         self.weighting, self.off_diagonal, self.to_data = weighting, off_diagonal, to_data
         self.teacher, self.guidance_scale, self.adaptive_power = teacher, guidance_scale, adaptive_power
+        self.diagonal_steps = diagonal_steps
         self.last_step: dict[str, StepSizes] = {}
 
     def check(self, denoiser):
@@ -92,10 +102,12 @@ class FlowMapLoss(Loss):
         if self.needs_teacher and self.teacher is None:
             raise ValueError("distillation needs the run that is distilled: teacher=RUN")
 
-    def __call__(self, denoiser, x_0, t, noise, cond=None):
+    def forward(self, denoiser, x_0, t, noise, cond=None):
         flow_map = denoiser
         draws = None if denoiser.training else torch.Generator().manual_seed(0)  # the same in every validation
         moved = self.off_diagonal_rows(len(t), draws)
+        if denoiser.training and self.diagonal_steps and self.trained_steps < self.diagonal_steps:
+            moved = torch.zeros_like(moved)
         s = t.clone()
         t = t.clone()
         t[moved], s[moved] = self.times(flow_map.schedule, t[moved], draws)
@@ -114,6 +126,8 @@ class FlowMapLoss(Loss):
                 losses = losses.index_put((there,), self.size(flow_map, residual(flow_map, part), part))
         if flow_map.training:
             self.last_step["loss"] = StepSizes(losses.detach(), t, s)
+        if denoiser.training:
+            self.trained_steps += 1
         return losses
 
     def figures(self) -> dict[str, float]:
@@ -234,7 +248,7 @@ class MeanFlow(Eulerian):
     :math:`u - v + (t - s)\, du/dt` of the mean velocity u.
 
     Args:
-        weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power: see `FlowMapLoss`.
+        weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power, diagonal_steps: see `FlowMapLoss`.
         improved: True for the direction of the improved objective.
 
     Source: Geng et al. 2025, arXiv:2505.13447, eq. 6 to 11; improved: Geng et al. 2025, arXiv:2512.02012.
@@ -251,8 +265,9 @@ class MeanFlow(Eulerian):
         guidance_scale: float = 1.0,
         adaptive_power: Annotated[float, Ge(0)] = 1.0,
         improved: bool = True,
+        diagonal_steps: Annotated[int, Ge(0)] = 0,
     ):
-        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
+        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power, diagonal_steps)
         self.improved = improved
 
     def directions(self, flow_map, segment):

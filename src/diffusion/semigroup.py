@@ -23,7 +23,7 @@ class Progressive(FlowMapLoss):
     with the weights of :func:`joined_mean`. The two steps have no gradient.
 
     Args:
-        weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power: see `FlowMapLoss`.
+        weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power, diagonal_steps: see `FlowMapLoss`.
         midpoint: True for u in the middle of s and t, False for a uniform one.
 
     Source: Boffi, Albergo, Vanden-Eijnden 2025, arXiv:2505.18825, section 3 (progressive self-distillation).
@@ -38,8 +38,9 @@ class Progressive(FlowMapLoss):
         guidance_scale: float = 1.0,
         adaptive_power: Annotated[float, Ge(0)] = 0.0,
         midpoint: bool = False,
+        diagonal_steps: Annotated[int, Ge(0)] = 0,
     ):
-        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power)
+        super().__init__(weighting, off_diagonal, to_data, teacher, guidance_scale, adaptive_power, diagonal_steps)
         self.midpoint = midpoint
 
     def residual(self, flow_map, segment):
@@ -71,7 +72,7 @@ class Shortcut(Progressive):
     t is rounded up to a multiple of d, and s = t - d. The shortest steps, of 1 / `steps`, are those of the denoiser.
 
     Args:
-        weighting, off_diagonal, teacher, guidance_scale, adaptive_power: see `FlowMapLoss`.
+        weighting, off_diagonal, teacher, guidance_scale, adaptive_power, diagonal_steps: see `FlowMapLoss`.
         steps: number of the shortest steps, a power of 2.
 
     Source: Frans et al. 2024, arXiv:2410.12557, eq. 5 and section 3.1. There the two steps are those of the averaged
@@ -86,8 +87,9 @@ class Shortcut(Progressive):
         guidance_scale: float = 1.0,
         adaptive_power: Annotated[float, Ge(0)] = 0.0,
         steps: Annotated[int, Ge(2)] = 128,
+        diagonal_steps: Annotated[int, Ge(0)] = 0,
     ):
-        super().__init__(weighting, off_diagonal, 0.0, teacher, guidance_scale, adaptive_power, midpoint=True)
+        super().__init__(weighting, off_diagonal, 0.0, teacher, guidance_scale, adaptive_power, True, diagonal_steps)
         if steps < 2 or steps & (steps - 1):
             raise ValueError(f"loss.steps must be a power of 2, at least 2, got {steps}")
         self.steps = steps

@@ -110,7 +110,7 @@ def losses(schedule):
     teacher = Teacher(exact(schedule))
     w = weightings.uniform_weighting
     trained = ConsistencyTraining(w, adaptive_power=0, q=2.0, stage_steps=1, stages=16)
-    trained.steps += 16
+    trained.trained_steps += 16
     continuous = ContinuousConsistency(w, warmup_steps=0)
     return {
         "eulerian": Eulerian(w),
@@ -313,7 +313,7 @@ def test_easy_consistency_training_in_the_form_of_its_paper():
     assert_close(
         loss.residual(flow_map, part), expand_like(loss_factor(schedule, T, 0 * T), noise) * (denoised - part.x_0)
     )
-    loss.steps += 50
+    loss.trained_steps += 50
     sigma = schedule.alpha_sigma(T)[1]
     r = T * (1 - 2.0**-5 * (1 + 8 / (1 + sigma.exp())))
     other = flow_map(schedule.add_noise(part.x_0, r, noise), r, s=part.s).x_0
@@ -332,7 +332,7 @@ def test_continuous_consistency_in_the_form_of_its_paper():
     schedule, steps = Trigonometric(), 30
     flow_map = FlowMap(Smooth(), schedule, V())
     loss = ContinuousConsistency(weightings.v_weighting, warmup_steps=100)
-    loss.steps += steps
+    loss.trained_steps += steps
     part, noise = segment(schedule, s=torch.zeros(4, dtype=torch.float64))
     angle = expand_like(T, noise) * math.pi / 2
     cos, sin = angle.cos(), angle.sin()
@@ -348,6 +348,23 @@ def test_continuous_consistency_in_the_form_of_its_paper():
     # The loss |F - sg(F) - g / (|g| + c)|^2, that is of F's residual -g / (|g| + c), with x_0 = cos x - sin F.
     wanted = sin * g / (norm + 0.1)
     assert_close(loss.residual(flow_map, part), wanted, atol=1e-6, rtol=1e-5)
+
+
+def test_the_first_steps_teach_the_denoiser_alone():
+    """In training, not in validation; the number of steps is in the checkpoint."""
+    schedule = FlowSchedule()
+    flow_map, plain = wrong(schedule), Progressive(weightings.uniform_weighting, off_diagonal=0)
+    loss = Progressive(weightings.uniform_weighting, diagonal_steps=2)
+    x_0, noise = noisy((4, 1, 5)), noisy((8, 1, 5))[4:]
+    wanted = plain(flow_map, x_0, T, noise)
+    first, second, third = (loss(flow_map.train(), x_0, T, noise) for _ in range(3))
+    assert torch.equal(first, wanted) and torch.equal(second, wanted) and not torch.equal(third, wanted)
+    assert not torch.equal(
+        Progressive(weightings.uniform_weighting, diagonal_steps=2)(flow_map.eval(), x_0, T, noise), wanted
+    )
+    resumed = Progressive(weightings.uniform_weighting, diagonal_steps=2)
+    resumed.load_state_dict(loss.state_dict())
+    assert not torch.equal(resumed(flow_map.train(), x_0, T, noise), wanted)
 
 
 @pytest.mark.parametrize("loss", [Eulerian(weightings.uniform_weighting), Lagrangian(weightings.uniform_weighting)])
