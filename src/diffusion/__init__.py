@@ -33,7 +33,7 @@ from src.diffusion.consistency import (
 from src.diffusion.denoiser import Denoiser, Prediction
 from src.diffusion.discrete_schedules import VESDE, AdditiveSchedule, DiscreteVE, DiscreteVP, EDMSchedule
 from src.diffusion.flow_map import FlowMap
-from src.diffusion.flow_map_losses import Eulerian, FlowMapLoss, Lagrangian, MeanFlow
+from src.diffusion.flow_map_losses import Eulerian, FlowMapLoss, MeanFlow
 from src.diffusion.guidance import (
     CFG,
     AutoGuidance,
@@ -44,6 +44,7 @@ from src.diffusion.guidance import (
     NoGuidance,
 )
 from src.diffusion.ideal import ideal_denoiser
+from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.learned_schedule import LearnedSchedule
 from src.diffusion.likelihood import LogLikelihood, bits_per_dimension, dequantize, ode_log_likelihood
 from src.diffusion.log_snr_table import LogSNRTable

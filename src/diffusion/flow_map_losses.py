@@ -21,8 +21,7 @@ from annotated_types import Ge, Interval
 from torch import Tensor, nn
 
 from src.diffusion.conditions import Cond, all_null, null_like, rows_of
-from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, map_coefficients, ode_coefficients
-from src.diffusion.input_gradient import GradientByInput
+from src.diffusion.flow_map import FlowMap, coefficients
 from src.diffusion.losses import Loss, StepSizes, Weighting
 from src.diffusion.schedules import Schedule, Time, expand_like
 from src.diffusion.teacher import Teacher
@@ -274,37 +273,6 @@ class MeanFlow(Eulerian):
         if not self.improved:
             return segment.x_0, segment.x_0
         return self.denoise(flow_map, segment.x_t, segment.t, segment.cond), segment.x_0
-
-
-class Lagrangian(FlowMapLoss):
-    r"""The Lagrangian equation: as s moves, the map moves with the velocity at the point that it has reached.
-
-    .. math:: R = \bar x_0 - \hat x_0(X(x_t, t, s), s) + h\, \frac{\partial \bar x_0}{\partial s}, \quad
-              h = (\kappa_s - \kappa_t) / \dot\kappa_s
-
-    The weighting is taken at s, where the denoiser is evaluated. There its parameters get no gradient, but the point X
-    does: with X constant too the steps are the gradient of no function, and training need not converge.
-
-    Source: Boffi, Albergo, Vanden-Eijnden 2025, arXiv:2505.18825, section 3 (Lagrangian self-distillation); with a
-    teacher Boffi et al. 2024, arXiv:2406.07507 (Lagrangian map distillation).
-    """
-
-    def residual(self, flow_map, segment):
-        x_t, t, s, _, cond = segment
-        schedule = flow_map.schedule
-        mean, rate = flow_map.with_rate(x_t, t, s, cond)
-        there = ddim_map(schedule, x_t, mean, t, s)
-        data = GradientByInput.apply(there, lambda x_s: self.predict(flow_map, x_s, s, cond))
-        tangent = expand_like(self.gain(schedule, t, s), x_t) * rate
-        self.watch(flow_map, segment, tangent)
-        return mean - data + tangent
-
-    def size(self, flow_map, residual, segment):
-        return super().size(flow_map, residual, segment._replace(t=segment.s))
-
-    def gain(self, schedule: Schedule, t: Time, s: Time) -> Time:
-        r""":math:`(\kappa_s - \kappa_t) / \dot\kappa_s`, which is 0 at s = t and at s = 0."""
-        return -map_coefficients(schedule, t, s)[1] / ode_coefficients(schedule, s)[1]
 
 
 def with_gradient_of(predicted: Tensor, residual: Tensor) -> Tensor:

@@ -16,7 +16,8 @@ from src.diffusion.consistency import (
 )
 from src.diffusion.discrete_schedules import VESDE
 from src.diffusion.flow_map import FlowMap, coefficients, ddim_map, mean_data
-from src.diffusion.flow_map_losses import Eulerian, Lagrangian, MeanFlow, Segment
+from src.diffusion.flow_map_losses import Eulerian, MeanFlow, Segment
+from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.parameterizations import X0, Flow, V
 from src.diffusion.schedules import VPSDE, FlowSchedule, LinearVPSchedule, Schedule, SubVPSDE, expand_like
 from src.diffusion.semigroup import Progressive, ProgressiveDistillation, Shortcut

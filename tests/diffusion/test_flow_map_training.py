@@ -10,7 +10,8 @@ from pytorch_lightning.strategies import DDPStrategy
 from src.callbacks.spikes import SpikeReport
 from src.diffusion.consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency
 from src.diffusion.flow_map import FlowMap
-from src.diffusion.flow_map_losses import Eulerian, Lagrangian, MeanFlow
+from src.diffusion.flow_map_losses import Eulerian, MeanFlow
+from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.semigroup import Progressive, ProgressiveDistillation, Shortcut
 from src.diffusion.teacher import Teacher
 from src.diffusion.weightings import flow_weighting

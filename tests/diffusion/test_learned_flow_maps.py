@@ -12,7 +12,8 @@ from torch import nn
 from src.diffusion import weightings
 from src.diffusion.consistency import ConsistencyDistillation, ConsistencyTraining, ContinuousConsistency
 from src.diffusion.flow_map import FlowMap, ddim_map
-from src.diffusion.flow_map_losses import Eulerian, Lagrangian, MeanFlow
+from src.diffusion.flow_map_losses import Eulerian, MeanFlow
+from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.parameterizations import Flow
 from src.diffusion.schedules import FlowSchedule
 from src.diffusion.semigroup import Progressive, ProgressiveDistillation, Shortcut
