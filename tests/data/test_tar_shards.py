@@ -164,7 +164,9 @@ def batches(root, rank=0, world_size=1, epoch=0, ready=0, **settings):
 
 @pytest.mark.strength(1)
 @pytest.mark.parametrize("workers", [1, 2])
-@pytest.mark.parametrize("kind", ROOTS)
+@pytest.mark.parametrize(  # zip and tar files are divided as the folder is
+    "kind", ["folder", "shards", *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("zip", "tar"))]
+)
 def test_two_processes_share_out_each_batch(pets, kind, workers):
     whole = batches(pets / ROOTS[kind], epoch=1)
     parts = [batches(pets / ROOTS[kind], rank, 2, epoch=1, num_workers=workers) for rank in range(2)]

@@ -183,7 +183,7 @@ def test_a_kill_in_the_middle_leaves_the_champion_and_is_gone_on_from(first, dig
     environment = os.environ | {"DIFFUSION_LAB_OUTPUTS": str(tmp_path / "outputs")}
     line = [sys.executable, "-m", "src.retrain", *words]
     process = subprocess.Popen(line, env=environment, start_new_session=True, stdout=subprocess.DEVNULL)
-    checkpoint, until = None, time.monotonic() + 120
+    checkpoint, until = None, time.monotonic() + 500
     while checkpoint is None and time.monotonic() < until:
         checkpoint = next(iter(Path(tmp_path / "outputs").glob("retrain/*/*/checkpoints/last.ckpt")), None)
         time.sleep(0.05)

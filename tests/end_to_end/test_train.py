@@ -26,6 +26,8 @@ ELSEWHERE = (
     *(f"mnist_{name}" for name in ("ect", "flow_map")),
     *(f"mixture_{name}" for name in ("edm", "flow", "iddpm", "mean_flow", "ncsn", "sub_vp_sde", "ve_sde", "vp_sde")),
     "mnist_denoiser",  # which mnist_finetune begins with
+    "mnist_angle",  # whose data are tested in tests/data, and whose condition sine_vector has
+    "cifar_conditional",  # tests/end_to_end/test_tasks.py trains on a folder of labeled images
     "digits_ddpm",
     "folder_ddpm",
     "sine_denoiser",

@@ -110,7 +110,7 @@ class Chromium:
             raise RuntimeError(json.dumps(found["exceptionDetails"])[:500])
         return found["result"].get("value")
 
-    def until(self, code: str, seconds: float = 20) -> None:
+    def until(self, code: str, seconds: float = 300) -> None:
         """Wait until an expression is true."""
         end = time.monotonic() + seconds
         while not self.js(f"!!({code})"):

@@ -103,7 +103,7 @@ class Served:
     service: Service
     client: TestClient
 
-    def post(self, path, wait=10, **asked):
+    def post(self, path, wait=60, **asked):
         return self.client.post(f"{path}?wait={wait}", json=asked)
 
 

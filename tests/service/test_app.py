@@ -302,7 +302,7 @@ def test_an_error_of_the_model_is_one_job_s(serve, caplog):
 
 def test_a_job_that_takes_too_long_is_stopped(serve):
     served = serve(seconds=0.1, steps=3000)
-    job = served.post("/samples", n=1, steps=3000, wait=20).json()
+    job = served.post("/samples", n=1, steps=3000).json()
     assert job["state"] == "expired"
     assert "deadline" in job["error"]
 

@@ -56,7 +56,7 @@ def alone(model, seed, n=2):
         return pipeline.to_units(pipeline.sample(range(n))).numpy()
 
 
-def until(true, seconds=10.0):
+def until(true, seconds=300.0):
     end = time.monotonic() + seconds
     while not true():
         assert time.monotonic() < end

@@ -34,7 +34,7 @@ def served(tmp_path):
         def ask(*seeds, n=16, **settings):
             for seed in seeds:
                 assert (
-                    client.post("/samples?wait=20", json={"n": n, "seed": seed, **settings}).json()["state"] == "done"
+                    client.post("/samples?wait=60", json={"n": n, "seed": seed, **settings}).json()["state"] == "done"
                 )
 
         yield model, ask, lambda: Watch(ServiceClient(fetch), "http://x", tmp_path / "kept", LIMITS, 32)
