@@ -278,9 +278,12 @@ class DiffusionModule(pl.LightningModule):
             return
         if self.scaler is not None and self.scaler.get_scale() >= MIN_SCALE:
             return
-        bad = t[~losses.isfinite().cpu()]
+        bad, step = ~losses.isfinite().cpu(), self.loss.last_step.get("loss")
+        times = {"t": t} if step is None else {"t": step.t, "s": step.s}
         lr = self.optimizers().param_groups[0]["lr"]  # type: ignore[union-attr]
-        where = f"t = {', '.join(f'{v:.4g}' for v in bad[:5])}" if len(bad) else "t: all losses finite"
+        where = "t: all losses finite"
+        if bad.any():
+            where = ", ".join(f"{k} = {', '.join(f'{v:.4g}' for v in time[bad][:5])}" for k, time in times.items())
         more = "".join(f", {name} {value:.3g}" for name, value in self.loss.figures().items())
         raise UserError(
             f"the loss is not finite at step {self.global_step + 1}: learning rate {lr:.3g}, gradient norm "

@@ -15,6 +15,7 @@ from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.semigroup import Progressive, ProgressiveDistillation, Shortcut
 from src.diffusion.teacher import Teacher
 from src.diffusion.weightings import flow_weighting
+from src.utils.errors import UserError
 from tests.helpers.resuming import assert_goes_on, run
 from tests.helpers.tiny import Memory, fit, make_flow_map, weights
 
@@ -111,3 +112,14 @@ def test_two_processes_train_as_one(tmp_path, name):
         trainer.fit(module, Memory())
         done[processes] = weights(module) - start
     assert (done[1] - done[2]).norm() < 1e-3 * done[1].norm()
+
+
+@pytest.mark.parametrize(("name", "derivative"), [("progressive", False), ("mean_flow", True)])
+def test_a_loss_that_is_not_finite_stops_with_its_times(tmp_path, name, derivative):
+    """Before a weight is changed."""
+    module = make(name)
+    with torch.no_grad():
+        module.denoiser.net.heads[0].weight.fill_(torch.inf)
+    with pytest.raises(UserError, match=r"at step 1: .*, t = 0\.\d+, .*, s = 0\.\d+, ") as stopped:
+        fit(tmp_path, module, logger=[])
+    assert ("largest_tangent inf" in str(stopped.value) or "largest_tangent nan" in str(stopped.value)) == derivative
