@@ -16,6 +16,9 @@ from hydra.types import HydraContext
 from tests.end_to_end.running import started
 from tests.helpers.composing import hydra
 
+# Each starts three processes or more that load torch: 30 s of CPU time, minutes where other programs run.
+pytestmark = pytest.mark.timeout(1800)
+
 JOBS = ["-m", "experiment=digits_ddpm", "debug=two_steps", "trainer=cpu", "net.width=8", "logger=csv", "seed=1,2"]
 JOBS += ["callbacks.sample_images=null"]
 # Programs as SLURM has them, for an array of two jobs: sbatch starts them when it has ended, srun runs its words.
