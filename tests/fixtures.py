@@ -4,6 +4,7 @@ import logging
 import math
 import random
 import struct
+import sys
 from pathlib import Path
 
 import jaxtyping
@@ -80,6 +81,16 @@ def pytest_runtest_setup(item):
     random.seed(0)
     np.random.seed(0)  # noqa: NPY002 - libraries draw from it
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_module_left(tmp_path_factory):
+    """What the tests of a file import from their folders is forgotten: others have modules of the same names."""
+    yield
+    folder = f"{tmp_path_factory.getbasetemp()}/"
+    for name, module in list(sys.modules.items()):
+        if str(getattr(module, "__dict__", {}).get("__file__")).startswith(folder):
+            del sys.modules[name]
 
 
 @pytest.fixture(autouse=True)
