@@ -6,6 +6,7 @@ from typing import Any, TypedDict
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
@@ -123,11 +124,13 @@ class Net(nn.Module):
     def run_block(self, block: Callable[..., Tensor], *args: Any) -> Tensor:
         """Call a block; with `checkpoint` its inner activations are not stored but computed again for the gradient.
 
-        Dropout is the same both times.
+        Dropout is the same both times. Within a derivative in forward mode, which ends before the gradient is computed,
+        they are stored.
 
         Source: Chen et al. 2016, arXiv:1604.06174; `torch.utils.checkpoint`.
         """
-        if self.checkpoint and torch.is_grad_enabled():
+        dual = any(forward_ad.unpack_dual(x).tangent is not None for x in args if isinstance(x, Tensor))
+        if self.checkpoint and torch.is_grad_enabled() and not dual:
             return checkpoint(block, *args, use_reentrant=False)
         return block(*args)
 

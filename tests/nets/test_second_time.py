@@ -11,8 +11,10 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from src.diffusion.flow_map import FlowMap
 from src.diffusion.forward_mode import FixedWeights
+from src.diffusion.lagrangian import Lagrangian
 from src.diffusion.parameterizations import Flow
 from src.diffusion.schedules import FlowSchedule
+from src.diffusion.weightings import flow_weighting
 from src.nets.cnn import CNN
 from src.nets.conv_autoencoder import ConvAutoencoder
 from src.nets.dit import DiT
@@ -133,3 +135,15 @@ def test_weights_that_change_with_time_have_their_part_in_the_derivative():
             with FixedWeights():
                 ours = F.linear(parts["x"], parts["weight"], bias=parts["bias"])
             assert all(map(torch.equal, forward_ad.unpack_dual(ours), forward_ad.unpack_dual(y)))
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_activation_checkpointing(name, randn):
+    """The gradient of the Lagrangian loss, through the derivative and by the input, is the same with it."""
+    (flow, x_0), loss, gradients = flow_map(name, randn), Lagrangian(flow_weighting, off_diagonal=1.0), []
+    for flow.net.checkpoint in (False, True):
+        flow.zero_grad()
+        loss(flow, x_0, T, torch.ones_like(x_0)).sum().backward()
+        gradients.append(torch.cat([p.grad.flatten() for p in flow.parameters() if p.grad is not None]))
+    assert_close(gradients[1], gradients[0])
+    assert gradients[0].abs().max() > 0
