@@ -1,4 +1,4 @@
-"""What the framework costs beside plain torch, and what a busy program costs: `make bench`, in a quarter of an hour.
+"""What the framework costs beside plain torch, and what a busy program costs: `make bench`, in twenty minutes.
 
 Every figure stands beside a reference that is measured in the same run, in turns with it. What is slow on this machine
 is slow for both, so that the ratios of today compare with those of last month. `--write` updates docs/performance.md.
