@@ -24,7 +24,7 @@ from src.commands.plan.counting import count_flops
 from src.commands.plan.profile import build_module, fake_batch, loss_of
 from src.data.workers import cpus
 from src.utils.console import start_logging
-from tests.benchmarks.loop.commands import OUTPUTS, composed, run, train
+from tests.benchmarks.loop.commands import OUTPUTS, composed, run, sample, train
 from tests.benchmarks.loop.curves import Curve, picture_of, table_of
 from tests.benchmarks.loop.loops import SKIP
 from tests.benchmarks.loop.page import PAGE, about, caption, write_between, write_json
@@ -103,8 +103,8 @@ class Growth:
         train(trained, [*self.words, "trainer=cpu"], SKIP + 2)
         for n in self.points["sampling"]:
             out = self.folder / f"samples_{n}"
-            words = [f"run={trained}", "sampler=ddim", f"sampler.steps={n}", "n=64", "guidance=none", f"out={out}"]
-            usage = run(["-m", "src.sample", *words])
+            words = ["sampler=ddim", f"sampler.steps={n}", "n=64", "guidance=none", f"out={out}"]
+            usage = sample(trained, *words)
             with np.load(out / "samples.npz") as drawn:
                 curve.add(n, float(drawn["seconds"]), usage.mib, float(drawn["nfe"]))
         return [curve]

@@ -11,6 +11,7 @@ import torch
 
 import tests.benchmarks.race.__main__ as race
 from src.utils.errors import UserError
+from tests.benchmarks.loop import commands
 from tests.benchmarks.race import peers
 from tests.benchmarks.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.benchmarks.race.drawing import curves, grids
@@ -81,7 +82,7 @@ def test_a_limit_is_written_as_the_trainer_wants_it(seconds, words):
     assert timedelta_of(seconds) == words
 
 
-def test_our_run_is_watched(command, tmp_path):
+def test_our_run_is_watched_and_sampled_from(command, tmp_path, monkeypatch):
     file = tmp_path / "watch.json"
     words = ["+callbacks.watch._target_=tests.benchmarks.race.watch.Watch", f"+callbacks.watch.file={file}"]
     moments = ["+callbacks.watch.began=0", "+callbacks.watch.moments=[1,2]"]  # both long past
@@ -90,6 +91,9 @@ def test_our_run_is_watched(command, tmp_path):
     seen = json.loads(file.read_text())
     assert seen["images"] == 5 * seen["kept"]["step_1"]["images"] and list(seen["kept"]) == ["step_1"]
     assert (tmp_path / "checkpoints" / "step_1.ckpt").exists() and seen["first_step_s"] <= seen["train_s"]
+    monkeypatch.setattr(commands, "run", lambda words: words[2:])
+    drawn = command("sample", *commands.sample(tmp_path, "n=2", f"out={tmp_path / 'drawn'}"))
+    assert drawn.code == 0, drawn.error
 
 
 def test_it_says_first_which_digits_it_has(tmp_path, monkeypatch, caplog, capsys):

@@ -17,7 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from src.commands.cli import user_errors
 from src.utils.console import start_logging
-from tests.benchmarks.loop.commands import DIGITS, OUTPUTS, composed, run, train
+from tests.benchmarks.loop.commands import DIGITS, OUTPUTS, composed, run, sample, train
 from tests.benchmarks.loop.few_steps import few_steps
 from tests.benchmarks.loop.page import PAGE, Figure, about, caption, table_of, write_between, write_json
 from tests.benchmarks.loop.sharing import sharing
@@ -82,8 +82,8 @@ class Guard:
             found["first step"].append(trained.began)
             peaks.append(trained.mib)
             plain_peaks.append(run(["-m", "tests.benchmarks.loop.loops", folder / "config.yaml", STEPS]).mib)
-            words = [f"run={folder}", "n=64", "sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
-            found["sample"].append(run(["-m", "src.sample", *words]).seconds)
+            words = ["n=64", "sampler=dpmpp_2m", "sampler.steps=10", "guidance=none"]
+            found["sample"].append(sample(folder, *words).seconds)
         titles = {
             "help": "`python -m src.train --help`",
             "first step": "`python -m src.train experiment=mnist_ddpm` until the first step is done",

@@ -72,6 +72,11 @@ def train(folder: Path, words: Sequence[str], steps: int, threads: int | None = 
     return Trained(seen[0]["first_step"] - began, step, sum(one["mib"] for one in seen))
 
 
+def sample(folder: Path, *words: str) -> Usage:
+    """Sample from a run that was watched; its config names the callback that did, which is not of the project."""
+    return run(["-m", "src.sample", f"run={folder}", "trust=true", *words])
+
+
 def composed(words: Sequence[str], folder: Path) -> DictConfig:
     """The config of a training command, resolved, with the precision that it comes to."""
     own = ["name=bench", f"paths.run={folder}", f"paths.data={OUTPUTS}/data"]

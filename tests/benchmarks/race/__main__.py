@@ -39,7 +39,7 @@ from src.utils.errors import UserError
 from src.utils.hardware import cpu_has_bf16
 from src.utils.sample_files import read_samples
 from src.utils.seeding import generator
-from tests.benchmarks.loop.commands import OUTPUTS, run
+from tests.benchmarks.loop.commands import OUTPUTS, run, sample
 from tests.benchmarks.loop.page import PAGE, about, write_between
 from tests.benchmarks.race.drawing import curves, grids
 from tests.benchmarks.race.report import BIASES, report
@@ -96,10 +96,8 @@ class Race:
         steps = int(0.88 * spare / trial["step_s"])  # a part of the time goes to validation and pictures
         folder, limit = self.out / "ours", f"trainer.max_time='{timedelta_of(spare)}'"
         found = self.train("ours", [f"trainer.max_steps={steps}", limit], MOMENTS)
-        draw = ["src.sample", f"run={folder}", f"n={self.n}", f"out={folder / 'drawn'}"]
-        run(["-m", *draw])
-        grid = ["src.sample", f"run={folder}", "n=64", *IN_10_EVALUATIONS, f"out={folder / 'grid'}"]
-        found["grid_s"] = run(["-m", *grid]).seconds
+        sample(folder, f"n={self.n}", f"out={folder / 'drawn'}")
+        found["grid_s"] = sample(folder, "n=64", *IN_10_EVALUATIONS, f"out={folder / 'grid'}").seconds
         found["grid"] = self.measure(self.draw(folder, "best", *IN_10_EVALUATIONS))
         drawn = np.load(folder / "drawn" / "samples.npz")
         found |= {"samples_per_s": self.n / float(drawn["seconds"]), "steps": steps}
@@ -125,7 +123,7 @@ class Race:
 
     def draw(self, folder: Path, ckpt: str, *words: str) -> Path:
         out = folder / f"drawn_{ckpt}_{len(list(folder.glob('drawn_*')))}"
-        run(["-m", "src.sample", f"run={folder}", f"ckpt={ckpt}", f"n={self.n}", f"out={out}", *words])
+        sample(folder, f"ckpt={ckpt}", f"n={self.n}", f"out={out}", *words)
         return out / "samples.npz"
 
     def peer(self, name: str, *options: str) -> dict[str, Any]:
