@@ -68,6 +68,23 @@ def test_own_parts_work_together(command, own_parts, tiny):
         assert np.load("drawn/samples.npz")["x"].shape == (2, 2, 16, 16)
 
 
+def test_an_own_loss_of_a_flow_map(command, tmp_path, monkeypatch):
+    page = Path("docs/flow_maps.md").read_text()
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
+    ((file, text),) = re.findall(r"```yaml\n# (\S+)\n(.*?)```", page, re.S)
+    (line,) = (line for line in page.splitlines() if "--config-dir" in line)
+    (tmp_path / "my_losses.py").write_text(code)
+    (tmp_path / file).parent.mkdir(parents=True)
+    (tmp_path / file).write_text(text)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("DIFFUSION_LAB_OUTPUTS", str(tmp_path / "outputs"))
+    small = ["debug=two_steps", "trainer=cpu", "net.width=8", "net.depth=1", "callbacks.sample_images=null"]
+    done = command("train", *shlex.split(line)[3:], *small, "data.n=200", "data.batch_size=20", "logger=csv")
+    assert done.code == 0, done.error
+    assert yaml.safe_load(Path("outputs/latest/config.yaml").read_text())["loss"]["_target_"] == "my_losses.Midpoint"
+
+
 @pytest.mark.slow
 def test_an_own_sampler_is_compared_on_own_data(command, own_parts, tiny):
     """Fields of two axes, which are no images and have no features."""
