@@ -73,8 +73,9 @@ def cpu_name(info: Path = Path("/proc/cpuinfo")) -> str:
 
 
 def caption(about: dict[str, Any]) -> str:
+    threads = f"{about['threads']} thread{'s' * (about['threads'] > 1)}"
     return (
-        f"Measured on {about['cores']} cores ({about['cpu']}), {about['threads']} threads, torch {about['torch']}, "
+        f"Measured on {about['cores']} cores ({about['cpu']}), {threads}, torch {about['torch']}, "
         f"on {about['date']} at {about['commit']}."
     )
 
