@@ -149,7 +149,7 @@ class Sampling:
         steps = self.n * (len(self.pipeline.sampler.times()) - 1)
         bar = progress_bar(steps, "sampling", unit="step", leave=False, delay=2, unit_scale=True)
         self.pipeline.on_step = bar.update
-        with bar, self.pipeline.autocast(), self.pipeline.count_nfe() as self.cost:
+        with bar, self.pipeline.count_nfe() as self.cost:
             try:
                 return self.task(self.pipeline, self.inputs)
             except Exception as error:

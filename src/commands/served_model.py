@@ -183,7 +183,7 @@ class ServedModel:
     def do_task(self, name: str, settings: Settings, given: GivenArrays, on_step: Callable[[int], None]) -> Restored:
         """Do a task."""
         task, pipeline, inputs = self.prepare_task(name, settings, given)
-        with pipeline.inference(), pipeline.autocast():
+        with pipeline.inference():
             result = task(replace(pipeline, on_step=on_step), inputs)
         before = next(iter(result.comparison.values()), None)
         x, shown = (None if y is None else pipeline.to_units(y.float()).numpy() for y in (result.x, before))

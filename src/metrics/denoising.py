@@ -144,10 +144,10 @@ def denoise_levels(context: EvalContext, n: int, levels: NoiseLevels) -> Denoisi
 def model_estimates(context: EvalContext, x_t: Tensor, levels: NoiseLevels, cond: Cond | None) -> Tensor:
     """Estimates of x_0 by the network from x_t (L, n, C, *S), in the precision of sampling."""
     pipeline, size = context.pipeline, context.pipeline.batch_size
-    device = pipeline.device
+    device, dtype = pipeline.device, pipeline.dtype
     prediction = torch.empty_like(x_t)
     bar = progress_bar(len(levels.t) * x_t.shape[1], "denoising", leave=False, delay=2, unit_scale=True)
-    with bar, pipeline.count_nfe(), pipeline.autocast():
+    with bar, pipeline.count_nfe(), torch.autocast(device.type, dtype, enabled=dtype is not None):
         for i, t in enumerate(levels.t):
             for rows in torch.arange(x_t.shape[1]).split(size):
                 denoise = SelfConditioned(pipeline.denoiser)

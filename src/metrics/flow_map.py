@@ -138,7 +138,8 @@ class Drawn:
         indices, given = range(n), pipeline.cond
         if given is not None:  # one for each sample of the evaluation, of which there may be more or fewer
             given = rows_of(given, torch.arange(n) % count_cond(given))
-        pipeline = replace(pipeline, cond=pipeline.conditions(indices, given))
+        # Errors are compared that bf16 would round away.
+        pipeline = replace(pipeline, cond=pipeline.conditions(indices, given), dtype=None)
         self.noise, self.predict = pipeline.noise(indices, "flow map"), pipeline.denoise(indices)
         self.x_1 = pipeline.sampler.sample_prior(self.noise, torch.empty(n, *pipeline.shape, device=pipeline.device))
 

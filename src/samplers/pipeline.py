@@ -3,7 +3,7 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -62,7 +62,7 @@ class Pipeline:
         kind: kind of the data; by default images if the shape has three entries, otherwise by the number of axes.
         units: units of the data; by default those of their kind.
         on_step: called after every step with the size of its batch, for progress bars.
-        dtype: of autocast when samples are drawn; None for the precision of the weights.
+        dtype: of autocast in `denoise`; None for the precision of the weights.
 
     Raises:
         ValueError: if the batch size is less than 1.
@@ -167,7 +167,7 @@ class Pipeline:
         pipeline = replace(self, cond=self.conditions(indices, cond))
         batches: list[Tensor] = []
         paths: list[Tensor] = []
-        with self.inference(), self.autocast():
+        with self.inference():
             for part in pipeline.batches(indices):
                 path: list[Tensor] = []
                 kept = keep - sum(map(len, batches))
@@ -182,7 +182,7 @@ class Pipeline:
         """Evaluate the networks as for n samples: compilation takes one evaluation of each size, CUDA graphs two."""
         pipeline = replace(self, cond=self.conditions(range(n)))
         parts = list(pipeline.batches(n))
-        with self.inference(), self.autocast():
+        with self.inference():
             for indices in {len(part): part for part in parts}.values():
                 x = torch.zeros(len(indices), *self.shape, device=self.device)
                 for t in (1.0, 0.5, 0.5, 0.5):
@@ -227,8 +227,12 @@ class Pipeline:
             own = self.guidance(denoise, self.sampler.schedule)
             return own if guidance is None else guidance(own, self.sampler.schedule)
 
+        def denoise(x_t: Tensor, t: Tensor, s: Tensor | None = None) -> Prediction:
+            with torch.autocast(self.device.type, self.dtype, enabled=self.dtype is not None):
+                return (at_t if s is None else guided(partial(self.denoiser, s=s)))(x_t, t, cond)
+
         at_t = guided(SelfConditioned(self.denoiser))
-        return lambda x_t, t, s=None: (at_t if s is None else guided(partial(self.denoiser, s=s)))(x_t, t, cond)
+        return denoise
 
     def trajectory(
         self, indices: range, x_t: Tensor | None = None, start: float = 1.0, guidance: Guidance | None = None
@@ -266,10 +270,6 @@ class Pipeline:
                 yield
         finally:
             self.denoiser.train(was_training)
-
-    def autocast(self) -> AbstractContextManager:
-        """The precision in which samples are drawn."""
-        return torch.autocast(self.device.type, self.dtype) if self.dtype is not None else nullcontext()
 
     @contextmanager
     def count_nfe(self) -> Iterator[Cost]:

@@ -215,7 +215,7 @@ class Worker:
             draws += [(job.seed, i) for i in range(job.n)]
         cond = None if conds[0] is None else cat_cond([one for one in conds if one is not None])
         parts, size = [], self.batch_size
-        with pipeline.autocast(), pipeline.count_nfe() as cost:
+        with pipeline.count_nfe() as cost:
             for first in range(0, len(draws), size):
                 part = slice(first, first + size)
                 states = draw_together(pipeline, draws[part], rows_of(cond, part), size)

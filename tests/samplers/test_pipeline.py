@@ -15,6 +15,8 @@ from src.samplers.clipping import StaticClip
 from src.samplers.multistep import DPMpp2M
 from src.samplers.ode import Heun
 from src.samplers.pipeline import Pipeline, SelfConditioned, guide_denoisers
+from src.tasks.base import TaskInput
+from src.tasks.denoise import Denoise
 from src.utils.seeding import generator
 from tests.diffusion.reference import Mixture, Oracle
 
@@ -387,3 +389,16 @@ def test_the_estimate_of_the_step_before_has_no_graph():
     remembering = SelfConditioned(denoiser)
     remembering(torch.randn(3, 2, 3, 4, requires_grad=True), torch.tensor(0.5))
     assert remembering.estimate is not None and not remembering.estimate.requires_grad
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_whatever_evaluates_the_network_does_so_in_the_precision_of_the_pipeline(dtype):
+    """Samples, a task and a walk step by step: the sampler and what is around it stay in full precision."""
+    denoiser, seen = make_denoiser(), set()
+    denoiser.net.register_forward_pre_hook(lambda *_: seen.add(torch.is_autocast_enabled("cpu")))
+    pipeline = Pipeline(denoiser, DDIM(CosineSchedule(), 2), (2, 3, 4), dtype=dtype)
+    with pipeline.inference():
+        x = pipeline.sample(2)
+        Denoise()(pipeline, TaskInput(x))
+        assert not any(torch.is_autocast_enabled("cpu") for _ in pipeline.trajectory(range(2)))
+    assert seen == {dtype is not None}
