@@ -45,7 +45,7 @@ def pair(request, command, tmp_path):
     words = [f"init_from=lucidrains:{tmp_path / 'model-3.pt'}", "trainer.max_steps=0"]
     done = command("train", *NOTHING, *words, f"hydra.run.dir={tmp_path / 'run'}")
     assert done.code == 0, done.error
-    return theirs, load(Run(tmp_path / "run"))
+    return theirs, load(Run(tmp_path / "run"), "precision=32")
 
 
 def test_the_same_predictions(pair):
