@@ -28,7 +28,7 @@ from src.samplers.pipeline import Cost
 from src.tasks.base import check_shape
 from src.utils.atomic import atomic_write, write_json
 from src.utils.checkpoints import load_checkpoint
-from src.utils.console import key_value_table, log, progress_bar, tolerating
+from src.utils.console import key_value_table, log, progress_bar, start_logging, tolerating
 from src.utils.errors import UserError, config_errors
 from src.utils.files import Damaged, read_arrays
 from src.utils.folders import check_out, make_out
@@ -65,6 +65,7 @@ class Evaluation:
         Raises:
             UserError: for every mistake in the settings.
         """
+        start_logging(None)  # the run's config, read next, may say that its own code runs
         with open_dict(cfg):
             cfg.gif = "trajectory" in cfg.metrics and cfg.samples_path is None
             if asks_of_test_data(cfg):
