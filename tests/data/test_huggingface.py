@@ -217,6 +217,6 @@ def test_no_network_is_one_line(sets, monkeypatch):
     def unreachable(*args, **kwargs):
         raise ConnectionError("Couldn't reach 'some/set' on the Hub (LocalEntryNotFoundError)")
 
-    monkeypatch.setattr(datasets, "load_dataset", unreachable)
+    monkeypatch.setattr("datasets.load_dataset", unreachable)
     with pytest.raises(UserError, match=r"data\.path=some/set: it is in no cache here, and the hub cannot be reached"):
         load("some/set")

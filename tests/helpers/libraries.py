@@ -11,9 +11,12 @@ class Library:
     """A library that is imported on first use; where it is missing, the file of tests that names it is skipped."""
 
     def __init__(self, name: str):
-        self._name = name
+        self.__dict__["_name"] = name
         if find_spec(name) is None:
             pytest.skip(f"{name} is not installed", allow_module_level=True)
 
     def __getattr__(self, name: str) -> Any:
         return getattr(import_module(self._name), name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        raise TypeError(f"a patch would be of the name here alone; patch '{self._name}.{name}', as a string")
