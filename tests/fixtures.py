@@ -17,6 +17,7 @@ from torch import Tensor
 from src.diffusion import beta_schedules, discrete_schedules, schedules
 from src.metrics.features import trained
 from src.utils.console import tolerated
+from tests.helpers.copied import pytest_pyfunc_call  # noqa: F401
 
 torch.set_num_threads(1)
 # Features of a data set are learned in a moment; tests/metrics/features asks for good ones.

@@ -97,14 +97,12 @@ def test_the_least_settings_are_taken():
     assert [group["matrices"] for group in muon.param_groups if group["params"]] == [True]
 
 
+@pytest.mark.copied
 def test_what_is_replicated_is_split_as_the_weight(tmp_path):
     """By one process, which holds all of it."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
-    try:
-        mesh = torch.distributed.init_device_mesh("cpu", (1,))
-        p, x = distribute_tensor(torch.zeros(4, 3), mesh, [Shard(0)]), torch.randn(4, 3)
-        split = redistribute(p, x)
-        assert split.placements == p.placements and torch.equal(split.full_tensor(), x)
-    finally:
-        torch.distributed.destroy_process_group()
+    mesh = torch.distributed.init_device_mesh("cpu", (1,))
+    p, x = distribute_tensor(torch.zeros(4, 3), mesh, [Shard(0)]), torch.randn(4, 3)
+    split = redistribute(p, x)
+    assert split.placements == p.placements and torch.equal(split.full_tensor(), x)
     assert redistribute(torch.zeros(4, 3), x) is x

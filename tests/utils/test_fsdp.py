@@ -1,28 +1,19 @@
 """A strategy that shares out the weights keeps digests of what it writes, and refuses what is damaged."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import pytorch_lightning as pl
 import torch
 
-from src.commands.trainer import destroy_process_group
 from src.utils.checkpoints import AtomicCheckpointIO, load_checkpoint
 from src.utils.errors import UserError
 from src.utils.fsdp import FSDP2Strategy
 from src.utils.sharded import DIGESTS, checksums, shard_files
 from tests.helpers.tiny import Memory, make_module
 
-pytestmark = pytest.mark.filterwarnings("ignore")
-
-
-@pytest.fixture
-def ended() -> Iterator[None]:
-    """Nothing is left of the group of processes, which is of this one alone."""
-    yield
-    destroy_process_group()
+pytestmark = [pytest.mark.filterwarnings("ignore"), pytest.mark.copied]
 
 
 def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True, checkpoint: bool = False) -> pl.Trainer:
@@ -38,7 +29,7 @@ def train(steps: int, ckpt_path: Path | None = None, sharded: bool = True, check
     return trainer
 
 
-def test_activation_checkpointing_of_sharded_blocks(ended):
+def test_activation_checkpointing_of_sharded_blocks():
     """Blocks gathered again for the backward pass have the same gradients."""
     plain, again = (
         [p.full_tensor().detach() for p in train(3, checkpoint=checkpoint).lightning_module.denoiser.parameters()]
@@ -47,7 +38,7 @@ def test_activation_checkpointing_of_sharded_blocks(ended):
     assert all(map(torch.equal, plain, again))
 
 
-def test_damage_to_a_folder_is_named(ended, tmp_path):
+def test_damage_to_a_folder_is_named(tmp_path):
     folder = tmp_path / "last.ckpt"
     trainer = train(2)
     trainer.save_checkpoint(folder)
@@ -60,7 +51,7 @@ def test_damage_to_a_folder_is_named(ended, tmp_path):
     assert caught.value.everywhere  # one process of several says it
 
 
-def test_weights_that_are_not_finite_are_named(ended, tmp_path):
+def test_weights_that_are_not_finite_are_named(tmp_path):
     folder = tmp_path / "last.ckpt"
     trainer = train(2)
     name, lost = list(trainer.lightning_module.named_parameters())[-1]
@@ -72,7 +63,7 @@ def test_weights_that_are_not_finite_are_named(ended, tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["flipped", "incomplete", None])
-def test_a_file_is_checked_as_without_the_strategy(ended, tmp_path, damage):
+def test_a_file_is_checked_as_without_the_strategy(tmp_path, damage):
     file = tmp_path / "last.ckpt"
     train(2, sharded=False).save_checkpoint(file)
     content = load_checkpoint(file)
