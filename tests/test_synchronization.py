@@ -20,12 +20,13 @@ import src.module
 from src.callbacks.graceful_stop import GracefulStop
 from src.callbacks.progress import Progress
 from src.commands.training import build_initial_module
-from src.diffusion.conditions import Vector
+from src.diffusion.conditions import Combined, Condition, Text, Vector
 from src.loggers.metrics_csv import MetricsCSV
 from src.utils.console import progress_bar
 from src.utils.paths import CONF
 from tests.end_to_end.preparing import changed, composed
 from tests.helpers.tiny import Memory, make_kind
+from tests.test_configs import NEEDS
 
 META = torch.device("meta")
 
@@ -95,16 +96,15 @@ def step_on_meta(monkeypatch, cfg, batch: int = 4) -> None:
         cfg.optimizer.fused = None  # has no kernel for this device
     module = build_initial_module(cfg).to(META).train()
     shape = (cfg.data.channels, *cfg.data.size)
-    labels = {"label": torch.zeros(batch, dtype=torch.int64, device=META)} if cfg.data.num_classes else {}
-    if isinstance(module.denoiser.condition, Vector):
-        labels["vector"] = torch.zeros(batch, cfg.condition.size, device=META)
+    fields = {"label": torch.zeros(batch, dtype=torch.int64, device=META)} if cfg.data.num_classes else {}
+    fields |= {name: value.to(META) for name, value in given(module.denoiser.condition, batch).items()}
     draws_on_meta(monkeypatch)
     monkeypatch.setattr(type(module), "trainer", trainer_stub(), raising=False)
     optimizer = module.make_optimizer(p for p in module.trained_parameters() if p.requires_grad)
     for step in (4, 5):
         x = torch.zeros(batch, *shape, device=META)
         with no_waiting():
-            loss = module.training_step({"x": x, **labels}, step)
+            loss = module.training_step({"x": x, **fields}, step)
             loss.backward()
             module.configure_gradient_clipping(
                 optimizer, cfg.trainer.gradient_clip_val, cfg.trainer.gradient_clip_algorithm
@@ -114,14 +114,27 @@ def step_on_meta(monkeypatch, cfg, batch: int = 4) -> None:
             optimizer.zero_grad()
 
 
+def given(condition: Condition, batch: int) -> dict[str, torch.Tensor]:
+    """What data give for the condition of each sample."""
+    if isinstance(condition, Combined):
+        return {name: value for part in condition.members.values() for name, value in given(part, batch).items()}
+    return {condition.name: condition.null(batch)} if isinstance(condition, Text | Vector) else {}
+
+
 EXPERIMENTS = sorted(path.stem for path in (CONF / "experiment").glob("*.yaml"))
 
 
 @pytest.mark.most(3)
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_no_experiment_waits(monkeypatch, experiment):
-    cfg = changed(composed("train", f"experiment={experiment}"), "net.width=8")
-    step_on_meta(monkeypatch, cfg)
+    words = {"array_ddpm": NEEDS["data", "array"][1:]}.get(experiment, NEEDS.get(("experiment", experiment), []))
+    step_on_meta(monkeypatch, changed(composed("train", f"experiment={experiment}", *words), "net.width=8"))
+
+
+@pytest.mark.parametrize(("experiment", "word"), [("mixture_mean_flow", "loss.diagonal_steps=5"), ("mnist_ect", "")])
+def test_no_count_of_steps_waits(monkeypatch, experiment, word):
+    """Of the flow maps whose loss changes in the course of the training."""
+    step_on_meta(monkeypatch, changed(composed("train", f"experiment={experiment}", *word.split()), "net.width=8"))
 
 
 class Meta(CPUAccelerator):

@@ -96,7 +96,7 @@ class ConsistencyTraining(Consistency):
 
     def neighbor(self, schedule, t):
         noise_ratio = (-schedule.log_snr(t) / 2).exp()
-        distance = self.q ** -float(min(int(self.trained_steps) // self.stage_steps, self.stages))
+        distance = self.q ** -float(min(self.count_steps() // self.stage_steps, self.stages))
         return t * (1 - distance * (1 + self.k * torch.sigmoid(-self.b * noise_ratio)))
 
 
@@ -171,7 +171,7 @@ class ContinuousConsistency(MeanFlow):
         mean = flow_map(x_t, t, cond, s=s).x_0
         alpha, sigma = flow_map.schedule.alpha_sigma(t)
         cosine = alpha / (alpha**2 + sigma**2).sqrt()
-        rise = min(1.0, float(self.trained_steps) / self.warmup_steps) if self.warmup_steps else 1.0
+        rise = min(1.0, self.count_steps() / self.warmup_steps) if self.warmup_steps else 1.0
         residual = torch.lerp(expand_like(cosine, x_t) * (mean - x_0), super().equation(flow_map, segment), rise)
         scale = flow_map.parameterization.preconditioning(flow_map.schedule, t).c_out.abs()
         residual = expand_like(cosine / scale, x_t) * residual

@@ -93,7 +93,7 @@ class FlowMap(Denoiser):
         else:
             in_rate = expand_like(self.coefficient_rate(0, t), x_t) * x_t + expand_like(c_in, x_t) * x_rate
             level_rate = (self.coefficient_rate(3, t), torch.zeros_like(t))
-        rates = torch.stack(level_rate, -1).to(levels.device, levels.dtype).expand(levels.shape)
+        rates = torch.stack(level_rate, -1).to(levels.device, levels.dtype, non_blocking=True).expand(levels.shape)
         output, out_rate = self.evaluate_with_rate(x_in, in_rate, levels, rates, self.prepared(cond, x_t))
         x_0 = expand_like(c_skip, x_t) * x_t + expand_like(c_out, x_t) * output
         rate = expand_like(c_out, x_t) * out_rate

@@ -81,6 +81,7 @@ class FlowMapLoss(nn.Module, Loss):
     ):
         super().__init__()
         self.register_buffer("trained_steps", torch.zeros((), dtype=torch.int64))
+        self.counted = self.trained_steps, self.trained_steps._version, 0
         for name, value in {"off_diagonal": off_diagonal, "to_data": to_data}.items():
             if not 0 <= value <= 1:
                 raise ValueError(f"loss.{name} must be in [0, 1], got {value}")
@@ -105,7 +106,7 @@ class FlowMapLoss(nn.Module, Loss):
         flow_map = denoiser
         draws = None if denoiser.training else torch.Generator().manual_seed(0)  # the same in every validation
         moved = self.off_diagonal_rows(len(t), draws)
-        if denoiser.training and self.diagonal_steps and self.trained_steps < self.diagonal_steps:
+        if denoiser.training and self.diagonal_steps and self.count_steps() < self.diagonal_steps:
             moved = torch.zeros_like(moved)
         s = t.clone()
         t = t.clone()
@@ -126,8 +127,24 @@ class FlowMapLoss(nn.Module, Loss):
         if flow_map.training:
             self.last_step["loss"] = StepSizes(losses.detach(), t, s)
         if denoiser.training:
+            steps = self.count_steps()
             self.trained_steps += 1
+            self.counted = self.trained_steps, self.trained_steps._version, steps + 1
         return losses
+
+    def count_steps(self) -> int:
+        """The value of `trained_steps`, read from the device only where something else has set it: reading waits."""
+        buffer, version, steps = self.counted
+        if buffer is not self.trained_steps or version != buffer._version:
+            steps = int(self.trained_steps)
+            self.counted = self.trained_steps, self.trained_steps._version, steps
+        return steps
+
+    def _apply(self, fn, recurse=True):
+        steps = self.count_steps()  # before it is moved to another device
+        super()._apply(fn, recurse)
+        self.counted = self.trained_steps, self.trained_steps._version, steps
+        return self
 
     def figures(self) -> dict[str, float]:
         """Of the last derivative in training: its root mean square, and the largest with its t and s.

@@ -49,16 +49,20 @@ class Mask(LinearOperator):
         self.known = known
 
     def __call__(self, x: Tensor) -> Tensor:
-        return self.known.to(x) * x
+        return self.known_as(x) * x
 
     def transpose(self, y: Tensor) -> Tensor:
-        return self.known.to(y) * y
+        return self.known_as(y) * y
 
     def solve(self, y: Tensor, ridge: Tensor | float = 0.0) -> Tensor:
         return y / (1 + ridge)
 
     def observe(self, x: Tensor) -> Tensor:
-        return torch.where(self.known.to(x) > 0, x, torch.nan)
+        return torch.where(self.known_as(x) > 0, x, torch.nan)
+
+    def known_as(self, x: Tensor) -> Tensor:
+        """On the device of x, which is not waited for."""
+        return self.known.to(x.device, x.dtype, non_blocking=True)
 
 
 class Downsample(LinearOperator):

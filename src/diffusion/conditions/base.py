@@ -241,7 +241,7 @@ class FromData(Condition):
     def null(self, n: int) -> Shaped[Tensor, "n *c"]:
         one = rows_of(self.examples.kept, slice(1))
         assert isinstance(one, Tensor)
-        return null_like(one).cpu().expand(n, *one.shape[1:])
+        return null_like(torch.zeros(n, *one.shape[1:], dtype=one.dtype))  # on the CPU; reading `one` would wait
 
     @property
     def is_fitted(self) -> bool:
