@@ -92,6 +92,7 @@ class ExportOptions(_SamplingOptions):
     private: bool
     mlflow: str | None
     name: str | None
+    sweep: SweepOptions
 
 
 class RetrainOptions(TypedDict):

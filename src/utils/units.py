@@ -45,6 +45,8 @@ class Units:
     def __post_init__(self) -> None:
         if len(self.scale) != len(self.shift) or not all(0 < s < math.inf for s in self.scale):
             raise ValueError(f"units must have as many scales > 0 as shifts, got {self.scale} and {self.shift}")
+        if not all(map(math.isfinite, self.shift)):
+            raise ValueError(f"units must have finite shifts, got {self.shift}")
         if self.low is not None and self.high is not None:
             if not len(self.low) == len(self.high) == len(self.scale):
                 raise ValueError(f"units must have as many ends of ranges as scales, got {self.low} and {self.high}")
@@ -53,9 +55,12 @@ class Units:
 
     @classmethod
     def read(cls, saved: Mapping[str, Any]) -> "Units":
-        """The units of a saved `as_dict`."""
-        values: dict[str, Any] = {k: v if isinstance(v, int | None) else tuple(v) for k, v in saved.items()}
-        return cls(**values)
+        """The units of a saved `as_dict`; ValueError for anything else."""
+        try:
+            values: dict[str, Any] = {k: v if isinstance(v, int | None) else tuple(v) for k, v in saved.items()}
+            return cls(**values)
+        except TypeError as error:  # such as of a text
+            raise ValueError(f"units must have lists of numbers for scale and shift, got {dict(saved)}") from error
 
     def as_dict(self) -> dict[str, Any]:
         """Plain containers, for configs, JSON and checkpoints."""

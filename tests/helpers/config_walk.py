@@ -9,12 +9,15 @@ from hydra import compose
 
 from src.commands.cli import to_container
 from src.commands.config import drop_incompatible_keys
-from src.commands.options import CompareOptions, SampleOptions, TrainOptions
+from src.commands.options import CompareOptions, ExportOptions, SampleOptions, TrainOptions
 from src.runs.check_config import check_config, check_options
 from src.utils.errors import UserError
 
 VALUES = (-1, 0, 1e30, math.nan, math.inf, "abc", None)
-OPTIONS = {"train": TrainOptions, "sample": SampleOptions, "evaluate": SampleOptions, "compare": CompareOptions}
+OPTIONS = {
+    "train": TrainOptions, "sample": SampleOptions, "evaluate": SampleOptions, "compare": CompareOptions,
+    "export": ExportOptions,
+}  # fmt: skip
 
 
 class Trial(NamedTuple):

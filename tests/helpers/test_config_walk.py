@@ -10,9 +10,14 @@ from tests.helpers import config_walk as walk
 from tests.test_configs import COMMAND, FILES, words_for
 
 COMMANDS = [(command, ()) for command in walk.OPTIONS]
-# Names that may look like numbers, and what the run itself judges: its labels and the widths of its averages.
+# Names that may look like numbers; what the run itself judges, its labels and the widths of its averages; and what
+# another judges: the units, the library diffusers, and the jobs of a sweep.
 FREE = (
     "guidance.guide_model.weights",
+    "loss.teacher.weights",
+    "data.units.",
+    "net.config.",
+    "sweep.steps.",
     "guidance.sigma_max",
     "logger.wandb.",
     "logger.mlflow.",

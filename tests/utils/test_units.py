@@ -46,6 +46,22 @@ def test_units_are_saved_as_plain_containers(units):
 @pytest.mark.parametrize(
     "wrong",
     [
+        {"scale": math.nan},
+        {"shift": [math.nan]},
+        {"scale": ["abc"]},
+        {"shift": ["abc"]},
+        {"shift": [-math.inf]},
+        {"a": 1},
+    ],
+)
+def test_only_numbers_are_units(wrong):
+    with pytest.raises(ValueError, match="units must have"):
+        Units.read({"scale": [1], "shift": [0]} | wrong)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
         {"scale": (0.0,)}, {"scale": (math.inf,)}, {"scale": (1.0, 1.0)},
         {"low": (0.0, 0.0), "high": (1.0, 1.0)}, {"low": (1.0,), "high": (1.0,)},
     ],
