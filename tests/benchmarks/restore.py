@@ -107,7 +107,7 @@ def load_model(run: str, batch_size: int = 100) -> Pipeline:
     """The model of a run that samples as the run itself does."""
     cfg = Run.find(run).config()
     settings = OmegaConf.create({"sampler": cfg.sampler, "guidance": cfg.guidance, "seed": 0, "batch_size": batch_size})
-    return build_pipeline(settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size), None)
+    return build_pipeline(settings, load_denoiser(run).requires_grad_(False), (cfg.data.channels, *cfg.data.size))
 
 
 def make_task(task: str, solver: str, words: Sequence[str] = ()) -> Any:

@@ -155,7 +155,7 @@ class Bench:
     def draw(self, cfg: DictConfig, n: int, steps: int) -> tuple[Tensor, Cost]:
         """Sample as the command does."""
         cfg = OmegaConf.merge(cfg, {"n": n, "seed": self.args.seed, "sampler": {"steps": steps}})
-        model = build_pipeline(cfg, self.denoiser, self.shape, None)
+        model = build_pipeline(cfg, self.denoiser, self.shape)
         sampling = Sampling(cfg, self.run, model, Generate(n), TaskInput())
         return sampling.draw().x, sampling.cost
 

@@ -55,7 +55,7 @@ def sampling(cfg: DictConfig, sampler: str, rounds: int) -> Figure:
     """The walk of `src.sample` beside as many bare evaluations of the net."""
     shape = (cfg.data.channels, *cfg.data.size)
     denoiser = build_denoiser(cfg).eval().requires_grad_(False)
-    model = build_pipeline(Row(sampler, (f"sampler.steps={EVALUATIONS}",)).config(cfg), denoiser, shape, None)
+    model = build_pipeline(Row(sampler, (f"sampler.steps={EVALUATIONS}",)).config(cfg), denoiser, shape)
     figure = Figure(f"{SAMPLES} samples in {EVALUATIONS} steps of `{sampler}`", "", "ms", [], [])
     x, c_noise = torch.randn(SAMPLES, *shape), torch.zeros(SAMPLES)
     with torch.autocast("cpu", torch.bfloat16, enabled=cfg.trainer.precision == "bf16-mixed"), torch.no_grad():
