@@ -86,7 +86,7 @@ def assert_same_snapshots(a: Path, b: Path) -> None:
     files = [sorted(run.glob("snapshots/*.pt")) for run in (a, b)]
     assert [file.name for file in files[0]] == [file.name for file in files[1]]
     for first, second in zip(*files, strict=True):
-        assert_same(*(torch.load(file, weights_only=True) for file in (first, second)), first.name)
+        assert_same(torch.load(first, weights_only=True), torch.load(second, weights_only=True), first.name)
 
 
 def broken_run(words: list[str], run: Path, seconds: float, most: int, draws: random.Random) -> int:

@@ -30,6 +30,7 @@ def planned(cfg: DictConfig, device: Device, n: int) -> CostEstimate:
     cfg.trainer.precision = autocast_of(device)[1]
     name = device.plan() or "h100"
     settings = OmegaConf.merge(OmegaConf.load(CONF / "plan/local.yaml"), OmegaConf.load(CONF / f"plan/{name}.yaml"))
+    assert isinstance(settings, DictConfig)
     settings.pop("defaults", None)
     settings.update({"images": 50_000, "devices": 1})
     plan: Plan = instantiate(OmegaConf.create(settings))
