@@ -133,7 +133,7 @@ class FlowMapLoss(nn.Module, Loss):
         return losses
 
     def count_steps(self) -> int:
-        """The value of `trained_steps`, read from the device only where something else has set it: reading waits."""
+        """The value of `trained_steps`; read from the device, which waits, only if others set it: a checkpoint, DDP."""
         buffer, version, steps = self.counted
         if buffer is not self.trained_steps or version != buffer._version:
             steps = int(self.trained_steps)
