@@ -3,6 +3,7 @@
 import json
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 from unittest.mock import Mock
 
 import numpy as np
@@ -15,7 +16,7 @@ from tests.benchmarks.loop import commands
 from tests.benchmarks.race import peers
 from tests.benchmarks.race.__main__ import OURS, PEERS, main, timedelta_of
 from tests.benchmarks.race.drawing import curves, grids
-from tests.benchmarks.race.report import report
+from tests.benchmarks.race.report import MEASURES, report
 from tests.end_to_end.running import POINTS
 
 
@@ -29,6 +30,8 @@ def contender(factor: float) -> dict:
         "frechet": 3.0 * factor,
         "frechet_interval": (2.5 * factor, 3.5 * factor),
         "confident": 0.9,
+        "frechet_random": 5.0,
+        "precision": 0.7,
         "recall": 0.8,
         "coverage": 0.9,
         "mean_bias_percent": 1.0,
@@ -53,7 +56,7 @@ def found() -> dict:
         "minutes": 6,
         "precision": "bf16",
         "samples": 100,
-        "real_baseline": contender(1),
+        "real_baseline": {key: contender(1)[key] for _, _, key, _ in MEASURES},
         "contenders": {OURS: contender(1) | ours, PEERS[0]: contender(10), PEERS[1]: contender(20)},
         "speeds": {"bf16": {OURS: [150.0, 170.0, 160.0], PEERS[0]: [40.0, 41.0, 39.0], PEERS[1]: [50.0, 50.0, 50.0]}},
     }
@@ -64,6 +67,16 @@ def test_the_table_says_what_each_is_to_ours_and_when_ours_was_as_good(found):
     assert "30.00 [25.00, 35.00] (10)" in text and "60.00 [50.00, 70.00] (20)" in text
     assert "160" in text and "40 (0.25)" in text
     assert "final distance within 40 s" in text  # the first moment that is below 30, the better peer's distance
+
+
+def test_real_images_stand_beside_the_samples_and_a_race_may_leave_out_the_speed(found):
+    found["speeds"] = {}
+    lines = [line.split("|")[1:-1] for line in report(found, OURS).splitlines() if "|" in line]
+    table = {title.strip(): [cell.strip() for cell in cells] for title, *cells in lines}
+    assert table["brightness, difference from the test data, %"] == ["+1.0"] * 4
+    assert table["Fréchet distance [95 %]"][-1] == "3.00" and table["images seen"][-1] == ""
+    assert not any("4 million" in title for title in table)
+    assert race.Race(Path(), [], 60, 2).speeds(rounds=0) == {}
 
 
 def test_it_says_so_where_ours_never_was_as_good(found):
@@ -140,7 +153,7 @@ def test_the_page_is_about_mnist(monkeypatch, capsys):
     assert "leave it out with data=" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=0"]])
+@pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=-1"]])
 def test_a_race_of_nothing_is_refused(words, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["race", *words])
     with pytest.raises(SystemExit):

@@ -30,7 +30,7 @@ from src.commands.cli import user_errors
 from src.commands.inputs import load_data
 from src.data.base import DataModule
 from src.metrics.class_accuracy import CONFIDENT
-from src.metrics.features.base import ReferenceData
+from src.metrics.features.base import Features, ReferenceData
 from src.metrics.pixels import compare_pixels, grouped_means
 from src.statistics.frechet import Moments, frechet, frechet_interval
 from src.statistics.neighbors import prdc
@@ -42,7 +42,7 @@ from src.utils.seeding import generator
 from tests.benchmarks.loop.commands import OUTPUTS, run, sample
 from tests.benchmarks.loop.page import PAGE, about, write_between
 from tests.benchmarks.race.drawing import curves, grids
-from tests.benchmarks.race.report import BIASES, report
+from tests.benchmarks.race.report import SIGNED, report
 from tests.benchmarks.results import replace
 
 HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ class Race:
     def prepare(self) -> None:
         """Everything that is not part of the race: the data, the peers' environment, the features."""
         with initialize_config_dir(str(Path("conf").absolute()), version_base="1.3"):
-            cfg = compose("evaluate", [])
+            spaces = [instantiate(compose("evaluate", words).features) for words in ([], ["features=random"])]
             data = load_data(compose("train", ["experiment=mnist_ddpm", *self.words]).data)
         check_fit(data)
         self.source = data.source
@@ -84,8 +84,9 @@ class Race:
         self.peers_python = make_environment(self.out / "peers")
         parts = (data.train_set[0, rows]["x"] for rows in torch.arange(len(data.train_set)).split(5000))
         np.save(self.out / "images.npy", torch.cat([((x + 1) * 127.5).round().byte() for x in parts]).numpy())
-        self.reference = ReferenceData(data, instantiate(cfg.features))
-        print(f"features: {self.reference.features.name}")
+        self.reference = ReferenceData(data, spaces[0])
+        self.other = self.reference.in_space(spaces[1])
+        print(f"features: {self.reference.features.name}; {self.other.name}")
 
     # ---- the race ----
 
@@ -140,7 +141,7 @@ class Race:
 
     def measure(self, file: Path) -> dict[str, Any]:
         """The distance of samples to the test data, with its 95 % interval, and how many are surely of a class."""
-        return measure(self.read(file), self.reference)
+        return measure(self.read(file), self.reference, self.other)
 
     def read(self, file: Path) -> Tensor:
         """Samples (N, C, H, W) in [-1, 1]."""
@@ -148,12 +149,13 @@ class Race:
 
     def real_baseline(self) -> dict[str, Any]:
         """The same of as many training images."""
-        return measure(self.reference.train.some(self.n, "race")["x"] * 2 - 1, self.reference)
+        x = self.reference.train.some(self.n, "race")["x"] * 2 - 1
+        return measure(x, self.reference, self.other)
 
     def speeds(self, rounds: int, steps: int = 8) -> dict[str, dict[str, list[float]]]:
         """Training images a second at 4 million parameters and batches of 128, in turns and in each precision."""
         rates: dict[str, dict[str, list[float]]] = {}
-        for precision, ours in PRECISIONS.items():
+        for precision, ours in PRECISIONS.items() if rounds else ():
             rates[precision] = {name: [] for name in (OURS, *PEERS)}
             for _ in range(rounds):
                 overrides = [f"trainer.max_steps={steps}", f"trainer.precision={ours}", *AT_FOUR_MILLION]
@@ -186,8 +188,8 @@ def timedelta_of(seconds: float) -> str:
     return f"{minutes // 1440:02}:{minutes // 60 % 24:02}:{minutes % 60:02}:{seconds:02}"
 
 
-def measure(x: Tensor, reference: ReferenceData) -> dict[str, Any]:
-    """Of samples x (N, C, H, W) in [-1, 1]: their distance to the test data, biases, and the share that is sure."""
+def measure(x: Tensor, reference: ReferenceData, other: Features) -> dict[str, Any]:
+    """Of samples x (N, C, H, W) in [-1, 1]: their distances to the test data, biases, and the share that is sure."""
     features, real = reference.features((x + 1) / 2), Moments.of(reference.features.test)
     logits = reference.features.logits(features)
     assert logits is not None
@@ -198,9 +200,11 @@ def measure(x: Tensor, reference: ReferenceData) -> dict[str, Any]:
     return {
         "frechet": frechet(real, Moments.of(features)),
         "frechet_interval": frechet_interval(real, features, 200, generator("bootstrap")),
+        "frechet_random": frechet(Moments.of(other.test), Moments.of(other((x + 1) / 2))),
         "recall": shares.recall.mean().item(),
         "coverage": shares.coverage.mean().item(),
-        **{key: pixels[key] for _, _, key in BIASES},
+        "precision": shares.precision.mean().item(),
+        **{key: pixels[key] for key in SIGNED},
         "confident": sure / len(x),
         "confident_interval": wilson_interval(sure, len(x)),
     }
@@ -227,12 +231,12 @@ def main() -> None:
     parser.add_argument("words", nargs="*", help="such as data.root=FOLDER, data=fashion_mnist or net.width=64")
     parser.add_argument("--minutes", type=float, default=6.0)
     parser.add_argument("--samples", type=int, default=1000)
-    parser.add_argument("--rounds", type=int, default=2, help="of the measurement of the speed")
+    parser.add_argument("--rounds", type=int, default=2, help="of the measurement of the speed; 0: none")
     parser.add_argument("--write", action="store_true", help=f"also update {PAGE} and its pictures")
     parser.add_argument("--out", type=Path, default=OUTPUTS / "race")
     args = parser.parse_args()
-    if args.minutes < 0.5 or args.samples < 2 or args.rounds < 1:
-        parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds at least 1")
+    if args.minutes < 0.5 or args.samples < 2 or args.rounds < 0:
+        parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds no less than 0")
     if args.write and any(word.startswith("data=") for word in args.words):
         parser.error(f"--write updates {PAGE}, which is about MNIST; leave it out with data=")
     with user_errors("train"):
@@ -252,7 +256,6 @@ def hold(args: argparse.Namespace) -> None:
         one = contenders[name]
         one["images_per_s"] = one["images"] / (one.get("train_s", race.seconds) - one["first_step_s"])
         print(f"  distance {one['frechet']:.2f}, {one['images']} images", flush=True)
-    print("speed at as many parameters", flush=True)
     found = {
         "about": about(),
         "data": race.source,
