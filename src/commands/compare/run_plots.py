@@ -8,6 +8,7 @@ from src.commands.compare.evaluations import Evaluation
 from src.commands.compare.report import Report
 from src.commands.compare.samples import SampledRun
 from src.commands.compare.table import DEFINES_LOSS, Column, RunGroup, loss_differs, sample_noun
+from src.plots.guidance_frontier import guidance_frontier
 from src.plots.parallel import parallel_coordinates
 from src.plots.quality_against_cost import Point, quality_against_cost
 from src.plots.side_by_side import how_many, side_by_side
@@ -169,6 +170,32 @@ def plot_against_cost(
         )
         caption = f"{title} against {name}, with the Pareto front."
         report.picture(f"quality by {name}".replace(" ", "_").replace(",", ""), picture, caption)
+
+
+def plot_over_guidance(report: Report, found: Sequence[tuple[str, float, Evaluation]]) -> None:
+    """Add a plot of fidelity against variety, if there are several scales of guidance and both are measured.
+
+    Args:
+        report: the report.
+        found: evaluations, each with the name of its line and its scale.
+    """
+    keys = ("recall", "frechet_distance")
+    both = [it for it in found if all(quality.is_number(it[2]["metrics"].get(key, {}).get("value")) for key in keys)]
+    if len({scale for _, scale, _ in both}) < 2:
+        return
+    evaluations = [e for _, _, e in both]
+    names = quality.metric_names(evaluations)
+    across, up = (f"{names[key]} ({quality.direction(key, evaluations)} is better)" for key in keys)
+    points = []
+    for series, scale, e in sorted(both, key=lambda it: it[1]):
+        variety, fidelity = (e["metrics"][key] for key in keys)
+        ends = fidelity.get("low"), fidelity.get("high")
+        points.append(Point(series, f"{scale:g}", variety["value"], fidelity["value"], *ends))
+    x, y = (quality.real_baseline_of(key, evaluations) for key in keys)
+    real = None if x is None or y is None else (x, y)
+    report.section("Over the scale of guidance")
+    caption = f"{names[keys[1]]} against {names[keys[0]]}, beside each point the scale."
+    report.picture("guidance", guidance_frontier(points, across, up, real), caption)
 
 
 def main_metric(evaluations: Sequence[Evaluation | None]) -> tuple[str, str] | None:

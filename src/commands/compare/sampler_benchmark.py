@@ -226,6 +226,8 @@ class SamplerBenchmark:
         if metric:
             points = [(combination.series, e) for combination, e in zip(combinations, evaluations, strict=True)]
             run_pictures.plot_against_cost(report, points, *metric, joined=True)
+        scaled = [(f"{c.sampler} {c.steps}", c.scale, self.results[c]) for c in combinations if c.scale is not None]
+        run_pictures.plot_over_guidance(report, scaled)
         self.add_samples(report, combinations)
         if len(all_) > len(main):
             report.table("All metrics", table.lines(heads, every))

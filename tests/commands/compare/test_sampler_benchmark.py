@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from PIL import Image
 
 from src.commands.compare.sampler_benchmark import Combination, SamplerBenchmark
 from src.utils.errors import UserError
@@ -145,6 +146,34 @@ def test_guidance_is_a_third_axis(grid, made):
     assert made == ["ddim_5_guidance_0", "ddim_5_guidance_1", "ddim_5_guidance_2.5"]
     assert [done.config(combination)[0].guidance.scale for combination in done.combinations] == [0, 1, 2.5]
     assert done.combinations[2] == Combination("ddim", 5, 2.5) and done.combinations[2].series == "ddim, guidance 2.5"
+
+
+def test_a_frontier_over_the_guidance(grid, made, monkeypatch):
+    """Distance against recall, a line for each sampler by rising scale, whichever way it turns; real data a star."""
+    figures = []
+    picture = Image.new("RGB", (9, 9))
+    monkeypatch.setattr("src.plots.guidance_frontier.to_picture", lambda f: figures.append(f) or picture)
+    recalls = {0: 0.9, 1: 0.95, 2.5: 0.8}
+    measured = Counted.record
+
+    def record(self, context, sections):
+        found = measured(self, context, sections)
+        recall = {"name": "recall", "value": recalls[self.cfg.guidance.scale]}
+        recall |= {"real_baseline": 0.97, "better": "higher"}
+        return found | {"metrics": found["metrics"] | {"recall": recall}}
+
+    monkeypatch.setattr(Counted, "record", record)
+    done = grid(guidance_scales="[2.5,0,1]", steps="[5]")
+    done.write()
+    (axis,) = figures[0].axes
+    lines = {line.get_label(): line for line in axis.lines}
+    for name in ("ddim 5", "heun 5"):
+        assert list(lines[name].get_xdata()) == [0.9, 0.95, 0.8] and list(lines[name].get_ydata()) == [2.0] * 3
+    assert (*lines["real data"].get_xdata(), *lines["real data"].get_ydata()) == (0.97, 1.0)
+    assert {text.get_text() for text in axis.texts} <= {"0", "1", "2.5"} and axis.texts
+    assert axis.get_xlabel() == "recall (higher is better)" and (done.out / "guidance.png").exists()
+    grid(guidance_scales="[1]", steps="[5]").write()
+    assert len(figures) == 1, "one scale is no frontier"
 
 
 def test_a_flow_map_has_its_sampler_among_them(grid, made, write_run, tmp_path):
