@@ -12,7 +12,7 @@ from src.plots.pixels import distributions, element_maps
 from src.statistics.pixels import GroupedMeans, Means, ValueRange, bias, element_std, statistics
 
 SMALL_PERCENT, SMALL_DB = 2.0, 0.5  # smaller biases are not mentioned
-SURE = 4  # standard errors: with ten groups and seven biases, one report in fifty names a bias that is none
+SURE = 4  # standard errors: with ten groups and eight biases, one report in fifty names a bias that is none
 LOGGED = ("mean_bias_percent", "contrast_bias_percent", "low_percent", "histogram_distance", "fine_detail_db")
 UNSIGNED = (
     "histogram_distance", "element_mean_percent", "element_spread_percent", "radial_spectrum_db",
@@ -146,6 +146,8 @@ def in_words(found: Mapping[str, Comparison], names: Mapping[str, str]) -> str:
     for key, name in (("low_percent", names["low"]), ("high_percent", names["high"])):
         if (e := found.get(key)) and e.differs and abs(e.value - e.test) >= SMALL_PERCENT:
             said.append(f"{e.value:.2g} % of the {name}, real {e.test:.2g} %")
+    if (e := found.get("histogram_distance")) and e.differs and 100 * e.value >= SMALL_PERCENT:
+        said.append(f"histogram off by {100 * e.value:.2g} % of the {names['element']}s (floor {100 * e.real:.2g} %)")
     if (e := found.get("fine_detail_db")) and e.differs and abs(e.value) >= SMALL_DB:
         what = "noise" if e.value > 0 else "blur"
         said.append(f"fine detail {e.value:+.1f} dB ({what}; floor {e.real:+.1f} dB)")

@@ -23,6 +23,7 @@ FAULTS = {
     "none": (lambda x: x, "none in the pixels"),
     "bold": (lambda x: (1.3 * x).clamp(max=1), "brightness +"),
     "gray": (lambda x: x.clamp(min=0.02), "0 % of the pixels black, real"),
+    "levels": (lambda x: (20 * x).round() / 20, "histogram off by"),
     "blur": (lambda x: torch.nn.functional.avg_pool2d(x, 3, 1, 1), "(blur; floor"),
     "noise": (lambda x: (x + 0.5 * (torch.rand_like(x) - 0.5)).clamp(0, 1), "(noise; floor"),
 }
