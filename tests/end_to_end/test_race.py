@@ -77,6 +77,7 @@ def test_real_images_stand_beside_the_samples_and_a_race_may_leave_out_the_speed
     assert table["Fréchet distance [95 %]"][-1] == "3.00" and table["images seen"][-1] == ""
     assert not any("4 million" in title for title in table)
     assert race.Race(Path(), [], 60, 2).speeds(rounds=0) == {}
+    assert report(found, OURS, "race_clothes").endswith("](race_clothes_samples.png)")
 
 
 def test_it_says_so_where_ours_never_was_as_good(found):
@@ -150,7 +151,7 @@ def test_the_page_is_about_mnist(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["race", "data=fashion_mnist", "--write"])
     with pytest.raises(SystemExit):
         main()
-    assert "leave it out with data=" in capsys.readouterr().err
+    assert "is about MNIST; with data= name another by --part" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--minutes=0.1"], ["--samples=1"], ["--rounds=-1"]])

@@ -6,7 +6,7 @@ further words, such as `net.width=64`, change sizes of our recipe.
 The peers are denoising-diffusion-pytorch and diffusers, set as a careful user would (peers.py beside this file), in an
 environment that is made beside the results. From each 1,000 samples are drawn in 50 evaluations and measured with the
 same features. Then the speed of all three at as many parameters. It writes race.json and two pictures; with `--write`
-also docs/performance.md.
+also docs/performance.md, of which other data have a part of their own (`--part race_fashion`).
 """
 
 import argparse
@@ -233,12 +233,13 @@ def main() -> None:
     parser.add_argument("--samples", type=int, default=1000)
     parser.add_argument("--rounds", type=int, default=2, help="of the measurement of the speed; 0: none")
     parser.add_argument("--write", action="store_true", help=f"also update {PAGE} and its pictures")
+    parser.add_argument("--part", default="race", help="of that page, and the name of the pictures; race is of MNIST")
     parser.add_argument("--out", type=Path, default=OUTPUTS / "race")
     args = parser.parse_args()
     if args.minutes < 0.5 or args.samples < 2 or args.rounds < 0:
         parser.error("--minutes is at least 0.5, --samples at least 2 and --rounds no less than 0")
-    if args.write and any(word.startswith("data=") for word in args.words):
-        parser.error(f"--write updates {PAGE}, which is about MNIST; leave it out with data=")
+    if args.write and args.part == "race" and any(word.startswith("data=") for word in args.words):
+        parser.error(f"the part race of {PAGE} is about MNIST; with data= name another by --part, or leave out --write")
     with user_errors("train"):
         hold(args)
 
@@ -269,16 +270,17 @@ def hold(args: argparse.Namespace) -> None:
     replace(args.out / "race.json", json.dumps(found, indent=1) + "\n")
     files = {OURS: race.out / "ours" / "drawn" / "samples.npz"} | {n: race.out / n / "samples.npy" for n in PEERS}
     pictures = {
-        "race": curves(found, OURS),
-        "race_samples": grids({name: (race.read(file)[:64] + 1) / 2 for name, file in files.items()}),
+        args.part: curves(found, OURS),
+        f"{args.part}_samples": grids({name: (race.read(file)[:64] + 1) / 2 for name, file in files.items()}),
     }
     folders = [args.out, PAGE.parent] if args.write else [args.out]
     for folder, (name, picture) in itertools.product(folders, pictures.items()):
         picture.save(folder / f"{name}.png")
-    text = report(found, OURS)
+    text = report(found, OURS, args.part)
     if args.write:
-        write_between(PAGE, "race", text)
-    print(f"\n{text}\n\nwritten: {args.out}: race.json, race.png, race_samples.png{f'; {PAGE}' if args.write else ''}")
+        write_between(PAGE, args.part, text)
+    names = ", ".join(["race.json", *(f"{name}.png" for name in pictures)])
+    print(f"\n{text}\n\nwritten: {args.out}: {names}{f'; {PAGE}' if args.write else ''}")
 
 
 if __name__ == "__main__":

@@ -31,8 +31,8 @@ SIGNED = ("mean_bias_percent", "contrast_bias_percent", "low_percent")  # their 
 PRECISIONS = {"bf16": "bf16", "32": "float32"}
 
 
-def report(found: dict[str, Any], ours: str) -> str:
-    """In Markdown: the contenders side by side, and in brackets what each is to ours."""
+def report(found: dict[str, Any], ours: str, pictures: str = "race") -> str:
+    """In Markdown: the contenders side by side, in brackets what each is to ours, and the two pictures."""
     contenders = found["contenders"]
     mine = contenders[ours]
     table = [["", *contenders, "real"]]
@@ -49,7 +49,7 @@ def report(found: dict[str, Any], ours: str) -> str:
         speeds = {name: median(each) for name, each in rates.items()}
         table[-1] += [f"{v:.0f}" + (f" ({times(v / speeds[ours])})" if n != ours else "") for n, v in speeds.items()]
         table[-1].append("")
-    return "\n\n".join([caption(found["about"]), align(table), in_words(found, ours), PICTURES])
+    return "\n\n".join([caption(found["about"]), align(table), in_words(found, ours), PICTURES.format(pictures)])
 
 
 def times(ratio: float) -> str:
@@ -72,4 +72,4 @@ def in_words(found: dict[str, Any], ours: str) -> str:
     )
 
 
-PICTURES = "![Distance against time](race.png)\n\n![64 samples of each, not selected](race_samples.png)"
+PICTURES = "![Distance against time]({0}.png)\n\n![64 samples of each, not selected]({0}_samples.png)"
