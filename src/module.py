@@ -24,8 +24,6 @@ from src.utils.loop_counters import epoch_batches, go_on_between_batches, total_
 from src.utils.seeding import derive_seed, generator
 
 MAX_FIT_SAMPLES = 20_000  # maximum number of training samples to fit a condition to; more do not improve clusters
-
-
 MIN_SCALE = 2**-10  # of gradients in float16; halved at every overflow from 2^16 on, it is below after 27 in a row
 
 

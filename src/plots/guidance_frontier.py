@@ -15,7 +15,7 @@ def guidance_frontier(
     """Plot two measures against each other, with a line for each series in the order of its points.
 
     Args:
-        points: evaluations, those of a series by rising scale; `cost` is the measure across, `label` the scale.
+        points: evaluations, those of a series by rising scale, which is the label.
         xlabel, ylabel: axis labels.
         real_baseline: both measures of as many real data, if known.
     """
@@ -24,10 +24,10 @@ def guidance_frontier(
     styles = {name: style_of(i) for i, name in enumerate(dict.fromkeys(p.series for p in points))}
     for name, style in styles.items():
         own = [p for p in points if p.series == name]
-        axis.plot([p.cost for p in own], [p.value for p in own], label=name, linewidth=1.3, zorder=3, **style)
+        axis.plot([p.x for p in own], [p.y for p in own], label=name, linewidth=1.3, zorder=3, **style)
         for p in own:
             if p.low is not None and p.high is not None:
-                axis.plot([p.cost] * 2, [p.low, p.high], color=style["color"], linewidth=1, alpha=0.4, zorder=2)
+                axis.plot([p.x] * 2, [p.low, p.high], color=style["color"], linewidth=1, alpha=0.4, zorder=2)
     if real_baseline is not None:
         axis.plot(*real_baseline, "*", color="black", markersize=13, label="real data")
     axis.set_xlabel(xlabel)

@@ -14,19 +14,19 @@ if TYPE_CHECKING:
 
 
 class Point(NamedTuple):
-    """Cost and quality of an evaluation.
+    """An evaluation, by two of its values.
 
     Attributes:
         series: points of one series have one color, and a line if `joined`.
         label: text beside the point.
-        cost, value: coordinates.
-        low, high: ends of the 95 % interval of the value, if known.
+        x, y: coordinates, such as cost and quality.
+        low, high: ends of the 95 % interval of y, if known.
     """
 
     series: str
     label: str
-    cost: float
-    value: float
+    x: float
+    y: float
     low: float | None = None
     high: float | None = None
 
@@ -66,25 +66,25 @@ def quality_against_cost(
     """
     figure, axes = new_figure(*SIZE)
     axis = axes[0, 0]
-    front = [points[i] for i in pareto_front([(p.cost, p.value) for p in points], better)]
+    front = [points[i] for i in pareto_front([(p.x, p.y) for p in points], better)]
     band = {"color": GRAY, "linewidth": 8, "alpha": 0.4, "solid_capstyle": "round", "zorder": 1}
-    axis.plot([p.cost for p in front], [p.value for p in front], label="Pareto front", **band)
+    axis.plot([p.x for p in front], [p.y for p in front], label="Pareto front", **band)
     series = [name for name in dict.fromkeys(p.series for p in points) if named is None or name in named]
     rest = [p for p in points if p.series not in series]
     if rest:
         label = f"{len({p.series for p in rest})} others"
-        axis.plot([p.cost for p in rest], [p.value for p in rest], "o", markersize=4, color=GRAY, label=label, zorder=2)
+        axis.plot([p.x for p in rest], [p.y for p in rest], "o", markersize=4, color=GRAY, label=label, zorder=2)
     styles = {name: style_of(i) | ({} if joined else {"linestyle": ""}) for i, name in enumerate(series)}
     for name, style in styles.items():
-        own = sorted((p for p in points if p.series == name), key=lambda p: p.cost)
-        axis.plot([p.cost for p in own], [p.value for p in own], label=name, linewidth=1.3, zorder=3, **style)
+        own = sorted((p for p in points if p.series == name), key=lambda p: p.x)
+        axis.plot([p.x for p in own], [p.y for p in own], label=name, linewidth=1.3, zorder=3, **style)
         for p in own:
             if p.low is not None and p.high is not None:
-                axis.plot([p.cost] * 2, [p.low, p.high], color=style["color"], linewidth=1, alpha=0.6, zorder=2)
+                axis.plot([p.x] * 2, [p.low, p.high], color=style["color"], linewidth=1, alpha=0.6, zorder=2)
     if real_baseline is not None:
         draw_real_baseline(axis, real_baseline)
-    log_if_wide(axis, "x", [p.cost for p in points])
-    log_if_wide(axis, "y", [*(p.value for p in points), *([] if real_baseline is None else [real_baseline])])
+    log_if_wide(axis, "x", [p.x for p in points])
+    log_if_wide(axis, "y", [*(p.y for p in points), *([] if real_baseline is None else [real_baseline])])
     axis.set_xlabel(xlabel)
     axis.set_ylabel(f"{ylabel} ({better} is better)")
     axis.grid(alpha=0.3, which="both")
@@ -102,14 +102,14 @@ def write_labels(axis: "Axes", points: Sequence[Point], colors: Mapping[str, str
     """Write labels beside the points if they fit, in order of priority."""
     from matplotlib.transforms import Bbox
 
-    at = {p: axis.transData.transform((p.cost, p.value)) for p in points}
+    at = {p: axis.transData.transform((p.x, p.y)) for p in points}
     taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in at.values()]
     places = [((8, 0), "left", "center"), ((-8, 0), "right", "center"), ((0, 7), "center", "bottom"),
               ((0, -7), "center", "top")]  # fmt: skip
     for p in points:
         for shift, across, along in places:
             style: Any = {"xytext": shift, "textcoords": "offset points", "ha": across, "va": along, "fontsize": 9}
-            label = axis.annotate(p.label, (p.cost, p.value), color=colors[p.series], zorder=4, **style)
+            label = axis.annotate(p.label, (p.x, p.y), color=colors[p.series], zorder=4, **style)
             box = label.get_window_extent()
             inside = axis.bbox.contains(*box.min) and axis.bbox.contains(*box.max)
             if inside and not any(box.overlaps(other) for other in taken):
