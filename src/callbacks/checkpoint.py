@@ -14,11 +14,12 @@ from src.utils.files import check
 from src.utils.ranges import PositiveInt
 
 # The state that a checkpoint holds; earlier versions may lack some keys.
-STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}
+COUNTS = ("best_step?", "best_stage?", "saved_step?", "validated_step?")
+STATE = {"best?": (float, type(None)), **dict.fromkeys(COUNTS, int), "ended?": bool}
 
 
 class BestLastCheckpoint(Checkpoint):
-    """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss.
+    """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss of the loss's last stage.
 
     `last.ckpt` is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
     it is stopped. Two of Lightning's ModelCheckpoints would come close, but write a checkpoint that falls on a
@@ -43,7 +44,7 @@ class BestLastCheckpoint(Checkpoint):
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
         self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
-        self.best_step, self.saved_step, self.validated_step = 0, 0, 0
+        self.best_step, self.best_stage, self.saved_step, self.validated_step = 0, 0, 0, 0
         self.ended = False  # True if the run ended at the last checkpoint, before its planned length
 
     @property
@@ -105,9 +106,10 @@ class BestLastCheckpoint(Checkpoint):
             return  # the last condition: no step since the previous validation
         self.validated_step = trainer.global_step
         value = float(trainer.callback_metrics[self.monitor])
-        is_best = self.best is None or value < self.best
+        module: Any = pl_module
+        is_best = self.best is None or value < self.best or module.loss.stage > self.best_stage
         if is_best:
-            self.best, self.best_step = value, trainer.global_step
+            self.best, self.best_step, self.best_stage = value, trainer.global_step, module.loss.stage
         if trainer.fit_loop.epoch_loop._should_accumulate():
             if is_best:
                 trainer.save_checkpoint(self.best_path)

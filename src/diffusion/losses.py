@@ -42,12 +42,14 @@ class Loss(ABC):
         trains_schedule: True if a learned schedule gets gradients.
         bounded_data: True if the data must be in [-1, 1].
         last_step: what is watched for spikes in training, by name.
+        stage: rises when training changes what the loss means: losses of two stages cannot be compared.
     """
 
     trains_variance = False
     trains_schedule = False
     bounded_data = False
     last_step: Mapping[str, StepSizes] = {}
+    stage: int = 0
 
     @abstractmethod
     def __call__(

@@ -173,8 +173,10 @@ def result(record: RunRecord, key: str) -> float | None:
 
 
 def val_loss(record: RunRecord) -> float | None:
-    """The lowest validation loss of the averaged weights."""
-    return min((v for row in record.rows if isfinite(v := row.get("val/loss_ema", inf))), default=None)
+    """The validation loss of the averaged weights at best.ckpt; the lowest where that is not known."""
+    losses = {row["step"]: v for row in record.rows if isfinite(v := row.get("val/loss_ema", inf))}
+    best = result(record, "best_step")
+    return losses[best] if best in losses else min(losses.values(), default=None)
 
 
 def train_loss(record: RunRecord) -> float | None:
