@@ -14,16 +14,17 @@ from src.utils.files import check
 from src.utils.ranges import PositiveInt
 
 # The state that a checkpoint holds; earlier versions may lack some keys.
-COUNTS = ("best_step?", "best_stage?", "saved_step?", "validated_step?")
-STATE = {"best?": (float, type(None)), **dict.fromkeys(COUNTS, int), "ended?": bool}
+STATE = {"best?": (float, type(None)), "best_step?": int, "saved_step?": int, "validated_step?": int, "ended?": bool}
 
 
 class BestLastCheckpoint(Checkpoint):
-    """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss of the loss's last stage.
+    """Save `last.ckpt`, and as `best.ckpt` the checkpoint with the lowest validation loss, or the newest.
 
     `last.ckpt` is written every `every_n_steps` optimizer steps, after every validation, when the run ends and when
     it is stopped. Two of Lightning's ModelCheckpoints would come close, but write a checkpoint that falls on a
     validation before it, and a run resumed from there never validates at that step.
+
+    Where a lower loss does not mean better weights (`Loss.ranks_checkpoints`), `best.ckpt` is the newest.
 
     Args:
         dirpath: the folder of the checkpoints.
@@ -44,7 +45,7 @@ class BestLastCheckpoint(Checkpoint):
         self.dirpath, self.monitor, self.every_n_steps = Path(dirpath), monitor, every_n_steps
         self.keep_every_n_steps = keep_every_n_steps
         self.best: float | None = None
-        self.best_step, self.best_stage, self.saved_step, self.validated_step = 0, 0, 0, 0
+        self.best_step, self.saved_step, self.validated_step = 0, 0, 0
         self.ended = False  # True if the run ended at the last checkpoint, before its planned length
 
     @property
@@ -107,9 +108,9 @@ class BestLastCheckpoint(Checkpoint):
         self.validated_step = trainer.global_step
         value = float(trainer.callback_metrics[self.monitor])
         module: Any = pl_module
-        is_best = self.best is None or value < self.best or module.loss.stage > self.best_stage
+        is_best = self.best is None or value < self.best or not module.loss.ranks_checkpoints
         if is_best:
-            self.best, self.best_step, self.best_stage = value, trainer.global_step, module.loss.stage
+            self.best, self.best_step = value, trainer.global_step
         if trainer.fit_loop.epoch_loop._should_accumulate():
             if is_best:
                 trainer.save_checkpoint(self.best_path)

@@ -29,7 +29,12 @@ from src.diffusion.teacher import Teacher
 
 
 class Consistency(FlowMapLoss):
-    """The base class of losses of two neighboring points. A new one implements `neighbor`."""
+    """The base class of losses of two neighboring points. A new one implements `neighbor`.
+
+    The network is compared with itself, so that the loss may rise while the map becomes better.
+    """
+
+    ranks_checkpoints = False
 
     needs_data = True
 
@@ -94,13 +99,9 @@ class ConsistencyTraining(Consistency):
             raise ValueError(f"loss.k and loss.b must be >= 0, got {k} and {b}")
         self.q, self.stage_steps, self.k, self.b, self.stages = q, stage_steps, k, b, stages
 
-    @property
-    def stage(self):
-        return min(self.count_steps() // self.stage_steps, self.stages)
-
     def neighbor(self, schedule, t):
         noise_ratio = (-schedule.log_snr(t) / 2).exp()
-        distance = self.q ** -float(self.stage)
+        distance = self.q ** -float(min(self.count_steps() // self.stage_steps, self.stages))
         return t * (1 - distance * (1 + self.k * torch.sigmoid(-self.b * noise_ratio)))
 
 
@@ -154,6 +155,8 @@ class ContinuousConsistency(MeanFlow):
     here on every schedule.
     """
 
+    ranks_checkpoints = False
+
     def __init__(
         self,
         weighting: Weighting,
@@ -169,17 +172,13 @@ class ContinuousConsistency(MeanFlow):
             raise ValueError(f"loss.warmup_steps must be >= 0 and loss.c > 0, got {warmup_steps} and {c}")
         self.warmup_steps, self.c = warmup_steps, c
 
-    @property
-    def stage(self):
-        return min(self.count_steps(), self.warmup_steps)
-
     @torch.no_grad()
     def equation(self, flow_map, segment):
         x_t, t, s, x_0, cond = segment
         mean = flow_map(x_t, t, cond, s=s).x_0
         alpha, sigma = flow_map.schedule.alpha_sigma(t)
         cosine = alpha / (alpha**2 + sigma**2).sqrt()
-        rise = self.stage / self.warmup_steps if self.warmup_steps else 1.0
+        rise = min(1.0, self.count_steps() / self.warmup_steps) if self.warmup_steps else 1.0
         residual = torch.lerp(expand_like(cosine, x_t) * (mean - x_0), super().equation(flow_map, segment), rise)
         scale = flow_map.parameterization.preconditioning(flow_map.schedule, t).c_out.abs()
         residual = expand_like(cosine / scale, x_t) * residual

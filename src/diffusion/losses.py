@@ -42,14 +42,15 @@ class Loss(ABC):
         trains_schedule: True if a learned schedule gets gradients.
         bounded_data: True if the data must be in [-1, 1].
         last_step: what is watched for spikes in training, by name.
-        stage: rises when training changes what the loss means: losses of two stages cannot be compared.
+        ranks_checkpoints: False if a lower loss says nothing about which weights are better: best.ckpt is then the
+            newest.
     """
 
     trains_variance = False
     trains_schedule = False
     bounded_data = False
     last_step: Mapping[str, StepSizes] = {}
-    stage: int = 0
+    ranks_checkpoints = True
 
     @abstractmethod
     def __call__(

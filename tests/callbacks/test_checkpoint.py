@@ -4,7 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from pytorch_lightning.callbacks import Callback, timer
+from pytorch_lightning.callbacks import timer
 
 from src.callbacks.checkpoint import BestLastCheckpoint, Finishing, out_of_time, validate
 from src.diffusion.losses import MSE
@@ -175,7 +175,7 @@ def test_a_validation_in_mid_accumulation_keeps_the_best(tmp_path):
 
 def test_its_state_survives():
     checkpoints = BestLastCheckpoint("x")
-    state = {"best": 0.5, "best_step": 3, "best_stage": 2, "saved_step": 7, "validated_step": 6, "ended": True}
+    state = {"best": 0.5, "best_step": 3, "saved_step": 7, "validated_step": 6, "ended": True}
     vars(checkpoints).update(state)
     again = BestLastCheckpoint("x")
     again.load_state_dict(checkpoints.state_dict())
@@ -337,32 +337,23 @@ def test_which_validations_count(tmp_path, change, counts, before, best):
         callback_metrics={"val/loss_ema": torch.tensor(0.5)},
         fit_loop=SimpleNamespace(epoch_loop=SimpleNamespace(_should_accumulate=lambda: True)),
     )  # fmt: skip
-    checkpoints.on_validation_end(trainer, SimpleNamespace(loss=SimpleNamespace(stage=0)))
+    checkpoints.on_validation_end(trainer, SimpleNamespace(loss=SimpleNamespace(ranks_checkpoints=True)))
     assert (checkpoints.best, checkpoints.best_step) == ((0.5, 5) if counts and best else (before, 1))
     assert checkpoints.validated_step == (5 if counts else fields["validated"])
     assert trainer.saved == ["best.ckpt"] * (counts and best), "in the midst of accumulation"
 
 
-def test_the_best_is_of_the_last_stage_of_the_loss(tmp_path):
-    """Losses of two stages cannot be compared: the first of a stage replaces the lowest of the stages before."""
-
-    class Staged(MSE):
-        stage = 0
+def test_the_best_is_the_newest_where_the_loss_does_not_rank_them(tmp_path):
+    class Rising(MSE):
+        ranks_checkpoints = False
 
         def __call__(self, denoiser, x_0, t, noise, cond=None):
-            worse = 10.0 ** -abs(trained.global_step - (4 if self.stage else 2))  # least at steps 2 and 4
-            return super().__call__(denoiser, x_0, t, noise, cond) - worse + 100 * self.stage
+            return super().__call__(denoiser, x_0, t, noise, cond) + trained.global_step
 
     trained = make_module(lr=0.0)
-    trained.loss = Staged(v_weighting)
-
-    class Change(Callback):
-        def on_train_batch_end(self, trainer, *_):
-            trained.loss.stage = int(trainer.global_step > 2)
-
+    trained.loss = Rising(v_weighting)
     checkpoints = BestLastCheckpoint(str(tmp_path / "c"))
-    _, _, watch = fit(tmp_path, trained, callbacks=[Change(), checkpoints], val_check_interval=1, max_steps=5)
-    losses = {step: metrics["val/loss_ema"] for step, metrics in watch.validations}
-    assert min(losses, key=losses.get) == 2
-    assert (checkpoints.best_step, checkpoints.best_stage) == (4, 1) and checkpoints.best == pytest.approx(losses[4])
-    assert load(tmp_path / "c/best.ckpt")["global_step"] == 4
+    _, _, watch = fit(tmp_path, trained, callbacks=[checkpoints], val_check_interval=2, max_steps=6)
+    losses = [metrics["val/loss_ema"] for _, metrics in watch.validations]
+    assert losses == sorted(losses) and checkpoints.best == pytest.approx(losses[-1]) and checkpoints.best_step == 6
+    assert load(tmp_path / "c/best.ckpt")["global_step"] == 6

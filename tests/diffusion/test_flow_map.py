@@ -314,31 +314,17 @@ def test_easy_consistency_training_in_the_form_of_its_paper():
     assert_close(
         loss.residual(flow_map, part), expand_like(loss_factor(schedule, T, 0 * T), noise) * (denoised - part.x_0)
     )
-    assert loss.stage == 0
     loss.trained_steps += 50
-    assert loss.stage == 5
     sigma = schedule.alpha_sigma(T)[1]
     r = T * (1 - 2.0**-5 * (1 + 8 / (1 + sigma.exp())))
     other = flow_map(schedule.add_noise(part.x_0, r, noise), r, s=part.s).x_0
     assert_close(loss.residual(flow_map, part), expand_like(loss_factor(schedule, T, r), noise) * (denoised - other))
 
 
-@pytest.mark.parametrize(
-    ("loss", "last"),
-    [
-        (ConsistencyTraining(weightings.uniform_weighting, stage_steps=10, stages=3), 3),
-        (ContinuousConsistency(weightings.uniform_weighting, warmup_steps=20), 20),
-        (ContinuousConsistency(weightings.uniform_weighting, warmup_steps=0), 0),
-        (MeanFlow(weightings.uniform_weighting, diagonal_steps=10), 0),
-    ],
-    ids=["consistency_training", "continuous_consistency", "without_warmup", "mean_flow"],
-)
-def test_a_stage_rises_while_the_loss_changes_its_meaning(loss, last):
-    stages = []
-    for _ in range(50):
-        stages.append(loss.stage)
-        loss.trained_steps += 1
-    assert stages == sorted(stages) and stages[0] == 0 and stages[-1] == last
+def test_losses_of_the_network_against_itself_rank_no_checkpoints():
+    assert all(loss.ranks_checkpoints for loss in (Eulerian, MeanFlow, Lagrangian, Progressive, Shortcut))
+    consistency = ConsistencyTraining, ConsistencyDistillation, ContinuousConsistency
+    assert not any(loss.ranks_checkpoints for loss in consistency)
 
 
 def loss_factor(schedule, t, r):

@@ -51,7 +51,7 @@ def test_mean_and_deviation_over_seeds(sweep):
 
 
 def test_the_validation_loss_is_that_of_the_best_checkpoint(write_run):
-    """Which is not of the lowest loss where the loss has stages; of a run that goes on it is the lowest so far."""
+    """Which is not of the lowest loss where that ranks none; of a run that goes on it is the lowest so far."""
     done, on = (write_run(name, losses=(0.1, 0.4, 0.3), finished=name == "done") for name in ("done", "on"))
     done.results["best_step"] = 150
     assert (table.val_loss(done), table.val_loss(on)) == (0.3, 0.1)
