@@ -19,7 +19,7 @@ class ConvergenceReport(pl.Callback):
     """Convergence status, "improving" or "plateaued since step k", from the trend of the loss at each noise level.
 
     Written as text to TensorBoard while the run trains, and to the summary and run.json at its end; see
-    :mod:`src.statistics.convergence`.
+    :mod:`src.statistics.convergence`. Nothing is said of a loss whose value does not rank checkpoints.
 
     Args:
         run: the run folder, whose metrics.csv is read.
@@ -55,6 +55,9 @@ class ConvergenceReport(pl.Callback):
 
     def write_report(self, trainer: pl.Trainer) -> None:
         """Set `report` from metrics.csv, and write it to TensorBoard."""
+        module: Any = trainer.lightning_module
+        if not module.loss.ranks_checkpoints:  # it may rise while the model becomes better
+            return
         began = time.monotonic()
         for logger in trainer.loggers:
             logger.save()

@@ -34,9 +34,7 @@ class Consistency(FlowMapLoss):
     The network is compared with itself, so that the loss may rise while the map becomes better.
     """
 
-    ranks_checkpoints = False
-
-    needs_data = True
+    ranks_checkpoints, needs_data = False, True
 
     def residual(self, flow_map, segment):
         x_t, t, s, x_0, cond = segment

@@ -8,7 +8,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from src.callbacks.convergence import ConvergenceReport
 from src.loggers.metrics_csv import MetricsCSV, read_metrics
 from src.statistics.convergence import convergence_status
-from tests.helpers.tiny import fit
+from tests.helpers.tiny import fit, make_module
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -31,6 +31,15 @@ def test_tensorboard_shows_it_by_noise_level(tmp_path):
     assert "log-SNR" in texts[-1]
 
 
+def test_of_a_loss_that_ranks_no_checkpoints_it_says_nothing(tmp_path):
+    """Such a loss may rise while the model becomes better."""
+    module, callback = make_module(), ConvergenceReport(str(tmp_path))
+    module.loss.ranks_checkpoints = False
+    loggers = [MetricsCSV(str(tmp_path))]
+    fit(tmp_path, module, callbacks=[callback], logger=loggers, max_steps=12, val_check_interval=2)
+    assert len(read_metrics(tmp_path / "metrics.csv")) >= 6 and callback.report == []
+
+
 def test_without_metrics_it_says_nothing(tmp_path):
     callback = ConvergenceReport(str(tmp_path))
     fit(tmp_path, callbacks=[callback], logger=[], max_steps=2)
@@ -49,7 +58,7 @@ def test_a_slow_report_is_written_less_often(tmp_path, monkeypatch):
     monkeypatch.setattr("src.callbacks.convergence.read_metrics", slow_read)
     (tmp_path / "metrics.csv").write_text("step,val/loss_ema\n1,1.0\n")
     report = ConvergenceReport(str(tmp_path))
-    report.write_report(SimpleNamespace(loggers=[], global_step=1))
+    report.write_report(SimpleNamespace(loggers=[], global_step=1, lightning_module=make_module()))
     now[0] += 199.0
     assert report.is_recent()
     now[0] += 2.0
